@@ -1,0 +1,40 @@
+"""A video tokenizer to train, stream and build on: MAGVIT-v2 in PyTorch.
+
+Names load when they are first used, so that importing the package costs next to nothing and
+needs neither a GPU nor a network.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from magvit2_pytorch.version import __version__
+
+if TYPE_CHECKING:
+    from magvit2_pytorch.tokenizer.config import TokenizerConfig
+    from magvit2_pytorch.tokenizer.model import VideoTokenizer
+    from magvit2_pytorch.tokenizer.presets import PRESETS
+    from magvit2_pytorch.training.config import TrainingConfig
+    from magvit2_pytorch.training.trainer import VideoTokenizerTrainer
+
+_HOMES = {
+    "PRESETS": "tokenizer.presets",
+    "TokenizerConfig": "tokenizer.config",
+    "TrainingConfig": "training.config",
+    "VideoTokenizer": "tokenizer.model",
+    "VideoTokenizerTrainer": "training.trainer",
+}
+
+__all__ = [
+    "PRESETS",
+    "TokenizerConfig",
+    "TrainingConfig",
+    "VideoTokenizer",
+    "VideoTokenizerTrainer",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,31 @@
+from magvit2_pytorch.data.clips import ClipSpec
+from magvit2_pytorch.data.datasets import ImageDataset, VideoDataset
+from magvit2_pytorch.data.image_files import read_image, write_grid, write_image
+from magvit2_pytorch.data.loader import InfiniteBatches, build_loader
+from magvit2_pytorch.data.pixels import check_range, to_float, to_uint8
+from magvit2_pytorch.data.sampler import ResumableSampler
+from magvit2_pytorch.data.sources import find_media, split_files
+from magvit2_pytorch.data.unusable import UnusableMedia
+from magvit2_pytorch.data.video_file import VideoFile
+from magvit2_pytorch.data.video_writer import VideoWriter, write_video
+
+__all__ = [
+    "ClipSpec",
+    "ImageDataset",
+    "InfiniteBatches",
+    "ResumableSampler",
+    "UnusableMedia",
+    "VideoDataset",
+    "VideoFile",
+    "VideoWriter",
+    "build_loader",
+    "check_range",
+    "find_media",
+    "read_image",
+    "split_files",
+    "to_float",
+    "to_uint8",
+    "write_grid",
+    "write_image",
+    "write_video",
+]

@@ -1,0 +1,145 @@
+"""Decoded videos on disk, at training size: the second epoch reads bytes, not codecs.
+
+One video is two files: `<key>.bin`, its frames one after the other, and `<key>.json`, which
+says their shape and times and is written last, so that it stands for a whole entry. The key
+holds the video's path, size and time of change: a video that changes gets a new entry.
+"""
+
+import hashlib
+import json
+import os
+import warnings
+import zlib
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from magvit2_pytorch.data.frame_array import resize_array
+from magvit2_pytorch.data.replace_file import replacing
+from magvit2_pytorch.data.unusable import UnusableMedia
+from magvit2_pytorch.data.video_file import VideoFile
+from magvit2_pytorch.types import Frames
+
+# Raised when the meaning of an entry changes: older entries are then not found.
+_VERSION = 1
+
+# A video that would take more than this part of the cache is read from its file: one film
+# would push out the many clips that a cache is for, and take minutes before its first item.
+_LARGEST_SHARE = 0.1
+
+
+class CachedVideo:
+    """A decoded video: what `VideoFile` says and reads, from a memory map."""
+
+    def __init__(self, frames: np.ndarray, times: Float[np.ndarray, " t"], fps: float):
+        self._frames = frames
+        self.times = times
+        self.fps = fps
+        self.num_frames, self.height, self.width, self.channels = frames.shape
+
+    def read(self, indices: Sequence[int], size: tuple[int, int] | None = None) -> Frames:
+        size = size or (self.height, self.width)
+        return torch.from_numpy(np.stack([resize_array(self._frames[i], size) for i in indices]))
+
+
+class FrameCache:
+    """Keeps decoded videos in a folder up to `max_gb` (10^9 bytes); safe with many processes.
+
+    What is in it stays: when it is full, further videos are read from their files. Entries
+    that are damaged (checked once a process) are made again.
+    """
+
+    def __init__(self, folder: str | os.PathLike, max_gb: float = 20.0):
+        if not max_gb > 0:
+            raise ValueError(f"cache_max_gb is {max_gb}: leave out cache_dir to keep nothing")
+        self.folder = Path(folder).expanduser()
+        self.max_bytes = int(max_gb * 1e9)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._writable = True
+
+    def get(self, video: VideoFile, size: tuple[int, int]) -> CachedVideo | None:
+        """The video's frames resized to `size`, decoded now if need be; None if they do not fit.
+
+        Raises `UnusableMedia` as decoding does.
+        """
+        key = self._key(video, size)
+        cached = self._load(key)
+        if cached is None and self._fits(video, size) and self._try_store(key, video, size):
+            cached = self._load(key)
+        return cached
+
+    def _fits(self, video: VideoFile, size: tuple[int, int]) -> bool:
+        num_bytes = video.num_frames * size[0] * size[1] * video.channels
+        if num_bytes > self.max_bytes * _LARGEST_SHARE:
+            return False
+        return num_bytes + self._num_bytes() <= self.max_bytes
+
+    def _try_store(self, key: str, video: VideoFile, size: tuple[int, int]) -> bool:
+        try:
+            return self._writable and self._store(key, video, size)
+        except OSError as error:  # a full disk is no reason to stop training
+            self._writable = False
+            warnings.warn(f"no more frames are kept in {self.folder}: {error}", stacklevel=2)
+            return False
+
+    def _key(self, video: VideoFile, size: tuple[int, int]) -> str:
+        try:
+            about = os.stat(video.path)
+        except OSError as error:
+            raise UnusableMedia(video.path, "the file is missing") from error
+        path = os.path.abspath(video.path)
+        parts = (_VERSION, path, about.st_size, about.st_mtime_ns, *size, video.channels)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+    def _load(self, key: str) -> CachedVideo | None:
+        """None where there is no such entry, or not all of it is as it was written."""
+        try:
+            about = json.loads((self.folder / f"{key}.json").read_text())
+            frames = np.memmap(self.folder / f"{key}.bin", np.uint8, "r")
+            frames = frames.reshape(about["shape"])
+            if _checksum(frames) != about["checksum"]:
+                return None
+            return CachedVideo(frames, np.array(about["times"]), about["fps"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _store(self, key: str, video: VideoFile, size: tuple[int, int]) -> bool:
+        checksum, count = 0, 0
+        with replacing(self.folder / f"{key}.bin") as part, part.open("wb") as file:
+            for frame in video.frames(size):
+                data = frame.numpy().tobytes()
+                checksum = zlib.crc32(data, checksum)
+                file.write(data)
+                count += 1
+        if count != video.num_frames:
+            # The file promises frames that it does not give: leave it to exact reading.
+            (self.folder / f"{key}.bin").unlink()
+            return False
+        about = {
+            "path": video.path,
+            "shape": [count, *size, video.channels],
+            "times": video.times.tolist(),
+            "fps": video.fps,
+            "checksum": checksum,
+        }
+        with replacing(self.folder / f"{key}.json") as part:
+            part.write_text(json.dumps(about))
+        return True
+
+    def _num_bytes(self) -> int:
+        total = 0
+        for entry in os.scandir(self.folder):
+            with suppress(FileNotFoundError):  # another process tidied up
+                total += entry.stat().st_size
+        return total
+
+
+def _checksum(frames: np.ndarray) -> int:
+    checksum = 0
+    for frame in frames:
+        checksum = zlib.crc32(frame, checksum)
+    return checksum

@@ -1,0 +1,214 @@
+"""Which frames a clip takes from a video, and which window of each frame."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from magvit2_pytorch.data.pixels import check_channels
+
+FrameRange = tuple[int | float | None, int | float | None]
+"""Start and stop: frame numbers (negative ones count from the end), fractions, or None."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSpec:
+    """What one training example is: how many frames, how far apart, how large.
+
+    A frame is resized, keeping its proportions, to the smallest size that covers
+    `image_size` (so its short side fits), and then cropped: at a random place in training,
+    at the centre otherwise. Shrinking averages areas, growing is bicubic.
+    """
+
+    num_frames: int = 17
+    """Frames a clip; 1 + a multiple of the tokenizer's time factor. Images have one."""
+
+    fps: float | None = None
+    """Frames a second: takes the frames shown nearest to these moments, so a slower video
+    repeats some. None takes frames by their number."""
+
+    frame_stride: int | None = None
+    """Every how manyeth frame, whatever the frame rate; 1 unless `fps` is given."""
+
+    image_size: int | tuple[int, int] = 128
+    """Height and width of the clip, or its side."""
+
+    channels: int = 3
+    """1 grey, 3 RGB, 4 RGB and opacity."""
+
+    flip: bool = False
+    """Mirrors half of the training clips left to right."""
+
+    random_scale: tuple[float, float] | None = None
+    """In training, first makes the frame larger by a random factor from this range (from 1
+    on), so that the crop shows a part of it."""
+
+    pad_short: bool = False
+    """Repeats the last frame of videos that are shorter than a clip, instead of skipping
+    them."""
+
+    def __post_init__(self):
+        check_channels(self.channels)
+        if self.num_frames < 1:
+            raise ValueError(f"num_frames is {self.num_frames}: a clip has at least one frame")
+        if self.fps is not None and self.frame_stride is not None:
+            raise ValueError(f"fps {self.fps} and frame_stride {self.frame_stride}: give one")
+        if self.fps is not None and not self.fps > 0:
+            raise ValueError(f"fps is {self.fps}: frames a second are more than 0")
+        if self.frame_stride is not None and self.frame_stride < 1:
+            raise ValueError(f"frame_stride is {self.frame_stride}: 1 takes every frame")
+        if not isinstance(self.image_size, int):
+            # JSON has lists only.
+            object.__setattr__(self, "image_size", tuple(self.image_size))
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise ValueError(f"image_size is {self.image_size}: give a side, or (height, width)")
+        if self.random_scale is not None:
+            low, high = self.random_scale
+            object.__setattr__(self, "random_scale", (low, high))
+            if not 1 <= low <= high:
+                raise ValueError(
+                    f"random_scale is {self.random_scale}: (low, high), each at least 1, since "
+                    "a frame made smaller would not cover the crop"
+                )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the clip."""
+        size = self.image_size
+        return (size, size) if isinstance(size, int) else size
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, config: dict[str, Any]) -> "ClipSpec":
+        unknown = set(config) - {field.name for field in fields(cls)}
+        if unknown:
+            raise ValueError(f"a clip knows no {', '.join(sorted(unknown))}")
+        return cls(**config)
+
+
+class Window(NamedTuple):
+    """The frame's whole size after resizing, the crop's corner in it, and its mirror."""
+
+    size: tuple[int, int]
+    top: int
+    left: int
+    flip: bool
+
+
+def covering_size(
+    height: int, width: int, target: tuple[int, int], scale: float = 1.0
+) -> tuple[int, int]:
+    """The smallest size of these proportions that covers `target` made `scale` larger."""
+    target = (max(round(target[0] * scale), target[0]), max(round(target[1] * scale), target[1]))
+    # Whichever side is tight fits exactly: the other is never rounded below its target.
+    if target[0] * width >= target[1] * height:
+        return target[0], max(round(width * target[0] / height), target[1])
+    return max(round(height * target[1] / width), target[0]), target[1]
+
+
+def choose_window(height: int, width: int, spec: ClipSpec, rng: random.Random | None) -> Window:
+    """Where to crop a frame of this size: at random with `rng`, else at its centre."""
+    scale = rng.uniform(*spec.random_scale) if rng and spec.random_scale else 1.0
+    size = covering_size(height, width, spec.size, scale)
+    spare = size[0] - spec.size[0], size[1] - spec.size[1]
+    if rng is None:
+        return Window(size, spare[0] // 2, spare[1] // 2, False)
+    top, left = rng.randint(0, spare[0]), rng.randint(0, spare[1])
+    return Window(size, top, left, spec.flip and rng.random() < 0.5)
+
+
+def crop(
+    frames: UInt8[Tensor, "t h w c"], window: Window, size: tuple[int, int]
+) -> UInt8[Tensor, "t y x c"]:
+    """The window's part of frames that have the window's whole size."""
+    cut = frames[:, window.top : window.top + size[0], window.left : window.left + size[1]]
+    return cut.flip(2) if window.flip else cut
+
+
+def resolve_range(num_frames: int, frame_range: FrameRange | None) -> tuple[int, int]:
+    """Start and stop within a video of `num_frames`, both inside it.
+
+    Whole numbers are frame numbers as in a slice, floats in [0, 1] are parts of the video:
+    `(None, -17)` is all but the last 17 frames, `(-17, None)` those, `(0.0, 0.9)` the first
+    nine tenths.
+    """
+
+    def resolve(bound: int | float | None, default: int) -> int:
+        if bound is None:
+            return default
+        if isinstance(bound, float):
+            return round(bound * num_frames)
+        return min(max(bound + num_frames if bound < 0 else bound, 0), num_frames)
+
+    start, stop = frame_range or (None, None)
+    return resolve(start, 0), resolve(stop, num_frames)
+
+
+def check_frame_range(frame_range: FrameRange | None) -> None:
+    """Raises `ValueError` on what cannot be a range of frames of any video."""
+    if frame_range is None:
+        return
+    if len(frame_range) != 2:
+        raise ValueError(f"frame_range is {frame_range}: give (start, stop)")
+    if any(isinstance(bound, float) and not 0 <= bound <= 1 for bound in frame_range):
+        raise ValueError(
+            f"frame_range is {frame_range}: floats are parts of a video, from 0.0 to 1.0; "
+            "frame numbers are whole numbers"
+        )
+
+
+def choose_frames(
+    times: Float[np.ndarray, " t"],
+    fps: float,
+    spec: ClipSpec,
+    bounds: tuple[int, int],
+    rng: random.Random | None,
+    position: float = 0.5,
+) -> list[int]:
+    """The numbers of a clip's frames in a video whose frames are shown at `times` (seconds).
+
+    The clip lies within `bounds`, at a random place with `rng`, and else at `position`: 0 is
+    the earliest that fits, 1 the latest. Raises `ValueError` where none fits (and the spec
+    does not pad).
+    """
+    start, stop = bounds
+    length = max(stop - start, 0)
+    times = times[start:stop]
+    if spec.fps is None:
+        stride = spec.frame_stride or 1
+        offsets = [i * stride for i in range(spec.num_frames)]
+        num_starts = length - offsets[-1]
+        needs = f"{offsets[-1] + 1} frames ({spec.num_frames} at a stride of {stride})"
+    else:
+        span = (spec.num_frames - 1) / spec.fps
+        # The last frame is still the nearest one for half of the time it is shown.
+        last = times[-1] + 0.5 / fps if length else 0.0
+        num_starts = int(np.searchsorted(times, last - span, side="right"))
+        needs = f"{span:.3g} s ({spec.num_frames} frames at {spec.fps:g} a second)"
+    if num_starts < 1:
+        if not (spec.pad_short and length):
+            lasts = f"{length} frames" + (f", {length / fps:.3g} s" if spec.fps else "")
+            raise ValueError(f"too short: {lasts} to choose from, a clip needs {needs}")
+        num_starts = 1
+    first = rng.randrange(num_starts) if rng else round(position * (num_starts - 1))
+    if spec.fps is None:
+        chosen = [min(first + offset, length - 1) for offset in offsets]
+    else:
+        moments = times[first] + np.arange(spec.num_frames) / spec.fps
+        chosen = nearest(times, moments)
+    return [start + i for i in chosen]
+
+
+def nearest(times: Float[np.ndarray, " t"], moments: Sequence[float]) -> list[int]:
+    """For each moment the number of the frame shown nearest to it, the earlier one on a tie."""
+    right = np.searchsorted(times, moments).clip(0, len(times) - 1)
+    left = (right - 1).clip(0)
+    # A hair of tolerance: times are sums of decimal fractions, and ties must not flicker.
+    closer = np.abs(moments - times[left]) <= np.abs(times[right] - moments) + 1e-6
+    return np.where(closer, left, right).tolist()

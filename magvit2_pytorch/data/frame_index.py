@@ -1,0 +1,177 @@
+"""Which frames a video file holds and when they are shown, mostly without decoding them.
+
+Headers lie about counts and rates, so frames are counted. In most files each packet is one
+frame, and reading the packets is enough (a millisecond per hundred frames). Where that is
+not sure (`_ONE_FRAME_A_PACKET`), or turned out wrong, the frames are decoded once.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from magvit2_pytorch.data.unusable import UnusableMedia
+
+# Containers that find a keyframe by its exact time. MPEG program and transport streams guess
+# a byte position and invent times after it, and a gif's frames paint on the ones before.
+_SEEKABLE = ("mov", "mp4", "matroska", "webm", "avi")
+
+# VP8 has packets that are never shown, MPEG-4 part 2 has packets that repeat a frame and
+# packets that hold two, MPEG-2 fields come in pairs: their packets cannot be counted.
+_ONE_FRAME_A_PACKET = (
+    "h264", "hevc", "vp9", "av1", "libdav1d", "libaom-av1", "gif", "mjpeg", "png", "apng",
+    "ffv1", "prores", "dnxhd", "huffyuv", "ffvhuff", "rawvideo",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class FrameIndex:
+    """The frames of one file in the order they are shown."""
+
+    pts: np.ndarray | None
+    """When each is shown, in ticks of `time_base`, increasing; None where the file's times
+    cannot tell frames apart, which are then told by counting from the start."""
+
+    keyframes: np.ndarray
+    """The ticks at which decoding can begin, increasing; empty where seeking is not exact."""
+
+    times: np.ndarray
+    """When each frame is shown, seconds from the first."""
+
+    fps: float
+    """The mean rate; the container's word for it where there is one frame only."""
+
+    decoded: bool
+    """Whether the frames were seen decoded, so that the index is a fact, not a claim."""
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.times)
+
+
+def open_video(path: str | os.PathLike, num_threads: int) -> tuple[Any, Any]:
+    """Container and first real video stream (not a cover picture) of a file."""
+    import av
+
+    # The default is to raise on a comment that is not UTF-8, which is no fault of the frames.
+    container = av.open(os.fspath(path), metadata_errors="ignore")
+    try:
+        streams = container.streams.video
+        if not streams:
+            raise UnusableMedia(path, "holds no video stream")
+        stream = next((s for s in streams if not _is_cover(s)), streams[0])
+        if stream.codec_context is None:
+            raise UnusableMedia(path, "no decoder for its video stream")
+        stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = num_threads
+        return container, stream
+    except BaseException:
+        container.close()
+        raise
+
+
+def _is_cover(stream: Any) -> bool:
+    with suppress(AttributeError):
+        return bool(stream.disposition & stream.disposition.attached_pic)
+    return False
+
+
+def build_index(path: str | os.PathLike, num_threads: int, by_decoding: bool = False) -> FrameIndex:
+    """Reads the packets of a file, or all its frames where packets do not settle it.
+
+    Raises `UnusableMedia` where there is no frame.
+    """
+    container, stream = open_video(path, num_threads)
+    with container:
+        index = None if by_decoding else _from_packets(container, stream)
+    if index is None:
+        container, stream = open_video(path, num_threads)
+        with container:
+            index = _from_frames(container, stream)
+    if not index.num_frames:
+        raise UnusableMedia(path, "holds no frame that can be decoded")
+    return index
+
+
+def _from_packets(container: Any, stream: Any) -> FrameIndex | None:
+    if stream.codec_context.name not in _ONE_FRAME_A_PACKET:
+        return None
+    pts, keyframes, first = [], [], None
+    for packet in demux(container, stream):
+        first = packet.pts if first is None else first
+        if packet.pts is None:
+            return None
+        # Discarded packets lie outside the edit list: decoded for the sake of the others.
+        if packet.is_keyframe:
+            keyframes.append(packet.pts)
+        if not packet.is_discard:
+            pts.append(packet.pts)
+    # Frames shown before the first keyframe miss what they refer to and may not come out.
+    if not pts or min(pts) < first or len(pts) != len(set(pts)):
+        return None
+    ordered = np.array(sorted(pts), np.int64)
+    return _index(container, stream, ordered, sorted(keyframes), decoded=False)
+
+
+def _from_frames(container: Any, stream: Any) -> FrameIndex:
+    pts, keyframes = [], []
+    for frame in decode(container, stream):
+        pts.append(frame.pts)
+        if frame.key_frame:
+            keyframes.append(frame.pts)
+    ordered = None not in pts and all(a < b for a, b in pairwise(pts))
+    if ordered:
+        return _index(container, stream, np.array(pts, np.int64), keyframes, decoded=True)
+    fps = float(stream.average_rate or 25)
+    return FrameIndex(None, np.array([], np.int64), np.arange(len(pts)) / fps, fps, True)
+
+
+def _index(
+    container: Any, stream: Any, pts: np.ndarray, keyframes: list[int], decoded: bool
+) -> FrameIndex:
+    seekable = bool(set(container.format.name.split(",")) & set(_SEEKABLE))
+    time_base = Fraction(stream.time_base)
+    times = (pts - pts[:1]) * time_base.numerator / time_base.denominator
+    fps = _mean_rate(pts, time_base, stream.average_rate)
+    return FrameIndex(pts, np.array(keyframes if seekable else [], np.int64), times, fps, decoded)
+
+
+def _mean_rate(pts: np.ndarray, time_base: Fraction, claimed: Fraction | None) -> float:
+    if len(pts) < 2:
+        return float(claimed or 25)
+    span = int(pts[-1] - pts[0]) * time_base
+    # Times are rounded to ticks (a millisecond in mkv), so the container may know better.
+    if claimed and abs(len(pts) - 1 - span * claimed) <= time_base * claimed:
+        return float(claimed)
+    return float((len(pts) - 1) / span)
+
+
+def demux(container: Any, stream: Any) -> Iterator[Any]:
+    """The stream's packets to the end of what is there: a file cut off just ends earlier."""
+    import av
+
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except (StopIteration, av.error.FFmpegError):
+            return
+        if packet.size:
+            yield packet
+
+
+def decode(container: Any, stream: Any, packets: Iterator[Any] | None = None) -> Iterator[Any]:
+    """The frames that come out, in the order shown; packets that cannot be decoded give none."""
+    import av
+
+    context = stream.codec_context
+    for packet in packets or demux(container, stream):
+        with suppress(av.error.FFmpegError):
+            yield from context.decode(packet)
+    with suppress(av.error.FFmpegError):
+        yield from context.decode(None)

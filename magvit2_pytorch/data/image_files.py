@@ -1,0 +1,115 @@
+"""Pictures to bytes and bytes to pictures, alone or in a grid."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from magvit2_pytorch.data.frame_array import resize_array
+from magvit2_pytorch.data.pixels import as_channels, check_channels, to_uint8
+from magvit2_pytorch.data.replace_file import replacing
+from magvit2_pytorch.data.unusable import blame
+
+Picture = Float[Tensor, "c h w"] | UInt8[Tensor, "h w c"]
+"""Floats in [-1, 1], channels first, or bytes, channels last."""
+
+
+def read_image(
+    path: str | os.PathLike, channels: int = 3, size: tuple[int, int] | None = None
+) -> UInt8[Tensor, "h w c"]:
+    """A picture upright (EXIF), in bytes; of an animation the first frame.
+
+    Opacity is resolved over black unless 4 channels are asked for. `size` (height, width)
+    resizes as videos are resized. Raises `UnusableMedia` where it cannot be read.
+    """
+    from PIL import Image
+
+    check_channels(channels)
+    with blame(path), Image.open(path) as image:
+        levels = as_channels(np.array(_upright(image)), channels)
+        return torch.from_numpy(levels if size is None else resize_array(levels, size))
+
+
+def _upright(image: Any) -> Any:
+    """The picture as it is meant to be seen, in RGB or, where it can be seen through, RGBA."""
+    from PIL import Image, ImageOps
+
+    # 16 bits a pixel: Pillow's own conversion clips them to white.
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image, np.uint16) >> 8).astype(np.uint8))
+    image = ImageOps.exif_transpose(image)
+    has_opacity = "A" in image.getbands() or "transparency" in image.info
+    return image.convert("RGBA" if has_opacity else "RGB")
+
+
+def write_image(path: str | os.PathLike, picture: Picture) -> None:
+    """Writes one picture, in the format that the name's suffix says.
+
+    The file appears whole or not at all.
+    """
+    from PIL import Image
+
+    levels = _to_bytes(picture)
+    if levels.shape[-1] == 4 and os.fspath(path).lower().endswith((".jpg", ".jpeg")):
+        levels = as_channels(levels, 3)
+    image = Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels)
+    with replacing(path) as part:
+        image.save(part)
+
+
+def write_grid(
+    path: str | os.PathLike,
+    rows: Sequence[Sequence[Picture] | Tensor],
+    separator: int = 2,
+) -> None:
+    """Writes rows of equally large pictures with thin white lines between them.
+
+    A row is a list of pictures, or a video (`c t h w` floats or `t h w c` bytes), whose
+    frames stand side by side: `write_grid("step.png", [original, reconstruction])`. Rows may
+    differ in length.
+    """
+    cells = [[as_channels(_to_bytes(cell), 3) for cell in _cells(row)] for row in rows]
+    sizes = {cell.shape for row in cells for cell in row}
+    if len(sizes) != 1:
+        shapes = ", ".join(f"{h}x{w}" for h, w, _ in sorted(sizes)) or "none"
+        raise ValueError(f"a grid needs pictures of one size, at least one; got {shapes}")
+    height, width, _ = sizes.pop()
+    num_columns = max(map(len, cells))
+    grid = np.full(
+        (
+            len(cells) * (height + separator) - separator,
+            num_columns * (width + separator) - separator,
+            3,
+        ),
+        255,
+        np.uint8,
+    )
+    for i, row in enumerate(cells):
+        for j, cell in enumerate(row):
+            top, left = i * (height + separator), j * (width + separator)
+            grid[top : top + height, left : left + width] = cell
+    write_image(path, torch.from_numpy(grid))
+
+
+def _cells(row: Sequence[Picture] | Tensor) -> list[Picture]:
+    if isinstance(row, Tensor):
+        if row.ndim != 4:
+            raise ValueError(
+                f"a row is a list of pictures or one video of 4 axes, not {tuple(row.shape)}"
+            )
+        return list(row if row.dtype == torch.uint8 else row.unbind(1))
+    return list(row)
+
+
+def _to_bytes(picture: Picture) -> UInt8[np.ndarray, "h w c"]:
+    levels = picture if picture.dtype == torch.uint8 else to_uint8(picture)
+    if levels.ndim != 3 or levels.shape[-1] not in (1, 3, 4):
+        raise ValueError(
+            f"a picture is `h w c` bytes or `c h w` floats with 1, 3 or 4 channels, "
+            f"not {picture.dtype} of shape {tuple(picture.shape)}"
+        )
+    return levels.cpu().numpy()

@@ -1,0 +1,149 @@
+"""Frames to a video file, as they come: mp4 (and its kin) or gif."""
+
+import os
+from contextlib import ExitStack
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from magvit2_pytorch.data.pixels import as_channels, to_uint8
+from magvit2_pytorch.data.replace_file import replacing
+from magvit2_pytorch.types import Frames
+
+WRITABLE = (".mp4", ".mov", ".m4v", ".mkv", ".gif")
+
+
+class VideoWriter:
+    """Writes frames one by one, in constant memory; the file appears whole on leaving.
+
+    mp4, mov, m4v and mkv hold h264 in 4:2:0 (what plays everywhere; mpeg4 where PyAV has no
+    x264), tagged Rec. 709 so that red stays red; odd sides are made even by repeating the
+    last row or column. A gif has a palette for each frame. Grey becomes RGB; opacity is
+    resolved over black.
+
+        with VideoWriter("out.mp4", fps=25) as writer:
+            for frame in frames:        # uint8 h w c, or float c h w in [-1, 1]
+                writer.write(frame)
+
+    Raises `ValueError` on an unknown suffix, on frames of unequal size, and when no frame was
+    written; then, and on an error inside the block, an older file of that name stays.
+    """
+
+    def __init__(self, path: str | os.PathLike, fps: float, crf: int = 17):
+        self.path = Path(path)
+        if self.path.suffix.lower() not in WRITABLE:
+            raise ValueError(
+                f"cannot write {self.path.name}: use {', '.join(WRITABLE[:-1])} or {WRITABLE[-1]}"
+            )
+        if not fps > 0:
+            raise ValueError(f"fps is {fps}: frames a second are more than 0")
+        # 29.97 and 23.976 are 30000/1001 and 24000/1001 to encoders.
+        self.rate = Fraction(fps).limit_denominator(1001)
+        self.crf = crf
+        """x264's quality: 0 loses nothing but colour resolution, 23 is small, 17 looks whole."""
+        self.num_frames = 0
+        self.size: tuple[int, int] | None = None
+
+    def __enter__(self) -> "VideoWriter":
+        import av
+
+        self._exits = ExitStack()
+        part = self._exits.enter_context(replacing(self.path))
+        is_gif = self.path.suffix.lower() == ".gif"
+        # An mp4's table of contents in front: it plays before it is loaded.
+        has_table = self.path.suffix.lower() in (".mp4", ".mov", ".m4v")
+        options = {"movflags": "+faststart"} if has_table else {}
+        self._container = self._exits.enter_context(av.open(str(part), "w", options=options))
+        self._stream = None
+        self._is_gif = is_gif
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if error[0] is not None:
+            self._exits.__exit__(*error)
+            return
+        with self._exits:
+            if self._stream is None:
+                raise ValueError(f"no frame was written to {self.path}")
+            self._container.mux(self._stream.encode())
+
+    def write(self, frame: UInt8[Tensor, "h w c"] | Float[Tensor, "c h w"]) -> None:
+        """Adds one frame: bytes `h w c`, or floats `c h w` in [-1, 1]."""
+        levels = frame if frame.dtype == torch.uint8 else to_uint8(frame)
+        array = _as_rgb(levels.cpu().numpy())
+        if self.size is None:
+            self.size = array.shape[:2]
+            self._stream = self._add_stream()
+        elif self.size != array.shape[:2]:
+            raise ValueError(f"a frame of {array.shape[:2]} in a video of {self.size}: resize it")
+        picture = _palette_frame(array) if self._is_gif else _even_frame(array)
+        picture.pts = self.num_frames
+        picture.time_base = 1 / self.rate
+        self._container.mux(self._stream.encode(picture))
+        self.num_frames += 1
+
+    def _add_stream(self) -> Any:
+        import av
+
+        height, width = self.size
+        if self._is_gif:
+            stream = self._container.add_stream("gif", rate=self.rate)
+            stream.pix_fmt, stream.height, stream.width = "pal8", height, width
+            return stream
+        has_x264 = "libx264" in av.codecs_available
+        stream = self._container.add_stream("libx264" if has_x264 else "mpeg4", rate=self.rate)
+        stream.options = {"crf": str(self.crf)} if has_x264 else {"qscale": "2"}
+        stream.pix_fmt = "yuv420p"
+        stream.height, stream.width = height + height % 2, width + width % 2
+        context = stream.codec_context
+        context.colorspace = context.color_primaries = context.color_trc = 1  # Rec. 709
+        context.color_range = 1  # limited, as players expect
+        return stream
+
+
+def write_video(
+    path: str | os.PathLike, video: Frames | Float[Tensor, "c t h w"], fps: float, crf: int = 17
+) -> None:
+    """Writes a whole clip: bytes `t h w c`, or floats `c t h w` in [-1, 1]. See `VideoWriter`."""
+    if video.ndim != 4:
+        raise ValueError(
+            f"one video has 4 axes, `t h w c` bytes or `c t h w` floats, not {tuple(video.shape)}"
+        )
+    frames = video if video.dtype == torch.uint8 else to_uint8(video)
+    with VideoWriter(path, fps, crf) as writer:
+        for frame in frames:
+            writer.write(frame)
+
+
+def _as_rgb(frame: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w 3"]:
+    if frame.shape[-1] == 1:
+        return np.repeat(frame, 3, axis=-1)
+    if frame.shape[-1] not in (3, 4):
+        raise ValueError(f"a frame has 1, 3 or 4 channels, last in bytes, not {frame.shape}")
+    return as_channels(frame, 3)
+
+
+def _even_frame(frame: UInt8[np.ndarray, "h w 3"]) -> Any:
+    import av
+
+    height, width, _ = frame.shape
+    even = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), "rgb24")
+    return picture.reformat(format="yuv420p", dst_colorspace="ITU709")
+
+
+def _palette_frame(frame: UInt8[np.ndarray, "h w 3"]) -> Any:
+    import av
+    from PIL import Image
+
+    quantized = Image.fromarray(np.ascontiguousarray(frame)).quantize(256)
+    colours = np.frombuffer(bytes(quantized.getpalette("RGB")), np.uint8).reshape(-1, 3)
+    palette = np.zeros((256, 4), np.uint8)
+    palette[:, 0] = 255  # opaque; PyAV's palettes are ARGB
+    palette[: len(colours), 1:] = colours
+    return av.VideoFrame.from_ndarray((np.array(quantized), palette), "pal8")

@@ -1,0 +1,141 @@
+"""Attention over the cells of a frame, or over the past of a cell, and its feed-forward."""
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from magvit2_pytorch.layers.norm import AdaptiveNorm, ChannelNorm
+from magvit2_pytorch.layers.rotary import axial_angles, rotary_angles, rotate
+from magvit2_pytorch.layers.stateful import Chain, Pointwise, Residual, StatefulLayer
+from magvit2_pytorch.types import Context, Past
+
+
+@dataclass(frozen=True)
+class AttentionSize:
+    """How wide attention is: `heads` heads of `dim_head` channels, dropped out by `dropout`."""
+
+    dim_head: int = 32
+    heads: int = 8
+    dropout: float = 0.0
+
+    def __post_init__(self):
+        if self.dim_head % 4:
+            raise ValueError(
+                f"dim_head {self.dim_head} must be a multiple of 4, for rotary embeddings "
+                "turn pairs of channels along two axes"
+            )
+
+
+class SpaceAttention(StatefulLayer):
+    """Every cell of a frame attends to every cell of that frame; axial rotary positions."""
+
+    def __init__(self, dim: int, size: AttentionSize):
+        super().__init__()
+        self.size = size
+        self.to_qkv = nn.Linear(dim, size.heads * size.dim_head * 3, bias=False)
+        self.to_out = nn.Linear(size.heads * size.dim_head, dim, bias=False)
+
+    def forward(self, x, past: Past = None, context: Context = Context()):
+        batch, _, _, height, width = x.shape
+        tokens = rearrange(x, "b c t h w -> (b t) (h w) c")
+        q, k, v = rearrange(
+            self.to_qkv(tokens), "b n (s g d) -> s b g n d", s=3, g=self.size.heads
+        )
+        angles = axial_angles(height, width, self.size.dim_head, q)
+        q, k = rotate(q, angles), rotate(k, angles)
+        dropout = self.size.dropout if self.training else 0.0
+        out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        out = self.to_out(rearrange(out, "b g n d -> b n (g d)"))
+        return rearrange(out, "(b t) (h w) c -> b c t h w", b=batch, h=height), ()
+
+
+class TimeAttention(StatefulLayer):
+    """Every cell attends to itself in this and earlier frames, at most `window` of them.
+
+    Its past is the keys and values so far. Keys are kept unturned and turned by their place
+    within what is remembered: rotary attention depends on distances alone, and so angles stay
+    small, and exact in float32, after hours of video.
+    """
+
+    def __init__(self, dim: int, size: AttentionSize, window: int | None = None):
+        super().__init__()
+        if window is not None and window < 1:
+            raise ValueError(f"an attention window of {window} frames sees nothing: use 1 or more")
+        self.size, self.window = size, window
+        self.to_qkv = nn.Linear(dim, size.heads * size.dim_head * 3, bias=False)
+        self.to_out = nn.Linear(size.heads * size.dim_head, dim, bias=False)
+
+    def forward(self, x, past: Past = None, context: Context = Context()):
+        batch, _, num_frames, height, _ = x.shape
+        tokens = rearrange(x, "b c t h w -> (b h w) t c")
+        q, k, v = rearrange(
+            self.to_qkv(tokens), "b n (s g d) -> s b g n d", s=3, g=self.size.heads
+        )
+        if past is not None:
+            past_k, past_v = past
+            k, v = torch.cat((past_k, k), dim=2), torch.cat((past_v, v), dim=2)
+        angles = rotary_angles(k.shape[2], self.size.dim_head, k)
+        out = F.scaled_dot_product_attention(
+            rotate(q, angles[-num_frames:]),
+            rotate(k, angles),
+            v,
+            attn_mask=self._visible(num_frames, k.shape[2], x.device),
+            dropout_p=self.size.dropout if self.training else 0.0,
+        )
+        out = self.to_out(rearrange(out, "b g n d -> b n (g d)"))
+        kept = 0 if self.window is None else max(0, k.shape[2] - (self.window - 1))
+        out = rearrange(out, "(b h w) t c -> b c t h w", b=batch, h=height)
+        return out, (k[:, :, kept:], v[:, :, kept:])
+
+    def _visible(self, queries: int, keys: int, device: torch.device) -> Bool[Tensor, "q k"]:
+        now = torch.arange(keys - queries, keys, device=device)[:, None]
+        then = torch.arange(keys, device=device)
+        visible = then <= now
+        return visible if self.window is None else visible & (then > now - self.window)
+
+
+class TokenShift(StatefulLayer):
+    """Half the channels come from the frame before.
+
+    Source: RWKV (arXiv 2305.13048), time mixing; magvit2-pytorch puts it before time attention.
+    """
+
+    def forward(self, x, past: Past = None, context: Context = Context()):
+        now, before = x.chunk(2, dim=1)
+        if past is None:
+            past = torch.zeros_like(before[:, :, :1])
+        before = torch.cat((past, before), dim=2)
+        return torch.cat((now, before[:, :, :-1]), dim=1), before[:, :, -1:]
+
+
+class FeedForward(nn.Module):
+    """Gated feed-forward on every position. Source: GLU variants (arXiv 2002.05202), GEGLU."""
+
+    def __init__(self, dim: int, expansion: int = 4):
+        super().__init__()
+        dim_inner = dim * expansion * 2 // 3
+        self.to_inner = nn.Linear(dim, dim_inner * 2)
+        self.to_out = nn.Linear(dim_inner, dim)
+
+    def forward(self, x):
+        x = rearrange(x, "b c t h w -> b t h w c")
+        x, gate = self.to_inner(x).chunk(2, dim=-1)
+        return rearrange(self.to_out(x * F.gelu(gate)), "b t h w c -> b c t h w")
+
+
+def transformer_block(
+    dim: int, mixer: StatefulLayer, dim_cond: int | None = None, shift: bool = False
+) -> StatefulLayer:
+    """Pre-norm mixing of positions, then a feed-forward, each with its residual.
+
+    With a condition the norm before the mixer is adaptive; `shift` lets half the channels of
+    both parts see the frame before.
+    """
+    norm = Pointwise(ChannelNorm(dim)) if dim_cond is None else AdaptiveNorm(dim, dim_cond)
+    shifts = (TokenShift(),) if shift else ()
+    feed_forward = (Pointwise(ChannelNorm(dim)), *shifts, Pointwise(FeedForward(dim)))
+    return Chain((Residual(Chain((norm, *shifts, mixer))), Residual(Chain(feed_forward))))

@@ -1,0 +1,86 @@
+"""The causal convolution everything is built of."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from magvit2_pytorch.layers.stateful import StatefulLayer
+from magvit2_pytorch.types import Context, Past
+
+PadMode = Literal["constant", "replicate", "reflect"]
+Triple = tuple[int, int, int]
+
+
+def triple(size: int | tuple[int, ...]) -> Triple:
+    """A size for (time, height, width) from one number or three."""
+    sizes = (size,) * 3 if isinstance(size, int) else tuple(size)
+    if len(sizes) != 3 or any(s < 1 for s in sizes):
+        raise ValueError(f"{size} is no kernel size: give one number or (time, height, width)")
+    return sizes
+
+
+class CausalConv3d(StatefulLayer):
+    """Convolution that sees the present and the past, never the future.
+
+    Before the first frame there are zeros (`pad_mode="constant"`) or that frame again (the other
+    modes: a reflection in time would show the first frame its future). In space the pad mode is
+    the usual one. A strided convolution ends its windows on the newest frame, so the first frame
+    makes the first output alone and the last of 1 + k * stride frames reaches the last output.
+    Source: MAGVIT-v2 (arXiv 2310.05737), the causal 3D CNN.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        dim_out: int,
+        kernel_size: int | Triple = 3,
+        stride: int | Triple = 1,
+        pad_mode: PadMode = "constant",
+        bias: bool = True,
+    ):
+        super().__init__()
+        kernel_size = triple(kernel_size)
+        if any(size % 2 == 0 for size in kernel_size[1:]):
+            raise ValueError(f"kernel {kernel_size} has no middle: height and width must be odd")
+        self.time_stride = triple(stride)[0]
+        self.time_pad = kernel_size[0] - 1
+        self.zero_start = pad_mode == "constant"
+        self.conv = nn.Conv3d(
+            dim,
+            dim_out,
+            kernel_size,
+            stride,
+            padding=(0, kernel_size[1] // 2, kernel_size[2] // 2),
+            padding_mode="zeros" if self.zero_start else pad_mode,
+            bias=bias,
+        )
+
+    def forward(self, x, past: Past = None, context: Context = Context()):
+        if past is None and self.time_pad and x.shape[2] == 1:
+            return self._first_frame(x)
+        if past is None:
+            past = self._before(x)
+        if self.time_pad:
+            x = torch.cat((past, x), dim=2)
+        out = self.conv(x)
+        # Strides need not divide the chunk: keep every frame from the next window's start.
+        return out, x[:, :, out.shape[2] * self.time_stride :]
+
+    def _before(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c p h w"]:
+        first = x[:, :, :1]
+        first = torch.zeros_like(first) if self.zero_start else first
+        return first.expand(-1, -1, self.time_pad, -1, -1)
+
+    def _first_frame(self, x: Float[Tensor, "b c 1 h w"]):
+        """An image meets one tap (zeros behind it) or the sum of all: a third of the work."""
+        conv = self.conv
+        weight = conv.weight[:, :, -1:] if self.zero_start else conv.weight.sum(2, keepdim=True)
+        past = torch.cat((self._before(x), x), dim=2)[:, :, self.time_stride :]
+        if not self.zero_start:
+            height, width = conv.padding[1:]
+            x = F.pad(x, (width, width, height, height, 0, 0), mode=conv.padding_mode)
+        padding = (0, *conv.padding[1:]) if self.zero_start else 0
+        return F.conv3d(x, weight, conv.bias, (1, *conv.stride[1:]), padding), past

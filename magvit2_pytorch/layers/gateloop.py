@@ -1,0 +1,34 @@
+"""A gated linear recurrence along time: a memory of fixed size, however long the video."""
+
+import torch
+from einops import rearrange
+from torch import nn
+
+from magvit2_pytorch.functional import linear_scan
+from magvit2_pytorch.layers.stateful import StatefulLayer
+from magvit2_pytorch.types import Context, Past
+
+
+class GateLoop(StatefulLayer):
+    """h[t] = a[t] * h[t - 1] + (1 - a[t]) * v[t], a in (0, 1), read out by a gate; past is h.
+
+    The recurrence runs in float32 or wider. Source: GateLoop (arXiv 2311.01927), its real-valued
+    form; the 1 - a keeps the state within the range of v.
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.to_parts = nn.Linear(dim, dim * 3)
+        self.to_out = nn.Linear(dim, dim)
+
+    def forward(self, x, past: Past = None, context: Context = Context()):
+        tokens = rearrange(x, "b c t h w -> b t h w c")
+        decay, value, gate = self.to_parts(tokens).chunk(3, dim=-1)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        decay = decay.to(wide).sigmoid()
+        value = (1 - decay) * value.to(wide)
+        if past is not None:
+            value = torch.cat((value[:, :1] + decay[:, :1] * past, value[:, 1:]), dim=1)
+        state = linear_scan(decay, value)
+        out = self.to_out(state.to(gate.dtype) * nn.functional.silu(gate))
+        return rearrange(out, "b t h w c -> b c t h w"), state[:, -1:]

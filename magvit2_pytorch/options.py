@@ -1,0 +1,45 @@
+"""Strict options: a typo is an error with the nearest name, never swallowed."""
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from inspect import Parameter, Signature
+from dataclasses import fields
+from typing import Any
+
+
+def check_known(
+    owner: str,
+    options: Iterable[str],
+    known: Iterable[str],
+    elsewhere: Mapping[str, str] | None = None,
+) -> None:
+    """Raises `ValueError` on the first option that is not known, with what was likely meant.
+
+    `elsewhere` says of options that live in another place where that is.
+    """
+    known = list(known)
+    for option in options:
+        if option in known:
+            continue
+        if elsewhere and option in elsewhere:
+            raise ValueError(f"{option!r} is no option of {owner}: {elsewhere[option]}")
+        near = get_close_matches(option, known, n=2)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}"
+        raise ValueError(f"{owner} has no option {option!r}: {hint}")
+
+
+def keyword_signature(config: type, *first: Parameter) -> Signature:
+    """The signature of a constructor that takes a dataclass's fields by keyword.
+
+    Help and editors then show the options one by one, though they are written once.
+    """
+    rest = [
+        Parameter(f.name, Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
+        for f in fields(config)
+    ]
+    return Signature([*first, *rest])
+
+
+def parameter(name: str, default: Any = Parameter.empty, positional: bool = False) -> Parameter:
+    kind = Parameter.POSITIONAL_OR_KEYWORD if positional else Parameter.KEYWORD_ONLY
+    return Parameter(name, kind, default=default)

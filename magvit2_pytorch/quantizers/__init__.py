@@ -1,0 +1,16 @@
+"""Quantizers: latents to codes and back."""
+
+from magvit2_pytorch.quantizers.continuous import Continuous
+from magvit2_pytorch.quantizers.fsq import FSQ
+from magvit2_pytorch.quantizers.lfq import LFQ, convert_bit_order
+from magvit2_pytorch.quantizers.quantizer import QUANTIZERS, Quantized, Quantizer
+
+__all__ = [
+    "FSQ",
+    "LFQ",
+    "QUANTIZERS",
+    "Continuous",
+    "Quantized",
+    "Quantizer",
+    "convert_bit_order",
+]

@@ -1,0 +1,87 @@
+"""What every quantizer is to a tokenizer."""
+
+import math
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from magvit2_pytorch.registry import Registry
+from magvit2_pytorch.types import Codes, Latents
+
+
+class Quantized(NamedTuple):
+    """What `decode` hears, and the codes it stands for (None where latents are continuous)."""
+
+    quantized: Latents
+    codes: Codes | None
+
+
+class Quantizer(nn.Module, ABC):
+    """Latents to codes and back. Runs in float32 or wider, whatever autocast says.
+
+    The total auxiliary loss is the sum of `loss_terms`, each times its `loss_weights`.
+    """
+
+    latent_dim: int
+    """Channels that the encoder gives."""
+    quantized_dim: int
+    """Channels that the decoder is given."""
+    num_codebooks: int = 1
+    codebook_size: int | None = None
+
+    @property
+    def bits_per_position(self) -> float | None:
+        """Bits of code at a latent position; None where latents are continuous."""
+        size = self.codebook_size
+        return None if size is None else math.log2(size) * self.num_codebooks
+
+    @abstractmethod
+    def forward(self, latents: Latents) -> Quantized:
+        """Straight-through while training: gradients pass as if nothing had happened."""
+
+    @abstractmethod
+    def decode_codes(self, codes: Codes) -> Latents:
+        """The quantized latents that codes stand for. Raises `ValueError` on codes out of range."""
+
+    def loss_terms(self, latents: Latents) -> dict[str, Tensor]:
+        """Named scalars, unweighted; none for a quantizer that needs no help."""
+        return {}
+
+    def loss_weights(self, step: int) -> dict[str, float]:
+        """The weight of each of `loss_terms` at an optimizer step."""
+        return {}
+
+    def check_codes(self, codes: Tensor) -> Int[Tensor, "b j y x q"]:
+        """Codes with their codebook axis, or a `ValueError` that says what is wrong."""
+        if codes.is_floating_point():
+            raise ValueError(f"codes are {codes.dtype}: give integers, as tokenize does")
+        if self.num_codebooks == 1 and codes.ndim == 4:
+            codes = rearrange(codes, "b t h w -> b t h w 1")
+        if codes.ndim != 5 or codes.shape[-1] != self.num_codebooks:
+            axes = "b t h w" if self.num_codebooks == 1 else f"b t h w {self.num_codebooks}"
+            raise ValueError(f"codes have shape {tuple(codes.shape)}: give {axes}")
+        if codes.numel() and not torch.compiler.is_compiling():
+            low, high = int(codes.min()), int(codes.max())
+            if low < 0 or high >= self.codebook_size:
+                raise ValueError(
+                    f"codes reach from {low} to {high}, but the codebook has "
+                    f"{self.codebook_size}: are they another tokenizer's?"
+                )
+        return codes.long()
+
+
+QUANTIZERS: Registry[type[Quantizer]] = Registry("quantizer")
+
+
+def wide(x: Tensor) -> Tensor:
+    """The tensor in float32, or in float64 if it is."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def without_autocast(x: Tensor) -> torch.autocast:
+    """Switches autocast off where `x` lives."""
+    return torch.autocast(x.device.type, enabled=False)

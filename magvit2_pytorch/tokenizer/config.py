@@ -1,0 +1,212 @@
+"""The whole description of a tokenizer: frozen, strict, and plain JSON."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from magvit2_pytorch.layers.attention import AttentionSize
+from magvit2_pytorch.layers.conv import PadMode, Triple, triple
+from magvit2_pytorch.options import check_known
+from magvit2_pytorch.tokenizer.layer_spec import (
+    Grid,
+    LayerEntry,
+    LayerOptions,
+    LayerSpec,
+    grids,
+    normalize_entry,
+    parse_layer,
+)
+
+TRAINING_OPTIONS = {
+    name: f"the model holds no loss, give the trainer {name}"
+    for name in (
+        "adversarial_loss_weight",
+        "multiscale_adversarial_loss_weight",
+        "grad_penalty_loss_weight",
+        "perceptual_loss_weight",
+        "discr_kwargs",
+        "multiscale_discrs",
+        "use_gan",
+        "vgg",
+        "vgg_weights",
+        "learning_rate",
+        "batch_size",
+        "num_train_steps",
+        "num_frames",
+    )
+} | {
+    "quantizer_aux_loss_weight": "the model holds no loss, give the trainer quantizer_loss_weight",
+    "flash_attn": "attention always uses the fastest kernel there is",
+}
+"""Where the options of other implementations' models live here: the model knows no loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """What a `VideoTokenizer` is made of. Round-trips through JSON, refuses unknown keys."""
+
+    image_size: int | tuple[int, int] = 128
+    """Height and width in pixels that training uses; the model takes any its strides allow."""
+    channels: int = 3
+    """1 (grey), 3 (RGB) or 4 (RGBA)."""
+    init_dim: int = 64
+    """Channels at full resolution."""
+    max_dim: int | None = None
+    """No layer doubles its channels beyond this; None means no limit."""
+    layers: tuple[LayerEntry, ...] = ("residual", "residual", "residual")
+    """The encoder from pixels to latents; the decoder is its mirror image."""
+    residual_conv_kernel_size: int | Triple = 3
+    """Kernel of the residual units: one odd number, or (time, height, width)."""
+    input_conv_kernel_size: int | Triple = (7, 7, 7)
+    """Kernel of the first convolution of the encoder."""
+    output_conv_kernel_size: int | Triple = (3, 3, 3)
+    """Kernel of the last convolution of the decoder."""
+    patch_size: int = 1
+    """Pixels to a side of the blocks that the first convolution sees as channels."""
+    pad_mode: PadMode = "constant"
+    """What lies beyond the picture's edge: zeros, the edge again, or its mirror image."""
+    separate_first_frame_encoding: bool = False
+    """The first frame has a first and a last convolution of its own, in two dimensions."""
+    dim_cond: int | None = None
+    """Width of the condition vector; None without conditional layers."""
+    dim_cond_expansion_factor: float = 4.0
+    """How much wider the condition is embedded before the layers read it."""
+
+    codebook_size: int | None = None
+    """Codes of one codebook of lookup-free quantization: a power of two."""
+    num_codebooks: int = 1
+    """Codes to a position, each from a codebook of its own."""
+    use_fsq: bool = False
+    """Finite-scalar quantization (arXiv 2309.15505) instead of lookup-free."""
+    fsq_levels: tuple[int, ...] | None = None
+    """Levels of each FSQ channel; their product is the codebook size."""
+    continuous_dim: int | None = None
+    """Channels of continuous latents, not quantized at all (W.A.L.T., arXiv 2312.06662)."""
+    use_kl: bool = False
+    """Continuous latents are sampled from a Gaussian that the encoder predicts."""
+
+    lfq_entropy_loss_weight: float = 0.1
+    """Weight of the entropy loss: confident samples, used codes."""
+    lfq_commitment_loss_weight: float = 0.25
+    """Weight of the pull of latents towards their codes."""
+    lfq_diversity_gamma: float = 1.0
+    """Weight of code use against confidence within the entropy loss."""
+    lfq_temperature: float = 0.01
+    """Temperature of the codes' distribution that the entropy loss sees."""
+    lfq_entropy_eps: float = 0.0
+    """Added within the logarithm of the codebook entropy; 1e-5 in O2-MAGVIT2."""
+    lfq_entropy_anneal_factor: float = 1.0
+    """Times the entropy weight starts above its own, e.g. 3 in MAGVIT-v2."""
+    lfq_entropy_anneal_steps: int = 2000
+    """Steps until the entropy weight has fallen to its own."""
+    lfq_spherical: bool = False
+    """Latents on the unit sphere: binary spherical quantization (arXiv 2406.07548)."""
+    lfq_norm: Literal["layer", "rms"] | None = None
+    """Norm over the bits of each code before their sign is taken."""
+
+    attn_dim_head: int = 32
+    """Channels of a head of attention; a multiple of 4."""
+    attn_heads: int = 8
+    """Heads of attention."""
+    attn_dropout: float = 0.0
+    """Chance for an attention weight to be dropped while training."""
+    linear_attn_dim_head: int = 8
+    """Channels of a head of linear attention."""
+    linear_attn_heads: int = 16
+    """Heads of linear attention."""
+
+    def __post_init__(self):
+        for name in ("layers", "image_size", "fsq_levels"):
+            value = getattr(self, name)
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+        object.__setattr__(self, "layers", tuple(normalize_entry(e) for e in self.layers))
+        for name in ("residual", "input", "output"):
+            field = f"{name}_conv_kernel_size"
+            size = getattr(self, field)
+            object.__setattr__(self, field, size if isinstance(size, int) else triple(size))
+        if self.max_dim == math.inf:
+            object.__setattr__(self, "max_dim", None)
+        self._check()
+
+    def _check(self):
+        if self.channels not in (1, 3, 4):
+            raise ValueError(f"channels is {self.channels}: use 1 (grey), 3 (RGB) or 4 (RGBA)")
+        if self.use_fsq and not self.fsq_levels:
+            raise ValueError("use_fsq needs fsq_levels, e.g. (8, 8, 8, 5, 5, 5)")
+        if self.fsq_levels and not self.use_fsq:
+            raise ValueError("fsq_levels without use_fsq=True would do nothing")
+        chosen = [self.codebook_size is not None, self.use_fsq, self.continuous_dim is not None]
+        if sum(chosen) > 1 and not (self.use_fsq and self.codebook_size == self._fsq_size()):
+            raise ValueError(
+                "choose one of codebook_size (LFQ), use_fsq with fsq_levels, or continuous_dim"
+            )
+        if not any(chosen):
+            raise ValueError(
+                "no quantizer chosen: give codebook_size (LFQ, e.g. 2**18), use_fsq=True with "
+                "fsq_levels, or continuous_dim (no quantization)"
+            )
+        if self.use_kl and self.continuous_dim is None:
+            raise ValueError("use_kl is for continuous latents: give continuous_dim")
+        conditional = [spec.name for spec in self.layer_specs if spec.conditional]
+        if conditional and self.dim_cond is None:
+            raise ValueError(f"{conditional[0]!r} needs a condition: give dim_cond")
+        if self.dim_cond is not None and not conditional:
+            raise ValueError(
+                f"dim_cond={self.dim_cond}, but no layer is conditional: use cond_residual, "
+                "cond_attend_space, cond_linear_attend_space or cond_attend_time"
+            )
+        size, stride = self.image_size, self.space_factor
+        for side in (size,) if isinstance(size, int) else size:
+            if side < 1 or side % stride:
+                raise ValueError(
+                    f"image_size {size} does not divide by the layers' stride of {stride}"
+                )
+
+    def _fsq_size(self) -> int:
+        return math.prod(self.fsq_levels or ())
+
+    @property
+    def layer_specs(self) -> tuple[LayerSpec, ...]:
+        return tuple(parse_layer(entry) for entry in self.layers)
+
+    @property
+    def layer_options(self) -> LayerOptions:
+        dim_cond = self.dim_cond and int(self.dim_cond * self.dim_cond_expansion_factor)
+        return LayerOptions(
+            max_dim=self.max_dim,
+            kernel_size=self.residual_conv_kernel_size,
+            pad_mode=self.pad_mode,
+            dim_cond=dim_cond,
+            attention=AttentionSize(self.attn_dim_head, self.attn_heads, self.attn_dropout),
+            linear_attention=AttentionSize(self.linear_attn_dim_head, self.linear_attn_heads),
+        )
+
+    @property
+    def grids(self) -> list[Grid]:
+        """The grid before every layer, and after the last."""
+        start = Grid(dim=self.init_dim, space=self.patch_size)
+        return grids(self.layer_specs, start, self.layer_options)
+
+    @property
+    def time_factor(self) -> int:
+        """Frames to a latent frame, the first one excepted."""
+        return self.grids[-1].time
+
+    @property
+    def space_factor(self) -> int:
+        """Pixels to the side of a latent cell."""
+        return self.grids[-1].space
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as JSON has them."""
+        return json.loads(json.dumps(asdict(self)))
+
+    @classmethod
+    def from_dict(cls, options: Mapping[str, Any]) -> "TokenizerConfig":
+        """From plain values; a key it does not know raises with its nearest neighbour."""
+        names = [field.name for field in fields(cls)]
+        check_known("the tokenizer", options, names, TRAINING_OPTIONS)
+        return cls(**options)

@@ -1,0 +1,254 @@
+"""VideoTokenizer: video to codes and back. It knows no loss, no optimizer and no data set."""
+
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from magvit2_pytorch.functional import pad_frames, padded_num_frames
+from magvit2_pytorch.options import keyword_signature
+from magvit2_pytorch.quantizers import Quantized
+from magvit2_pytorch.tokenizer.bottleneck import build_quantizer
+from magvit2_pytorch.tokenizer.checkpoint import Pretrained
+from magvit2_pytorch.tokenizer.config import TokenizerConfig
+from magvit2_pytorch.tokenizer.ladder import build_ladder
+from magvit2_pytorch.tokenizer.presets import preset
+from magvit2_pytorch.types import Codes, Context, Image, Latents, Past, Video
+
+Cond = Float[Tensor, "b e"]
+
+
+class VideoTokenizer(Pretrained, nn.Module):
+    """A causal 3D-convolutional autoencoder with a discrete (or continuous) middle.
+
+    Options are the fields of `TokenizerConfig`, by keyword. Video is `b c t h w` in [-1, 1]; an
+    image, `b c h w`, is a video of one frame. Of 1 + k * time_factor frames the first makes the
+    first latent alone and every `time_factor` more make the next; other counts are padded by
+    repeating the last frame, and `forward` crops them off again.
+    Source: MAGVIT-v2 (arXiv 2310.05737).
+    """
+
+    def __init__(self, **options: Any):
+        super().__init__()
+        self.config = config = TokenizerConfig.from_dict(options)
+        self.time_factor, self.space_factor = config.time_factor, config.space_factor
+        self.quantizer = build_quantizer(config)
+        self.encoder, self.decoder = build_ladder(
+            config, self.quantizer.latent_dim, self.quantizer.quantized_dim
+        )
+        dim_cond = config.layer_options.dim_cond
+        self.embed_cond = nn.ModuleDict()
+        if dim_cond is not None:
+            for tower in ("encoder", "decoder"):
+                linear = nn.Linear(config.dim_cond, dim_cond)
+                self.embed_cond[tower] = nn.Sequential(linear, nn.SiLU())
+        # Convolutions on a CPU and on tensor cores run fastest over channels-last memory.
+        self.to(memory_format=torch.channels_last_3d)
+
+    @classmethod
+    def from_config(cls, config: TokenizerConfig) -> "VideoTokenizer":
+        return cls(**config.to_dict())
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides: Any) -> "VideoTokenizer":
+        """A named configuration (see `PRESETS`), with some options changed."""
+        return cls(**{**preset(name), **overrides})
+
+    # Sizes
+
+    @property
+    def codebook_size(self) -> int | None:
+        """Codes of one codebook; None when latents are continuous."""
+        return self.quantizer.codebook_size
+
+    @property
+    def num_codebooks(self) -> int:
+        return self.quantizer.num_codebooks
+
+    @property
+    def bits_per_pixel(self) -> float | None:
+        """Bits of code per pixel of a long video, at a fixed-length code; None if continuous."""
+        bits = self.quantizer.bits_per_position
+        return None if bits is None else bits / (self.time_factor * self.space_factor**2)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    def latent_grid(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """Latent frames, rows and columns of a video of this size."""
+        self._check_size(height, width)
+        num_latents = 1 + (padded_num_frames(num_frames, self.time_factor) - 1) // self.time_factor
+        return num_latents, height // self.space_factor, width // self.space_factor
+
+    # Video to codes
+
+    def encode(self, video: Video | Image, cond: Cond | None = None) -> Latents:
+        """Latents before quantization, 1 + ceil((t - 1) / time_factor) frames of them.
+
+        Raises `TypeError` or `ValueError` for anything but floating-point video of the right
+        channels whose height and width divide by `space_factor`.
+        """
+        video = pad_frames(self._as_video(video), self.time_factor)
+        latents, _ = self.encode_chunk(video, cond=cond)
+        return latents
+
+    def encode_chunk(
+        self, video: Video, past: Past = None, cond: Cond | None = None
+    ) -> tuple[Latents, Past]:
+        """Latents of the next frames of a video, and the past that the chunk after needs.
+
+        The first chunk (no past) has 1 + k * time_factor frames, any other k * time_factor.
+        """
+        frames = video.shape[2] - (past is None)
+        if frames % self.time_factor or video.shape[2] < 1:
+            start = "1 + " if past is None else ""
+            raise ValueError(
+                f"a chunk of {video.shape[2]} frames does not fit: give {start}k * "
+                f"{self.time_factor} of them"
+            )
+        video = video.to(self.dtype).contiguous(memory_format=torch.channels_last_3d)
+        return self.encoder(video, past, self._context("encoder", cond))
+
+    def quantize(self, latents: Latents) -> Quantized:
+        """What `decode` hears and the codes; straight-through gradients while training."""
+        return self.quantizer(latents)
+
+    @torch.no_grad()
+    def tokenize(self, video: Video | Image, cond: Cond | None = None) -> Codes:
+        """Codes, int64, `b t h w`, with a codebook axis last when there are several."""
+        codes = self.quantize(self.encode(video, cond)).codes
+        if codes is None:
+            raise ValueError("continuous latents have no codes: use encode and decode")
+        return codes
+
+    # Codes to video
+
+    def decode(
+        self, quantized: Latents, cond: Cond | None = None, num_frames: int | None = None
+    ) -> Video:
+        """Video from quantized latents: 1 + (t - 1) * time_factor frames, or the first few.
+
+        Values are meant to lie in [-1, 1] but are not clamped, so that losses see how far off
+        they are.
+        """
+        video, _ = self.decode_chunk(quantized, cond=cond)
+        return video if num_frames is None else video[:, :, :num_frames]
+
+    def decode_chunk(
+        self, quantized: Latents, past: Past = None, cond: Cond | None = None
+    ) -> tuple[Video, Past]:
+        """Frames of the next latents, and the past that the chunk after needs."""
+        context = self._context("decoder", cond)._replace(latents=quantized)
+        latents = quantized.to(self.dtype).contiguous(memory_format=torch.channels_last_3d)
+        video, past = self.decoder(latents, past, context)
+        return video.to(quantized.dtype), past
+
+    @torch.no_grad()
+    def decode_from_code_indices(
+        self,
+        codes: Int[Tensor, "b ..."],
+        cond: Cond | None = None,
+        grid: tuple[int, int, int] | None = None,
+        num_frames: int | None = None,
+    ) -> Video:
+        """Video from codes as `tokenize` gives them, or flattened to `b n` (`b n q`).
+
+        Flattened codes lie on `grid`, (latent frames, rows, columns); if not said, on frames of
+        the configured `image_size`. Raises `ValueError` where they do not fit it.
+        """
+        axes = codes.ndim - (self.num_codebooks > 1)
+        if axes == 2:
+            codes = self._unflatten(codes, grid)
+        elif axes != 4:
+            raise ValueError(
+                f"codes of shape {tuple(codes.shape)} for {self.num_codebooks} codebook(s): give "
+                "b t h w or b n, with a last axis for the codebook when there are several"
+            )
+        return self.decode(self.quantizer.decode_codes(codes), cond, num_frames)
+
+    def forward(
+        self,
+        video: Video | Image,
+        cond: Cond | None = None,
+        return_codes: bool = False,
+        return_recon: bool = False,
+    ):
+        """The reconstruction, of the size of what came in.
+
+        `return_codes` gives the codes instead, or (codes, reconstruction) if `return_recon` is
+        asked for too, as in magvit2-pytorch.
+        """
+        frames = self._as_video(video)
+        quantized, codes = self.quantize(self.encode(frames, cond))
+        if return_codes and not return_recon:
+            return codes
+        recon = self.decode(quantized, cond, num_frames=frames.shape[2])
+        recon = recon[:, :, 0] if video.ndim == 4 else recon
+        return (codes, recon) if return_codes else recon
+
+    # Checks
+
+    def _as_video(self, video: Tensor) -> Video:
+        if not video.is_floating_point():
+            raise TypeError(
+                f"video is {video.dtype}: give floating point in [-1, 1] "
+                "(magvit2_pytorch.data.to_float turns bytes into it)"
+            )
+        if video.ndim not in (4, 5):
+            raise ValueError(
+                f"shape {tuple(video.shape)}: a video is b c t h w, an image is b c h w"
+            )
+        video = rearrange(video, "b c h w -> b c 1 h w") if video.ndim == 4 else video
+        _, channels, num_frames, height, width = video.shape
+        if channels != self.config.channels:
+            raise ValueError(
+                f"{channels} channels in shape {tuple(video.shape)}, but this tokenizer has "
+                f"{self.config.channels}: a video is b c t h w"
+            )
+        if num_frames < 1:
+            raise ValueError("a video of no frames: give one or more")
+        self._check_size(height, width)
+        return video
+
+    def _check_size(self, height: int, width: int):
+        factor = self.space_factor
+        for name, side in (("height", height), ("width", width)):
+            if side < factor or side % factor:
+                below = max(factor, side // factor * factor)
+                raise ValueError(
+                    f"{name} {side} does not divide by {factor}: resize, crop or pad to "
+                    f"{below} or {below + factor}"
+                )
+
+    def _context(self, tower: str, cond: Cond | None) -> Context:
+        if self.config.dim_cond is None:
+            if cond is not None:
+                raise ValueError("a condition was given, but no layer of this tokenizer uses it")
+            return Context()
+        if cond is None:
+            raise ValueError(f"this tokenizer is conditional: give cond, b x {self.config.dim_cond}")
+        if cond.shape[-1] != self.config.dim_cond:
+            raise ValueError(
+                f"cond has {cond.shape[-1]} channels, but dim_cond is {self.config.dim_cond}"
+            )
+        return Context(cond=self.embed_cond[tower](cond.to(self.dtype)))
+
+    def _unflatten(self, codes: Tensor, grid: tuple[int, int, int] | None) -> Tensor:
+        if grid is None:
+            size = self.config.image_size
+            sides = (size, size) if isinstance(size, int) else size
+            height, width = (side // self.space_factor for side in sides)
+            grid = (codes.shape[1] // (height * width), height, width)
+        time, height, width = grid
+        if time < 1 or codes.shape[1] != time * height * width:
+            raise ValueError(
+                f"{codes.shape[1]} codes do not fill a grid of {time} x {height} x {width}: "
+                "give grid=(latent frames, rows, columns)"
+            )
+        return rearrange(codes, "b (t h w) ... -> b t h w ...", t=time, h=height)
+
+
+VideoTokenizer.__signature__ = keyword_signature(TokenizerConfig)

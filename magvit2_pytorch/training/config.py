@@ -1,0 +1,123 @@
+"""Everything about a training run that is not the model: frozen, strict, plain JSON."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from magvit2_pytorch.losses import RECONSTRUCTION_LOSSES
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How a `VideoTokenizer` is trained. Lengths of time in seconds, sizes in items."""
+
+    batch_size: int = 4
+    """Clips (or images) to a forward pass, on each process."""
+    num_train_steps: int = 100_000
+    """Optimizer steps of the whole run."""
+    grad_accum_every: int = 1
+    """Forward passes to an optimizer step."""
+
+    learning_rate: float = 1e-4
+    """Reached at the end of warm-up; MAGVIT-v2 trains at 1e-4."""
+    optimizer: Literal["adamw", "adam", "muon"] = "adamw"
+    """`muon` takes orthogonalised steps on convolutions and matrices, AdamW's on the rest."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Decay of Adam's first and second moment."""
+    weight_decay: float = 0.0
+    """On weights of convolutions and matrices only, never on gains and biases."""
+    warmup_steps: int = 500
+    """Steps from 0 to the learning rate, growing linearly; at most a tenth of all steps."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls to `final_lr_fraction` of itself after warm-up."""
+    final_lr_fraction: float = 0.0
+    """What is left of the learning rate at the last step."""
+    max_grad_norm: float | None = 1.0
+    """Gradients longer than this are scaled down to it."""
+    max_duration_s: float | None = None
+    """Stop after this long. The schedule then follows the clock where it is ahead of the steps."""
+
+    reconstruction_loss: str = "mse"
+    """`mse`, `l1` or `charbonnier`."""
+    reconstruction_loss_weight: float = 1.0
+    quantizer_loss_weight: float = 1.0
+    """On the quantizer's own losses, which carry their own weights besides."""
+
+    ema_decay: float = 0.999
+    """Decay of the averaged weights, approached from 0 as 1 - (1 + step)^(-2/3)."""
+    ema_update_every: int = 1
+    """Steps between two updates of the averaged weights."""
+
+    precision: Precision = "fp32"
+    """bf16 and fp16 run convolutions and matrices in it; weights and quantizer stay fp32."""
+    compile: bool = False
+    """Compile the forward pass with torch.compile."""
+    seed: int = 42
+    """Of the data's order and crops and of everything drawn while training."""
+
+    num_frames: int = 17
+    """Frames to a clip: 1 + k * the tokenizer's time factor, or they are padded."""
+    fps: float | None = None
+    """Frames per second that clips are sampled at; None takes every `frame_stride`-th frame."""
+    frame_stride: int = 1
+    """Frames of the file to a frame of the clip, where no `fps` is given."""
+    flip: bool = False
+    """Mirror half of the clips left to right."""
+    random_scale: tuple[float, float] | None = None
+    """Crops cover a random share of the short side between these two, then are resized."""
+    num_workers: int = 0
+    """Processes that decode; 0 decodes in the training process."""
+    cache_dir: str | None = None
+    """Folder for decoded frames, so that later epochs decode nothing."""
+
+    valid_frac: float = 0.05
+    """Share of the files held out for validation, at least one of them."""
+    num_valid_clips: int = 16
+    """Held-out clips that a validation measures, at most."""
+    random_split_seed: int = 42
+    """Of the choice of the files held out."""
+    log_every_step: int = 10
+    """Steps between two lines of the log."""
+    validate_every_step: int = 500
+    """Steps between two validations."""
+    checkpoint_every_step: int = 1000
+    """Steps between two checkpoints; the last step is saved in any case."""
+    checkpoints_folder: str = "./checkpoints"
+    """Where checkpoints go."""
+    results_folder: str = "./results"
+    """Where the log, reconstructions and curves go."""
+    use_wandb_tracking: bool = False
+    """Log to wandb too."""
+    use_tensorboard_tracking: bool = False
+    """Log to TensorBoard too, within the results folder."""
+    progress_bar: bool = True
+    """Show one on a terminal."""
+    max_skipped_steps: int = 20
+    """Steps in a row with numbers that are not finite after which training gives up."""
+
+    def __post_init__(self):
+        for name in ("betas", "random_scale"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        positive = (
+            "batch_size", "num_train_steps", "grad_accum_every", "learning_rate", "num_frames",
+            "frame_stride", "log_every_step", "validate_every_step", "checkpoint_every_step",
+        )  # fmt: skip
+        for name in positive:
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0")
+        if not 0 < self.valid_frac < 1:
+            raise ValueError(f"valid_frac is {self.valid_frac}: it must lie between 0 and 1")
+        if self.precision not in ("fp32", "bf16", "fp16"):
+            raise ValueError(f"precision is {self.precision!r}: use 'fp32', 'bf16' or 'fp16'")
+        if self.schedule not in ("cosine", "linear", "constant"):
+            raise ValueError(f"schedule {self.schedule!r}: use 'cosine', 'linear' or 'constant'")
+        if self.optimizer not in ("adamw", "adam", "muon"):
+            raise ValueError(f"optimizer {self.optimizer!r}: use 'adamw', 'adam' or 'muon'")
+        RECONSTRUCTION_LOSSES[self.reconstruction_loss]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as JSON has them."""
+        return json.loads(json.dumps(asdict(self)))

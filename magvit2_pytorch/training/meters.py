@@ -1,0 +1,88 @@
+"""What a training run measures of itself between two lines of the log."""
+
+import time
+from collections import defaultdict
+from contextlib import contextmanager
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from magvit2_pytorch.metrics import CodebookUsage
+from magvit2_pytorch.tokenizer.model import VideoTokenizer
+from magvit2_pytorch.training.objective import Loss, Reconstruction
+from magvit2_pytorch.types import Video
+
+
+class Meters:
+    """Means since the last reading, under the names that losses and options have.
+
+    Values stay on the device until they are read, so that measuring makes nothing wait.
+    """
+
+    def __init__(self, tokenizer: VideoTokenizer, accelerator: Accelerator):
+        self.accelerator = accelerator
+        self.has_codes = tokenizer.codebook_size is not None
+        self.codebook = (tokenizer.codebook_size, tokenizer.num_codebooks)
+        self._clear()
+
+    def _clear(self):
+        self.sums: dict[str, Tensor | float] = defaultdict(float)
+        self.counts: dict[str, int] = defaultdict(int)
+        self.usage = CodebookUsage(*self.codebook) if self.has_codes else None
+        self.weights: dict[str, float] = {}
+        self.steps, self.clips, self.waited_s = 0, 0, 0.0
+        self.started = time.monotonic()
+
+    @contextmanager
+    def waiting(self):
+        """Times the wait for data."""
+        started = time.monotonic()
+        yield
+        self.waited_s += time.monotonic() - started
+
+    def add(self, video: Video, out: Reconstruction, loss: Loss) -> None:
+        """One micro-batch."""
+        error = (out.recon.detach().float() - video).square().mean()
+        self._mean("loss", loss.total.detach())
+        self._mean("mse", error)
+        for name, term in loss.terms.items():
+            self._mean(name, term.detach())
+        self.weights = loss.weights
+        self.clips += video.shape[0]
+        if self.usage is not None:
+            self.usage.update(out.codes)
+
+    def add_step(self, learning_rate: float, grad_norm: float) -> None:
+        """One optimizer step; the norm of a step that was skipped is left out."""
+        self.steps += 1
+        self.sums["learning_rate"], self.counts["learning_rate"] = learning_rate, 1
+        if grad_norm < float("inf"):
+            self._mean("grad_norm", grad_norm)
+
+    def _mean(self, name: str, value: Tensor | float) -> None:
+        self.sums[name] += value
+        self.counts[name] += 1
+
+    def read(self) -> dict[str, float]:
+        """Everything since the last reading, over all processes, and starts anew."""
+        duration = max(time.monotonic() - self.started, 1e-9)
+        values = {}
+        for name, total in self.sums.items():
+            mean = torch.as_tensor(total, device=self.accelerator.device) / self.counts[name]
+            values[name] = float(self.accelerator.reduce(mean.float(), reduction="mean"))
+        if "mse" in values:
+            # Of the mean error over clips, peak to peak 2: a running figure, no benchmark.
+            values["psnr"] = float(10 * torch.tensor(4 / max(values["mse"], 1e-12)).log10())
+        for name, weight in self.weights.items():
+            values[f"weight/{name}"] = weight
+        if self.usage is not None and self.clips:
+            used = self.usage.compute()
+            values["codebook_usage"] = float(used.usage)
+            values["perplexity"] = float(used.perplexity)
+        processes = self.accelerator.num_processes
+        values["steps_per_s"] = self.steps / duration
+        values["clips_per_s"] = self.clips * processes / duration
+        values["data_wait"] = self.waited_s / duration
+        self._clear()
+        return values

@@ -1,0 +1,30 @@
+"""The learning rate as a pure function of how far training is: nothing to save or restore."""
+
+import math
+from typing import Literal
+
+
+def lr_scale(
+    step: int,
+    num_steps: int,
+    warmup_steps: int = 0,
+    schedule: Literal["cosine", "linear", "constant"] = "cosine",
+    final_fraction: float = 0.0,
+    time_progress: float = 0.0,
+) -> float:
+    """What the learning rate is multiplied by for optimizer step `step`, counted from 0.
+
+    Warm-up grows linearly and reaches exactly 1 at its end, whatever was asked for; it takes at
+    most a tenth of the run, so that short runs reach the learning rate too. `time_progress` is
+    the share of the time budget used up (0 if there is none): the fall follows whichever of
+    steps and clock is further on.
+    """
+    warmup_steps = min(warmup_steps, num_steps // 10)
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, num_steps - warmup_steps)
+    progress = min(1.0, max(progress, time_progress))
+    if schedule == "constant":
+        return 1.0
+    left = 0.5 * (1 + math.cos(math.pi * progress)) if schedule == "cosine" else 1 - progress
+    return final_fraction + (1 - final_fraction) * left

@@ -1,0 +1,347 @@
+"""VideoTokenizerTrainer: a folder of videos in, a trained tokenizer out."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from ema_pytorch import EMA
+from torch.utils.data import Dataset
+
+from magvit2_pytorch.options import check_known, keyword_signature, parameter
+from magvit2_pytorch.tokenizer.model import VideoTokenizer
+from magvit2_pytorch.training.config import TrainingConfig
+from magvit2_pytorch.training.datasets import open_datasets, training_batches
+from magvit2_pytorch.training.interrupt import Interruptible
+from magvit2_pytorch.training.meters import Meters
+from magvit2_pytorch.training.objective import Autoencoder, Objective
+from magvit2_pytorch.training.optimizer import build_optimizer
+from magvit2_pytorch.training.plots import plot_curves
+from magvit2_pytorch.training.progress import Progress
+from magvit2_pytorch.training.schedule import lr_scale
+from magvit2_pytorch.training.state import (
+    flatten_optimizer,
+    load_state,
+    restore_optimizer,
+    save_state,
+    under,
+    with_prefix,
+)
+from magvit2_pytorch.training.tracking import Tracking, read_log
+from magvit2_pytorch.training.validation import validate, write_examples
+from magvit2_pytorch.types import Codes, Image, Video
+
+DEFAULT_PROJECT = "magvit2"
+PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+class NonFiniteTraining(RuntimeError):
+    """Training gave up: too many steps in a row had numbers that are not finite."""
+
+
+class VideoTokenizerTrainer:
+    """Trains a `VideoTokenizer` on a folder of videos or images, or on any dataset of clips.
+
+    Options are the fields of `TrainingConfig`, by keyword. `dataset_folder` may also be a list
+    file, a table or one file (see `magvit2_pytorch.data`); a `dataset` gives clips `c t h w`
+    (or images `c h w`) in [-1, 1] instead. What is held out for validation is `valid_dataset`,
+    or a share of the files. Everything about devices and processes is accelerate's.
+    """
+
+    def __init__(
+        self,
+        tokenizer: VideoTokenizer,
+        *,
+        dataset: Dataset | None = None,
+        valid_dataset: Dataset | None = None,
+        dataset_folder: str | Path | None = None,
+        dataset_type: Literal["videos", "images"] = "videos",
+        accelerate_kwargs: dict[str, Any] | None = None,
+        **options: Any,
+    ):
+        check_known("the trainer", options, [field.name for field in fields(TrainingConfig)])
+        self.config = config = TrainingConfig(**options)
+        self.accelerator = _accelerator(config, accelerate_kwargs or {})
+        self.data, self.valid_data = open_datasets(
+            config, tokenizer.config, dataset, valid_dataset, dataset_folder, dataset_type
+        )
+
+        self.tokenizer = tokenizer.to(self.accelerator.device)
+        self.ema = EMA(
+            self.tokenizer,
+            beta=config.ema_decay,
+            update_every=config.ema_update_every,
+            update_after_step=0,
+            include_online_model=False,
+        ).to(self.accelerator.device)
+        self.objective = Objective(
+            tokenizer.quantizer,
+            config.reconstruction_loss,
+            config.reconstruction_loss_weight,
+            config.quantizer_loss_weight,
+        )
+        autoencoder = Autoencoder(self.tokenizer)
+        self.autoencoder, self.optimizer = self.accelerator.prepare(
+            autoencoder, build_optimizer(autoencoder, config)
+        )
+        self._forward = torch.compile(self.autoencoder) if config.compile else self.autoencoder
+
+        self.step = 0
+        """Optimizer steps taken, those skipped for numbers that are not finite included."""
+        self.elapsed_s = 0.0
+        """Time spent training, earlier runs of the same training included."""
+        self.skipped_steps = 0
+        self._skipped_in_a_row = 0
+        self.checkpoints_folder = Path(config.checkpoints_folder)
+        self.results_folder = Path(config.results_folder)
+        self.tracking = Tracking(self.accelerator, self.results_folder)
+        if self.accelerator.is_main_process:
+            self.results_folder.mkdir(parents=True, exist_ok=True)
+
+    # What a user asks of it
+
+    @property
+    def ema_tokenizer(self) -> VideoTokenizer:
+        """The tokenizer with averaged weights, in eval mode: the one to use and to save."""
+        return self.ema.ema_model.eval()
+
+    def tokenize(self, video: Video | Image) -> Codes:
+        """Codes by the averaged tokenizer."""
+        return self.ema_tokenizer.tokenize(video.to(self.accelerator.device))
+
+    @contextmanager
+    def trackers(self, project_name: str = DEFAULT_PROJECT, run_name: str | None = None):
+        """Names this run in wandb or TensorBoard, and closes it properly."""
+        self.tracking.start(project_name, run_name, self._all_options())
+        try:
+            yield
+        finally:
+            self.tracking.end()
+
+    def train(self) -> None:
+        """Trains until `num_train_steps` or `max_duration_s`, from where it stands.
+
+        Ctrl-C ends the step in hand, saves, says how to resume and raises KeyboardInterrupt.
+        Raises `NonFiniteTraining`, before anything is overwritten, when `max_skipped_steps`
+        steps in a row came out as NaN or infinite.
+        """
+        if not self.tracking.started:
+            self.tracking.start(DEFAULT_PROJECT, config=self._all_options())
+        batches = training_batches(
+            self.data, self.config, self.accelerator, self.step * self.config.grad_accum_every
+        )
+        meters = Meters(self.tokenizer, self.accelerator)
+        progress = Progress(self.config, self.step, self.accelerator.is_main_process)
+        started = time.monotonic() - self.elapsed_s
+        with Interruptible() as interruptible, progress:
+            while not self.finished and not interruptible.requested:
+                self.train_step(batches, meters)
+                self.elapsed_s = time.monotonic() - started
+                self._report(meters, progress)
+        self.save_now()
+        if interruptible.requested:
+            self._explain_resume()
+            raise KeyboardInterrupt
+        self._finish()
+
+    @property
+    def finished(self) -> bool:
+        limit = self.config.max_duration_s
+        over = limit is not None and self.elapsed_s >= limit
+        if self.accelerator.num_processes > 1 and limit is not None:
+            # Clocks differ, and a process that stops alone leaves the others waiting.
+            flag = torch.tensor(float(over), device=self.accelerator.device)
+            over = bool(self.accelerator.reduce(flag, reduction="sum") > 0)
+        return self.step >= self.config.num_train_steps or over
+
+    # One step
+
+    def train_step(self, batches: Iterator[torch.Tensor], meters: "Meters") -> None:
+        """Reconstruct, compare, step, average: one optimizer step on the next batches."""
+        accumulate = self.config.grad_accum_every
+        self._forward.train()
+        scale = self._set_learning_rate()
+        for micro_step in range(accumulate):
+            with meters.waiting():
+                video = next(batches)
+            last = micro_step == accumulate - 1
+            sync = nullcontext() if last else self.accelerator.no_sync(self.autoencoder)
+            with sync, self._keyed_randomness(micro_step):
+                out = self._forward(video)
+                loss = self.objective(video, out, self.step)
+                self.accelerator.backward(loss.total / accumulate)
+            meters.add(video, out, loss)
+        meters.add_step(scale * self.config.learning_rate, self._apply_gradients())
+        self.step += 1
+
+    def _set_learning_rate(self) -> float:
+        config = self.config
+        limit = config.max_duration_s
+        scale = lr_scale(
+            self.step,
+            config.num_train_steps,
+            config.warmup_steps,
+            config.schedule,
+            config.final_lr_fraction,
+            self.elapsed_s / limit if limit else 0.0,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = group.get("lr_factor", 1.0) * config.learning_rate * scale
+        return scale
+
+    def _apply_gradients(self) -> float:
+        """Clips and steps, unless a gradient is not finite; returns the gradient's length."""
+        limit = self.config.max_grad_norm or float("inf")
+        norm = float(self.accelerator.clip_grad_norm_(self.autoencoder.parameters(), limit))
+        finite = norm < float("inf")  # false for NaN too
+        if finite or self.accelerator.scaler is not None:
+            # With a gradient scaler the optimizer itself skips, and the scaler has to know.
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if finite:
+            self.ema.update()
+            self._skipped_in_a_row = 0
+        else:
+            self.skipped_steps += 1
+            self._skipped_in_a_row += 1
+        if self._skipped_in_a_row >= self.config.max_skipped_steps:
+            raise NonFiniteTraining(
+                f"{self._skipped_in_a_row} steps in a row up to step {self.step} had gradients "
+                "that are not finite. The weights are those before them. Try a lower "
+                "learning_rate, precision='bf16' or 'fp32', or a smaller max_grad_norm"
+            )
+        return norm
+
+    @contextmanager
+    def _keyed_randomness(self, micro_step: int):
+        """Draws depend on seed, step and process alone, so a resumed run repeats them."""
+        key = (self.config.seed, self.step, micro_step, self.accelerator.process_index)
+        with torch.random.fork_rng(enabled=True):
+            torch.manual_seed(hash(key) & 0x7FFF_FFFF_FFFF_FFFF)
+            yield
+
+    # Between steps
+
+    def _report(self, meters: "Meters", progress: "Progress") -> None:
+        config = self.config
+        if self.step % config.log_every_step == 0 or self.finished:
+            values = meters.read() | {"skipped_steps": self.skipped_steps}
+            self.tracking.log(values, self.step)
+            progress.show(values)
+        progress.update(self.step, self.elapsed_s)
+        if self.step % config.validate_every_step == 0 and not self.finished:
+            self.validate()
+        if self.step % config.checkpoint_every_step == 0 and not self.finished:
+            self.save_now()
+
+    def validate(self) -> dict[str, float]:
+        """Measures the averaged tokenizer on held-out clips, logs it and writes examples."""
+        result = validate(
+            self.ema_tokenizer, self.valid_data, self.config, self.accelerator
+        )
+        values = {f"valid/{name}": value for name, value in result.values.items()}
+        self.tracking.log(values, self.step)
+        if self.accelerator.is_main_process:
+            paths = write_examples(result.examples, self.results_folder, self.step, self.config.fps)
+            for path in paths:
+                if path.suffix == ".mp4":
+                    self.tracking.log_video("valid/reconstruction", path, self.step)
+        self.accelerator.wait_for_everyone()
+        return values
+
+    def _finish(self) -> None:
+        self.validate()
+        if self.accelerator.is_main_process:
+            self.ema_tokenizer.save_pretrained(self.results_folder / "tokenizer")
+            plot_curves(read_log(self.tracking.path), self.results_folder / "curves.png")
+
+    # State
+
+    def save(self, folder: str | Path) -> None:
+        """Writes all that training needs to go on: safetensors and JSON, whole or not at all."""
+        if self.accelerator.is_main_process:
+            tensors = (
+                with_prefix(self.tokenizer.state_dict(), "tokenizer")
+                | with_prefix(self.ema.state_dict(), "ema")
+                | flatten_optimizer(self.optimizer, "optimizer")
+            )
+            scaler = self.accelerator.scaler
+            values = {
+                "step": self.step,
+                "elapsed_s": self.elapsed_s,
+                "skipped_steps": self.skipped_steps,
+                "scaler": scaler.state_dict() if scaler is not None else None,
+                "tokenizer": self.tokenizer.config.to_dict(),
+                "training": self.config.to_dict(),
+            }
+            save_state(Path(folder), tensors, values)
+        self.accelerator.wait_for_everyone()
+
+    def load(self, folder: str | Path) -> None:
+        """Goes back to what `save` wrote. Raises `ValueError` where the tokenizer differs."""
+        tensors, values = load_state(Path(folder))
+        ours = self.tokenizer.config.to_dict()
+        differ = [name for name in ours if values["tokenizer"].get(name) != ours[name]]
+        if differ:
+            raise ValueError(
+                f"{folder} was trained with another tokenizer: {', '.join(differ)} differ"
+            )
+        self.tokenizer.load_state_dict(under(tensors, "tokenizer"))
+        self.ema.load_state_dict(under(tensors, "ema"))
+        restore_optimizer(self.optimizer, tensors, "optimizer")
+        if self.accelerator.scaler is not None and values["scaler"]:
+            self.accelerator.scaler.load_state_dict(values["scaler"])
+        self.step, self.elapsed_s = values["step"], values["elapsed_s"]
+        self.skipped_steps = values["skipped_steps"]
+
+    def save_now(self) -> Path:
+        """Saves under the checkpoints folder, named by the step."""
+        folder = self.checkpoints_folder / f"step-{self.step}"
+        self.save(folder)
+        return folder
+
+    def _explain_resume(self) -> None:
+        folder = self.checkpoints_folder / f"step-{self.step}"
+        self.accelerator.print(
+            f"\nStopped after step {self.step}; saved to {folder}.\n"
+            f'To go on: trainer.load("{folder}"); trainer.train()\n'
+            f"or on the command line: the same command with --resume {folder}"
+        )
+
+    def _all_options(self) -> dict[str, Any]:
+        return self.tokenizer.config.to_dict() | self.config.to_dict()
+
+
+def _accelerator(config: TrainingConfig, kwargs: dict[str, Any]) -> Accelerator:
+    trackers = [
+        name
+        for name, used in (
+            ("wandb", config.use_wandb_tracking),
+            ("tensorboard", config.use_tensorboard_tracking),
+        )
+        if used
+    ]
+    defaults = dict(
+        # Without an accelerator, several processes only find each other when told so.
+        cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
+        mixed_precision=PRECISIONS[config.precision],
+        log_with=trackers or None,
+        project_dir=config.results_folder,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False)],
+    )
+    return Accelerator(**(defaults | kwargs))
+
+
+VideoTokenizerTrainer.__signature__ = keyword_signature(
+    TrainingConfig,
+    parameter("tokenizer", positional=True),
+    parameter("dataset", None),
+    parameter("valid_dataset", None),
+    parameter("dataset_folder", None),
+    parameter("dataset_type", "videos"),
+    parameter("accelerate_kwargs", None),
+)

@@ -1,0 +1,81 @@
+"""Held-out clips through the averaged tokenizer: figures, and pictures to look at."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from magvit2_pytorch.data import to_uint8, write_grid, write_video
+from magvit2_pytorch.metrics import CodebookUsage, psnr
+from magvit2_pytorch.tokenizer.model import VideoTokenizer
+from magvit2_pytorch.training.config import TrainingConfig
+from magvit2_pytorch.types import Video
+
+NUM_EXAMPLES = 3
+FRAMES_IN_GRID = 5
+
+
+class Validation(NamedTuple):
+    values: dict[str, float]
+    """Means over the clips: psnr in dB, codebook_usage and perplexity where there are codes."""
+    examples: list[tuple[Video, Video]]
+    """A few clips and their reconstructions, one in a batch, on the CPU."""
+
+
+@torch.no_grad()
+def validate(
+    tokenizer: VideoTokenizer, clips: Dataset, config: TrainingConfig, accelerator: Accelerator
+) -> Validation:
+    """PSNR (peak to peak 2) of each clip, averaged over clips and processes, in eval mode.
+
+    Each process takes every n-th clip, alone and in order, so that clips of any size will do and
+    few clips keep nobody waiting.
+    """
+    tokenizer.eval()
+    usage = None
+    if tokenizer.codebook_size is not None:
+        usage = CodebookUsage(tokenizer.codebook_size, tokenizer.num_codebooks)
+    total = torch.zeros(2, device=accelerator.device)
+    examples: list[tuple[Video, Video]] = []
+    num_clips = min(len(clips), config.num_valid_clips)
+    for index in range(accelerator.process_index, num_clips, accelerator.num_processes):
+        clip: Tensor = clips[index]
+        video = clip[None].to(accelerator.device)
+        video = video[:, :, None] if video.ndim == 4 else video
+        with accelerator.autocast():
+            codes, recon = tokenizer(video, return_codes=True, return_recon=True)
+        recon = recon.float()
+        total += torch.stack((psnr(recon, video).sum(), total.new_tensor(len(video))))
+        if usage is not None:
+            usage.update(codes)
+        if len(examples) < NUM_EXAMPLES:
+            examples.append((video.cpu(), recon.cpu()))
+    total = accelerator.reduce(total, reduction="sum")
+    values = {"psnr": float(total[0] / total[1])}
+    if usage is not None and usage.num_codes:
+        used = usage.compute()
+        values |= {"codebook_usage": float(used.usage), "perplexity": float(used.perplexity)}
+    return Validation(values, examples)
+
+
+def write_examples(
+    examples: list[tuple[Video, Video]], folder: Path, step: int, fps: float | None
+) -> list[Path]:
+    """Original beside reconstruction: a PNG of a few frames each, and one video a clip."""
+    rows, paths = [], []
+    for number, (real, recon) in enumerate(examples):
+        real, recon = to_uint8(real[0]), to_uint8(recon[0])
+        chosen = torch.linspace(0, len(real) - 1, min(len(real), FRAMES_IN_GRID)).long()
+        rows += [list(real[chosen]), list(recon[chosen])]
+        if len(real) > 1:
+            path = folder / f"step-{step}-clip-{number}.mp4"
+            write_video(path, torch.cat((real, recon), dim=2), fps=fps or 8)
+            paths.append(path)
+    if rows:
+        path = folder / f"step-{step}.png"
+        write_grid(path, rows)
+        paths.append(path)
+    return paths

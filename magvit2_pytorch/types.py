@@ -1,0 +1,41 @@
+"""The words everything here is said in: axes, ranges, and the values layers pass on.
+
+Axes: b batch, c channels, t frames, h w pixels or cells, n tokens, q codebooks; where frames
+and latents meet in one signature, j y x are the latents' frame, row and column.
+A video is `b c t h w`, floating point, in [-1, 1]. An image is a video of one frame.
+"""
+
+from typing import Any, NamedTuple
+
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+Video = Float[Tensor, "b c t h w"]
+"""Frames in [-1, 1]."""
+
+Image = Float[Tensor, "b c h w"]
+"""A picture in [-1, 1]: a video without its time axis."""
+
+Latents = Float[Tensor, "b d j y x"]
+"""What the encoder says before, or the decoder hears after, quantization."""
+
+Codes = Int[Tensor, "b j y x"] | Int[Tensor, "b j y x q"]
+"""Indices into the codebook, int64; a codebook axis last when there are several."""
+
+Frames = UInt8[Tensor, "t h w c"]
+"""Decoded frames as files hold them: bytes, channels last."""
+
+Past = Any
+"""What a layer remembers of earlier frames: a tree of tensors. None before the first chunk."""
+
+VALUE_RANGE = (-1.0, 1.0)
+
+
+class Context(NamedTuple):
+    """What a layer may look at beside the frames themselves."""
+
+    cond: Float[Tensor, "b e"] | None = None
+    """The condition the user gave, one vector a sample."""
+
+    latents: Float[Tensor, "b d j y x"] | None = None
+    """The quantized latents of this chunk, on their own grid (decoder only)."""

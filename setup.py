@@ -1,0 +1,58 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = (HERE / "magvit2_pytorch" / "version.py").read_text().split('"')[1]
+
+DEMO = ["scikit-video>=1.1.11"]
+TRACKING = ["tensorboard>=2.14"]
+TEST = [
+    *DEMO,
+    *TRACKING,
+    "hypothesis>=6.100",
+    "pytest>=8",
+    "ruff>=0.6",
+    "torchmetrics>=1.4",
+]
+
+setup(
+    name="magvit2-pytorch",
+    version=VERSION,
+    description="A video tokenizer to train, stream and build on: MAGVIT-v2 in PyTorch",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    packages=find_packages(include=["magvit2_pytorch*"]),
+    python_requires=">=3.10",
+    install_requires=[
+        "accelerate>=1.0",
+        "av>=12",
+        "beartype>=0.18",
+        "einops>=0.8",
+        "ema-pytorch>=0.7",
+        "huggingface_hub>=0.24",
+        "jaxtyping>=0.2.31",
+        "jsonargparse[signatures]>=4.35",
+        "matplotlib>=3.8",
+        "numpy>=1.26",
+        "pillow>=10",
+        "safetensors>=0.4.3",
+        "torch>=2.4",
+        "tqdm>=4.65",
+        "vector-quantize-pytorch>=1.17",
+        "wandb>=0.17",
+    ],
+    extras_require={
+        "demo": DEMO,
+        "tracking": TRACKING,
+        "test": TEST,
+        "dev": TEST,
+    },
+    entry_points={"console_scripts": ["magvit2 = magvit2_pytorch.cli.main:main"]},
+    classifiers=[
+        "License :: OSI Approved :: MIT License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

@@ -1,0 +1,54 @@
+"""What every test starts from: one thread's worth of determinism, and small tokenizers."""
+
+import pytest
+import torch
+
+from magvit2_pytorch.tokenizer.layer_spec import LAYERS
+from magvit2_pytorch.tokenizer.model import VideoTokenizer
+
+SMALL = dict(
+    image_size=16,
+    init_dim=8,
+    input_conv_kernel_size=3,
+    attn_dim_head=8,
+    attn_heads=2,
+    linear_attn_dim_head=4,
+    linear_attn_heads=2,
+)
+DIM_COND = 6
+
+QUANTIZERS = {
+    "lfq": dict(codebook_size=2**6),
+    "lfq-several": dict(codebook_size=2**4, num_codebooks=3),
+    "lfq-spherical": dict(codebook_size=2**6, lfq_spherical=True),
+    "lfq-norm": dict(codebook_size=2**6, lfq_norm="layer"),
+    "fsq": dict(use_fsq=True, fsq_levels=(8, 5, 5)),
+    "fsq-several": dict(use_fsq=True, fsq_levels=(4, 4), num_codebooks=2),
+    "continuous": dict(continuous_dim=4),
+    "continuous-kl": dict(continuous_dim=4, use_kl=True),
+}
+"""Every quantizer a configuration can ask for."""
+
+DISCRETE = [name for name in QUANTIZERS if not name.startswith("continuous")]
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+def build(*layers, quantizer="lfq", **options) -> VideoTokenizer:
+    """A small tokenizer in eval mode, with a condition where its layers want one."""
+    names = [layer if isinstance(layer, str) else layer[0] for layer in layers]
+    cond = dict(dim_cond=DIM_COND) if any(LAYERS[name].conditional for name in names) else {}
+    return VideoTokenizer(**{**SMALL, **QUANTIZERS[quantizer], **cond, **options}, layers=layers).eval()
+
+
+def cond_of(tokenizer: VideoTokenizer, batch: int = 1):
+    """A condition of the right width, or None where the tokenizer takes none."""
+    dim = tokenizer.config.dim_cond
+    return None if dim is None else torch.randn(batch, dim, dtype=tokenizer.dtype)
+
+
+def random_video(num_frames=9, size=(16, 16), batch=1, channels=3, dtype=torch.float32):
+    return torch.rand(batch, channels, num_frames, *size, dtype=dtype) * 2 - 1

@@ -1,0 +1,129 @@
+"""Laws that hold for every layer a user can name, alone and among others."""
+
+import pytest
+import torch
+
+from magvit2_pytorch.tokenizer.layer_spec import LAYERS
+from tests.conftest import build, cond_of, random_video
+
+EVERY_LAYER = sorted(LAYERS)
+WITH_PARAMETERS = [
+    ("consecutive_residual", 2),
+    ("compress_space", 12),
+    ("compress_time", 12),
+    ("attend_time", {"window": 2}),
+    ("cond_attend_time", 2),
+]
+LAYERS_TO_TRY = EVERY_LAYER + WITH_PARAMETERS
+
+
+def around(layer):
+    """The layer amid changes of time and space, so that every kind of past is in play."""
+    return "compress_space", layer, "compress_time", layer, "compress_time"
+
+
+def reach(function, x, cond):
+    """How far each output frame moves (o) when input frame i is negated: a matrix `i o`.
+
+    Both runs hold a row for every input frame, for rounding may differ between rows of a batch.
+    """
+    num_frames = x.shape[2]
+    same = x.expand(num_frames, -1, -1, -1, -1)
+    flipped = same.clone()
+    for frame in range(num_frames):
+        flipped[frame, :, frame].neg_()
+    cond = cond if cond is None else cond.expand(num_frames, -1)
+    return (function(flipped, cond) - function(same, cond)).abs().amax(dim=(1, 3, 4))
+
+
+@pytest.mark.parametrize("layer", LAYERS_TO_TRY, ids=str)
+def test_latents_depend_on_the_past_and_the_present_exactly(layer):
+    tokenizer = build(*around(layer), "attend_time")
+    factor = tokenizer.time_factor
+    moved = reach(tokenizer.encode, random_video(1 + 2 * factor), cond_of(tokenizer))
+    for frame in range(len(moved)):
+        first = -(-frame // factor)
+        assert moved[frame, :first].eq(0).all(), f"frame {frame} reached a latent before {first}"
+        assert moved[frame, first] > 0, f"frame {frame} does not reach latent {first}"
+
+
+@pytest.mark.parametrize("layer", LAYERS_TO_TRY, ids=str)
+def test_frames_depend_on_the_past_and_the_present_exactly(layer):
+    tokenizer = build(*around(layer), "attend_time")
+    factor = tokenizer.time_factor
+    latents = torch.randn(1, tokenizer.quantizer.quantized_dim, 4, 2, 2)
+    moved = reach(tokenizer.decode, latents, cond_of(tokenizer))
+    for latent in range(len(moved)):
+        first = max(0, 1 + (latent - 1) * factor)
+        assert moved[latent, :first].eq(0).all(), f"latent {latent} reached frames before {first}"
+        assert moved[latent, first] > 0, f"latent {latent} does not reach frame {first}"
+
+
+@pytest.mark.parametrize("layer", LAYERS_TO_TRY, ids=str)
+@pytest.mark.parametrize("chunks", [(1, 1, 1, 1), (2, 2), (3, 1)], ids=str)
+def test_chunks_equal_the_whole(layer, chunks):
+    """Chunks in latent frames: the first holds one frame, and `time_factor` for each more."""
+    tokenizer = build(*around(layer)).double()
+    cond, factor = cond_of(tokenizer), tokenizer.time_factor
+    video = random_video(1 + 3 * factor, dtype=torch.float64)
+    whole = tokenizer.encode(video, cond)
+    past, parts = None, []
+    for frames in video.split([1 + (chunks[0] - 1) * factor] + [n * factor for n in chunks[1:]], 2):
+        latents, past = tokenizer.encode_chunk(frames, past, cond)
+        parts.append(latents)
+    torch.testing.assert_close(torch.cat(parts, dim=2), whole, atol=1e-10, rtol=0)
+
+    recon = tokenizer.decode(whole, cond)
+    past, parts = None, []
+    for latents in whole.split(chunks, dim=2):
+        frames, past = tokenizer.decode_chunk(latents, past, cond)
+        parts.append(frames)
+    torch.testing.assert_close(torch.cat(parts, dim=2), recon, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("layer", LAYERS_TO_TRY, ids=str)
+@pytest.mark.parametrize("pad_mode", ["constant", "replicate", "reflect"])
+def test_an_image_is_the_first_frame_of_a_video(layer, pad_mode):
+    tokenizer = build(*around(layer), pad_mode=pad_mode).double()
+    cond = cond_of(tokenizer)
+    video = random_video(1 + tokenizer.time_factor, dtype=torch.float64)
+    image = video[:, :, 0]
+    latents = tokenizer.encode(image, cond)
+    torch.testing.assert_close(latents, tokenizer.encode(image[:, :, None], cond), atol=0, rtol=0)
+    torch.testing.assert_close(
+        latents, tokenizer.encode(video, cond)[:, :, :1], atol=1e-10, rtol=0
+    )
+    frame = tokenizer.decode(latents, cond)
+    assert frame.shape == image[:, :, None].shape
+    whole = tokenizer.decode(tokenizer.encode(video, cond), cond)
+    torch.testing.assert_close(frame, whole[:, :, :1], atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("layer", LAYERS_TO_TRY, ids=str)
+def test_every_parameter_gets_a_gradient(layer):
+    tokenizer = build(*around(layer), quantizer="lfq-several").train()
+    video, cond = random_video(1 + tokenizer.time_factor, batch=2), cond_of(tokenizer, 2)
+    (tokenizer(video, cond) - video).square().mean().backward()
+    for name, parameter in tokenizer.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("layer", LAYERS_TO_TRY, ids=str)
+def test_bf16_is_finite_and_close(layer):
+    tokenizer = build(*around(layer))
+    video, cond = random_video(1 + tokenizer.time_factor), cond_of(tokenizer)
+    latents = tokenizer.encode(video, cond)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = tokenizer.encode(video, cond).float()
+    assert low.isfinite().all()
+    assert (low - latents).norm() / latents.norm() < 0.05
+
+
+@pytest.mark.parametrize("layer", EVERY_LAYER)
+@pytest.mark.parametrize("following", EVERY_LAYER)
+def test_any_two_layers_go_together(layer, following):
+    tokenizer = build(layer, following)
+    video = random_video(1 + tokenizer.time_factor)
+    assert tokenizer(video, cond_of(tokenizer)).shape == video.shape
