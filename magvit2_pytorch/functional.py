@@ -5,7 +5,16 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from magvit2_pytorch.types import Past, Video
+from magvit2_pytorch.types import Past, Precision, Video
+
+
+def autocast(device: torch.device | str, precision: Precision) -> torch.autocast:
+    """The context in which convolutions and matrices run in `precision`."""
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision not in dtypes:
+        raise ValueError(f"precision {precision!r}: use 'fp32', 'bf16' or 'fp16'")
+    kind = torch.device(device).type
+    return torch.autocast(kind, dtypes[precision], enabled=precision != "fp32")
 
 
 def padded_num_frames(num_frames: int, time_factor: int) -> int:

@@ -1,9 +1,9 @@
 """Strict options: a typo is an error with the nearest name, never swallowed."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from difflib import get_close_matches
 from inspect import Parameter, Signature
-from dataclasses import fields
 from typing import Any
 
 
@@ -28,18 +28,16 @@ def check_known(
         raise ValueError(f"{owner} has no option {option!r}: {hint}")
 
 
-def keyword_signature(config: type, *first: Parameter) -> Signature:
+def keyword_signature(config: type, *names: str, **defaults: Any) -> Signature:
     """The signature of a constructor that takes a dataclass's fields by keyword.
 
-    Help and editors then show the options one by one, though they are written once.
+    Help and editors then show the options one by one, though they are written once. `names` are
+    positional parameters before them, `defaults` further keywords.
     """
+    first = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names]
+    more = [Parameter(n, Parameter.KEYWORD_ONLY, default=d) for n, d in defaults.items()]
     rest = [
         Parameter(f.name, Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
         for f in fields(config)
     ]
-    return Signature([*first, *rest])
-
-
-def parameter(name: str, default: Any = Parameter.empty, positional: bool = False) -> Parameter:
-    kind = Parameter.POSITIONAL_OR_KEYWORD if positional else Parameter.KEYWORD_ONLY
-    return Parameter(name, kind, default=default)
+    return Signature([*first, *more, *rest])

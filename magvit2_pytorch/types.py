@@ -5,7 +5,7 @@ and latents meet in one signature, j y x are the latents' frame, row and column.
 A video is `b c t h w`, floating point, in [-1, 1]. An image is a video of one frame.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
@@ -27,6 +27,19 @@ Frames = UInt8[Tensor, "t h w c"]
 
 Past = Any
 """What a layer remembers of earlier frames: a tree of tensors. None before the first chunk."""
+
+
+@runtime_checkable
+class Clips(Protocol):
+    """Clips `c t h w` or images `c h w` in [-1, 1], by number: a dataset, or a plain list."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int, /) -> Any: ...
+
+
+Precision = Literal["fp32", "bf16", "fp16"]
+"""What convolutions and matrices compute in; weights and quantizers stay in float32."""
 
 VALUE_RANGE = (-1.0, 1.0)
 

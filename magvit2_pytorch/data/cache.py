@@ -53,7 +53,7 @@ class FrameCache:
     that are damaged (checked once a process) are made again.
     """
 
-    def __init__(self, folder: str | os.PathLike, max_gb: float = 20.0):
+    def __init__(self, folder: str | os.PathLike, max_gb: float | int = 20.0):
         if not max_gb > 0:
             raise ValueError(f"cache_max_gb is {max_gb}: leave out cache_dir to keep nothing")
         self.folder = Path(folder).expanduser()

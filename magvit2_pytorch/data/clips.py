@@ -1,7 +1,6 @@
 """Which frames a clip takes from a video, and which window of each frame."""
 
 import random
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
@@ -27,7 +26,7 @@ class ClipSpec:
     num_frames: int = 17
     """Frames a clip; 1 + a multiple of the tokenizer's time factor. Images have one."""
 
-    fps: float | None = None
+    fps: float | int | None = None
     """Frames a second: takes the frames shown nearest to these moments, so a slower video
     repeats some. None takes frames by their number."""
 
@@ -43,7 +42,7 @@ class ClipSpec:
     flip: bool = False
     """Mirrors half of the training clips left to right."""
 
-    random_scale: tuple[float, float] | None = None
+    random_scale: tuple[float | int, float | int] | None = None
     """In training, first makes the frame larger by a random factor from this range (from 1
     on), so that the crop shows a part of it."""
 
@@ -61,14 +60,10 @@ class ClipSpec:
             raise ValueError(f"fps is {self.fps}: frames a second are more than 0")
         if self.frame_stride is not None and self.frame_stride < 1:
             raise ValueError(f"frame_stride is {self.frame_stride}: 1 takes every frame")
-        if not isinstance(self.image_size, int):
-            # JSON has lists only.
-            object.__setattr__(self, "image_size", tuple(self.image_size))
         if len(self.size) != 2 or min(self.size) < 1:
             raise ValueError(f"image_size is {self.image_size}: give a side, or (height, width)")
         if self.random_scale is not None:
             low, high = self.random_scale
-            object.__setattr__(self, "random_scale", (low, high))
             if not 1 <= low <= high:
                 raise ValueError(
                     f"random_scale is {self.random_scale}: (low, high), each at least 1, since "
@@ -89,7 +84,8 @@ class ClipSpec:
         unknown = set(config) - {field.name for field in fields(cls)}
         if unknown:
             raise ValueError(f"a clip knows no {', '.join(sorted(unknown))}")
-        return cls(**config)
+        # JSON has lists only.
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})
 
 
 class Window(NamedTuple):
@@ -205,7 +201,7 @@ def choose_frames(
     return [start + i for i in chosen]
 
 
-def nearest(times: Float[np.ndarray, " t"], moments: Sequence[float]) -> list[int]:
+def nearest(times: Float[np.ndarray, " t"], moments: Float[np.ndarray, " n"]) -> list[int]:
     """For each moment the number of the frame shown nearest to it, the earlier one on a tie."""
     right = np.searchsorted(times, moments).clip(0, len(times) - 1)
     left = (right - 1).clip(0)

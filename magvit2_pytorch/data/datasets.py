@@ -147,7 +147,7 @@ class VideoDataset(MediaDataset):
         clips_per_video: int = 1,
         frame_range: FrameRange | None = None,
         cache_dir: str | os.PathLike | None = None,
-        cache_max_gb: float = 20.0,
+        cache_max_gb: float | int = 20.0,
     ):
         check_frame_range(frame_range)
         if clips_per_video < 1:

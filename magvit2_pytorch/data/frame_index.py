@@ -2,7 +2,7 @@
 
 Headers lie about counts and rates, so frames are counted. In most files each packet is one
 frame, and reading the packets is enough (a millisecond per hundred frames). Where that is
-not sure (`_ONE_FRAME_A_PACKET`), or turned out wrong, the frames are decoded once.
+not sure (see the lists below), or turned out wrong, the frames are decoded once.
 """
 
 import os
@@ -21,12 +21,16 @@ from magvit2_pytorch.data.unusable import UnusableMedia
 # a byte position and invent times after it, and a gif's frames paint on the ones before.
 _SEEKABLE = ("mov", "mp4", "matroska", "webm", "avi")
 
-# VP8 has packets that are never shown, MPEG-4 part 2 has packets that repeat a frame and
-# packets that hold two, MPEG-2 fields come in pairs: their packets cannot be counted.
+# Where a packet is a frame. VP8 has packets that are never shown, MPEG-4 part 2 has packets
+# that repeat a frame and packets that hold two, MPEG-2 fields come in pairs: not those.
 _ONE_FRAME_A_PACKET = (
-    "h264", "hevc", "vp9", "av1", "libdav1d", "libaom-av1", "gif", "mjpeg", "png", "apng",
-    "ffv1", "prores", "dnxhd", "huffyuv", "ffvhuff", "rawvideo",
+    "gif", "mjpeg", "png", "apng", "ffv1", "prores", "dnxhd", "huffyuv", "ffvhuff", "rawvideo",
 )  # fmt: skip
+
+# The same, for codecs that reorder frames, in containers that say when a packet is shown. An
+# avi does not, and what FFmpeg makes up for it is not the order in which frames come out.
+_REORDERED = ("h264", "hevc", "vp9", "av1", "libdav1d", "libaom-av1")
+_SAY_WHEN_SHOWN = ("mov", "mp4", "matroska", "webm")
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +103,10 @@ def build_index(path: str | os.PathLike, num_threads: int, by_decoding: bool = F
 
 
 def _from_packets(container: Any, stream: Any) -> FrameIndex | None:
-    if stream.codec_context.name not in _ONE_FRAME_A_PACKET:
+    codec = stream.codec_context.name
+    if codec not in _ONE_FRAME_A_PACKET and not (
+        codec in _REORDERED and _is_one_of(container, _SAY_WHEN_SHOWN)
+    ):
         return None
     pts, keyframes, first = [], [], None
     for packet in demux(container, stream):
@@ -134,11 +141,15 @@ def _from_frames(container: Any, stream: Any) -> FrameIndex:
 def _index(
     container: Any, stream: Any, pts: np.ndarray, keyframes: list[int], decoded: bool
 ) -> FrameIndex:
-    seekable = bool(set(container.format.name.split(",")) & set(_SEEKABLE))
+    seekable = _is_one_of(container, _SEEKABLE)
     time_base = Fraction(stream.time_base)
     times = (pts - pts[:1]) * time_base.numerator / time_base.denominator
     fps = _mean_rate(pts, time_base, stream.average_rate)
     return FrameIndex(pts, np.array(keyframes if seekable else [], np.int64), times, fps, decoded)
+
+
+def _is_one_of(container: Any, names: tuple[str, ...]) -> bool:
+    return not set(container.format.name.split(",")).isdisjoint(names)
 
 
 def _mean_rate(pts: np.ndarray, time_base: Fraction, claimed: Fraction | None) -> float:

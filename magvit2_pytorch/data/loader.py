@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from magvit2_pytorch.data.sampler import FiniteSampler, ResumableSampler
+from magvit2_pytorch.types import Clips
 
 
 def build_loader(
-    dataset: Dataset,
+    dataset: Clips,
     batch_size: int,
     *,
     train: bool = True,
@@ -32,12 +32,6 @@ def build_loader(
     It shards by `rank` itself: do not pass it through accelerate's `prepare`.
     """
     if train:
-        if len(dataset) < batch_size * world_size:
-            warnings.warn(
-                f"{len(dataset)} items are fewer than a batch of {batch_size * world_size}: "
-                "each batch holds some of them several times",
-                stacklevel=2,
-            )
         sampler = ResumableSampler(
             len(dataset),
             batch_size,
@@ -47,6 +41,12 @@ def build_loader(
             shuffle=shuffle,
             position=position,
         )
+        if len(dataset) < batch_size * world_size:
+            warnings.warn(
+                f"{len(dataset)} items are fewer than a batch of {batch_size * world_size}: "
+                "each batch holds some of them several times",
+                stacklevel=2,
+            )
     else:
         sampler = FiniteSampler(len(dataset), batch_size, rank=rank, world_size=world_size)
     return DataLoader(
@@ -71,7 +71,7 @@ class InfiniteBatches:
     `build_loader`'s arguments.
     """
 
-    def __init__(self, dataset: Dataset, batch_size: int, *, position: int = 0, **options: Any):
+    def __init__(self, dataset: Clips, batch_size: int, *, position: int = 0, **options: Any):
         self.loader = build_loader(dataset, batch_size, train=True, position=position, **options)
         self.dataset = dataset
         self.batch_size = batch_size
@@ -87,7 +87,7 @@ class InfiniteBatches:
     def __iter__(self) -> "InfiniteBatches":
         return self
 
-    def __next__(self) -> Tensor:
+    def __next__(self) -> Any:
         if self._batches is None:
             self.loader.batch_sampler.set_position(self.position)
             self._batches = iter(self.loader)
@@ -111,7 +111,7 @@ class InfiniteBatches:
 class _WithoutEpoch(Dataset):
     """Lets a dataset that knows only numbers be asked for (epoch, number)."""
 
-    def __init__(self, dataset: Dataset):
+    def __init__(self, dataset: Clips):
         self.dataset = dataset
 
     def __getitem__(self, key: tuple[int, int]) -> Any:

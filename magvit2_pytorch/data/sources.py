@@ -9,7 +9,9 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
+
+T = TypeVar("T")
 
 MediaKind = Literal["videos", "images"]
 
@@ -112,8 +114,8 @@ def read_table(path: Path) -> list[str]:
 
 
 def split_files(
-    paths: Sequence[Path], valid_fraction: float, seed: int = 0
-) -> tuple[list[Path], list[Path]]:
+    paths: Sequence[T], valid_fraction: float, seed: int = 0
+) -> tuple[list[T], list[T]]:
     """Splits files in two, training and validation, each in the order given.
 
     The same paths and seed give the same split. With two files or more, neither part is

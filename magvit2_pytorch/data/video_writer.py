@@ -34,7 +34,7 @@ class VideoWriter:
     written; then, and on an error inside the block, an older file of that name stays.
     """
 
-    def __init__(self, path: str | os.PathLike, fps: float, crf: int = 17):
+    def __init__(self, path: str | os.PathLike, fps: float | int, crf: int = 17):
         self.path = Path(path)
         if self.path.suffix.lower() not in WRITABLE:
             raise ValueError(
@@ -107,7 +107,10 @@ class VideoWriter:
 
 
 def write_video(
-    path: str | os.PathLike, video: Frames | Float[Tensor, "c t h w"], fps: float, crf: int = 17
+    path: str | os.PathLike,
+    video: Frames | Float[Tensor, "c t h w"],
+    fps: float | int,
+    crf: int = 17,
 ) -> None:
     """Writes a whole clip: bytes `t h w c`, or floats `c t h w` in [-1, 1]. See `VideoWriter`."""
     if video.ndim != 4:

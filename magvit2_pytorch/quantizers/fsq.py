@@ -5,56 +5,85 @@ from collections.abc import Sequence
 
 import torch
 from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
 
+from magvit2_pytorch.quantizers.norm import CodeNorm, Norm
 from magvit2_pytorch.quantizers.quantizer import (
     QUANTIZERS,
     Quantized,
     Quantizer,
+    StoredCodes,
+    straight_through,
     wide,
     without_autocast,
 )
-from magvit2_pytorch.types import Codes, Latents
+from magvit2_pytorch.types import Latents
+
+MARGIN = 1e-3
+"""How far beyond the outermost level tanh reaches, so that it is not met at infinity only."""
 
 
 @QUANTIZERS.register("fsq")
 class FSQ(Quantizer):
-    """vector-quantize-pytorch's FSQ, kept in float32: in bf16 it would lose codes.
+    """Rounds tanh of the latents, in float32: bf16 would lose codes.
 
-    The codebook has the product of the levels for a size. It needs no auxiliary loss.
-    Source: FSQ (arXiv 2309.15505).
+    Channel i of a code has `levels[i]` values, evenly spaced in [-1, 1]; the first channel is the
+    least significant digit of the code, and the codebook has the product of the levels for a
+    size. `norm` is taken over the channels of a code, before all else. No auxiliary loss.
+    Source: FSQ (arXiv 2309.15505), whose section 4.1 recommends five levels or more.
+    Values and codes are vector-quantize-pytorch's.
     """
 
-    def __init__(self, levels: Sequence[int], num_codebooks: int = 1):
+    def __init__(self, levels: Sequence[int], num_codebooks: int = 1, norm: Norm | None = None):
         super().__init__()
-        if not levels or any(level < 2 for level in levels):
-            raise ValueError(f"fsq levels {tuple(levels)}: give two or more for every channel")
-        # Slow to import, and only FSQ needs it.
-        from vector_quantize_pytorch import FSQ as Rounding
-
+        # From 1001 on, MARGIN would reach one level too many.
+        if not levels or any(not 3 <= level <= 1000 for level in levels):
+            raise ValueError(
+                f"fsq levels {tuple(levels)}: give 3 to 1000 for every channel "
+                "(LFQ is the quantizer of two)"
+            )
+        if math.prod(levels) > 2**63:
+            raise ValueError(f"fsq levels {tuple(levels)}: their product must fit 63 bits")
+        if num_codebooks < 1:
+            raise ValueError(f"num_codebooks is {num_codebooks}: it must be 1 or more")
+        self.levels = tuple(levels)
         self.codebook_size, self.num_codebooks = math.prod(levels), num_codebooks
         self.latent_dim = self.quantized_dim = len(levels) * num_codebooks
-        self.rounding = Rounding(
-            list(levels),
-            dim=self.latent_dim,
-            num_codebooks=num_codebooks,
-            keep_num_codebooks_dim=True,
-        )
+        self.norm = None if norm is None else CodeNorm(norm, num_codebooks, len(levels))
 
     def forward(self, latents: Latents) -> Quantized:
-        batch, _, _, height, width = latents.shape
+        self.check_latents(latents)
         with without_autocast(latents):
-            rows = rearrange(wide(latents), "b d t h w -> b (t h w) d")
-            quantized, codes = self.rounding(rows)
-        grid = dict(b=batch, h=height, w=width)
-        codes = rearrange(codes.long(), "b (t h w) q -> b t h w q", **grid)
+            z = rearrange(wide(latents), "b (q d) t h w -> b t h w q d", q=self.num_codebooks)
+            z = z if self.norm is None else self.norm(z)
+            half, bounded = self._halves(z), self._bounded(z)
+            rounded = bounded.round()
+            quantized = straight_through(bounded / half, rounded / half)
+            codes = ((rounded.long() + half) * self._places(z)).sum(dim=-1)
         return Quantized(
-            rearrange(quantized, "b (t h w) d -> b d t h w", **grid),
+            rearrange(quantized, "b t h w q d -> b (q d) t h w"),
             codes[..., 0] if self.num_codebooks == 1 else codes,
         )
 
-    @torch.no_grad()
-    def decode_codes(self, codes: Codes) -> Latents:
-        codes = self.check_codes(codes)
-        _, time, height, _, _ = codes.shape
-        rows = self.rounding.indices_to_codes(rearrange(codes, "b t h w q -> b (t h w) q"))
-        return rearrange(rows, "b (t h w) d -> b d t h w", t=time, h=height)
+    def decode_codes(self, codes: StoredCodes) -> Latents:
+        codes = self.check_codes(codes)[..., None]
+        digits = codes // self._places(codes) % torch.tensor(self.levels, device=codes.device)
+        half = self._halves(codes)
+        return rearrange((digits - half).float() / half, "b t h w q d -> b (q d) t h w")
+
+    def _bounded(self, z: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+        """Latents squashed to where rounding gives whole numbers from -(L // 2) on, L of them."""
+        levels = torch.tensor(self.levels, device=z.device, dtype=z.dtype)
+        reach = (levels - 1) * (1 + MARGIN) / 2
+        # An even number of levels has one more below 0 than above; 0 still goes to 0.
+        offset = 0.5 * (levels % 2 == 0)
+        return (z + (offset / reach).atanh()).tanh() * reach - offset
+
+    # Made anew each time: as buffers they would be lost on their way from the meta device.
+    def _halves(self, like: Tensor) -> Int[Tensor, " d"]:
+        return torch.tensor([level // 2 for level in self.levels], device=like.device)
+
+    def _places(self, like: Tensor) -> Int[Tensor, " d"]:
+        places = [math.prod(self.levels[:i]) for i in range(len(self.levels))]
+        return torch.tensor(places, device=like.device)

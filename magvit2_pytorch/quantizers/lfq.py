@@ -1,39 +1,55 @@
 """Lookup-free quantization: a code is the signs of its latent."""
 
 import math
-from typing import Literal
+import warnings
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from magvit2_pytorch.quantizers.entropy import bit_logits, codebook_entropy, sample_entropy
+from magvit2_pytorch.quantizers.bits import MAX_BITS, BitOrder, bits_to_codes, codes_to_bits
+from magvit2_pytorch.quantizers.entropy import (
+    bit_logits,
+    codebook_entropy,
+    group_sizes,
+    sample_entropy,
+)
+from magvit2_pytorch.quantizers.norm import CodeNorm, Norm
 from magvit2_pytorch.quantizers.quantizer import (
     QUANTIZERS,
     Quantized,
     Quantizer,
+    StoredCodes,
+    straight_through,
     wide,
     without_autocast,
 )
-from magvit2_pytorch.types import Codes, Latents
-
-BitOrder = Literal["msb", "lsb"]
-Norm = Literal["layer", "rms"]
+from magvit2_pytorch.types import Latents
 
 
 @QUANTIZERS.register("lfq")
 class LFQ(Quantizer):
     """Bit i of a code is 1 where latent channel i is above 0. No codebook exists anywhere.
 
-    `bit_order` says whether channel 0 is the most significant bit ("msb": O2-MAGVIT2 and
-    vector-quantize-pytorch) or the least ("lsb": equation 4 of the paper, Open-MAGVIT2).
-    `spherical` puts latents and codes on the unit sphere. `norm` is taken over the bits of a
-    code, before all else. The entropy loss is `sample_entropy - diversity_gamma *
-    codebook_entropy`, its weight falling from `entropy_anneal_factor` times its own over
-    `entropy_anneal_steps`.
-    Sources: MAGVIT-v2 (arXiv 2310.05737), section 3.1; spherical: BSQ (arXiv 2406.07548).
+    Latents may pass a `norm` over the channels of a code, a `soft_clamp` s tanh(z / s), and with
+    `spherical` a projection to the unit sphere, in this order; then their signs are taken.
+    Spherical codes have entries of +-1 / sqrt(d), others of +-1. `bit_order` says whether channel
+    0 is the most significant bit ("msb": O2-MAGVIT2, vector-quantize-pytorch) or the least
+    ("lsb": equation 4 of the paper, Open-MAGVIT2); `convert_bit_order` translates codes.
+
+    The loss is entropy_loss_weight * (sample_entropy - diversity_gamma * codebook_entropy)
+    + commitment_loss_weight * commitment, the first weight falling linearly from
+    `entropy_anneal_factor` times its own within `entropy_anneal_steps`. The default weights and
+    the temperature are O2-MAGVIT2's, who besides anneal by a factor of 3 (1 here: no annealing)
+    and have an `entropy_eps` of 1e-5: above 2^16 codes that keeps the entropy from its maximum.
+
+    The codebook entropy is that of the mean over one micro-batch, of all processes if
+    `distributed` and training. It is exact up to 2^20 codes. For larger codebooks bits are taken
+    in `entropy_groups` (see `codebook_entropy`), 1 meaning exact at any cost.
+    Sources: MAGVIT-v2 (arXiv 2310.05737), section 3.1; spherical and groups: BSQ
+    (arXiv 2406.07548).
     """
 
     def __init__(
@@ -50,101 +66,120 @@ class LFQ(Quantizer):
         entropy_anneal_steps: int = 2000,
         spherical: bool = False,
         norm: Norm | None = None,
+        soft_clamp: float | None = None,
         bit_order: BitOrder = "msb",
         distributed: bool = True,
     ):
         super().__init__()
-        if codebook_size < 2 or codebook_size & (codebook_size - 1):
-            below = 2 ** max(1, int(math.log2(max(2, codebook_size))))
-            raise ValueError(
-                f"codebook_size {codebook_size} is no power of two: "
-                f"lookup-free codes are bits, use {below} or {below * 2}"
-            )
-        if temperature <= 0:
-            raise ValueError(f"temperature is {temperature}: it must be above 0")
-        if norm not in (None, "layer", "rms"):
-            raise ValueError(f"norm {norm!r}: use 'layer', 'rms' or None")
-        if bit_order not in ("msb", "lsb"):
-            raise ValueError(f"bit_order {bit_order!r}: use 'msb' or 'lsb'")
         self.codebook_size, self.num_codebooks = codebook_size, num_codebooks
-        self.num_bits = codebook_size.bit_length() - 1
-        self.latent_dim = self.quantized_dim = self.num_bits * num_codebooks
+        self.num_bits = _num_bits(codebook_size)
         self.entropy_loss_weight = entropy_loss_weight
         self.commitment_loss_weight = commitment_loss_weight
         self.diversity_gamma = diversity_gamma
-        self.temperature = temperature
-        self.entropy_eps = entropy_eps
-        self.entropy_groups = entropy_groups
         self.entropy_anneal_factor = entropy_anneal_factor
         self.entropy_anneal_steps = entropy_anneal_steps
-        self.spherical, self.norm, self.bit_order = spherical, norm, bit_order
-        self.distributed = distributed
+        self.temperature = temperature
+        self.entropy_eps = entropy_eps
+        self.entropy_groups = len(group_sizes(self.num_bits, entropy_groups))
+        self.spherical, self.soft_clamp = spherical, soft_clamp
+        self.bit_order, self.distributed = bit_order, distributed
         self.scale = 1 / math.sqrt(self.num_bits) if spherical else 1.0
         """Size of the entries of a code."""
+        self._check()
+        if entropy_groups is None and self.entropy_groups > 1:
+            warnings.warn(
+                f"2^{self.num_bits} codes are too many to average: codebook_entropy is the sum "
+                f"over {self.entropy_groups} groups of bits, an upper bound; give "
+                f"entropy_groups={self.entropy_groups} to say that this is what you want",
+                stacklevel=2,
+            )
+        self.latent_dim = self.quantized_dim = self.num_bits * num_codebooks
+        self.norm = None if norm is None else CodeNorm(norm, num_codebooks, self.num_bits)
+
+    def _check(self):
+        if self.num_codebooks < 1:
+            raise ValueError(f"num_codebooks is {self.num_codebooks}: it must be 1 or more")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature is {self.temperature}: it must be above 0")
+        if self.entropy_eps < 0 or self.entropy_anneal_factor < 0 or self.entropy_anneal_steps < 0:
+            raise ValueError(
+                f"entropy_eps {self.entropy_eps}, entropy_anneal_factor "
+                f"{self.entropy_anneal_factor} and entropy_anneal_steps "
+                f"{self.entropy_anneal_steps} must not be negative"
+            )
+        if self.soft_clamp is not None and self.soft_clamp < 1:
+            raise ValueError(
+                f"soft_clamp is {self.soft_clamp}: below 1 no latent could reach its code"
+            )
+        if self.bit_order not in ("msb", "lsb"):
+            raise ValueError(f"bit_order {self.bit_order!r}: use 'msb' or 'lsb'")
 
     def forward(self, latents: Latents) -> Quantized:
         with without_autocast(latents):
-            z = self._normalized(latents)
+            z = self._prepared(latents)
             bits = z > 0
-            quantized = self._signs(bits, z.dtype)
-            if self.training:
-                quantized = z + (quantized - z).detach()
-            codes = (bits * self._powers(z.device)).sum(dim=-1)
-            return Quantized(self._to_channels(quantized), self._squeezed(codes))
+            codes = bits_to_codes(bits, self.bit_order)
+            quantized = straight_through(z, self._signs(bits, z.dtype))
+        return Quantized(
+            rearrange(quantized, "b t h w q d -> b (q d) t h w"),
+            codes[..., 0] if self.num_codebooks == 1 else codes,
+        )
 
-    def decode_codes(self, codes: Codes) -> Latents:
-        codes = self.check_codes(codes)
-        bits = codes[..., None].bitwise_and(self._powers(codes.device)) != 0
-        return self._to_channels(self._signs(bits, torch.float32))
+    def decode_codes(self, codes: StoredCodes) -> Latents:
+        bits = codes_to_bits(self.check_codes(codes), self.num_bits, self.bit_order)
+        return rearrange(self._signs(bits, torch.float32), "b t h w q d -> b (q d) t h w")
 
     def loss_terms(self, latents: Latents) -> dict[str, Tensor]:
         """Entropies in nats, averaged over codebooks, and the mean squared distance to codes."""
         with without_autocast(latents):
-            z = self._normalized(latents)
-            rows = rearrange(z, "b t h w q d -> q (b t h w) d")
-            logits = bit_logits(rows, self.temperature, self.scale)
-            groups, eps = self.entropy_groups, self.entropy_eps
+            z = self._prepared(latents)
+            logits = bit_logits(
+                rearrange(z, "b t h w q d -> q (b t h w) d"), self.temperature, self.scale
+            )
+            # Outside of training one process may well be alone here: it must not wait for others.
+            distributed = self.distributed and self.training
             return {
-                "sample_entropy": torch.stack([sample_entropy(rows) for rows in logits]).mean(),
-                "codebook_entropy": torch.stack(
-                    [codebook_entropy(rows, eps, groups, self.distributed) for rows in logits]
-                ).mean(),
+                "sample_entropy": sample_entropy(logits),
+                "codebook_entropy": codebook_entropy(
+                    logits, self.entropy_eps, self.entropy_groups, distributed
+                ),
                 "commitment": (z - self._signs(z > 0, z.dtype)).square().mean(),
             }
 
     def loss_weights(self, step: int) -> dict[str, float]:
-        left = max(0.0, 1 - step / max(1, self.entropy_anneal_steps))
-        entropy = self.entropy_loss_weight * (1 + (self.entropy_anneal_factor - 1) * left)
+        entropy = self.entropy_loss_weight
+        if step < self.entropy_anneal_steps:
+            left = 1 - step / self.entropy_anneal_steps
+            entropy *= 1 + (self.entropy_anneal_factor - 1) * left
         return {
             "sample_entropy": entropy,
             "codebook_entropy": -entropy * self.diversity_gamma,
             "commitment": self.commitment_loss_weight,
         }
 
-    def _normalized(self, latents: Latents) -> Float[Tensor, "b j y x q k"]:
+    def _prepared(self, latents: Latents) -> Float[Tensor, "b t h w q k"]:
+        self.check_latents(latents)
         z = rearrange(wide(latents), "b (q d) t h w -> b t h w q d", q=self.num_codebooks)
-        if self.norm == "layer":
-            z = F.layer_norm(z, z.shape[-1:])
-        elif self.norm == "rms":
-            z = z * torch.rsqrt(z.square().mean(dim=-1, keepdim=True) + 1e-6)
-        return F.normalize(z, dim=-1) if self.spherical else z
+        z = z if self.norm is None else self.norm(z)
+        z = z if self.soft_clamp is None else self.soft_clamp * (z / self.soft_clamp).tanh()
+        # The eps bounds the gradient of latents near 0, which no sphere can hold.
+        return F.normalize(z, dim=-1, eps=1e-3) if self.spherical else z
 
-    def _signs(self, bits: Tensor, dtype: torch.dtype) -> Float[Tensor, "b j y x q k"]:
-        return torch.where(bits, self.scale, -self.scale).to(dtype)
-
-    def _powers(self, device: torch.device) -> Int[Tensor, " k"]:
-        exponents = torch.arange(self.num_bits, device=device)
-        return 2 ** (exponents.flip(0) if self.bit_order == "msb" else exponents)
-
-    def _to_channels(self, quantized: Float[Tensor, "b j y x q k"]) -> Latents:
-        return rearrange(quantized, "b t h w q d -> b (q d) t h w")
-
-    def _squeezed(self, codes: Int[Tensor, "b j y x q"]) -> Codes:
-        return codes[..., 0] if self.num_codebooks == 1 else codes
+    def _signs(self, bits: Bool[Tensor, "*n d"], dtype: torch.dtype) -> Float[Tensor, "*n d"]:
+        return (2 * bits.to(dtype) - 1) * self.scale
 
 
-def convert_bit_order(codes: Int[Tensor, "..."], num_bits: int) -> Int[Tensor, "..."]:
-    """Codes with their bits reversed: from "msb" to "lsb" order, or back."""
-    places = torch.arange(num_bits, device=codes.device)
-    bits = codes[..., None].bitwise_right_shift(places).bitwise_and(1)
-    return (bits * 2 ** places.flip(0)).sum(dim=-1)
+def _num_bits(codebook_size: int) -> int:
+    """log2 of a size that is a power of two; `ValueError` for any other."""
+    num_bits = codebook_size.bit_length() - 1
+    if codebook_size < 2 or codebook_size != 2**num_bits:
+        below = 2 ** max(1, num_bits)
+        raise ValueError(
+            f"codebook_size {codebook_size} is no power of two: "
+            f"lookup-free codes are bits, use {below} or {below * 2}"
+        )
+    if num_bits > MAX_BITS:
+        raise ValueError(
+            f"codes of {num_bits} bits do not fit int64: use codebooks of {MAX_BITS} bits at most"
+        )
+    return num_bits

@@ -63,8 +63,9 @@ class TokenizerConfig:
     """Kernel of the first convolution of the encoder."""
     output_conv_kernel_size: int | Triple = (3, 3, 3)
     """Kernel of the last convolution of the decoder."""
-    patch_size: int = 1
-    """Pixels to a side of the blocks that the first convolution sees as channels."""
+    patch_size: int | tuple[int, int] = 1
+    """Blocks that the first convolution sees as channels: pixels to a side, or (frames, pixels).
+    The first frame of a video is a block of its own."""
     pad_mode: PadMode = "constant"
     """What lies beyond the picture's edge: zeros, the edge again, or its mirror image."""
     separate_first_frame_encoding: bool = False
@@ -118,10 +119,6 @@ class TokenizerConfig:
     """Heads of linear attention."""
 
     def __post_init__(self):
-        for name in ("layers", "image_size", "fsq_levels"):
-            value = getattr(self, name)
-            if isinstance(value, list):
-                object.__setattr__(self, name, tuple(value))
         object.__setattr__(self, "layers", tuple(normalize_entry(e) for e in self.layers))
         for name in ("residual", "input", "output"):
             field = f"{name}_conv_kernel_size"
@@ -185,9 +182,16 @@ class TokenizerConfig:
         )
 
     @property
+    def patch(self) -> tuple[int, int]:
+        """Frames and pixels to a side of a block."""
+        size = self.patch_size
+        return (1, size) if isinstance(size, int) else size
+
+    @property
     def grids(self) -> list[Grid]:
         """The grid before every layer, and after the last."""
-        start = Grid(dim=self.init_dim, space=self.patch_size)
+        time, space = self.patch
+        start = Grid(dim=self.init_dim, time=time, space=space)
         return grids(self.layer_specs, start, self.layer_options)
 
     @property
@@ -209,4 +213,9 @@ class TokenizerConfig:
         """From plain values; a key it does not know raises with its nearest neighbour."""
         names = [field.name for field in fields(cls)]
         check_known("the tokenizer", options, names, TRAINING_OPTIONS)
-        return cls(**options)
+        return cls(**{name: _tuples(value) for name, value in options.items()})
+
+
+def _tuples(value: Any) -> Any:
+    """Lists, which is what JSON and YAML make of tuples, to tuples again."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value

@@ -9,7 +9,9 @@ from magvit2_pytorch.tokenizer.config import TokenizerConfig
 from magvit2_pytorch.tokenizer.stem import input_stem, output_stem
 
 
-def build_ladder(config: TokenizerConfig, latent_dim: int, quantized_dim: int) -> tuple[Chain, Chain]:
+def build_ladder(
+    config: TokenizerConfig, latent_dim: int, quantized_dim: int
+) -> tuple[Chain, Chain]:
     """Encoder from pixels to `latent_dim` channels, decoder from `quantized_dim` to pixels."""
     options, grids = config.layer_options, config.grids
     down, up = [], []
@@ -19,7 +21,7 @@ def build_ladder(config: TokenizerConfig, latent_dim: int, quantized_dim: int) -
         up.insert(0, decoder_layer)
 
     stem = dict(
-        patch_size=config.patch_size,
+        patch=config.patch,
         pad_mode=config.pad_mode,
         first_apart=config.separate_first_frame_encoding,
     )

@@ -6,7 +6,7 @@ from magvit2_pytorch.layers.attention import SpaceAttention, TimeAttention, tran
 from magvit2_pytorch.layers.gateloop import GateLoop
 from magvit2_pytorch.layers.linear_attention import LinearSpaceAttention
 from magvit2_pytorch.layers.resample import space_downsample, time_downsample, upsample
-from magvit2_pytorch.layers.residual import residual_block
+from magvit2_pytorch.layers.residual import factorized_residual_block, residual_block
 from magvit2_pytorch.layers.stateful import Chain, StatefulLayer
 from magvit2_pytorch.tokenizer.layer_spec import Grid, LayerOptions, LayerSpec, register_layer
 
@@ -56,6 +56,23 @@ class ConsecutiveResidualSpec(SameGrid):
             residual_block(grid.dim, options.kernel_size, options.pad_mode)
             for _ in range(self.num_units)
         )
+
+
+@register_layer("factorized_residual")
+@dataclass(frozen=True)
+class FactorizedResidualSpec(LayerSpec):
+    """`num_units` units of a convolution in space and one in time, `num_decoder_units` back."""
+
+    num_units: int = 1
+    num_decoder_units: int | None = None
+
+    def build(self, grid: Grid, options: LayerOptions) -> tuple[StatefulLayer, StatefulLayer]:
+        decoder_units = self.num_units if self.num_decoder_units is None else self.num_decoder_units
+        encoder, decoder = (
+            Chain(factorized_residual_block(grid.dim, options.pad_mode) for _ in range(count))
+            for count in (self.num_units, decoder_units)
+        )
+        return encoder, decoder
 
 
 @register_layer("compress_space")

@@ -17,15 +17,17 @@ def preset(name: str) -> dict[str, Any]:
 
 @PRESETS.register("small")
 def small() -> dict[str, Any]:
-    """For a laptop: placeholder until measured."""
+    """For a laptop: 4 x 8 x 8 compression, 16 bits to a block."""
     return dict(
         image_size=64,
-        init_dim=32,
-        max_dim=256,
-        patch_size=2,
-        input_conv_kernel_size=3,
-        layers=("compress_space", "residual", "compress_space", "compress_time", "residual", "compress_time", ("consecutive_residual", 2)),
+        init_dim=256,
+        patch_size=(4, 8),
+        input_conv_kernel_size=1,
+        output_conv_kernel_size=1,
+        separate_first_frame_encoding=True,
+        layers=(("factorized_residual", 3, 5),),
         codebook_size=2**16,
+        lfq_norm="layer",
     )
 
 

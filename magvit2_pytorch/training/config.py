@@ -5,8 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from magvit2_pytorch.losses import RECONSTRUCTION_LOSSES
-
-Precision = Literal["fp32", "bf16", "fp16"]
+from magvit2_pytorch.types import Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +25,8 @@ class TrainingConfig:
     """`muon` takes orthogonalised steps on convolutions and matrices, AdamW's on the rest."""
     betas: tuple[float, float] = (0.9, 0.99)
     """Decay of Adam's first and second moment."""
+    muon_adam_lr_factor: float = 0.15
+    """With `muon`, AdamW's learning rate over Muon's: 3e-3 to 2e-2 in the `small` recipe."""
     weight_decay: float = 0.0
     """On weights of convolutions and matrices only, never on gains and biases."""
     warmup_steps: int = 500
@@ -66,7 +67,8 @@ class TrainingConfig:
     flip: bool = False
     """Mirror half of the clips left to right."""
     random_scale: tuple[float, float] | None = None
-    """Crops cover a random share of the short side between these two, then are resized."""
+    """Frames are first made larger by a random factor from this range (from 1 on), so that a clip
+    shows a part of them; (2, 2) trains on crops of half the short side."""
     num_workers: int = 0
     """Processes that decode; 0 decodes in the training process."""
     cache_dir: str | None = None

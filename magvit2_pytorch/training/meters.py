@@ -30,7 +30,7 @@ class Meters:
         self.sums: dict[str, Tensor | float] = defaultdict(float)
         self.counts: dict[str, int] = defaultdict(int)
         self.usage = CodebookUsage(*self.codebook) if self.has_codes else None
-        self.weights: dict[str, float] = {}
+        self.weights: dict[str, float | int] = {}
         self.steps, self.clips, self.waited_s = 0, 0, 0.0
         self.started = time.monotonic()
 
@@ -64,13 +64,15 @@ class Meters:
         self.sums[name] += value
         self.counts[name] += 1
 
-    def read(self) -> dict[str, float]:
+    def read(self) -> dict[str, float | int]:
         """Everything since the last reading, over all processes, and starts anew."""
         duration = max(time.monotonic() - self.started, 1e-9)
         values = {}
         for name, total in self.sums.items():
-            mean = torch.as_tensor(total, device=self.accelerator.device) / self.counts[name]
-            values[name] = float(self.accelerator.reduce(mean.float(), reduction="mean"))
+            mean = total / self.counts[name]
+            if isinstance(mean, Tensor):  # plain numbers are the same in every process
+                mean = float(self.accelerator.reduce(mean.float(), reduction="mean"))
+            values[name] = mean
         if "mse" in values:
             # Of the mean error over clips, peak to peak 2: a running figure, no benchmark.
             values["psnr"] = float(10 * torch.tensor(4 / max(values["mse"], 1e-12)).log10())

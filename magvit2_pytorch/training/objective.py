@@ -6,10 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from magvit2_pytorch.functional import autocast
 from magvit2_pytorch.losses import RECONSTRUCTION_LOSSES
 from magvit2_pytorch.quantizers import Quantizer
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
-from magvit2_pytorch.types import Codes, Latents, Video
+from magvit2_pytorch.types import Codes, Latents, Precision, Video
 
 
 class Reconstruction(NamedTuple):
@@ -28,15 +29,18 @@ class Autoencoder(nn.Module):
     part of the forward pass.
     """
 
-    def __init__(self, tokenizer: VideoTokenizer):
+    def __init__(self, tokenizer: VideoTokenizer, precision: Precision = "fp32"):
         super().__init__()
         self.tokenizer = tokenizer
+        self.precision = precision
 
     def forward(self, video: Video, cond: Float[Tensor, "b e"] | None = None) -> Reconstruction:
-        latents = self.tokenizer.encode(video, cond)
-        quantized, codes = self.tokenizer.quantize(latents)
-        recon = self.tokenizer.decode(quantized, cond, num_frames=video.shape[2])
-        return Reconstruction(recon, latents, codes, self.tokenizer.quantizer.loss_terms(latents))
+        with autocast(video.device, self.precision):
+            latents = self.tokenizer.encode(video, cond)
+            quantized, codes = self.tokenizer.quantize(latents)
+            recon = self.tokenizer.decode(quantized, cond, num_frames=video.shape[2])
+            terms = self.tokenizer.quantizer.loss_terms(latents)
+        return Reconstruction(recon, latents, codes, terms)
 
 
 class Loss(NamedTuple):

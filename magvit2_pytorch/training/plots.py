@@ -5,7 +5,7 @@ from pathlib import Path
 CURVES = ("loss", "psnr", "learning_rate", "codebook_usage")
 
 
-def plot_curves(log: list[dict[str, float]], path: Path) -> None:
+def plot_curves(log: list[dict[str, float | int]], path: Path) -> None:
     """Loss, PSNR (training and held out), learning rate and codebook use over steps, as PNG."""
     # Only a run's end needs a plotting library, and not its window system.
     from matplotlib.backends.backend_agg import FigureCanvasAgg

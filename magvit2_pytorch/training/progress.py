@@ -32,7 +32,7 @@ class Progress:
         self.bar.n = round(done)
         self.bar.refresh() if self.by_time else self.bar.update(0)
 
-    def show(self, values: dict[str, float]) -> None:
+    def show(self, values: dict[str, float | int]) -> None:
         """The figures of the last line of the log."""
         self.bar.set_postfix(
             loss=f"{values['loss']:.4f}",

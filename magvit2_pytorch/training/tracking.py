@@ -26,7 +26,7 @@ class Tracking:
         flat = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in (config or {}).items()}
         self.accelerator.init_trackers(project_name, config=flat, init_kwargs=kwargs)
 
-    def log(self, values: dict[str, float], step: int) -> None:
+    def log(self, values: dict[str, float | int], step: int) -> None:
         """One line: the step and everything measured at it."""
         if not self.accelerator.is_main_process:
             return
@@ -49,7 +49,7 @@ class Tracking:
         self.started = False
 
 
-def read_log(path: Path) -> list[dict[str, float]]:
+def read_log(path: Path) -> list[dict[str, float | int]]:
     """The lines of a log, oldest first; a last line cut short by a crash is left out."""
     lines = []
     for text in path.read_text(encoding="utf-8").splitlines():

@@ -10,16 +10,15 @@ from typing import Any, Literal
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from ema_pytorch import EMA
-from torch.utils.data import Dataset
 
-from magvit2_pytorch.options import check_known, keyword_signature, parameter
+from magvit2_pytorch.options import check_known, keyword_signature
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.training.config import TrainingConfig
 from magvit2_pytorch.training.datasets import open_datasets, training_batches
 from magvit2_pytorch.training.interrupt import Interruptible
 from magvit2_pytorch.training.meters import Meters
 from magvit2_pytorch.training.objective import Autoencoder, Objective
-from magvit2_pytorch.training.optimizer import build_optimizer
+from magvit2_pytorch.training.optimizer import build_optimizers
 from magvit2_pytorch.training.plots import plot_curves
 from magvit2_pytorch.training.progress import Progress
 from magvit2_pytorch.training.schedule import lr_scale
@@ -33,10 +32,9 @@ from magvit2_pytorch.training.state import (
 )
 from magvit2_pytorch.training.tracking import Tracking, read_log
 from magvit2_pytorch.training.validation import validate, write_examples
-from magvit2_pytorch.types import Codes, Image, Video
+from magvit2_pytorch.types import Clips, Codes, Image, Video
 
 DEFAULT_PROJECT = "magvit2"
-PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
 class NonFiniteTraining(RuntimeError):
@@ -56,8 +54,8 @@ class VideoTokenizerTrainer:
         self,
         tokenizer: VideoTokenizer,
         *,
-        dataset: Dataset | None = None,
-        valid_dataset: Dataset | None = None,
+        dataset: Clips | None = None,
+        valid_dataset: Clips | None = None,
         dataset_folder: str | Path | None = None,
         dataset_type: Literal["videos", "images"] = "videos",
         accelerate_kwargs: dict[str, Any] | None = None,
@@ -84,9 +82,9 @@ class VideoTokenizerTrainer:
             config.reconstruction_loss_weight,
             config.quantizer_loss_weight,
         )
-        autoencoder = Autoencoder(self.tokenizer)
-        self.autoencoder, self.optimizer = self.accelerator.prepare(
-            autoencoder, build_optimizer(autoencoder, config)
+        autoencoder = Autoencoder(self.tokenizer, config.precision)
+        self.autoencoder, *self.optimizers = self.accelerator.prepare(
+            autoencoder, *build_optimizers(self.tokenizer, config)
         )
         self._forward = torch.compile(self.autoencoder) if config.compile else self.autoencoder
 
@@ -160,7 +158,7 @@ class VideoTokenizerTrainer:
 
     # One step
 
-    def train_step(self, batches: Iterator[torch.Tensor], meters: "Meters") -> None:
+    def train_step(self, batches: Iterator[torch.Tensor], meters: Meters) -> None:
         """Reconstruct, compare, step, average: one optimizer step on the next batches."""
         accumulate = self.config.grad_accum_every
         self._forward.train()
@@ -189,8 +187,9 @@ class VideoTokenizerTrainer:
             config.final_lr_fraction,
             self.elapsed_s / limit if limit else 0.0,
         )
-        for group in self.optimizer.param_groups:
-            group["lr"] = group.get("lr_factor", 1.0) * config.learning_rate * scale
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group.get("lr_factor", 1.0) * config.learning_rate * scale
         return scale
 
     def _apply_gradients(self) -> float:
@@ -200,8 +199,10 @@ class VideoTokenizerTrainer:
         finite = norm < float("inf")  # false for NaN too
         if finite or self.accelerator.scaler is not None:
             # With a gradient scaler the optimizer itself skips, and the scaler has to know.
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+            for optimizer in self.optimizers:
+                optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
         if finite:
             self.ema.update()
             self._skipped_in_a_row = 0
@@ -226,7 +227,7 @@ class VideoTokenizerTrainer:
 
     # Between steps
 
-    def _report(self, meters: "Meters", progress: "Progress") -> None:
+    def _report(self, meters: Meters, progress: Progress) -> None:
         config = self.config
         if self.step % config.log_every_step == 0 or self.finished:
             values = meters.read() | {"skipped_steps": self.skipped_steps}
@@ -238,7 +239,7 @@ class VideoTokenizerTrainer:
         if self.step % config.checkpoint_every_step == 0 and not self.finished:
             self.save_now()
 
-    def validate(self) -> dict[str, float]:
+    def validate(self) -> dict[str, float | int]:
         """Measures the averaged tokenizer on held-out clips, logs it and writes examples."""
         result = validate(
             self.ema_tokenizer, self.valid_data, self.config, self.accelerator
@@ -264,11 +265,10 @@ class VideoTokenizerTrainer:
     def save(self, folder: str | Path) -> None:
         """Writes all that training needs to go on: safetensors and JSON, whole or not at all."""
         if self.accelerator.is_main_process:
-            tensors = (
-                with_prefix(self.tokenizer.state_dict(), "tokenizer")
-                | with_prefix(self.ema.state_dict(), "ema")
-                | flatten_optimizer(self.optimizer, "optimizer")
-            )
+            tensors = with_prefix(self.tokenizer.state_dict(), "tokenizer")
+            tensors |= with_prefix(self.ema.state_dict(), "ema")
+            for number, optimizer in enumerate(self.optimizers):
+                tensors |= flatten_optimizer(optimizer, f"optimizer_{number}")
             scaler = self.accelerator.scaler
             values = {
                 "step": self.step,
@@ -292,7 +292,8 @@ class VideoTokenizerTrainer:
             )
         self.tokenizer.load_state_dict(under(tensors, "tokenizer"))
         self.ema.load_state_dict(under(tensors, "ema"))
-        restore_optimizer(self.optimizer, tensors, "optimizer")
+        for number, optimizer in enumerate(self.optimizers):
+            restore_optimizer(optimizer, tensors, f"optimizer_{number}")
         if self.accelerator.scaler is not None and values["scaler"]:
             self.accelerator.scaler.load_state_dict(values["scaler"])
         self.step, self.elapsed_s = values["step"], values["elapsed_s"]
@@ -328,7 +329,8 @@ def _accelerator(config: TrainingConfig, kwargs: dict[str, Any]) -> Accelerator:
     defaults = dict(
         # Without an accelerator, several processes only find each other when told so.
         cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
-        mixed_precision=PRECISIONS[config.precision],
+        # Only for its gradient scaler: accelerate keeps one precision for a whole process.
+        mixed_precision="fp16" if config.precision == "fp16" else "no",
         log_with=trackers or None,
         project_dir=config.results_folder,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False)],
@@ -338,10 +340,10 @@ def _accelerator(config: TrainingConfig, kwargs: dict[str, Any]) -> Accelerator:
 
 VideoTokenizerTrainer.__signature__ = keyword_signature(
     TrainingConfig,
-    parameter("tokenizer", positional=True),
-    parameter("dataset", None),
-    parameter("valid_dataset", None),
-    parameter("dataset_folder", None),
-    parameter("dataset_type", "videos"),
-    parameter("accelerate_kwargs", None),
+    "tokenizer",
+    dataset=None,
+    valid_dataset=None,
+    dataset_folder=None,
+    dataset_type="videos",
+    accelerate_kwargs=None,
 )

@@ -6,20 +6,20 @@ from typing import NamedTuple
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from magvit2_pytorch.data import to_uint8, write_grid, write_video
+from magvit2_pytorch.functional import autocast
 from magvit2_pytorch.metrics import CodebookUsage, psnr
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.training.config import TrainingConfig
-from magvit2_pytorch.types import Video
+from magvit2_pytorch.types import Clips, Video
 
 NUM_EXAMPLES = 3
 FRAMES_IN_GRID = 5
 
 
 class Validation(NamedTuple):
-    values: dict[str, float]
+    values: dict[str, float | int]
     """Means over the clips: psnr in dB, codebook_usage and perplexity where there are codes."""
     examples: list[tuple[Video, Video]]
     """A few clips and their reconstructions, one in a batch, on the CPU."""
@@ -27,7 +27,7 @@ class Validation(NamedTuple):
 
 @torch.no_grad()
 def validate(
-    tokenizer: VideoTokenizer, clips: Dataset, config: TrainingConfig, accelerator: Accelerator
+    tokenizer: VideoTokenizer, clips: Clips, config: TrainingConfig, accelerator: Accelerator
 ) -> Validation:
     """PSNR (peak to peak 2) of each clip, averaged over clips and processes, in eval mode.
 
@@ -45,7 +45,7 @@ def validate(
         clip: Tensor = clips[index]
         video = clip[None].to(accelerator.device)
         video = video[:, :, None] if video.ndim == 4 else video
-        with accelerator.autocast():
+        with autocast(accelerator.device, config.precision):
             codes, recon = tokenizer(video, return_codes=True, return_recon=True)
         recon = recon.float()
         total += torch.stack((psnr(recon, video).sum(), total.new_tensor(len(video))))
@@ -64,18 +64,15 @@ def validate(
 def write_examples(
     examples: list[tuple[Video, Video]], folder: Path, step: int, fps: float | None
 ) -> list[Path]:
-    """Original beside reconstruction: a PNG of a few frames each, and one video a clip."""
-    rows, paths = [], []
+    """Original above reconstruction as PNG, a few frames of each clip, and side by side as mp4."""
+    paths = []
     for number, (real, recon) in enumerate(examples):
         real, recon = to_uint8(real[0]), to_uint8(recon[0])
+        name = f"step-{step}-clip-{number}"
         chosen = torch.linspace(0, len(real) - 1, min(len(real), FRAMES_IN_GRID)).long()
-        rows += [list(real[chosen]), list(recon[chosen])]
+        write_grid(folder / f"{name}.png", [list(real[chosen]), list(recon[chosen])])
+        paths.append(folder / f"{name}.png")
         if len(real) > 1:
-            path = folder / f"step-{step}-clip-{number}.mp4"
-            write_video(path, torch.cat((real, recon), dim=2), fps=fps or 8)
-            paths.append(path)
-    if rows:
-        path = folder / f"step-{step}.png"
-        write_grid(path, rows)
-        paths.append(path)
+            write_video(folder / f"{name}.mp4", torch.cat((real, recon), dim=2), fps=fps or 8.0)
+            paths.append(folder / f"{name}.mp4")
     return paths

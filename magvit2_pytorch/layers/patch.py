@@ -1,0 +1,55 @@
+"""Blocks of pixels as channels."""
+
+import torch
+from einops import rearrange
+
+from magvit2_pytorch.layers.stateful import StatefulLayer
+from magvit2_pytorch.types import Context, Past
+
+
+class SpaceToDepth(StatefulLayer):
+    """Blocks of `time` frames and `space` x `space` pixels to channels; undoes DepthToSpace.
+
+    The first frame of a video fills a block alone, repeated: 1 + k * time frames give 1 + k.
+    """
+
+    def __init__(self, time: int = 1, space: int = 1):
+        super().__init__()
+        self.time, self.space = time, space
+
+    def forward(self, x, past: Past = None, context: Context = Context()):
+        if past is None and self.time > 1:
+            x = torch.cat((x[:, :, :1].expand(-1, -1, self.time - 1, -1, -1), x), dim=2)
+        x = rearrange(
+            x,
+            "b c (t r) (h p) (w q) -> b t h w (r p q c)",
+            r=self.time,
+            p=self.space,
+            q=self.space,
+        )
+        return rearrange(x, "b t h w c -> b c t h w"), ()
+
+
+class DepthToSpace(StatefulLayer):
+    """Channels to pixels and frames, the first `time - 1` frames of a video dropped.
+
+    The first latent stands for one frame, every other one for `time`; dropping the leading ones
+    keeps latent j on the frames that the encoder made it from. Channels are block-major,
+    ((dt * space + dh) * space + dw) * C + c. Source: MAGVIT-v2 (arXiv 2310.05737), upsampler.
+    """
+
+    def __init__(self, time: int = 1, space: int = 1):
+        super().__init__()
+        self.time, self.space = time, space
+
+    def forward(self, x, past: Past = None, context: Context = Context()):
+        # One copy, straight into channels-last memory: what the next convolution reads fastest.
+        x = rearrange(
+            x,
+            "b (r p q c) t h w -> b (t r) (h p) (w q) c",
+            r=self.time,
+            p=self.space,
+            q=self.space,
+        )
+        x = rearrange(x, "b t h w c -> b c t h w")
+        return x[:, :, self.time - 1 :] if past is None else x, ()

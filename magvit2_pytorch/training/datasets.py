@@ -1,0 +1,134 @@
+"""What a run trains on and what it is measured on."""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.data import Subset
+
+from magvit2_pytorch.data import (
+    ClipSpec,
+    ImageDataset,
+    InfiniteBatches,
+    VideoDataset,
+    check_range,
+    find_media,
+    split_files,
+)
+from magvit2_pytorch.data.sources import Source
+from magvit2_pytorch.tokenizer.config import TokenizerConfig
+from magvit2_pytorch.training.config import TrainingConfig
+from magvit2_pytorch.types import Clips
+
+DatasetType = Literal["videos", "images"]
+
+
+def clip_spec(config: TrainingConfig, tokenizer: TokenizerConfig, kind: DatasetType) -> ClipSpec:
+    """The clips that the tokenizer's size and the run's options ask for."""
+    return ClipSpec(
+        num_frames=config.num_frames if kind == "videos" else 1,
+        fps=config.fps,
+        frame_stride=None if config.fps else config.frame_stride,
+        image_size=tokenizer.image_size,
+        channels=tokenizer.channels,
+        flip=config.flip,
+        random_scale=config.random_scale,
+    )
+
+
+def open_datasets(
+    config: TrainingConfig,
+    tokenizer: TokenizerConfig,
+    dataset: Clips | None,
+    valid_dataset: Clips | None,
+    source: Source | None,
+    kind: DatasetType,
+) -> tuple[Clips, Clips]:
+    """Training clips and held-out clips; what the user gave, or a folder split by file.
+
+    Raises before training starts: on no data, on both kinds of it, and on a folder that is
+    missing or holds nothing usable.
+    """
+    if (dataset is None) == (source is None):
+        raise ValueError("give either dataset_folder (a folder of media) or dataset")
+    if kind not in ("videos", "images"):
+        raise ValueError(f"dataset_type is {kind!r}: use 'videos' or 'images'")
+    if dataset is not None:
+        return (dataset, valid_dataset) if valid_dataset else _split_items(dataset, config)
+
+    spec = clip_spec(config, tokenizer, kind)
+    paths = find_media(source, kind)
+    if valid_dataset is not None:
+        return _open(kind, paths, spec, config), valid_dataset
+    if len(paths) > 1:
+        train, valid = split_files(paths, config.valid_frac, config.random_split_seed)
+        return _open(kind, train, spec, config), _open(kind, valid, spec, config, train=False)
+    if kind == "images":
+        raise ValueError(f"{source} holds one image: training needs two or more, one to measure on")
+    return _split_one_video(paths, spec, config)
+
+
+def _open(
+    kind: DatasetType,
+    paths: list[Path],
+    spec: ClipSpec,
+    config: TrainingConfig,
+    train: bool = True,
+    **options,
+) -> Clips:
+    if kind == "images":
+        return ImageDataset(paths, spec, train=train, seed=config.seed)
+    return VideoDataset(
+        paths, spec, train=train, seed=config.seed, cache_dir=config.cache_dir, **options
+    )
+
+
+def _split_one_video(
+    paths: list[Path], spec: ClipSpec, config: TrainingConfig
+) -> tuple[Clips, Clips]:
+    """The first nine tenths to train on, the rest to measure on."""
+    warnings.warn(
+        f"{paths[0]} is the only video: its last tenth is held out for validation",
+        stacklevel=4,
+    )
+    train = _open("videos", paths, spec, config, frame_range=(0.0, 0.9))
+    held_out = replace(spec, pad_short=True)
+    return train, _open("videos", paths, held_out, config, train=False, frame_range=(0.9, 1.0))
+
+
+def _split_items(dataset: Clips, config: TrainingConfig) -> tuple[Clips, Clips]:
+    numbers = list(range(len(dataset)))
+    if len(numbers) < 2:
+        raise ValueError(
+            f"the dataset has {len(numbers)} item(s): give two or more, or a valid_dataset"
+        )
+    train, valid = split_files(numbers, config.valid_frac, config.random_split_seed)
+    return Subset(dataset, train), Subset(dataset, valid)
+
+
+def training_batches(
+    dataset: Clips, config: TrainingConfig, accelerator: Accelerator, position: int
+) -> Iterator[Tensor]:
+    """Endless batches `b c t h w` on the device, from batch number `position` on.
+
+    The first one is checked: values outside [-1, 1] raise `ValueError` before a step is taken.
+    """
+    batches = InfiniteBatches(
+        dataset,
+        config.batch_size,
+        position=position,
+        num_workers=config.num_workers,
+        seed=config.seed,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+    for number, batch in enumerate(batches):
+        if number == 0:
+            check_range(batch)
+        batch = batch[:, :, None] if batch.ndim == 4 else batch
+        yield batch.to(accelerator.device, non_blocking=True)

@@ -1,0 +1,200 @@
+"""What a person who trains relies on."""
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+
+from magvit2_pytorch import VideoTokenizer
+from magvit2_pytorch.training.tracking import read_log
+from magvit2_pytorch.training.trainer import NonFiniteTraining
+from tests.training.conftest import clips
+
+
+def weights(trainer):
+    return {**trainer.tokenizer.state_dict(), **{f"ema.{k}": v for k, v in trainer.ema.state_dict().items()}}
+
+
+def assert_same(ours, theirs, **tolerance):
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], **tolerance, msg=lambda m: f"{name}: {m}")
+
+
+def log_of(trainer):
+    return read_log(trainer.tracking.path)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_training_lowers_the_loss(make_trainer, optimizer):
+    trainer = make_trainer(num_train_steps=100, optimizer=optimizer)
+    trainer.train()
+    losses = [line["reconstruction"] for line in log_of(trainer) if "reconstruction" in line]
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_warm_up_reaches_the_learning_rate_asked_for(make_trainer, schedule):
+    trainer = make_trainer(
+        num_train_steps=40, warmup_steps=4, learning_rate=2e-5, schedule=schedule
+    )
+    trainer.train()
+    rates = [line["learning_rate"] for line in log_of(trainer) if "learning_rate" in line]
+    assert len(rates) == 40
+    assert rates[0] == pytest.approx(2e-5 / 4)
+    assert max(rates) == pytest.approx(2e-5)
+    assert rates[3] == pytest.approx(2e-5)
+    assert rates[-1] == pytest.approx(2e-5) if schedule == "constant" else rates[-1] < 2e-6
+
+
+@pytest.mark.parametrize("quantizer", ["fsq", "lfq", "continuous-kl"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_resuming_equals_never_stopping(make_trainer, quantizer, optimizer):
+    options = dict(quantizer=quantizer, optimizer=optimizer, grad_accum_every=2)
+    whole = make_trainer("whole", **options)
+    whole.train()
+
+    first = make_trainer("first", **options, checkpoint_every_step=3)
+    first.train()
+    second = make_trainer("second", **options)
+    second.load(first.checkpoints_folder / "step-3")
+    assert second.step == 3
+    second.train()
+    assert second.step == 6
+    assert_same(weights(second), weights(whole), atol=0, rtol=0)
+
+
+def test_a_step_is_seen_through_and_saved_on_ctrl_c(make_trainer, capsys):
+    trainer = make_trainer(num_train_steps=100)
+    step = trainer.train_step
+
+    def interrupted(*args):
+        if trainer.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        step(*args)
+
+    trainer.train_step = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert trainer.step == 3
+    assert "step-3" in capsys.readouterr().out
+    resumed = make_trainer("resumed", num_train_steps=100)
+    resumed.load(trainer.checkpoints_folder / "step-3")
+    assert_same(weights(resumed), weights(trainer), atol=0, rtol=0)
+
+
+def test_accumulated_micro_batches_equal_one_large_batch(make_trainer):
+    small = make_trainer("small", batch_size=2, grad_accum_every=3)
+    large = make_trainer("large", batch_size=6, grad_accum_every=1)
+    video = torch.stack(clips(6))
+    micro, whole = iter(video.split(2)), iter([video])
+    from magvit2_pytorch.training.meters import Meters
+
+    small.train_step(micro, Meters(small.tokenizer, small.accelerator))
+    large.train_step(whole, Meters(large.tokenizer, large.accelerator))
+    # Adam's first step is the gradient's sign: compare what entered it.
+    for ours, theirs in zip(small.optimizers[0].state.values(), large.optimizers[0].state.values(), strict=True):
+        torch.testing.assert_close(ours["exp_avg"], theirs["exp_avg"], atol=1e-7, rtol=1e-4)
+
+
+def test_steps_that_are_not_finite_are_skipped_counted_and_end_the_run(make_trainer):
+    trainer = make_trainer(num_train_steps=50, max_skipped_steps=3)
+    objective = trainer.objective
+
+    def broken(real, out, step):
+        loss = objective(real, out, step)
+        return loss._replace(total=loss.total * float("nan")) if step >= 4 or step == 1 else loss
+
+    trainer.objective = broken
+    with pytest.raises(NonFiniteTraining, match="learning_rate"):
+        trainer.train()
+    assert trainer.step == 6  # the seventh did not end
+    assert trainer.skipped_steps == 4
+    assert all(v.isfinite().all() for v in trainer.tokenizer.state_dict().values())
+
+
+def test_values_out_of_range_are_named_before_the_first_step(make_trainer):
+    trainer = make_trainer(dataset=[clip * 127 + 127 for clip in clips()])
+    with pytest.raises(ValueError, match=r"\[-1, 1\]"):
+        trainer.train()
+    assert trainer.step == 0
+
+
+def test_a_run_leaves_a_tokenizer_curves_and_pictures(make_trainer):
+    trainer = make_trainer(validate_every_step=3)
+    trainer.train()
+    folder = trainer.results_folder
+    loaded = VideoTokenizer.from_pretrained(folder / "tokenizer")
+    video = clips(1)[0][None]
+    assert torch.equal(loaded.tokenize(video), trainer.tokenize(video))
+    assert torch.equal(loaded.tokenize(video), trainer.ema_tokenizer.tokenize(video))
+    for name in ("curves.png", "step-6-clip-0.png", "step-6-clip-0.mp4", "step-3-clip-0.png"):
+        assert (folder / name).stat().st_size > 0
+    valid = [line["step"] for line in log_of(trainer) if "valid/psnr" in line]
+    assert valid == [3, 6]
+    assert (trainer.checkpoints_folder / "step-6").is_dir()
+
+
+def test_every_term_is_logged_with_its_weight(make_trainer):
+    trainer = make_trainer(quantizer="lfq", num_train_steps=2)
+    trainer.train()
+    line = log_of(trainer)[0]
+    total = sum(line[f"weight/{n}"] * line[n] for n in ("reconstruction", *trainer.tokenizer.quantizer.loss_weights(0)))
+    assert line["loss"] == pytest.approx(total, rel=1e-4)
+    for name in ("psnr", "grad_norm", "codebook_usage", "perplexity", "steps_per_s", "data_wait"):
+        assert name in line
+
+
+def test_time_is_a_budget_too(make_trainer):
+    trainer = make_trainer(num_train_steps=10**6, max_duration_s=1.0, schedule="linear")
+    trainer.train()
+    assert 0 < trainer.step < 10**5
+    rates = [line["learning_rate"] for line in log_of(trainer) if "learning_rate" in line]
+    assert rates[-1] < 0.5 * rates[0]
+
+
+def test_another_tokenizers_checkpoint_is_refused(make_trainer):
+    trainer = make_trainer()
+    trainer.save(trainer.checkpoints_folder / "here")
+    other = make_trainer("other", quantizer="lfq")
+    with pytest.raises(ValueError, match="codebook_size"):
+        other.load(trainer.checkpoints_folder / "here")
+    with pytest.raises(FileNotFoundError, match="no training checkpoint"):
+        other.load(trainer.results_folder)
+
+
+def test_options_are_strict_and_not_shared(make_trainer):
+    with pytest.raises(ValueError, match="learning_rate"):
+        make_trainer(learning_rat=1e-3)
+    with pytest.raises(ValueError, match="dataset_folder"):
+        make_trainer(dataset=None)
+    with pytest.raises(FileNotFoundError):
+        make_trainer(dataset=None, dataset_folder="/nowhere/at/all")
+
+
+def test_images_train_too(make_trainer):
+    trainer = make_trainer(dataset=[clip[:, 0] for clip in clips()], dataset_type="images")
+    trainer.train()
+    assert trainer.step == 6
+
+
+@pytest.mark.parametrize("precision", ["bf16"])
+def test_low_precision_trains(make_trainer, precision):
+    trainer = make_trainer(precision=precision, quantizer="lfq", num_train_steps=20)
+    trainer.train()
+    losses = [line["reconstruction"] for line in log_of(trainer) if "reconstruction" in line]
+    assert losses[-1] < losses[0]
+    assert all(p.dtype == torch.float32 for p in trainer.tokenizer.parameters())
+
+
+def test_wandb_and_tensorboard_get_what_the_log_gets(make_trainer, monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    trainer = make_trainer(use_wandb_tracking=True, use_tensorboard_tracking=True, num_train_steps=2)
+    with trainer.trackers(project_name="videos", run_name="first"):
+        trainer.train()
+    assert list(trainer.results_folder.rglob("offline-run-*"))
+    assert list(trainer.results_folder.rglob("events.out.tfevents.*"))
+    assert json.loads(trainer.tracking.path.read_text().splitlines()[0])["step"] == 1
