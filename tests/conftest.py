@@ -41,7 +41,9 @@ def build(*layers, quantizer="lfq", **options) -> VideoTokenizer:
     """A small tokenizer in eval mode, with a condition where its layers want one."""
     names = [layer if isinstance(layer, str) else layer[0] for layer in layers]
     cond = dict(dim_cond=DIM_COND) if any(LAYERS[name].conditional for name in names) else {}
-    return VideoTokenizer(**{**SMALL, **QUANTIZERS[quantizer], **cond, **options}, layers=layers).eval()
+    return VideoTokenizer(
+        **{**SMALL, **QUANTIZERS[quantizer], **cond, **options}, layers=layers
+    ).eval()
 
 
 def cond_of(tokenizer: VideoTokenizer, batch: int = 1):

@@ -27,7 +27,8 @@ def demo(
 
     paths = demo_clips() if data is None else find_media(data)
     folder = Path(output)
-    print(f"Training on {len(paths)} clips for {minutes:g} minutes: {', '.join(p.stem for p in paths)}")
+    names = ", ".join(path.stem for path in paths)
+    print(f"Training on {len(paths)} clips for {minutes:g} minutes: {names}")
     torch.manual_seed(seed)
     metrics = run_demo(paths, folder, minutes, quantizer, seed=seed)
     print(f"\n{'held-out clip':24} {'PSNR dB':>8} {'tokens/s':>9} {'bits/pixel':>11}")

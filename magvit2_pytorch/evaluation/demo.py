@@ -35,9 +35,7 @@ GAP_FRAMES = 8
 """Frames between those trained on and those held out."""
 QUANTIZERS = {
     "lfq": {},
-    "fsq": dict(
-        codebook_size=None, lfq_norm=None, use_fsq=True, fsq_levels=(8, 8, 8, 5, 5, 5)
-    ),
+    "fsq": dict(codebook_size=None, lfq_norm=None, use_fsq=True, fsq_levels=(8, 8, 8, 5, 5, 5)),
 }
 
 

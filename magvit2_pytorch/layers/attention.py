@@ -42,9 +42,7 @@ class SpaceAttention(StatefulLayer):
     def forward(self, x, past: Past = None, context: Context = Context()):
         batch, _, _, height, width = x.shape
         tokens = rearrange(x, "b c t h w -> (b t) (h w) c")
-        q, k, v = rearrange(
-            self.to_qkv(tokens), "b n (s g d) -> s b g n d", s=3, g=self.size.heads
-        )
+        q, k, v = rearrange(self.to_qkv(tokens), "b n (s g d) -> s b g n d", s=3, g=self.size.heads)
         angles = axial_angles(height, width, self.size.dim_head, q)
         q, k = rotate(q, angles), rotate(k, angles)
         dropout = self.size.dropout if self.training else 0.0
@@ -72,9 +70,7 @@ class TimeAttention(StatefulLayer):
     def forward(self, x, past: Past = None, context: Context = Context()):
         batch, _, num_frames, height, _ = x.shape
         tokens = rearrange(x, "b c t h w -> (b h w) t c")
-        q, k, v = rearrange(
-            self.to_qkv(tokens), "b n (s g d) -> s b g n d", s=3, g=self.size.heads
-        )
+        q, k, v = rearrange(self.to_qkv(tokens), "b n (s g d) -> s b g n d", s=3, g=self.size.heads)
         if past is not None:
             past_k, past_v = past
             k, v = torch.cat((past_k, k), dim=2), torch.cat((past_v, v), dim=2)

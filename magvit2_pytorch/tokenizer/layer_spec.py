@@ -99,4 +99,3 @@ def grids(layers: Sequence[LayerSpec], start: Grid, options: LayerOptions) -> li
     for layer in layers:
         walk.append(layer.after(walk[-1], options))
     return walk
-

@@ -229,7 +229,9 @@ class VideoTokenizer(Pretrained, nn.Module):
                 raise ValueError("a condition was given, but no layer of this tokenizer uses it")
             return Context()
         if cond is None:
-            raise ValueError(f"this tokenizer is conditional: give cond, b x {self.config.dim_cond}")
+            raise ValueError(
+                f"this tokenizer is conditional: give cond, b x {self.config.dim_cond}"
+            )
         if cond.shape[-1] != self.config.dim_cond:
             raise ValueError(
                 f"cond has {cond.shape[-1]} channels, but dim_cond is {self.config.dim_cond}"

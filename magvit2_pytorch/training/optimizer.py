@@ -30,6 +30,7 @@ def build_optimizers(tokenizer: VideoTokenizer, config: TrainingConfig) -> list[
 
 
 def decay_groups(parameters, weight_decay: float) -> list[dict]:
+    """Two groups: weights of two axes and more, which decay, and the rest, which do not."""
     parameters = [p for p in parameters if p.requires_grad]
     return [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},

@@ -69,4 +69,5 @@ def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors named `prefix.` and their name; undone by `under`."""
     return {f"{prefix}.{key}": value for key, value in tensors.items()}

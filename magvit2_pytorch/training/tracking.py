@@ -23,7 +23,10 @@ class Tracking:
         if not self.accelerator.log_with:
             return
         kwargs = {"wandb": {"name": run_name, "dir": str(self.path.parent)}} if run_name else {}
-        flat = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in (config or {}).items()}
+        flat = {
+            k: v if isinstance(v, int | float | str | bool) else str(v)
+            for k, v in (config or {}).items()
+        }
         self.accelerator.init_trackers(project_name, config=flat, init_kwargs=kwargs)
 
     def log(self, values: dict[str, float | int], step: int) -> None:

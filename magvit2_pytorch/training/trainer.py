@@ -241,9 +241,7 @@ class VideoTokenizerTrainer:
 
     def validate(self) -> dict[str, float | int]:
         """Measures the averaged tokenizer on held-out clips, logs it and writes examples."""
-        result = validate(
-            self.ema_tokenizer, self.valid_data, self.config, self.accelerator
-        )
+        result = validate(self.ema_tokenizer, self.valid_data, self.config, self.accelerator)
         values = {f"valid/{name}": value for name, value in result.values.items()}
         self.tracking.log(values, self.step)
         if self.accelerator.is_main_process:

@@ -19,6 +19,8 @@ FRAMES_IN_GRID = 5
 
 
 class Validation(NamedTuple):
+    """What held-out clips gave."""
+
     values: dict[str, float | int]
     """Means over the clips: psnr in dB, codebook_usage and perplexity where there are codes."""
     examples: list[tuple[Video, Video]]

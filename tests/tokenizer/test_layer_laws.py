@@ -91,9 +91,7 @@ def test_an_image_is_the_first_frame_of_a_video(layer, pad_mode):
     image = video[:, :, 0]
     latents = tokenizer.encode(image, cond)
     torch.testing.assert_close(latents, tokenizer.encode(image[:, :, None], cond), atol=0, rtol=0)
-    torch.testing.assert_close(
-        latents, tokenizer.encode(video, cond)[:, :, :1], atol=1e-10, rtol=0
-    )
+    torch.testing.assert_close(latents, tokenizer.encode(video, cond)[:, :, :1], atol=1e-10, rtol=0)
     frame = tokenizer.decode(latents, cond)
     assert frame.shape == image[:, :, None].shape
     whole = tokenizer.decode(tokenizer.encode(video, cond), cond)

@@ -14,13 +14,18 @@ from tests.training.conftest import clips
 
 
 def weights(trainer):
-    return {**trainer.tokenizer.state_dict(), **{f"ema.{k}": v for k, v in trainer.ema.state_dict().items()}}
+    return {
+        **trainer.tokenizer.state_dict(),
+        **{f"ema.{k}": v for k, v in trainer.ema.state_dict().items()},
+    }
 
 
 def assert_same(ours, theirs, **tolerance):
     assert ours.keys() == theirs.keys()
     for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], **tolerance, msg=lambda m: f"{name}: {m}")
+        torch.testing.assert_close(
+            ours[name], theirs[name], **tolerance, msg=lambda m, name=name: f"{name}: {m}"
+        )
 
 
 def log_of(trainer):
@@ -95,7 +100,9 @@ def test_accumulated_micro_batches_equal_one_large_batch(make_trainer):
     small.train_step(micro, Meters(small.tokenizer, small.accelerator))
     large.train_step(whole, Meters(large.tokenizer, large.accelerator))
     # Adam's first step is the gradient's sign: compare what entered it.
-    for ours, theirs in zip(small.optimizers[0].state.values(), large.optimizers[0].state.values(), strict=True):
+    for ours, theirs in zip(
+        small.optimizers[0].state.values(), large.optimizers[0].state.values(), strict=True
+    ):
         torch.testing.assert_close(ours["exp_avg"], theirs["exp_avg"], atol=1e-7, rtol=1e-4)
 
 
@@ -141,7 +148,10 @@ def test_every_term_is_logged_with_its_weight(make_trainer):
     trainer = make_trainer(quantizer="lfq", num_train_steps=2)
     trainer.train()
     line = log_of(trainer)[0]
-    total = sum(line[f"weight/{n}"] * line[n] for n in ("reconstruction", *trainer.tokenizer.quantizer.loss_weights(0)))
+    total = sum(
+        line[f"weight/{n}"] * line[n]
+        for n in ("reconstruction", *trainer.tokenizer.quantizer.loss_weights(0))
+    )
     assert line["loss"] == pytest.approx(total, rel=1e-4)
     for name in ("psnr", "grad_norm", "codebook_usage", "perplexity", "steps_per_s", "data_wait"):
         assert name in line
@@ -192,7 +202,9 @@ def test_low_precision_trains(make_trainer, precision):
 def test_wandb_and_tensorboard_get_what_the_log_gets(make_trainer, monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    trainer = make_trainer(use_wandb_tracking=True, use_tensorboard_tracking=True, num_train_steps=2)
+    trainer = make_trainer(
+        use_wandb_tracking=True, use_tensorboard_tracking=True, num_train_steps=2
+    )
     with trainer.trackers(project_name="videos", run_name="first"):
         trainer.train()
     assert list(trainer.results_folder.rglob("offline-run-*"))
