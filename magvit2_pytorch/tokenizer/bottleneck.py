@@ -7,7 +7,7 @@ from magvit2_pytorch.tokenizer.config import TokenizerConfig
 def build_quantizer(config: TokenizerConfig) -> Quantizer:
     """Lookup-free, finite-scalar or none: the config has checked that one is chosen."""
     if config.continuous_dim is not None:
-        return Continuous(config.continuous_dim, kl=config.use_kl)
+        return Continuous(config.continuous_dim, kl=config.use_kl, kl_loss_weight=config.kl_loss_weight)
     if config.use_fsq:
         return FSQ(config.fsq_levels, num_codebooks=config.num_codebooks)
     return LFQ(
@@ -22,4 +22,5 @@ def build_quantizer(config: TokenizerConfig) -> Quantizer:
         entropy_anneal_steps=config.lfq_entropy_anneal_steps,
         spherical=config.lfq_spherical,
         norm=config.lfq_norm,
+        soft_clamp=config.lfq_soft_clamp_input_value,
     )

@@ -39,6 +39,8 @@ TRAINING_OPTIONS = {
 } | {
     "quantizer_aux_loss_weight": "the model holds no loss, give the trainer quantizer_loss_weight",
     "flash_attn": "attention always uses the fastest kernel there is",
+    "lfq_activation": "a module does not fit a JSON config, see lfq_norm and "
+    "lfq_soft_clamp_input_value",
 }
 """Where the options of other implementations' models live here: the model knows no loss."""
 
@@ -87,6 +89,8 @@ class TokenizerConfig:
     """Channels of continuous latents, not quantized at all (W.A.L.T., arXiv 2312.06662)."""
     use_kl: bool = False
     """Continuous latents are sampled from a Gaussian that the encoder predicts."""
+    kl_loss_weight: float = 1e-6
+    """Weight of the Gaussian's divergence from a unit one; with `use_kl`."""
 
     lfq_entropy_loss_weight: float = 0.1
     """Weight of the entropy loss: confident samples, used codes."""
@@ -106,6 +110,8 @@ class TokenizerConfig:
     """Latents on the unit sphere: binary spherical quantization (arXiv 2406.07548)."""
     lfq_norm: Literal["layer", "rms"] | None = None
     """Norm over the bits of each code before their sign is taken."""
+    lfq_soft_clamp_input_value: float | None = None
+    """Latents are squashed smoothly into this range before their sign is taken; at least 1."""
 
     attn_dim_head: int = 32
     """Channels of a head of attention; a multiple of 4."""

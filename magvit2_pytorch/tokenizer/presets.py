@@ -28,6 +28,8 @@ def small() -> dict[str, Any]:
         layers=(("factorized_residual", 3, 5),),
         codebook_size=2**16,
         lfq_norm="layer",
+        lfq_entropy_loss_weight=0.0,
+        lfq_commitment_loss_weight=0.0,
     )
 
 

@@ -79,7 +79,7 @@ class Meters:
         for name, weight in self.weights.items():
             values[f"weight/{name}"] = weight
         if self.usage is not None and self.clips:
-            used = self.usage.compute()
+            used = self.usage.gathered().compute()
             values["codebook_usage"] = float(used.usage)
             values["perplexity"] = float(used.perplexity)
         processes = self.accelerator.num_processes

@@ -57,8 +57,8 @@ def validate(
             examples.append((video.cpu(), recon.cpu()))
     total = accelerator.reduce(total, reduction="sum")
     values = {"psnr": float(total[0] / total[1])}
-    if usage is not None and usage.num_codes:
-        used = usage.compute()
+    if usage is not None:
+        used = usage.gathered().compute()
         values |= {"codebook_usage": float(used.usage), "perplexity": float(used.perplexity)}
     return Validation(values, examples)
 

@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from clip_files import make_audio, make_format, make_video, pictures
+from tests.data.clip_files import make_audio, make_format, make_video, pictures
 from PIL import Image
 
 from magvit2_pytorch.data import (

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from clip_files import make_format, make_video
+from tests.data.clip_files import make_format, make_video
 
 from magvit2_pytorch.data import ClipSpec, InfiniteBatches, VideoDataset, VideoFile
 from magvit2_pytorch.data.cache import FrameCache

@@ -6,7 +6,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from clip_files import make_format
+from tests.data.clip_files import make_format
 from torch.utils.data import TensorDataset
 
 from magvit2_pytorch.data import (

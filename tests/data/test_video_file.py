@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from clip_files import FORMATS, make_audio, make_format, make_video
+from tests.data.clip_files import FORMATS, make_audio, make_format, make_video
 
 from magvit2_pytorch.data import UnusableMedia, VideoFile
 

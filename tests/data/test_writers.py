@@ -4,7 +4,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from clip_files import pictures
+from tests.data.clip_files import pictures
 from PIL import Image
 
 from magvit2_pytorch.data import (

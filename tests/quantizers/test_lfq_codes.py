@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from brute_force import codebook
+from tests.quantizers.brute_force import codebook
 from vector_quantize_pytorch import LFQ as DenseLFQ
 
 from magvit2_pytorch.quantizers import LFQ, convert_bit_order

@@ -2,7 +2,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import distributed_worker as worker
+from tests.quantizers import distributed_worker as worker
 import pytest
 import torch
 

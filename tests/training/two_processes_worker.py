@@ -1,0 +1,51 @@
+"""A short training by the trainer, run by torchrun; what each process ends with goes to a file."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from magvit2_pytorch import VideoTokenizer, VideoTokenizerTrainer
+from tests.conftest import QUANTIZERS, SMALL
+from tests.training.conftest import clips
+
+LAYERS = ("compress_space", "residual", "compress_time")
+
+
+def train(folder: Path, batch_size: int, **options) -> VideoTokenizerTrainer:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    tokenizer = VideoTokenizer(**SMALL, **QUANTIZERS["lfq"], layers=LAYERS)
+    trainer = VideoTokenizerTrainer(
+        tokenizer,
+        # Seven clips and a batch of four: epochs end within a batch.
+        dataset=clips(8),
+        batch_size=batch_size,
+        num_train_steps=5,
+        learning_rate=1e-3,
+        optimizer="adamw",
+        warmup_steps=0,
+        validate_every_step=2,
+        log_every_step=1,
+        results_folder=str(folder),
+        checkpoints_folder=str(folder / "checkpoints"),
+        progress_bar=False,
+        **options,
+    )
+    trainer.train()
+    return trainer
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    trainer = train(folder, batch_size=2)
+    accelerator = trainer.accelerator
+    result = {
+        "num_processes": accelerator.num_processes,
+        "step": trainer.step,
+        "tokenizer": trainer.tokenizer.state_dict(),
+        "ema": trainer.ema_tokenizer.state_dict(),
+    }
+    torch.save(result, folder / f"rank-{accelerator.process_index}.pt")
+    accelerator.end_training()
