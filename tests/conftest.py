@@ -1,5 +1,6 @@
 """What every test starts from: one thread's worth of determinism, and small tokenizers."""
 
+import jaxtyping
 import pytest
 import torch
 
@@ -35,6 +36,12 @@ DISCRETE = [name for name in QUANTIZERS if not name.startswith("continuous")]
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def without_type_checks(monkeypatch):
+    """As users run it: mistakes reach our own messages."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def build(*layers, quantizer="lfq", **options) -> VideoTokenizer:

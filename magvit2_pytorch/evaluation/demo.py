@@ -3,6 +3,8 @@
 import json
 import math
 import time
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -15,6 +17,7 @@ from torch.utils.data import ConcatDataset
 
 from magvit2_pytorch.data import (
     ClipSpec,
+    UnusableMedia,
     VideoDataset,
     VideoFile,
     find_media,
@@ -50,6 +53,35 @@ def demo_clips() -> list[Path]:
     folder = Path(spec.submodule_search_locations[0]) / "datasets" / "data"
     # carphone comes twice, whole and as a damaged copy.
     return [path for path in find_media(folder) if "distorted" not in path.name]
+
+
+def usable_clips(paths: Sequence[Path]) -> list[Path]:
+    """Those that open and are long enough to train on and hold out; the others are named once.
+
+    Raises `ValueError` where none is left.
+    """
+    least = 2 * HELD_OUT_FRAMES + GAP_FRAMES
+    usable = []
+    for path in paths:
+        try:
+            num_frames = VideoFile(path).num_frames
+        except UnusableMedia as error:
+            warnings.warn(f"skipped {error}", stacklevel=2)
+            continue
+        if num_frames < least:
+            reason = f"{num_frames} frames, and the demo needs {least}"
+            warnings.warn(f"skipped {path}: {reason}", stacklevel=2)
+            continue
+        usable.append(path)
+    if not usable:
+        raise ValueError(f"none of {len(paths)} videos can be used: each needs {least} frames")
+    return usable
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """File names without suffix, with a number before those that would come twice."""
+    counts = Counter(path.stem for path in paths)
+    return [p.stem if counts[p.stem] == 1 else f"{i}-{p.stem}" for i, p in enumerate(paths)]
 
 
 @dataclass(frozen=True)
@@ -155,22 +187,23 @@ def run_demo(
     `curves.png`, `log.jsonl` and `metrics.json`.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    paths = usable_clips(paths)
     started = time.monotonic()
     trainer = train_demo(paths, folder, minutes, quantizer, **options)
     trained_s = time.monotonic() - started
     tokenizer = VideoTokenizer.from_pretrained(folder / "tokenizer")
     usage = CodebookUsage(tokenizer.codebook_size, tokenizer.num_codebooks)
     results = []
-    for path, clip in zip(paths, held_out_clips(paths), strict=True):
+    for path, name, clip in zip(paths, names_of(paths), held_out_clips(paths), strict=True):
         fps = VideoFile(path).fps
-        recon, codes, result = code_and_decode(tokenizer, clip[None], path.stem, fps)
+        recon, codes, result = code_and_decode(tokenizer, clip[None], name, fps)
         usage.update(codes)
         results.append(result)
         real, recon = to_uint8(clip), to_uint8(recon[0].float())
         pair = torch.cat((real, recon), dim=1)
-        write_video(folder / f"{path.stem}.mp4", pair, fps=fps)
+        write_video(folder / f"{name}.mp4", pair, fps=fps)
         chosen = [0, len(real) // 2, len(real) - 1]
-        write_grid(folder / f"{path.stem}.png", [list(real[chosen]), list(recon[chosen])])
+        write_grid(folder / f"{name}.png", [list(real[chosen]), list(recon[chosen])])
     used = usage.compute()
     metrics = {
         "mean_psnr_db": round(sum(r.psnr_db for r in results) / len(results), 3),

@@ -55,7 +55,7 @@ class TokenizerConfig:
     """1 (grey), 3 (RGB) or 4 (RGBA)."""
     init_dim: int = 64
     """Channels at full resolution."""
-    max_dim: int | None = None
+    max_dim: int | float | None = None
     """No layer doubles its channels beyond this; None means no limit."""
     layers: tuple[LayerEntry, ...] = ("residual", "residual", "residual")
     """The encoder from pixels to latents; the decoder is its mirror image."""

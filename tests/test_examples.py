@@ -1,0 +1,64 @@
+"""Every example runs as its docstring says, on small clips."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from magvit2_pytorch import VideoTokenizer
+from magvit2_pytorch.data import VideoFile
+from tests.data.clip_files import make_video
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder of videos and an untrained tokenizer, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "videos").mkdir()
+    for number in range(6):
+        make_video(tmp_path / "videos" / f"{number}.mp4", num_frames=20)
+    VideoTokenizer.from_preset("tiny").save_pretrained("tokenizer")
+    return tmp_path
+
+
+def run(monkeypatch, name, *args):
+    monkeypatch.setattr(sys, "argv", [name, *args])
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+
+
+def test_no_example_is_forgotten():
+    tested = Path(__file__).read_text(encoding="utf-8")
+    assert [p.name for p in EXAMPLES.glob("*.py") if f'"{p.name}"' not in tested] == []
+
+
+def test_train(here, monkeypatch, capsys):
+    run(monkeypatch, "train.py", "videos", "--preset", "tiny", "--steps", "3", "--output", "new")
+    assert "dB on held-out clips" in capsys.readouterr().out
+    assert VideoTokenizer.from_pretrained(here / "new").time_factor == 2
+
+
+def test_own_dataset(here, capsys):
+    example = runpy.run_path(str(EXAMPLES / "own_dataset.py"))
+    example["main"](num_train_steps=2)
+    assert "dB on waves it never saw" in capsys.readouterr().out
+
+
+def test_long_video(here, monkeypatch, capsys):
+    run(monkeypatch, "long_video.py", "tokenizer", "videos/0.mp4", "out.mp4")
+    source, target = VideoFile("videos/0.mp4"), VideoFile("out.mp4")
+    assert target.num_frames == source.num_frames == 20
+    assert target.fps == pytest.approx(source.fps)
+    tokenizer = VideoTokenizer.from_preset("tiny")
+    sides = (side // tokenizer.space_factor for side in (source.height, source.width))
+    cells = torch.Size(sides).numel()
+    assert f"as {(1 + 10) * cells} codes" in capsys.readouterr().out
+
+
+def test_codes_for_a_generator(here, monkeypatch, capsys):
+    arguments = ("tokenizer", "videos", "codes.safetensors", "--num_frames", "5")
+    run(monkeypatch, "codes_for_a_generator.py", *arguments)
+    assert "6 sequences of 48 tokens (3 x 4 x 4)" in capsys.readouterr().out

@@ -1,0 +1,67 @@
+"""Imports go down only: the house's floors, read from the source."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import magvit2_pytorch
+
+PACKAGE = Path(magvit2_pytorch.__file__).parent
+FLOORS = {
+    "types": 0, "functional": 0, "registry": 0, "options": 0, "version": 0, "data": 0, "metrics": 0,
+    "layers": 1,
+    "quantizers": 2, "discriminators": 2, "losses": 2,
+    "tokenizer": 3,
+    "training": 4, "generators": 4,
+    "evaluation": 5,
+    "cli": 6,
+}  # fmt: skip
+LAZY = {"__init__", "__main__"}
+MODULES = sorted(
+    path.relative_to(PACKAGE).with_suffix("")
+    for path in PACKAGE.rglob("*.py")
+    if path.relative_to(PACKAGE).with_suffix("").as_posix() not in LAZY
+)
+
+
+def imported_rooms(source: str) -> set[str]:
+    """Rooms of this package that a module imports, wherever in it."""
+    rooms = set()
+    for node in ast.walk(ast.parse(source)):
+        names = []
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        rooms |= {n.split(".")[1] for n in names if n.startswith("magvit2_pytorch.")}
+    return rooms - {"__version__"}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_imports_go_down_only(module):
+    source = (PACKAGE / module).with_suffix(".py").read_text(encoding="utf-8")
+    room = module.parts[0]
+    for other in imported_rooms(source):
+        assert (
+            other == room
+            or FLOORS[other] < FLOORS[room]
+            or (
+                # Within the ground floor, files build on words, and figures on both.
+                FLOORS[room] == FLOORS[other] == 0 and other not in ("data", "metrics")
+            )
+        ), f"{module} (floor {FLOORS[room]}) imports {other} (floor {FLOORS[other]})"
+
+
+def test_the_tokenizer_knows_no_loss():
+    for module in (m for m in MODULES if m.parts[0] == "tokenizer"):
+        source = (PACKAGE / module).with_suffix(".py").read_text(encoding="utf-8")
+        assert not imported_rooms(source) & {"losses", "discriminators", "training", "data"}
+        assert "torch.optim" not in source
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_modules_stay_readable(module):
+    source = (PACKAGE / module).with_suffix(".py").read_text(encoding="utf-8")
+    assert len(source.splitlines()) <= 360, "look for the second idea inside"

@@ -1,0 +1,76 @@
+"""What the README shows runs as it stands, sizes and steps cut down to a test's."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.data.clip_files import make_video
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+SMALLER = {
+    "image_size=128": "image_size=16",
+    "init_dim=64": "init_dim=8",
+    "max_dim=512": "max_dim=16",
+    "batch_size=4": "batch_size=2",
+    "grad_accum_every=8": "grad_accum_every=1",
+    "num_train_steps=1_000_000": "num_train_steps=2",
+    '"num_train_steps": 10_000': '"num_train_steps": 2',
+    '"path/to/videos"': '"videos"',
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+
+
+def marked(mark: str) -> str:
+    """The bash block under a comment."""
+    found = re.findall(rf"<!-- {mark} -->\n```bash\n(.*?)\n```", README, flags=re.DOTALL)
+    assert len(found) == 1
+    return found[0]
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """One working directory for all blocks: later ones load what earlier ones saved."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "videos").mkdir()
+    for number in range(8):
+        make_video(folder / "videos" / f"{number}.mp4", num_frames=20)
+    return folder
+
+
+def test_every_cut_down_is_of_something_there():
+    code = "".join(blocks("python"))
+    assert [text for text in SMALLER if text not in code] == []
+
+
+@pytest.mark.parametrize("number", range(len(blocks("python"))))
+def test_python_blocks_run_in_order(here, monkeypatch, number):
+    monkeypatch.chdir(here)
+    code = blocks("python")[number]
+    for text, smaller in SMALLER.items():
+        code = code.replace(text, smaller)
+    exec(compile(code, f"README block {number}", "exec"), {"__name__": "__main__"})
+
+
+def test_the_two_commands_are_one_line_each_and_do_all():
+    for mark, end in (("demo", "magvit2 demo"), ("test", "pytest")):
+        command = marked(mark)
+        assert "\n" not in command
+        assert command.endswith(f"&& {end}")
+
+
+def test_links_to_files_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_all_layers_and_presets_are_in_the_tables():
+    from magvit2_pytorch.tokenizer.layer_spec import LAYERS
+    from magvit2_pytorch.tokenizer.presets import PRESETS
+
+    assert [name for name in (*LAYERS, *PRESETS) if f"`{name}`" not in README] == []

@@ -1,0 +1,101 @@
+import json
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from magvit2_pytorch import VideoTokenizer
+from magvit2_pytorch.tokenizer.presets import PRESETS
+from tests.conftest import QUANTIZERS, build, cond_of, random_video
+
+
+def saved(tokenizer, folder):
+    tokenizer.save_pretrained(folder)
+    return VideoTokenizer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("quantizer", QUANTIZERS)
+@pytest.mark.parametrize("layers", [("compress_space", "compress_time"), ("cond_residual",)])
+def test_saved_and_loaded_is_the_same(tmp_path, quantizer, layers):
+    tokenizer = build(*layers, quantizer=quantizer)
+    loaded = saved(tokenizer, tmp_path / "t")
+    assert loaded.config == tokenizer.config
+    assert not loaded.training
+    video, cond = random_video(5), cond_of(tokenizer)
+    ours, theirs = (t.quantize(t.encode(video, cond)) for t in (tokenizer, loaded))
+    assert torch.equal(ours.quantized, theirs.quantized)
+    assert ours.codes is theirs.codes is None or torch.equal(ours.codes, theirs.codes)
+    assert torch.equal(tokenizer(video, cond), loaded(video, cond))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_too(tmp_path, name):
+    tokenizer = VideoTokenizer.from_preset(name).eval()
+    loaded = saved(tokenizer, tmp_path)
+    video = random_video(2, (16, 16))
+    assert torch.equal(loaded.tokenize(video), tokenizer.tokenize(video))
+
+
+def test_a_folder_holds_plain_files(tmp_path):
+    tokenizer = build("residual")
+    saved(tokenizer, tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"config.json", "model.safetensors", "README.md"}
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert config == tokenizer.config.to_dict()
+
+
+def test_options_given_while_loading_come_first(tmp_path):
+    build("residual").save_pretrained(tmp_path)
+    assert VideoTokenizer.from_pretrained(tmp_path, image_size=32).config.image_size == 32
+
+
+def test_a_missing_file_is_named(tmp_path):
+    build("residual").save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="no model.safetensors"):
+        VideoTokenizer.from_pretrained(tmp_path)
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    build("residual").save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
+        VideoTokenizer.from_pretrained(tmp_path)
+
+
+def test_weights_of_another_tokenizer_are_refused(tmp_path):
+    build("residual").save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    state.pop(next(iter(state)))
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"does not fit its config\.json"):
+        VideoTokenizer.from_pretrained(tmp_path)
+
+
+def test_an_unknown_key_is_refused(tmp_path):
+    build("residual").save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) | {"codebook_sise": 3}
+    path.write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(ValueError, match="did you mean codebook_size"):
+        VideoTokenizer.from_pretrained(tmp_path)
+
+
+class Trap:
+    """Says so when a pickle of it is opened."""
+
+    def __reduce__(self):
+        return print, ("the pickle ran",)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors", "model.pt"])
+def test_a_pickle_is_never_opened(tmp_path, capsys, name):
+    build("residual").save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / name).write_bytes(pickle.dumps(Trap()))
+    with pytest.raises((FileNotFoundError, ValueError)):
+        VideoTokenizer.from_pretrained(tmp_path)
+    assert "the pickle ran" not in capsys.readouterr().out

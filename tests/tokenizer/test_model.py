@@ -1,0 +1,353 @@
+"""The tokenizer as a whole: codes and back, any size and length, causal, strict."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from magvit2_pytorch import VideoTokenizer
+from magvit2_pytorch.functional import padded_num_frames
+from magvit2_pytorch.tokenizer.layer_spec import LAYERS
+from magvit2_pytorch.tokenizer.presets import PRESETS
+from magvit2_pytorch.training.objective import Autoencoder, Objective
+from tests.conftest import DISCRETE, QUANTIZERS, build, cond_of, random_video
+
+# The layers of magvit2-pytorch's README, at a size for tests.
+UPSTREAM = (
+    "residual",
+    "compress_space",
+    ("consecutive_residual", 2),
+    "compress_space",
+    ("consecutive_residual", 2),
+    "linear_attend_space",
+    "compress_space",
+    ("consecutive_residual", 2),
+    "attend_space",
+    "compress_time",
+    ("consecutive_residual", 2),
+    "compress_time",
+    ("consecutive_residual", 2),
+    "attend_time",
+)
+LAYER_TUPLES = {
+    "upstream": UPSTREAM,
+    "space and time": ("compress_space", "residual", "compress_time", "attend_time"),
+    "conditional": ("cond_residual", "compress_time", "cond_attend_space", "compress_space"),
+}
+
+
+def models():
+    """Every preset, and a few tuples of layers, by name."""
+    for name in PRESETS:
+        yield pytest.param(lambda n=name: VideoTokenizer.from_preset(n).eval(), id=name)
+    for name, layers in LAYER_TUPLES.items():
+        yield pytest.param(lambda x=layers: build(*x, max_dim=16), id=name)
+        yield pytest.param(
+            lambda x=layers: build(*x, max_dim=16, separate_first_frame_encoding=True),
+            id=f"{name}, first frame apart",
+        )
+
+
+every_model = pytest.mark.parametrize("make", list(models()))
+
+
+def square(tokenizer):
+    """The smallest side worth testing."""
+    return tokenizer.space_factor * 2
+
+
+def video_for(tokenizer, num_frames, **options):
+    side = square(tokenizer)
+    return random_video(num_frames, (side, side), **options)
+
+
+# Codes and back
+
+
+@pytest.mark.parametrize("quantizer", DISCRETE)
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_codes_are_int64_with_a_codebook_axis_only_where_there_are_several(quantizer, channels):
+    tokenizer = build("compress_space", "compress_time", quantizer=quantizer, channels=channels)
+    video = random_video(7, (16, 24), batch=2, channels=channels)
+    codes = tokenizer.tokenize(video)
+    books = tokenizer.num_codebooks
+    assert codes.shape == (2, 4, 8, 12, books)[: 4 + (books > 1)]
+    assert codes.dtype == torch.int64
+    assert 0 <= codes.min() <= codes.max() < tokenizer.codebook_size
+    assert tokenizer.latent_grid(7, 16, 24) == (4, 8, 12)
+    latents = tokenizer.encode(video)
+    assert latents.shape == (2, tokenizer.quantizer.latent_dim, 4, 8, 12)
+
+
+@pytest.mark.parametrize("quantizer", DISCRETE)
+def test_decoding_the_codes_is_the_reconstruction(quantizer):
+    tokenizer = build("compress_space", "residual", "compress_time", quantizer=quantizer)
+    video = random_video(7, (16, 24), batch=2)
+    codes, recon = tokenizer(video, return_codes=True, return_recon=True)
+    assert torch.equal(codes, tokenizer.tokenize(video))
+    assert torch.equal(codes, tokenizer(video, return_codes=True))
+    close = dict(atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(tokenizer(video), recon)
+    torch.testing.assert_close(tokenizer(video, return_recon=True), recon)
+    torch.testing.assert_close(tokenizer.decode_from_code_indices(codes), recon, **close)
+    flat = codes.flatten(1, 3)
+    again = tokenizer.decode_from_code_indices(flat, grid=tuple(codes.shape[1:4]))
+    torch.testing.assert_close(again, recon, **close)
+
+
+@every_model
+def test_flattened_codes_lie_on_frames_of_the_training_size(make):
+    tokenizer = make()
+    size = tokenizer.config.image_size
+    video = random_video(1 + tokenizer.time_factor, (size, size))
+    cond = cond_of(tokenizer)
+    codes = tokenizer.tokenize(video, cond)
+    recon = tokenizer.decode_from_code_indices(codes.flatten(1), cond)
+    torch.testing.assert_close(recon, tokenizer(video, cond), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("quantizer", [q for q in QUANTIZERS if q not in DISCRETE])
+def test_continuous_latents_pass_through(quantizer):
+    tokenizer = build("compress_space", "compress_time", quantizer=quantizer)
+    video = random_video(5)
+    quantized, codes = tokenizer.quantize(tokenizer.encode(video))
+    assert codes is None
+    assert tokenizer.codebook_size is None
+    assert tokenizer.bits_per_pixel is None
+    torch.testing.assert_close(tokenizer.decode(quantized), tokenizer(video))
+    with pytest.raises(ValueError, match="use encode and decode"):
+        tokenizer.tokenize(video)
+
+
+# Any size, any length
+
+
+@every_model
+@pytest.mark.parametrize("num_frames", [1, 2, 3, 4, 6])
+def test_any_number_of_frames_is_padded_by_the_last_and_cropped(make, num_frames):
+    tokenizer = make()
+    video = video_for(tokenizer, num_frames)
+    cond = cond_of(tokenizer)
+    assert tokenizer(video, cond).shape == video.shape
+    missing = padded_num_frames(num_frames, tokenizer.time_factor) - num_frames
+    padded = torch.cat((video, video[:, :, -1:].expand(-1, -1, missing, -1, -1)), dim=2)
+    torch.testing.assert_close(tokenizer.encode(video, cond), tokenizer.encode(padded, cond))
+    assert tokenizer.tokenize(video, cond).shape[1:4] == tokenizer.latent_grid(
+        num_frames, *video.shape[-2:]
+    )
+
+
+@every_model
+def test_height_and_width_need_only_divide_by_the_stride(make):
+    tokenizer = make()
+    stride, cond = tokenizer.space_factor, cond_of(tokenizer)
+    for height, width in ((stride, 3 * stride), (3 * stride, stride), (stride, stride)):
+        video = random_video(2, (height, width))
+        assert tokenizer(video, cond).shape == video.shape
+    if stride > 1:
+        with pytest.raises(ValueError, match=f"width {stride + 1} .* {stride} or {2 * stride}"):
+            tokenizer.encode(random_video(1, (stride, stride + 1)), cond)
+
+
+@every_model
+def test_an_image_is_the_first_frame_of_a_video(make):
+    tokenizer = make()
+    video, cond = video_for(tokenizer, 1 + tokenizer.time_factor), cond_of(tokenizer)
+    image = video[:, :, 0]
+    recon = tokenizer(image, cond)
+    assert recon.shape == image.shape
+    close = dict(atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(recon, tokenizer(video[:, :, :1], cond)[:, :, 0], **close)
+    torch.testing.assert_close(recon, tokenizer(video, cond)[:, :, 0], **close)
+    assert torch.equal(tokenizer.tokenize(image, cond), tokenizer.tokenize(video[:, :, :1], cond))
+
+
+# Causality
+
+
+@every_model
+def test_latents_before_a_frame_do_not_change_with_it(make):
+    tokenizer = make().double()
+    factor = tokenizer.time_factor
+    num_frames = 1 + 3 * factor
+    video = video_for(tokenizer, num_frames, dtype=torch.float64)
+    cond = cond_of(tokenizer)
+    before = tokenizer.encode(video, cond)
+    for frame in range(1, num_frames):
+        changed = video.clone()
+        changed[:, :, frame:] = -changed[:, :, frame:]
+        first_touched = -(-frame // factor)
+        latents = tokenizer.encode(changed, cond)
+        assert torch.equal(latents[:, :, :first_touched], before[:, :, :first_touched])
+
+
+@every_model
+def test_every_frame_reaches_its_own_latent(make):
+    """In magvit2-pytorch the last three of 17 frames reach no code, an image's only one neither."""
+    tokenizer = make().double()
+    factor = tokenizer.time_factor
+    video = video_for(tokenizer, 1 + 2 * factor, dtype=torch.float64)
+    cond = cond_of(tokenizer)
+    for frame in range(video.shape[2]):
+        one = torch.zeros_like(video).requires_grad_()
+        latents = tokenizer.encode(video + one, cond)
+        own = -(-frame // factor)
+        (gradient,) = torch.autograd.grad(latents[:, :, own].square().sum(), one)
+        assert gradient[:, :, frame].abs().sum() > 0, frame
+
+
+@every_model
+def test_codes_depend_on_the_last_frame_and_on_an_image(make):
+    tokenizer = make()
+    cond = cond_of(tokenizer)
+    for num_frames in (1, 2, 1 + 2 * tokenizer.time_factor):
+        video = video_for(tokenizer, num_frames)
+        seen = set()
+        for _ in range(20):  # an untrained network's codes differ little
+            video[:, :, -1] = video_for(tokenizer, 1)[:, :, 0] * torch.rand(()) * 3
+            seen.add(tuple(tokenizer.tokenize(video, cond)[:, -1].flatten().tolist()))
+        assert len(seen) > 1
+
+
+@every_model
+def test_chunks_of_video_and_of_latents_equal_the_whole(make):
+    tokenizer = make().double()
+    factor, cond = tokenizer.time_factor, cond_of(tokenizer)
+    video = video_for(tokenizer, 1 + 5 * factor, dtype=torch.float64)
+    latents, recon = [], []
+    encoder_past = decoder_past = None
+    for chunk in video.split([1, 2 * factor, factor, 2 * factor], dim=2):
+        found, encoder_past = tokenizer.encode_chunk(chunk, encoder_past, cond)
+        frames, decoder_past = (
+            tokenizer.decode_chunk(found, decoder_past, cond)
+            if (tokenizer.quantizer.latent_dim == tokenizer.quantizer.quantized_dim)
+            else (None, None)
+        )
+        latents.append(found)
+        recon.append(frames)
+    whole = tokenizer.encode(video, cond)
+    torch.testing.assert_close(torch.cat(latents, dim=2), whole, atol=1e-10, rtol=1e-10)
+    torch.testing.assert_close(
+        torch.cat(recon, dim=2), tokenizer.decode(whole, cond), atol=1e-10, rtol=1e-10
+    )
+    with pytest.raises(ValueError, match="does not fit"):
+        tokenizer.encode_chunk(video[:, :, : factor + 1], encoder_past, cond)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(st.lists(st.sampled_from(sorted(LAYERS)), min_size=2, max_size=6))
+def test_layers_go_together_in_any_order(layers):
+    kept, halvings = [], 0
+    for layer in layers:
+        halvings += layer in ("compress_space", "compress_time")
+        if halvings <= 3 or layer not in ("compress_space", "compress_time"):
+            kept.append(layer)
+    tokenizer = build(*kept, init_dim=4, max_dim=8).double()
+    factor, cond = tokenizer.time_factor, cond_of(tokenizer)
+    video = random_video(1 + 2 * factor, (8, 16), dtype=torch.float64)
+    assert tokenizer(video, cond).shape == video.shape
+    changed = video.clone()
+    changed[:, :, -1] = 0
+    before, after = (tokenizer.encode(v, cond) for v in (video, changed))
+    assert torch.equal(before[:, :, :-1], after[:, :, :-1])
+    assert not torch.equal(before[:, :, -1], after[:, :, -1])
+
+
+# Training, precision, copies
+
+
+@every_model
+def test_every_parameter_gets_a_gradient(make):
+    tokenizer = make().train()
+    # Blocks that start as the identity pass no gradient into themselves yet.
+    with torch.no_grad():
+        for parameter in tokenizer.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.02)
+    video = video_for(tokenizer, 1 + 2 * tokenizer.time_factor, batch=2)
+    out = Autoencoder(tokenizer)(video, cond_of(tokenizer, 2))
+    Objective(tokenizer.quantizer)(video, out, step=0).total.backward()
+    without = [n for n, p in tokenizer.named_parameters() if p.grad is None or not p.grad.any()]
+    assert without == []
+
+
+@every_model
+def test_bf16_is_finite_and_close(make):
+    tokenizer = make()
+    video, cond = video_for(tokenizer, 1 + tokenizer.time_factor), cond_of(tokenizer)
+    exact = tokenizer.encode(video, cond)
+    with torch.autocast("cpu", torch.bfloat16):
+        latents = tokenizer.encode(video, cond)
+        recon = tokenizer.decode(tokenizer.quantize(latents).quantized, cond)
+    assert recon.isfinite().all()
+    assert (latents.float() - exact).norm() / exact.norm() < 0.05
+
+
+@every_model
+def test_it_is_built_on_the_meta_device(make):
+    with torch.device("meta"):
+        tokenizer = make()
+    assert {p.device.type for p in tokenizer.parameters()} == {"meta"}
+    filled = make()
+    tokenizer = tokenizer.to_empty(device="cpu")
+    tokenizer.load_state_dict(filled.state_dict())
+    video, cond = video_for(filled, 2), cond_of(filled)
+    assert torch.equal(tokenizer.tokenize(video, cond), filled.tokenize(video, cond))
+
+
+@every_model
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_copies_are_equal_and_apart(make, copied):
+    tokenizer = make()
+    other = copied(tokenizer)
+    video, cond = video_for(tokenizer, 2), cond_of(tokenizer)
+    assert torch.equal(other.tokenize(video, cond), tokenizer.tokenize(video, cond))
+    with torch.no_grad():
+        next(other.parameters()).zero_()
+    assert next(tokenizer.parameters()).any()
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("video", "error", "words"),
+    [
+        (torch.zeros(1, 3, 5, 16, 16, dtype=torch.uint8), TypeError, "to_float"),
+        (torch.zeros(3, 16, 16), ValueError, "a video is b c t h w, an image is b c h w"),
+        (torch.zeros(1, 4, 5, 16, 16), ValueError, "4 channels"),
+        (torch.zeros(1, 5, 3, 16, 16), ValueError, "5 channels"),
+        (torch.zeros(1, 3, 0, 16, 16), ValueError, "no frames"),
+        (torch.zeros(1, 3, 5, 15, 16), ValueError, "height 15 does not divide by 2"),
+    ],
+)
+def test_what_is_no_video_is_said(video, error, words, without_type_checks):
+    with pytest.raises(error, match=words):
+        build("compress_space").encode(video)
+
+
+def test_conditions_are_checked():
+    video = random_video(1)
+    with pytest.raises(ValueError, match="give cond"):
+        build("cond_residual").encode(video)
+    with pytest.raises(ValueError, match="no layer of this tokenizer uses it"):
+        build("residual").encode(video, torch.zeros(1, 6))
+    with pytest.raises(ValueError, match="dim_cond is 6"):
+        build("cond_residual").encode(video, torch.zeros(1, 5))
+
+
+@pytest.mark.parametrize(
+    ("codes", "grid", "words"),
+    [
+        (torch.zeros(1, 10, dtype=torch.long), None, "do not fill a grid"),
+        (torch.zeros(1, 12, dtype=torch.long), (2, 3, 3), "do not fill a grid of 2 x 3 x 3"),
+        (torch.zeros(1, 2, 3, dtype=torch.long), None, "b t h w or b n"),
+        (torch.full((1, 1, 8, 8), 64), None, "64"),
+        (torch.full((1, 1, 8, 8), -1), None, "-1"),
+    ],
+)
+def test_codes_that_do_not_fit_are_said(codes, grid, words):
+    with pytest.raises(ValueError, match=words):
+        build("compress_space").decode_from_code_indices(codes, grid=grid)
