@@ -5,7 +5,6 @@ import warnings
 
 import pytest
 import torch
-from tests.data.clip_files import make_audio, make_format, make_video, pictures
 from PIL import Image
 
 from magvit2_pytorch.data import (
@@ -17,6 +16,7 @@ from magvit2_pytorch.data import (
     check_range,
     to_float,
 )
+from tests.data.clip_files import make_audio, make_format, make_video, pictures
 
 SPEC = ClipSpec(num_frames=5, image_size=32)
 

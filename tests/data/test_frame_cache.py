@@ -6,10 +6,10 @@ import warnings
 
 import pytest
 import torch
-from tests.data.clip_files import make_format, make_video
 
 from magvit2_pytorch.data import ClipSpec, InfiniteBatches, VideoDataset, VideoFile
 from magvit2_pytorch.data.cache import FrameCache
+from tests.data.clip_files import make_format, make_video
 
 SPEC = ClipSpec(num_frames=5, image_size=24)
 

@@ -6,7 +6,6 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from tests.data.clip_files import make_format
 from torch.utils.data import TensorDataset
 
 from magvit2_pytorch.data import (
@@ -17,6 +16,7 @@ from magvit2_pytorch.data import (
     build_loader,
 )
 from magvit2_pytorch.data.sampler import hash_seed
+from tests.data.clip_files import make_format
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import av
 import numpy as np
 import pytest
 import torch
-from tests.data.clip_files import FORMATS, make_audio, make_format, make_video
 
 from magvit2_pytorch.data import UnusableMedia, VideoFile
+from tests.data.clip_files import FORMATS, make_audio, make_format, make_video
 
 
 @pytest.fixture(scope="module", params=FORMATS)

@@ -4,7 +4,6 @@ import av
 import numpy as np
 import pytest
 import torch
-from tests.data.clip_files import pictures
 from PIL import Image
 
 from magvit2_pytorch.data import (
@@ -16,6 +15,7 @@ from magvit2_pytorch.data import (
     write_image,
     write_video,
 )
+from tests.data.clip_files import pictures
 
 COLOURS = {
     "red": (255, 0, 0),

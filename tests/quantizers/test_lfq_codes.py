@@ -2,10 +2,10 @@ import math
 
 import pytest
 import torch
-from tests.quantizers.brute_force import codebook
 from vector_quantize_pytorch import LFQ as DenseLFQ
 
 from magvit2_pytorch.quantizers import LFQ, convert_bit_order
+from tests.quantizers.brute_force import codebook
 
 
 def random_latents(dim, batch=2, dtype=torch.float32):

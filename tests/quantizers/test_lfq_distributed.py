@@ -2,9 +2,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.quantizers import distributed_worker as worker
 import pytest
 import torch
+
+from tests.quantizers import distributed_worker as worker
 
 WORKER = Path(worker.__file__)
 

@@ -2,12 +2,12 @@ import math
 import subprocess
 import sys
 
-from tests.quantizers import brute_force
 import pytest
 import torch
 from vector_quantize_pytorch import LFQ as DenseLFQ
 
 from magvit2_pytorch.quantizers import LFQ
+from tests.quantizers import brute_force
 
 
 def random_latents(dim, std, dtype=torch.float64):

@@ -54,7 +54,7 @@ def test_options_given_while_loading_come_first(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     build("residual").save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match="no model.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"no model\.safetensors"):
         VideoTokenizer.from_pretrained(tmp_path)
 
 

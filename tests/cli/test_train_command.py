@@ -1,0 +1,207 @@
+"""train: options from preset, file and command line; what a run leaves; how it goes on."""
+
+import json
+import os
+import signal
+
+import pytest
+import yaml
+
+from magvit2_pytorch import VideoTokenizer
+from magvit2_pytorch.tokenizer.presets import preset
+from magvit2_pytorch.training.config import TrainingConfig
+from magvit2_pytorch.training.recipes import recipe
+from magvit2_pytorch.training.trainer import VideoTokenizerTrainer
+from tests.data.clip_files import make_video
+
+QUICK = ("--preset", "tiny", "--num_train_steps", 2, "--batch_size", 2, "--num_frames", 3,
+         "--device", "cpu")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    for number in range(4):
+        make_video(folder / f"{number}.avi", 6, 16, 16, codec="mpeg4")
+    return folder
+
+
+@pytest.fixture
+def resolved(run):
+    """The configuration that a command line comes down to."""
+
+    def resolved(*words):
+        status, out, err = run("train", *words, "--print_config")
+        assert status == 0, err
+        return yaml.safe_load(out)
+
+    return resolved
+
+
+@pytest.mark.parametrize("name", ["tiny", "small"])
+def test_only_what_is_said_goes_before_preset_and_recipe(resolved, name):
+    values = resolved("x", "-o", "y", "--preset", name, "--fps", 5, "--model.init_dim", 12)
+    plain = json.loads(json.dumps(preset(name) | {"init_dim": 12}))
+    assert {key: values["model"][key] for key in plain} == plain
+    training = TrainingConfig(**recipe(name) | {"fps": 5.0}).to_dict()
+    del training["results_folder"], training["checkpoints_folder"]
+    assert {key: values[key] for key in training} == training
+
+
+def test_layers_are_nested_lists(resolved):
+    layers = "[residual, [compress_space, 64], [attend_time, {window: 3}], residual]"
+    values = resolved("x", "-o", "y", "--model.layers", layers)
+    expected = ["residual", ["compress_space", 64], ["attend_time", {"window": 3}], "residual"]
+    assert values["model"]["layers"] == expected
+    values = resolved("x", "-o", "y", "--model.layers", json.dumps(expected))
+    assert values["model"]["layers"] == expected
+
+
+@pytest.mark.parametrize("file_first", [True, False])
+def test_what_is_typed_goes_before_the_file_and_the_file_before_the_preset(
+    resolved, tmp_path, file_first
+):
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        "data: a\noutput: b\npreset: tiny\nfps: 3\nseed: 1\nmodel: {init_dim: 16, max_dim: 32}\n"
+    )
+    typed = ["-o", "c", "--seed", 2, "--model.max_dim", 64]
+    words = ["--config", file, *typed] if file_first else [*typed, "--config", file]
+    values = resolved(*words)
+    assert (values["data"], values["output"], values["preset"]) == ("a", "c", "tiny")
+    assert (values["fps"], values["seed"]) == (3.0, 2)
+    assert (values["model"]["init_dim"], values["model"]["max_dim"]) == (16, 64)
+    assert values["model"]["codebook_size"] == preset("tiny")["codebook_size"]
+    assert values["learning_rate"] == recipe("tiny")["learning_rate"]
+    assert resolved("typed", *words)["data"] == "typed"
+    assert (
+        resolved(*words, "--preset", "small")["learning_rate"] == recipe("small")["learning_rate"]
+    )
+
+
+def test_a_run_leaves_a_tokenizer_and_a_configuration_that_makes_it_again(
+    run, tmp_path, videos, resolved
+):
+    first, second = tmp_path / "first", tmp_path / "second"
+    status, said, _ = run(
+        "train", videos, "-o", first, *QUICK, "--model.codebook_size", "null",
+        "--model.use_fsq", "true", "--model.fsq_levels", "[8, 5]", "--max_grad_norm", "null",
+    )  # fmt: skip
+    assert status == 0
+    assert "Trained 2 steps" in said
+    tokenizer = VideoTokenizer.from_pretrained(first / "tokenizer")
+    assert tokenizer.codebook_size == 40
+    assert (first / "checkpoints" / "step-2").is_dir()
+    assert run("train", "--config", first / "config.yaml", "-o", second)[0] == 0
+    ours, theirs = (yaml.safe_load((f / "config.yaml").read_text()) for f in (first, second))
+    assert theirs == ours | {"output": str(second)}
+    assert ours["max_grad_norm"] is None
+    weights = [(f / "tokenizer" / "model.safetensors").read_bytes() for f in (first, second)]
+    assert weights[0] == weights[1]
+    assert tokenizer.config == VideoTokenizer.from_pretrained(second / "tokenizer").config
+    # The folder of a run is a model for the other commands.
+    out = tmp_path / "codes"
+    assert run("tokenize", videos / "0.avi", "--model", first, "-o", out)[0] == 0
+    about = json.loads(run("info", first / "checkpoints" / "step-2", "--json")[1])
+    assert (about["kind"], about["step"]) == ("checkpoint", 2)
+
+
+def test_resuming(run, tmp_path, videos):
+    out = tmp_path / "run"
+    words = ("train", videos, "-o", out, *QUICK)
+    status, _, err = run(*words, "--resume", "latest")
+    assert status == 1
+    assert "no checkpoint" in err
+    assert not out.exists()
+    assert run(*words, "--resume", "auto", "--checkpoint_every_step", 1)[0] == 0
+    status, _, err = run(*words)
+    assert status == 1
+    assert "--resume latest" in err
+    config = ("train", "--config", out / "config.yaml")
+    status, said, _ = run(*config, "--resume", "latest", "--num_train_steps", 3)
+    assert status == 0
+    assert "step-2, step 2" in said
+    assert "Trained 3 steps" in said
+    status, said, _ = run(*config, "--resume", out / "checkpoints" / "step-1")
+    assert "step-1, step 1" in said
+    status, _, err = run(*config, "--resume", out / "checkpoints" / "step-9")
+    assert status == 1
+    assert "step-9" in err
+    status, _, err = run(*config, "--resume", out)
+    assert status == 1
+    assert "no training checkpoint" in err
+    (out / "checkpoints" / "step-11").mkdir()  # cut short: no state in it
+    assert "step 3" in run(*config, "--resume", "auto")[1]
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(run, tmp_path, videos, monkeypatch):
+    step = VideoTokenizerTrainer.train_step
+
+    def interrupted(self, *args):
+        if self.step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, *args)
+
+    monkeypatch.setattr(VideoTokenizerTrainer, "train_step", interrupted)
+    out = tmp_path / "run"
+    status, said, _ = run("train", videos, "-o", out, *QUICK, "--num_train_steps", 50)
+    assert status == 130
+    assert f"--resume {out / 'checkpoints' / 'step-2'}" in said
+    monkeypatch.undo()
+    config = ("train", "--config", out / "config.yaml", "--num_train_steps", 3)
+    assert run(*config, "--resume", "latest")[0] == 0
+
+
+def test_images_train_too(run, tmp_path, clips):
+    from magvit2_pytorch.data import read_image, write_image
+
+    picture = read_image(clips / "picture.png")
+    for number in range(3):
+        write_image(tmp_path / "in" / f"{number}.png", picture.repeat(2, 2, 1))
+    words = ("train", tmp_path / "in", "-o", tmp_path / "out", *QUICK)
+    assert run(*words, "--type", "images")[0] == 0
+    status, _, err = run("train", tmp_path / "in", "-o", tmp_path / "other", *QUICK)
+    assert status == 1
+    assert "no videos" in err
+
+
+def test_wandb_is_a_short_name(run, tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        "magvit2_pytorch.cli.train.train", lambda *args, **options: seen.update(options) or 0
+    )
+    assert run("train", "x", "-o", tmp_path, "--wandb")[0] == 0
+    assert seen["training"].use_wandb_tracking
+    assert seen["training"].results_folder == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["{videos}"], 2, "output"),
+        (["-o", "{out}"], 2, "data"),
+        (["/nowhere", "-o", "{out}"], 1, "/nowhere"),
+        (["{videos}", "-o", "{out}", "--preset", "tinny"], 2, "tiny"),
+        (["{videos}", "-o", "{out}", "--learning_rat", "1"], 2, "learning_rat"),
+        (["{videos}", "-o", "{out}", "--learning_rate", "fast"], 2, "learning_rate"),
+        (["{videos}", "-o", "{out}", "--learning_rate", "0"], 2, "learning_rate"),
+        (["{videos}", "-o", "{out}", "--model.layers", "[residul]"], 2, "residual"),
+        (["{videos}", "-o", "{out}", "--model.codebook_size", "1000"], 2, "power of two"),
+        (["{videos}", "-o", "{out}", "--config", "/nowhere.yaml"], 2, "nowhere.yaml"),
+        (["{videos}", "-o", "{out}", "--results_folder", "x"], 2, "results_folder"),
+    ],
+)
+def test_mistakes_are_said_before_training(run, tmp_path, videos, words, status, said):
+    places = dict(videos=videos, out=tmp_path / "out")
+    code, _, err = run("train", *(word.format(**places) for word in words))
+    assert code == status
+    assert said in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_with_an_unknown_key_is_refused(run, tmp_path, videos):
+    (tmp_path / "run.yaml").write_text("model: {int_dim: 8}\n")
+    words = ("train", videos, "-o", tmp_path / "out", "--config", tmp_path / "run.yaml")
+    status, _, err = run(*words)
+    assert status == 2
+    assert "int_dim" in err

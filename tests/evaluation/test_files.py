@@ -1,0 +1,266 @@
+"""Files through a tokenizer: in chunks as in one piece, at any size and length."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from magvit2_pytorch.data import VideoFile, read_image, to_float, to_uint8, write_image, write_video
+from magvit2_pytorch.evaluation.compatibility import TokenizerMismatch
+from magvit2_pytorch.evaluation.files import (
+    decode_file,
+    decoded_frames,
+    reconstruct_file,
+    tokenize_file,
+)
+from magvit2_pytorch.evaluation.identity import Identity, identify
+from magvit2_pytorch.evaluation.preprocess import pad_space
+from magvit2_pytorch.metrics import psnr
+from tests.conftest import DISCRETE
+from tests.evaluation.clips import clip, exact, mean_difference
+
+
+def read_all(path, channels=3):
+    file = VideoFile(path, channels)
+    return file.read(range(file.num_frames))
+
+
+def after_codec(path, frames, fps=12):
+    """The frames as a video codec leaves them: ours met the same one."""
+    write_video(path, frames, fps)
+    return read_all(path)
+
+
+def assert_nearly_equal(ours, theirs):
+    """x264 itself differs by a few levels from run to run, on pictures smaller than its blocks."""
+    assert ours.shape == theirs.shape
+    assert mean_difference(ours, theirs) < 1
+
+
+def whole(path, tokenizer):
+    """All frames at once, as the library's own calls want them."""
+    frames = read_all(path, tokenizer.config.channels)
+    return frames, pad_space(to_float(frames)[None].double(), tokenizer.space_factor)
+
+
+@pytest.mark.parametrize("quantizer", DISCRETE)
+def test_codes_in_chunks_are_those_of_the_whole_clip(tmp_path, quantizer):
+    tokenizer = exact(quantizer)
+    path = clip(tmp_path, num_frames=7)
+    codes = tokenizer.tokenize(whole(path, tokenizer)[1])[0]
+    for chunk_frames in range(1, 10):
+        ours, header = tokenize_file(tokenizer, path, chunk_frames=chunk_frames)
+        assert torch.equal(ours, codes)
+        assert header.codes_shape == tuple(codes.shape)
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 3, 6])
+@pytest.mark.parametrize("size", [(16, 16), (18, 22), (17, 3)])
+def test_any_size_and_length_comes_back_as_it_was(tmp_path, num_frames, size):
+    tokenizer = exact()
+    path = clip(tmp_path, num_frames, *size, codec="mpeg4", name="clip.avi")
+    codes, header = tokenize_file(tokenizer, path)
+    real, video = whole(path, tokenizer)
+    assert (header.num_frames, header.height, header.width) == (num_frames, *size)
+    assert torch.equal(codes, tokenizer.tokenize(video)[0])
+    recon = tokenizer.decode_from_code_indices(codes[None])
+    expected = to_uint8(recon[0, :, :num_frames, : size[0], : size[1]])
+    for chunk_frames in (1, 4, 16):
+        runs = list(decoded_frames(tokenizer, codes, header, chunk_frames))
+        assert max(map(len, runs)) <= 1 + max(chunk_frames, tokenizer.time_factor)
+        assert torch.equal(torch.cat(runs), expected)
+    assert torch.cat(runs).shape == real.shape
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".gif"])
+def test_a_decoded_file_has_the_frames_size_and_rate(tmp_path, suffix):
+    tokenizer = exact()
+    path = clip(tmp_path, num_frames=6, fps=12)
+    codes, header = tokenize_file(tokenizer, path)
+    assert header.fps == pytest.approx(12, rel=1e-3)
+    out = tmp_path / f"out{suffix}"
+    decode_file(tokenizer, codes, header, out)
+    assert VideoFile(out).fps == pytest.approx(12, rel=0.01)
+    frames = torch.cat(list(decoded_frames(tokenizer, codes, header)))
+    assert_nearly_equal(read_all(out), after_codec(tmp_path / f"expected{suffix}", frames))
+
+
+def test_odd_sides_are_even_in_video_files_only_by_a_repeated_row(tmp_path):
+    tokenizer = exact()
+    path = clip(tmp_path, 3, 17, 19, codec="mpeg4", name="clip.avi")
+    codes, header = tokenize_file(tokenizer, path)
+    decode_file(tokenizer, codes, header, tmp_path / "out.mp4")
+    file = VideoFile(tmp_path / "out.mp4")
+    assert (header.height, header.width) == (17, 19)
+    assert (file.height, file.width) == (18, 20)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp"])
+def test_an_image_is_one_frame_and_becomes_an_image(tmp_path, suffix):
+    tokenizer = exact()
+    path = tmp_path / f"picture{suffix}"
+    picture = next(iter(VideoFile(clip(tmp_path, 1, 15, 21, codec="mpeg4", name="c.avi"))))
+    write_image(path, picture)
+    codes, header = tokenize_file(tokenizer, path)
+    assert (header.kind, header.num_frames, header.fps) == ("image", 1, None)
+    assert codes.shape == (1, 4, 6)
+    decode_file(tokenizer, codes, header, tmp_path / "out.png")
+    video = pad_space(to_float(read_image(path))[None, :, None].double(), 4)
+    recon = tokenizer.decode_from_code_indices(tokenizer.tokenize(video))
+    assert torch.equal(read_image(tmp_path / "out.png"), to_uint8(recon[0])[0, :15, :21])
+    with pytest.raises(ValueError, match=r"\.png"):
+        decode_file(tokenizer, codes, header, tmp_path / "out.mp4")
+
+
+def test_a_gif_is_a_video(tmp_path):
+    path = clip(tmp_path, 4, 16, 16, name="clip.gif", codec="gif")
+    assert tokenize_file(exact(), path)[1].kind == "video"
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_other_channels_than_three(tmp_path, channels):
+    tokenizer = exact(channels=channels)
+    path = clip(tmp_path, 3)
+    codes, header = tokenize_file(tokenizer, path)
+    assert torch.equal(codes, tokenizer.tokenize(whole(path, tokenizer)[1])[0])
+    decode_file(tokenizer, codes, header, tmp_path / "out.mp4")
+    reconstruct_file(tokenizer, path, tmp_path / "pair.mp4", side_by_side=True)
+
+
+def test_size_is_the_short_side_and_keeps_proportions(tmp_path):
+    tokenizer = exact()
+    path = clip(tmp_path, 3, 24, 36)
+    _, header = tokenize_file(tokenizer, path, size=13)
+    assert (header.height, header.width) == (13, 20)
+    assert header.padding == (3, 0)
+    image = tmp_path / "tall.png"
+    write_image(image, torch.zeros(30, 20, 3, dtype=torch.uint8))
+    _, header = tokenize_file(tokenizer, image, size=10)
+    assert (header.height, header.width) == (15, 10)
+    with pytest.raises(ValueError, match="size is 0"):
+        tokenize_file(tokenizer, path, size=0)
+    with pytest.raises(ValueError, match="chunk_frames is 0"):
+        tokenize_file(tokenizer, path, chunk_frames=0)
+
+
+@pytest.mark.parametrize("quantizer", ["lfq", "continuous", "continuous-kl"])
+def test_reconstructing_is_coding_and_decoding(tmp_path, quantizer):
+    tokenizer = exact(quantizer)
+    path = clip(tmp_path, num_frames=6, fps=12)
+    real, video = whole(path, tokenizer)
+    with torch.no_grad():
+        recon = tokenizer(video)[:, :, :, :18, :22]
+    for chunk_frames in (1, 4, 100):
+        result = reconstruct_file(tokenizer, path, tmp_path / "o.mkv", chunk_frames=chunk_frames)
+        expected = psnr(recon, to_float(real)[None].double())
+        assert result.psnr_db == pytest.approx(float(expected), abs=1e-4)
+        assert (result.num_frames, result.height, result.width) == (6, 18, 22)
+    expected = after_codec(tmp_path / "expected.mkv", to_uint8(recon[0]))
+    assert_nearly_equal(read_all(tmp_path / "o.mkv"), expected)
+
+
+def test_side_by_side_has_the_original_on_the_left(tmp_path):
+    tokenizer = exact()
+    path = clip(tmp_path, num_frames=3)
+    reconstruct_file(tokenizer, path, tmp_path / "pair.mp4", side_by_side=True)
+    pair = VideoFile(tmp_path / "pair.mp4")
+    assert (pair.height, pair.width) == (18, 44)
+    real, _ = whole(path, tokenizer)
+    left, right = pair.read(range(3)).split(22, dim=2)
+    # Colours lose half their resolution, and these change from one pixel to the next.
+    assert mean_difference(left, real) < 0.5 * mean_difference(right, real)
+
+
+def test_memory_does_not_grow_with_the_number_of_frames(tmp_path):
+    tokenizer = exact()
+    path = clip(tmp_path, num_frames=30)
+    seen = []
+    tokenizer.encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[2]))
+    codes, header = tokenize_file(tokenizer, path, chunk_frames=5)
+    # The largest multiple of 2 up to 5, and the last frame repeated once.
+    assert seen == [5, 4, 4, 4, 4, 4, 4, 2]
+    heard = []
+    tokenizer.decoder.register_forward_pre_hook(lambda _, args: heard.append(args[0].shape[2]))
+    assert sum(map(len, decoded_frames(tokenizer, codes, header, 5))) == header.num_frames == 30
+    assert heard == [3, 2, 2, 2, 2, 2, 2, 1]
+
+
+def test_progress_is_told_up_to_the_last_frame(tmp_path):
+    tokenizer, told = exact(), []
+    path = clip(tmp_path, num_frames=6)
+    tell = lambda done, total: told.append((done, total))  # noqa: E731
+    codes, header = tokenize_file(tokenizer, path, chunk_frames=2, on_frames=tell)
+    assert told == [(3, 6), (5, 6), (6, 6)]
+    decode_file(tokenizer, codes, header, tmp_path / "o.mp4", chunk_frames=2, on_frames=tell)
+    reconstruct_file(tokenizer, path, tmp_path / "o.mp4", chunk_frames=2, on_frames=tell)
+    assert told == [(3, 6), (5, 6), (6, 6)] * 3
+
+
+def test_bf16_is_close_and_leaves_the_tokenizer_as_it_was(tmp_path):
+    tokenizer = exact().float().train()
+    path = clip(tmp_path)
+    codes, header = tokenize_file(tokenizer, path)
+    low, _ = tokenize_file(tokenizer, path, precision="bf16")
+    assert (low == codes).float().mean() > 0.5
+    full = torch.cat(list(decoded_frames(tokenizer, codes, header)))
+    low = torch.cat(list(decoded_frames(tokenizer, codes, header, precision="bf16")))
+    assert mean_difference(low, full) < 2
+    assert tokenizer.training
+    assert all(p.dtype == torch.float32 and p.requires_grad for p in tokenizer.parameters())
+
+
+def test_what_files_cannot_give_or_hold_is_refused(tmp_path):
+    path = clip(tmp_path, num_frames=2)
+    conditional = exact(layers=("cond_residual",))
+    for call in (
+        lambda: tokenize_file(conditional, path),
+        lambda: reconstruct_file(conditional, path, tmp_path / "o.mp4"),
+    ):
+        with pytest.raises(ValueError, match="conditional"):
+            call()
+    with pytest.raises(ValueError, match="continuous"):
+        tokenize_file(exact("continuous"), path)
+    with pytest.raises(ValueError, match=r"\.mp4"):
+        reconstruct_file(exact(), path, tmp_path / "o.png")
+    assert [p.name for p in tmp_path.iterdir()] == ["clip.mkv"]
+
+
+def test_another_tokenizers_codes_are_refused_by_name_unless_forced(tmp_path):
+    ours, theirs = exact(), exact()
+    codes, header = tokenize_file(ours, clip(tmp_path), identity=identify(ours, "run/ours"))
+    assert header.tokenizer == "run/ours"
+    out, named = tmp_path / "out.mp4", identify(theirs, "run/theirs")
+    with pytest.raises(TokenizerMismatch, match=r"run/ours.*run/theirs") as error:
+        decode_file(theirs, codes, header, out, identity=named)
+    assert header.fingerprint[:12] in str(error.value)
+    assert named.fingerprint[:12] in str(error.value)
+    assert not out.exists()
+    decode_file(theirs, codes, header, out, identity=named, force=True)
+    other = exact("fsq")
+    with pytest.raises(TokenizerMismatch, match="codebook_size 64, not 200"):
+        decode_file(other, codes, header, out, force=True)
+    decode_file(
+        ours,
+        codes,
+        replace(header, tokenizer="moved"),
+        out,
+        identity=Identity("x", header.fingerprint),
+    )
+
+
+def test_a_file_that_breaks_off_leaves_no_output(tmp_path, monkeypatch):
+    path, out = clip(tmp_path, num_frames=8), tmp_path / "out.mp4"
+    out.write_bytes(b"an older file")
+    frames = VideoFile.frames
+
+    def broken(self, size=None):
+        for number, frame in enumerate(frames(self, size)):
+            if number == 5:
+                raise ValueError("broken")
+            yield frame
+
+    monkeypatch.setattr(VideoFile, "frames", broken)
+    with pytest.raises(ValueError, match="broken"):
+        reconstruct_file(exact(), path, out, chunk_frames=2)
+    assert out.read_bytes() == b"an older file"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.mkv", "out.mp4"]

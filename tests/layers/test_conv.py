@@ -1,0 +1,56 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from magvit2_pytorch.layers.conv import CausalConv3d
+
+MODES = ("constant", "replicate", "reflect")
+
+
+def padded_conv(layer, x):
+    """The same, written out: pad the whole video, then one plain convolution."""
+    conv, before = layer.conv, layer.time_pad
+    if layer.zero_start:
+        x = F.pad(x, (0, 0, 0, 0, before, 0))
+    else:
+        x = torch.cat((x[:, :, :1].repeat(1, 1, before, 1, 1), x), dim=2)
+    height, width = (size // 2 for size in conv.kernel_size[1:])
+    mode = "constant" if layer.zero_start else conv.padding_mode
+    sides = (width, width, height, height, 0, 0)
+    x = F.pad(x, sides, mode=mode)
+    return F.conv3d(x, conv.weight, conv.bias, conv.stride)
+
+
+@pytest.mark.parametrize("pad_mode", MODES)
+@pytest.mark.parametrize("kernel", [1, 3, (3, 1, 1), (1, 3, 3), (7, 7, 7), (2, 3, 5)])
+@pytest.mark.parametrize("stride", [1, (1, 2, 2), (2, 1, 1)])
+@pytest.mark.parametrize("num_frames", [1, 2, 5])
+def test_it_is_a_convolution_of_the_padded_video(pad_mode, kernel, stride, num_frames):
+    layer = CausalConv3d(3, 4, kernel, stride, pad_mode=pad_mode).double()
+    x = torch.randn(2, 3, num_frames, 8, 8, dtype=torch.float64)
+    out, _ = layer(x)
+    torch.testing.assert_close(out, padded_conv(layer, x), atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("pad_mode", MODES)
+@pytest.mark.parametrize("stride", [1, (2, 1, 1)])
+def test_one_frame_leaves_the_past_that_the_general_way_leaves(pad_mode, stride):
+    layer = CausalConv3d(3, 4, 3, stride, pad_mode=pad_mode).double()
+    x = torch.randn(1, 3, 5, 4, 4, dtype=torch.float64)
+    _, past = layer(x[:, :, :1])
+    rest, _ = layer(x[:, :, 1:], past)
+    torch.testing.assert_close(rest, padded_conv(layer, x)[:, :, 1:], atol=1e-12, rtol=1e-12)
+
+
+def test_a_strided_window_ends_on_the_newest_frame():
+    layer = CausalConv3d(1, 1, (3, 1, 1), (2, 1, 1), bias=False)
+    torch.nn.init.ones_(layer.conv.weight)
+    frames = torch.tensor([1.0, 10, 100, 1000, 10000]).view(1, 1, 5, 1, 1)
+    assert layer(frames)[0].flatten().tolist() == [1, 111, 11100]
+
+
+def test_sizes_without_a_middle_are_refused(without_type_checks):
+    with pytest.raises(ValueError, match="odd"):
+        CausalConv3d(1, 1, (3, 2, 3))
+    with pytest.raises(ValueError, match="no kernel size"):
+        CausalConv3d(1, 1, (3, 3))
