@@ -65,7 +65,7 @@ def open_datasets(
     if valid_dataset is not None:
         return _open(kind, paths, spec, config), valid_dataset
     if len(paths) > 1:
-        train, valid = split_files(paths, config.valid_frac, config.random_split_seed)
+        train, valid = _hold_out(kind, paths, spec, config)
         return _open(kind, train, spec, config), _open(kind, valid, spec, config, train=False)
     if kind == "images":
         raise ValueError(f"{source} holds one image: training needs two or more, one to measure on")
@@ -85,6 +85,33 @@ def _open(
     return VideoDataset(
         paths, spec, train=train, seed=config.seed, cache_dir=config.cache_dir, **options
     )
+
+
+def _hold_out(
+    kind: DatasetType, paths: list[Path], spec: ClipSpec, config: TrainingConfig
+) -> tuple[list[Path], list[Path]]:
+    """Files to train on and files held out, at least one of which can be used.
+
+    Datasets pass over broken files by themselves, but a held-out part with no other would end a
+    run at its first validation, hours from now.
+    """
+    train, valid = split_files(paths, config.valid_frac, config.random_split_seed)
+    if any(_usable(kind, path, spec, config) for path in valid):
+        return train, valid
+    for path in train:
+        if len(train) > 1 and _usable(kind, path, spec, config):
+            return [p for p in train if p != path], [*valid, path]
+    return train, valid  # nothing to be done: the dataset says what is wrong
+
+
+def _usable(kind: DatasetType, path: Path, spec: ClipSpec, config: TrainingConfig) -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the dataset that keeps the file will name it
+        try:
+            _ = _open(kind, [path], spec, config, train=False)[0]
+        except ValueError:
+            return False
+    return True
 
 
 def _split_one_video(

@@ -231,6 +231,7 @@ class VideoTokenizerTrainer:
         config = self.config
         if self.step % config.log_every_step == 0 or self.finished:
             values = meters.read() | {"skipped_steps": self.skipped_steps}
+            values["skipped_files"] = len(getattr(self.data, "skipped", ()))
             self.tracking.log(values, self.step)
             progress.show(values)
         progress.update(self.step, self.elapsed_s)
