@@ -165,14 +165,21 @@ def test_images_train_too(run, tmp_path, clips):
     assert "no videos" in err
 
 
-def test_wandb_is_a_short_name(run, tmp_path, monkeypatch):
+def test_wandb_is_a_short_name(run, tmp_path, videos, monkeypatch):
     seen = {}
-    monkeypatch.setattr(
-        "magvit2_pytorch.cli.train.train", lambda *args, **options: seen.update(options) or 0
-    )
-    assert run("train", "x", "-o", tmp_path, "--wandb")[0] == 0
-    assert seen["training"].use_wandb_tracking
-    assert seen["training"].results_folder == str(tmp_path)
+
+    def trainer(tokenizer, **options):
+        seen.update(options)
+        raise ValueError("far enough")
+
+    monkeypatch.setattr("magvit2_pytorch.training.trainer.VideoTokenizerTrainer", trainer)
+    status, _, err = run("train", videos, "-o", tmp_path, "--wandb")
+    assert (status, err) == (1, "magvit2: error: far enough\n")
+    assert seen["use_wandb_tracking"] is True
+    assert seen["results_folder"] == str(tmp_path)
+    assert seen["checkpoints_folder"] == str(tmp_path / "checkpoints")
+    assert run("train", videos, "-o", tmp_path)[0] == 1
+    assert seen["use_wandb_tracking"] is False
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,9 @@ from magvit2_pytorch.metrics import psnr
 from tests.conftest import DISCRETE
 from tests.evaluation.clips import clip, exact, mean_difference
 
+# x264 does not give the same bytes twice on pictures this small unless 8 divides their width.
+WIDTH = 24
+
 
 def read_all(path, channels=3):
     file = VideoFile(path, channels)
@@ -32,7 +35,7 @@ def after_codec(path, frames, fps=12):
 
 
 def assert_nearly_equal(ours, theirs):
-    """x264 itself differs by a few levels from run to run, on pictures smaller than its blocks."""
+    """Video codecs are not to be trusted with the last bit."""
     assert ours.shape == theirs.shape
     assert mean_difference(ours, theirs) < 1
 
@@ -75,7 +78,7 @@ def test_any_size_and_length_comes_back_as_it_was(tmp_path, num_frames, size):
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".gif"])
 def test_a_decoded_file_has_the_frames_size_and_rate(tmp_path, suffix):
     tokenizer = exact()
-    path = clip(tmp_path, num_frames=6, fps=12)
+    path = clip(tmp_path, num_frames=6, width=WIDTH, fps=12)
     codes, header = tokenize_file(tokenizer, path)
     assert header.fps == pytest.approx(12, rel=1e-3)
     out = tmp_path / f"out{suffix}"
@@ -146,15 +149,15 @@ def test_size_is_the_short_side_and_keeps_proportions(tmp_path):
 @pytest.mark.parametrize("quantizer", ["lfq", "continuous", "continuous-kl"])
 def test_reconstructing_is_coding_and_decoding(tmp_path, quantizer):
     tokenizer = exact(quantizer)
-    path = clip(tmp_path, num_frames=6, fps=12)
+    path = clip(tmp_path, num_frames=6, width=WIDTH, fps=12)
     real, video = whole(path, tokenizer)
     with torch.no_grad():
-        recon = tokenizer(video)[:, :, :, :18, :22]
+        recon = tokenizer(video)[:, :, :, :18, :WIDTH]
     for chunk_frames in (1, 4, 100):
         result = reconstruct_file(tokenizer, path, tmp_path / "o.mkv", chunk_frames=chunk_frames)
         expected = psnr(recon, to_float(real)[None].double())
         assert result.psnr_db == pytest.approx(float(expected), abs=1e-4)
-        assert (result.num_frames, result.height, result.width) == (6, 18, 22)
+        assert (result.num_frames, result.height, result.width) == (6, 18, WIDTH)
     expected = after_codec(tmp_path / "expected.mkv", to_uint8(recon[0]))
     assert_nearly_equal(read_all(tmp_path / "o.mkv"), expected)
 

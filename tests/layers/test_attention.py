@@ -4,6 +4,7 @@ import torch
 from magvit2_pytorch.functional import detach_past, linear_scan
 from magvit2_pytorch.layers.attention import (
     AttentionSize,
+    FeedForward,
     SpaceAttention,
     TimeAttention,
     TokenShift,
@@ -35,6 +36,21 @@ def test_rotary_scores_depend_on_distance_alone():
         line = scores.diagonal(offset)
         torch.testing.assert_close(line, line[:1].expand_as(line), **EXACT)
     assert scores.diagonal(1)[0] != pytest.approx(float(scores.diagonal(2)[0]))
+
+
+def test_turning_is_multiplying_complex_numbers():
+    x = double(2, 7, 8)
+    frequencies = torch.tensor([10_000 ** (-i / 4) for i in range(4)], dtype=torch.float64)
+    angles = torch.arange(7)[:, None] * frequencies
+    z = torch.complex(x[..., :4], x[..., 4:]) * torch.exp(1j * angles)
+    turned = rotate(x, rotary_angles(7, 8, x))
+    torch.testing.assert_close(turned, torch.cat((z.real, z.imag), dim=-1), **EXACT)
+
+
+def test_angles_keep_float32_under_half_precision():
+    half = torch.randn(9, 8, dtype=torch.bfloat16)
+    assert rotary_angles(9, 8, half).dtype == torch.float32
+    assert rotate(half, rotary_angles(9, 8, half)).dtype == torch.bfloat16
 
 
 def test_axial_scores_depend_on_both_distances_and_on_nothing_else():
@@ -89,6 +105,20 @@ def test_a_window_bounds_what_is_remembered():
     assert [part.shape[2] for part in past] == [2, 2]
 
 
+@pytest.mark.parametrize("layer", [SpaceAttention, TimeAttention])
+def test_weights_are_dropped_only_while_training(layer):
+    attention, x = layer(6, AttentionSize(8, 2, dropout=0.5)).double(), double(1, 6, 4, 2, 2)
+    assert torch.equal(attention.eval()(x)[0], attention(x)[0])
+    assert not torch.equal(attention.train()(x)[0], attention(x)[0])
+
+
+def test_sizes_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match="use 1 or more"):
+        TimeAttention(6, SIZE, window=0)
+    with pytest.raises(ValueError, match="multiple of 4"):
+        AttentionSize(dim_head=6)
+
+
 def test_linear_attention_by_its_formula():
     layer = LinearSpaceAttention(6, dim_head=4, heads=2).double()
     x = double(2, 6, 3, 2, 4)
@@ -119,6 +149,21 @@ def test_gateloop_is_its_recurrence():
         state = decay.sigmoid() * state + (1 - decay.sigmoid()) * value
         outs.append(layer.to_out(state * gate * gate.sigmoid()).movedim(-1, 1))
     torch.testing.assert_close(layer(x)[0], torch.stack(outs, dim=2), **EXACT)
+
+
+def test_gateloop_remembers_one_frame_of_float32():
+    layer = GateLoop(6).bfloat16()
+    pasts = [layer(torch.randn(1, 6, n, 2, 2, dtype=torch.bfloat16))[1] for n in (1, 9)]
+    assert {past.shape for past in pasts} == {(1, 1, 2, 2, 6)}
+    assert {past.dtype for past in pasts} == {torch.float32}
+
+
+def test_feed_forward_is_a_gated_unit_on_every_position():
+    layer, x = FeedForward(6).double(), double(1, 6, 1, 1, 2)
+    for cell in range(2):
+        value, gate = layer.to_inner(x[0, :, 0, 0, cell]).chunk(2)
+        gelu = gate * 0.5 * (1 + torch.erf(gate / 2**0.5))
+        torch.testing.assert_close(layer(x)[0, :, 0, 0, cell], layer.to_out(value * gelu), **EXACT)
 
 
 def test_token_shift_moves_half_of_the_channels_by_a_frame():

@@ -2,9 +2,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from magvit2_pytorch.layers.conv import CausalConv3d
+from magvit2_pytorch.layers.conv import CausalConv3d, triple
 
 MODES = ("constant", "replicate", "reflect")
+SHAPES = [
+    (kernel, stride)
+    for kernel in (1, 3, (3, 1, 1), (1, 3, 3), (7, 7, 7), (2, 3, 5))
+    for stride in (1, (1, 2, 2), (2, 1, 1), (2, 2, 1))
+    if triple(kernel)[0] >= triple(stride)[0]
+]
 
 
 def padded_conv(layer, x):
@@ -22,8 +28,7 @@ def padded_conv(layer, x):
 
 
 @pytest.mark.parametrize("pad_mode", MODES)
-@pytest.mark.parametrize("kernel", [1, 3, (3, 1, 1), (1, 3, 3), (7, 7, 7), (2, 3, 5)])
-@pytest.mark.parametrize("stride", [1, (1, 2, 2), (2, 1, 1)])
+@pytest.mark.parametrize(("kernel", "stride"), SHAPES, ids=str)
 @pytest.mark.parametrize("num_frames", [1, 2, 5])
 def test_it_is_a_convolution_of_the_padded_video(pad_mode, kernel, stride, num_frames):
     layer = CausalConv3d(3, 4, kernel, stride, pad_mode=pad_mode).double()
@@ -54,3 +59,35 @@ def test_sizes_without_a_middle_are_refused(without_type_checks):
         CausalConv3d(1, 1, (3, 2, 3))
     with pytest.raises(ValueError, match="no kernel size"):
         CausalConv3d(1, 1, (3, 3))
+
+
+@pytest.mark.parametrize("pad_mode", MODES)
+@pytest.mark.parametrize("kernel", [3, (3, 1, 1), (2, 3, 5)])
+@pytest.mark.parametrize("stride", [1, (2, 1, 1), (2, 2, 2)])
+def test_one_frame_takes_a_shorter_way_to_the_same_place(pad_mode, kernel, stride):
+    layer = CausalConv3d(3, 4, kernel, stride, pad_mode=pad_mode).double()
+    x = torch.randn(2, 3, 1, 6, 8, dtype=torch.float64)
+    out, past = layer(x)
+    # Told what lies before the first frame, it goes the way of every other chunk.
+    general, general_past = layer(x, layer._before(x))
+    torch.testing.assert_close(out, general, atol=1e-12, rtol=1e-12)
+    assert torch.equal(past, general_past)
+
+
+@pytest.mark.parametrize("pad_mode", MODES)
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (1, 1), (2, 2), (3, 2), (3, 3), (5, 2)])
+@pytest.mark.parametrize("sizes", [(1, 3, 4, 3), (4, 3, 4), (3, 8)], ids=str)
+def test_strides_need_not_divide_the_chunks(kernel, stride, pad_mode, sizes):
+    layer = CausalConv3d(3, 4, (kernel, 3, 3), (stride, 1, 1), pad_mode=pad_mode).double()
+    x = torch.randn(1, 3, 11, 4, 4, dtype=torch.float64)
+    past, parts = None, []
+    for chunk in x.split(sizes, dim=2):
+        out, past = layer(chunk, past)
+        parts.append(out)
+    expected = padded_conv(layer, x)
+    torch.testing.assert_close(torch.cat(parts, dim=2), expected, atol=1e-12, rtol=1e-12)
+
+
+def test_a_stride_that_would_skip_frames_is_refused():
+    with pytest.raises(ValueError, match="stride of 3 frames skips some between kernels of 2"):
+        CausalConv3d(1, 1, (2, 3, 3), (3, 1, 1))

@@ -42,3 +42,31 @@ def test_depth_to_space_is_block_major():
     channels = torch.arange(8.0).view(1, 8, 1, 1, 1)  # dt, dh, dw of one channel each
     out, _ = DepthToSpace(2, 2)(channels, ())
     assert out[0, 0].tolist() == [[[0, 1], [2, 3]], [[4, 5], [6, 7]]]
+
+
+def test_channel_norm_sees_one_position():
+    norm, x = ChannelNorm(6), torch.randn(2, 6, 3, 4, 5)
+    changed = x.clone()
+    changed[:, :, 1, 2, 3] += torch.randn(2, 6)
+    moved = (norm(changed) - norm(x)).abs().amax(dim=(0, 1))
+    assert moved.nonzero().tolist() == [[1, 2, 3]]
+
+
+def test_channel_norm_keeps_half_precision_under_autocast():
+    with torch.autocast("cpu", torch.bfloat16):
+        assert ChannelNorm(6)(torch.randn(1, 6, 1, 2, 2).bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(("time", "space"), [(1, 2), (2, 1), (4, 8), (2, 3)])
+def test_later_chunks_are_whole_blocks(time, space):
+    x = torch.randn(2, 3, 2 * time, 2 * space, space)
+    blocks, past = SpaceToDepth(time, space)(x, ())
+    assert past == ()
+    assert blocks.shape[2] == 2
+    assert torch.equal(DepthToSpace(time, space)(blocks, ())[0], x)
+
+
+def test_the_first_latent_makes_one_frame_the_newest_of_its_block():
+    channels = torch.arange(8.0).view(1, 4, 2, 1, 1)
+    out, _ = DepthToSpace(4)(channels)
+    assert out.flatten().tolist() == [6, 1, 3, 5, 7]

@@ -1,0 +1,90 @@
+"""What layers are put together with: chains, residuals, units and changes of the grid."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from magvit2_pytorch.layers.attention import TokenShift
+from magvit2_pytorch.layers.resample import space_downsample, time_downsample, upsample
+from magvit2_pytorch.layers.residual import factorized_residual_block, residual_block
+from magvit2_pytorch.layers.stateful import Chain, Pointwise, Residual
+from magvit2_pytorch.types import Context
+
+
+def random_features(dim=4, num_frames=5):
+    return torch.randn(2, dim, num_frames, 4, 6, dtype=torch.float64)
+
+
+def test_a_chain_hands_each_layer_its_own_past():
+    chain = Chain((TokenShift(), Pointwise(nn.Tanh()), TokenShift()))
+    x = random_features()
+    first, past = chain(x[:, :, :2])
+    assert len(past) == 3
+    assert past[1] == ()
+    rest, _ = chain(x[:, :, 2:], past)
+    whole = TokenShift()(TokenShift()(x)[0].tanh())[0]
+    assert torch.equal(torch.cat((first, rest), dim=2), whole)
+
+
+def test_a_past_of_another_chain_is_refused():
+    with pytest.raises(ValueError, match="zip"):
+        Chain((Pointwise(nn.Tanh()), Pointwise(nn.Tanh())))(random_features(), ((),))
+
+
+def test_a_residual_adds_and_passes_the_past_through():
+    x = random_features()
+    out, past = Residual(TokenShift())(x)
+    shifted, expected_past = TokenShift()(x)
+    assert torch.equal(out, x + shifted)
+    assert torch.equal(past, expected_past)
+
+
+@pytest.mark.parametrize("dim_cond", [None, 3])
+def test_a_residual_unit_is_norm_wide_convolution_narrow_convolution(dim_cond):
+    unit, x = residual_block(4, dim_cond=dim_cond).double(), random_features()
+    cond = None if dim_cond is None else torch.randn(2, dim_cond, dtype=torch.float64)
+    out, _ = unit(x, None, Context(cond=cond))
+    norm, _, wide, _, narrow = unit.layer.layers
+    hidden, _ = norm(x, None, Context(cond=cond))
+    hidden, _ = wide(F.silu(hidden))
+    weight = narrow.conv.weight[:, :, 0, 0, 0]
+    mixed = torch.einsum("d c, b c t h w -> b d t h w", weight, F.silu(hidden))
+    expected = x + mixed + narrow.conv.bias[:, None, None, None]
+    torch.testing.assert_close(out, expected, atol=1e-10, rtol=1e-10)
+    assert wide.conv.kernel_size == (3, 3, 3)
+
+
+def test_a_factorized_unit_starts_as_the_identity_and_learns():
+    unit, x = factorized_residual_block(4).double(), random_features()
+    with torch.no_grad():
+        unit.layer.layers[-1].conv.bias.zero_()
+    assert torch.equal(unit(x)[0], x)
+    unit(x)[0].square().sum().backward()
+    assert unit.layer.layers[-1].conv.weight.grad.abs().sum() > 0
+    kernels = [m.kernel_size for m in unit.modules() if isinstance(m, nn.Conv3d)]
+    assert kernels == [(1, 3, 3), (3, 1, 1)]
+
+
+@pytest.mark.parametrize("pad_mode", ["constant", "replicate", "reflect"])
+def test_grids_shrink_and_grow_by_two(pad_mode):
+    x = random_features()
+    smaller, _ = space_downsample(4, 8, pad_mode).double()(x)
+    assert smaller.shape == (2, 8, 5, 2, 3)
+    assert upsample(8, 4, space=2).double()(smaller)[0].shape == x.shape
+    slower, _ = time_downsample(4, 8, pad_mode).double()(x)
+    assert slower.shape == (2, 8, 3, 4, 6)
+    assert upsample(8, 4, time=2).double()(slower)[0].shape == x.shape
+
+
+def test_frames_come_back_in_the_place_they_were_made_from():
+    """Output frame t of the upsampler is made by the latent that covers frame t."""
+    x = random_features(num_frames=3)
+    layer = upsample(4, 4, time=2).double()
+    out, _ = layer(x)
+    for latent in range(3):
+        changed = x.clone()
+        changed[:, :, latent] += 1
+        moved = (layer(changed)[0] - out).abs().amax(dim=(0, 1, 3, 4)).gt(0)
+        frames = [max(0, 2 * latent - 1), 2 * latent] if latent else [0]
+        assert moved.nonzero().flatten().tolist() == frames

@@ -1,0 +1,54 @@
+import pytest
+import torch
+
+from magvit2_pytorch.training.objective import Autoencoder, Objective
+from tests.conftest import QUANTIZERS, build, random_video
+
+
+def forward(quantizer, precision="fp32"):
+    tokenizer = build("compress_space", "compress_time", quantizer=quantizer).train()
+    video = random_video(5, batch=2)
+    return tokenizer, video, Autoencoder(tokenizer, precision)(video)
+
+
+@pytest.mark.parametrize("quantizer", QUANTIZERS)
+def test_the_loss_is_the_weighted_sum_of_its_terms(quantizer):
+    tokenizer, video, out = forward(quantizer)
+    objective = Objective(tokenizer.quantizer, "l1", 3.0, 0.5)
+    loss = objective(video, out, step=0)
+    assert set(loss.terms) == set(loss.weights)
+    assert loss.weights["reconstruction"] == 3.0
+    torch.testing.assert_close(loss.terms["reconstruction"], (out.recon - video).abs().mean())
+    expected = 3 * loss.terms["reconstruction"]
+    for name, weight in tokenizer.quantizer.loss_weights(0).items():
+        assert loss.weights[name] == 0.5 * weight
+        expected = expected + 0.5 * weight * loss.terms[name]
+    torch.testing.assert_close(loss.total, expected)
+
+
+@pytest.mark.parametrize("quantizer", QUANTIZERS)
+def test_every_term_pulls_on_the_encoder(quantizer):
+    tokenizer, video, out = forward(quantizer)
+    terms = Objective(tokenizer.quantizer)(video, out, step=0).terms
+    first = next(tokenizer.encoder.parameters())
+    for name, term in terms.items():
+        (gradient,) = torch.autograd.grad(term, first, retain_graph=True)
+        assert gradient.abs().sum() > 0, name
+
+
+def test_the_weights_follow_the_step():
+    tokenizer, video, out = forward("lfq")
+    tokenizer.quantizer.entropy_anneal_factor, tokenizer.quantizer.entropy_anneal_steps = 3.0, 10
+    objective = Objective(tokenizer.quantizer)
+    weights = [objective(video, out, step).weights["sample_entropy"] for step in (0, 5, 10, 99)]
+    assert weights == pytest.approx([0.3, 0.2, 0.1, 0.1])
+
+
+@pytest.mark.parametrize("quantizer", QUANTIZERS)
+def test_losses_are_float32_and_close_under_bf16(quantizer):
+    tokenizer, video, out = forward(quantizer, "bf16")
+    terms = Objective(tokenizer.quantizer)(video, out, step=0).terms
+    assert {term.dtype for term in terms.values()} == {torch.float32}
+    exact = Autoencoder(tokenizer)(video)
+    recon = Objective(tokenizer.quantizer)(video, exact, step=0).terms["reconstruction"]
+    torch.testing.assert_close(terms["reconstruction"], recon, rtol=0.1, atol=0)
