@@ -22,7 +22,7 @@ def padded_num_frames(num_frames: int, time_factor: int) -> int:
     return 1 + -(-(num_frames - 1) // time_factor) * time_factor
 
 
-def pad_frames(video: Video, time_factor: int) -> Video:
+def pad_frames(video: Video, time_factor: int) -> Float[Tensor, "b c u h w"]:
     """Repeats the last frame until there are 1 + k * time_factor of them."""
     missing = padded_num_frames(video.shape[2], time_factor) - video.shape[2]
     if not missing:

@@ -1,4 +1,5 @@
 from magvit2_pytorch.data.clips import ClipSpec
+from magvit2_pytorch.data.code_file import CODE_SUFFIX, CodeHeader, read_codes, write_codes
 from magvit2_pytorch.data.datasets import ImageDataset, VideoDataset
 from magvit2_pytorch.data.image_files import read_image, write_grid, write_image
 from magvit2_pytorch.data.loader import InfiniteBatches, build_loader
@@ -10,7 +11,9 @@ from magvit2_pytorch.data.video_file import VideoFile
 from magvit2_pytorch.data.video_writer import VideoWriter, write_video
 
 __all__ = [
+    "CODE_SUFFIX",
     "ClipSpec",
+    "CodeHeader",
     "ImageDataset",
     "InfiniteBatches",
     "ResumableSampler",
@@ -21,10 +24,12 @@ __all__ = [
     "build_loader",
     "check_range",
     "find_media",
+    "read_codes",
     "read_image",
     "split_files",
     "to_float",
     "to_uint8",
+    "write_codes",
     "write_grid",
     "write_image",
     "write_video",

@@ -1,6 +1,6 @@
 """The causal convolution everything is built of."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -45,7 +45,14 @@ class CausalConv3d(StatefulLayer):
         kernel_size = triple(kernel_size)
         if any(size % 2 == 0 for size in kernel_size[1:]):
             raise ValueError(f"kernel {kernel_size} has no middle: height and width must be odd")
+        if pad_mode not in get_args(PadMode):
+            raise ValueError(f"pad_mode {pad_mode!r}: use one of {get_args(PadMode)}")
         self.time_stride = triple(stride)[0]
+        if self.time_stride > kernel_size[0]:
+            raise ValueError(
+                f"a stride of {self.time_stride} frames skips some between kernels of "
+                f"{kernel_size[0]}: give a kernel of {self.time_stride} frames or more"
+            )
         self.time_pad = kernel_size[0] - 1
         self.zero_start = pad_mode == "constant"
         self.conv = nn.Conv3d(

@@ -7,7 +7,9 @@ from magvit2_pytorch.tokenizer.config import TokenizerConfig
 def build_quantizer(config: TokenizerConfig) -> Quantizer:
     """Lookup-free, finite-scalar or none: the config has checked that one is chosen."""
     if config.continuous_dim is not None:
-        return Continuous(config.continuous_dim, kl=config.use_kl, kl_loss_weight=config.kl_loss_weight)
+        return Continuous(
+            config.continuous_dim, kl=config.use_kl, kl_loss_weight=config.kl_loss_weight
+        )
     if config.use_fsq:
         return FSQ(config.fsq_levels, num_codebooks=config.num_codebooks)
     return LFQ(

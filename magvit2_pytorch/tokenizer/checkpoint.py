@@ -42,6 +42,15 @@ class Pretrained(ModelHubMixin):
         save_file(state, save_directory / WEIGHTS_FILE, metadata={"format": "pt"})
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any):
+        given = str(pretrained_model_name_or_path)
+        # A hub name is NAME or OWNER/NAME; of a path the hub would say that it is neither.
+        path = Path(given).is_absolute() or given.startswith(".") or given.count("/") > 1
+        if path and not Path(given).is_dir():
+            raise FileNotFoundError(f"there is no folder {given}")
+        return super().from_pretrained(given, **options)
+
+    @classmethod
     def _from_pretrained(
         cls,
         *,

@@ -125,6 +125,8 @@ class TokenizerConfig:
     """Heads of linear attention."""
 
     def __post_init__(self):
+        if isinstance(self.layers, str):
+            raise ValueError(f"layers is {self.layers!r}: give a tuple, ({self.layers!r},)")
         object.__setattr__(self, "layers", tuple(normalize_entry(e) for e in self.layers))
         for name in ("residual", "input", "output"):
             field = f"{name}_conv_kernel_size"
@@ -132,11 +134,25 @@ class TokenizerConfig:
             object.__setattr__(self, field, size if isinstance(size, int) else triple(size))
         if self.max_dim == math.inf:
             object.__setattr__(self, "max_dim", None)
-        self._check()
+        self._check_widths()
+        self._check_quantizer()
+        self._check_layers()
 
-    def _check(self):
+    def _check_widths(self):
         if self.channels not in (1, 3, 4):
             raise ValueError(f"channels is {self.channels}: use 1 (grey), 3 (RGB) or 4 (RGBA)")
+        for name in ("init_dim", "dim_cond", "max_dim", "attn_heads", "linear_attn_heads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}: give 1 or more")
+        if len(self.patch) != 2 or min(self.patch) < 1:
+            raise ValueError(
+                f"patch_size {self.patch_size}: give pixels to a side, or (frames, pixels)"
+            )
+        if not isinstance(self.image_size, int) and len(self.image_size) != 2:
+            raise ValueError(f"image_size {self.image_size}: give one number or (height, width)")
+
+    def _check_quantizer(self):
         if self.use_fsq and not self.fsq_levels:
             raise ValueError("use_fsq needs fsq_levels, e.g. (8, 8, 8, 5, 5, 5)")
         if self.fsq_levels and not self.use_fsq:
@@ -153,6 +169,12 @@ class TokenizerConfig:
             )
         if self.use_kl and self.continuous_dim is None:
             raise ValueError("use_kl is for continuous latents: give continuous_dim")
+        if self.num_codebooks > 1 and self.continuous_dim is not None:
+            raise ValueError(
+                f"num_codebooks={self.num_codebooks}, but continuous latents have no codes"
+            )
+
+    def _check_layers(self):
         conditional = [spec.name for spec in self.layer_specs if spec.conditional]
         if conditional and self.dim_cond is None:
             raise ValueError(f"{conditional[0]!r} needs a condition: give dim_cond")

@@ -141,6 +141,11 @@ class VideoTokenizer(Pretrained, nn.Module):
         self, quantized: Latents, past: Past = None, cond: Cond | None = None
     ) -> tuple[Video, Past]:
         """Frames of the next latents, and the past that the chunk after needs."""
+        dim = self.quantizer.quantized_dim
+        if quantized.shape[1] != dim or quantized.shape[2] < 1:
+            raise ValueError(
+                f"latents of shape {tuple(quantized.shape)}: give b {dim} t h w, one frame or more"
+            )
         context = self._context("decoder", cond)._replace(latents=quantized)
         latents = quantized.to(self.dtype).contiguous(memory_format=torch.channels_last_3d)
         video, past = self.decoder(latents, past, context)
@@ -232,9 +237,10 @@ class VideoTokenizer(Pretrained, nn.Module):
             raise ValueError(
                 f"this tokenizer is conditional: give cond, b x {self.config.dim_cond}"
             )
-        if cond.shape[-1] != self.config.dim_cond:
+        if cond.ndim != 2 or cond.shape[1] != self.config.dim_cond:
             raise ValueError(
-                f"cond has {cond.shape[-1]} channels, but dim_cond is {self.config.dim_cond}"
+                f"cond has shape {tuple(cond.shape)}, but dim_cond is {self.config.dim_cond}: "
+                f"give b x {self.config.dim_cond}"
             )
         return Context(cond=self.embed_cond[tower](cond.to(self.dtype)))
 

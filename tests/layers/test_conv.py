@@ -91,3 +91,9 @@ def test_strides_need_not_divide_the_chunks(kernel, stride, pad_mode, sizes):
 def test_a_stride_that_would_skip_frames_is_refused():
     with pytest.raises(ValueError, match="stride of 3 frames skips some between kernels of 2"):
         CausalConv3d(1, 1, (2, 3, 3), (3, 1, 1))
+
+
+@pytest.mark.parametrize("pad_mode", ["zeros", "circular"])
+def test_pad_modes_of_pytorch_that_are_none_here_are_refused(pad_mode, without_type_checks):
+    with pytest.raises(ValueError, match=f"pad_mode '{pad_mode}': use one of"):
+        CausalConv3d(1, 1, pad_mode=pad_mode)

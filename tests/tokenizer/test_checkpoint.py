@@ -51,17 +51,27 @@ def test_options_given_while_loading_come_first(tmp_path):
     assert VideoTokenizer.from_pretrained(tmp_path, image_size=32).config.image_size == 32
 
 
-def test_a_missing_file_is_named(tmp_path):
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_missing_file_is_named(tmp_path, name):
     build("residual").save_pretrained(tmp_path)
-    (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no model\.safetensors"):
+    (tmp_path / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"holds no {name}"):
         VideoTokenizer.from_pretrained(tmp_path)
 
 
-def test_a_damaged_file_is_named(tmp_path):
+@pytest.mark.parametrize("name", ["no/such/folder", "../no", "./no"])
+def test_a_path_that_is_not_there_is_no_hub_name(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    for path in (name, tmp_path / name):
+        with pytest.raises(FileNotFoundError, match="there is no folder"):
+            VideoTokenizer.from_pretrained(path)
+
+
+@pytest.mark.parametrize("kept", [0, 5, 100, -100])
+def test_a_damaged_file_is_named(tmp_path, kept):
     build("residual").save_pretrained(tmp_path)
     weights = tmp_path / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
+    weights.write_bytes(weights.read_bytes()[:kept])
     with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
         VideoTokenizer.from_pretrained(tmp_path)
 
@@ -73,6 +83,19 @@ def test_weights_of_another_tokenizer_are_refused(tmp_path):
     save_file(state, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=r"does not fit its config\.json"):
         VideoTokenizer.from_pretrained(tmp_path)
+
+
+def test_options_that_change_the_weights_do_not_fit(tmp_path):
+    build("residual").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"does not fit its config\.json"):
+        VideoTokenizer.from_pretrained(tmp_path, init_dim=4)
+
+
+def test_weights_come_back_in_the_memory_order_that_is_fast(tmp_path):
+    loaded = saved(build("residual"), tmp_path)
+    convs = [p for p in loaded.parameters() if p.ndim == 5]
+    assert convs
+    assert all(p.is_contiguous(memory_format=torch.channels_last_3d) for p in convs)
 
 
 def test_an_unknown_key_is_refused(tmp_path):

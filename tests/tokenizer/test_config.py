@@ -4,6 +4,8 @@ import json
 import pytest
 
 from magvit2_pytorch import VideoTokenizer
+from magvit2_pytorch.quantizers import QUANTIZERS as REGISTERED_QUANTIZERS
+from magvit2_pytorch.tokenizer.bottleneck import build_quantizer
 from magvit2_pytorch.tokenizer.config import TRAINING_OPTIONS, TokenizerConfig
 from magvit2_pytorch.tokenizer.layer_spec import LAYERS, parse_layer
 from magvit2_pytorch.tokenizer.presets import PRESETS, preset
@@ -38,10 +40,40 @@ def test_json_and_back_is_the_same(options):
     assert config.to_dict() == json.loads(json.dumps(config.to_dict()))
 
 
+def test_every_registered_quantizer_can_be_asked_for():
+    built = {type(build_quantizer(TokenizerConfig(**options))) for options in QUANTIZERS.values()}
+    assert built == set(REGISTERED_QUANTIZERS.values())
+
+
 def test_parameters_reach_the_layer():
     assert parse_layer(("compress_space", 24)).dim_out == 24
     assert parse_layer(("attend_time", {"window": 3})).window == 3
     assert parse_layer("compress_space").dim_out is None
+
+
+def test_lists_become_tuples():
+    config = TokenizerConfig.from_dict(
+        dict(
+            codebook_size=64,
+            image_size=[16, 32],
+            patch_size=[1, 2],
+            input_conv_kernel_size=[3, 5, 5],
+            layers=[["compress_space", 24], ["residual"], ["attend_time", {"window": 3}]],
+        )
+    )
+    assert config.image_size == (16, 32)
+    assert config.patch_size == (1, 2)
+    assert config.input_conv_kernel_size == (3, 5, 5)
+    assert config.layers == (("compress_space", 24), "residual", ("attend_time", {"window": 3}))
+
+
+@pytest.mark.parametrize("options", list(configs()))
+def test_a_model_and_its_config_say_the_same(options):
+    tokenizer = VideoTokenizer(**options)
+    again = VideoTokenizer.from_config(tokenizer.config)
+    assert again.config == tokenizer.config
+    shapes = [{k: v.shape for k, v in t.state_dict().items()} for t in (tokenizer, again)]
+    assert shapes[0] == shapes[1]
 
 
 def test_it_is_frozen():
@@ -76,9 +108,22 @@ def test_training_options_say_where_they_live(name):
         (dict(codebook_size=64, layers=(("attend_time", {"wide": 3}),)), "are: window"),
         (dict(codebook_size=64, layers=((3, 4),)), "is no layer: write"),
         (dict(codebook_size=64, image_size=18, layers=("compress_space",) * 2), "stride of 4"),
+        (dict(codebook_size=64, image_size=(16, 17), patch_size=4), r"\(16, 17\) .* stride of 4"),
+        (dict(codebook_size=64, image_size=(16, 16, 16)), r"one number or \(height, width\)"),
+        (dict(codebook_size=64, patch_size=(4, 4, 4)), r"pixels to a side, or \(frames, pixels\)"),
+        (dict(codebook_size=64, patch_size=0), "patch_size 0"),
+        (dict(codebook_size=64, init_dim=0), "init_dim is 0: give 1 or more"),
+        (dict(codebook_size=64, layers="residual"), r"layers is 'residual': give a tuple"),
+        (dict(codebook_size=64, pad_mode="zeros"), "pad_mode 'zeros': use one of"),
+        (dict(codebook_size=64, residual_conv_kernel_size=2), "must be odd"),
+        (dict(codebook_size=64, input_conv_kernel_size=(3, 3)), r"\(3, 3\) is no kernel size"),
+        (dict(codebook_size=64, attn_dim_head=6, layers=("attend_time",)), "multiple of 4"),
+        (dict(codebook_size=64, layers=(("attend_time", 0),)), "use 1 or more"),
+        (dict(codebook_size=64, lfq_norm="batch"), "use 'layer', 'rms' or None"),
+        (dict(continuous_dim=4, num_codebooks=2), "continuous latents have no codes"),
     ],
 )
-def test_mistakes_are_named_where_they_are_made(options, words):
+def test_mistakes_are_named_where_they_are_made(options, words, without_type_checks):
     with pytest.raises(ValueError, match=words):
         VideoTokenizer(**options)
 

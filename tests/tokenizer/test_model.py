@@ -44,7 +44,7 @@ def models():
     for name in PRESETS:
         yield pytest.param(lambda n=name: VideoTokenizer.from_preset(n).eval(), id=name)
     for name, layers in LAYER_TUPLES.items():
-        yield pytest.param(lambda x=layers: build(*x, max_dim=16), id=name)
+        yield pytest.param(lambda x=layers: build(*x, max_dim=16, codebook_size=1024), id=name)
         yield pytest.param(
             lambda x=layers: build(*x, max_dim=16, separate_first_frame_encoding=True),
             id=f"{name}, first frame apart",
@@ -107,6 +107,26 @@ def test_flattened_codes_lie_on_frames_of_the_training_size(make):
     codes = tokenizer.tokenize(video, cond)
     recon = tokenizer.decode_from_code_indices(codes.flatten(1), cond)
     torch.testing.assert_close(recon, tokenizer(video, cond), atol=1e-4, rtol=1e-4)
+
+
+@every_model
+def test_a_video_is_coded_alike_alone_and_among_others(make):
+    tokenizer = make().double()
+    video, cond = video_for(tokenizer, 3, batch=3, dtype=torch.float64), cond_of(tokenizer, 3)
+    together = tokenizer(video, cond)
+    for one in range(3):
+        alone = tokenizer(video[one : one + 1], None if cond is None else cond[one : one + 1])
+        torch.testing.assert_close(together[one : one + 1], alone, atol=1e-10, rtol=1e-10)
+
+
+def test_type_and_memory_order_of_a_video_do_not_matter():
+    tokenizer = build("compress_space", "compress_time", "attend_space")
+    video = random_video(5)
+    codes, recon = tokenizer(video, return_codes=True, return_recon=True)
+    channels_last = video.permute(0, 2, 3, 4, 1).contiguous().permute(0, 4, 1, 2, 3)
+    for other in (channels_last, video.double(), video.contiguous().requires_grad_()):
+        assert torch.equal(tokenizer.tokenize(other), codes)
+        torch.testing.assert_close(tokenizer(other), recon, check_dtype=False)
 
 
 @pytest.mark.parametrize("quantizer", [q for q in QUANTIZERS if q not in DISCRETE])
@@ -200,6 +220,18 @@ def test_every_frame_reaches_its_own_latent(make):
 
 
 @every_model
+def test_the_last_frame_reaches_the_last_latent_of_every_length(make):
+    tokenizer = make().double()
+    cond = cond_of(tokenizer)
+    for num_frames in (1, 2, 3, 4, 5, 17):
+        video = video_for(tokenizer, num_frames, dtype=torch.float64)
+        last = video[:, :, -1:].clone().requires_grad_()
+        latents = tokenizer.encode(torch.cat((video[:, :, :-1], last), dim=2), cond)
+        latents[:, :, -1].square().sum().backward()
+        assert last.grad.abs().sum() > 0, num_frames
+
+
+@every_model
 def test_codes_depend_on_the_last_frame_and_on_an_image(make):
     tokenizer = make()
     cond = cond_of(tokenizer)
@@ -221,39 +253,48 @@ def test_chunks_of_video_and_of_latents_equal_the_whole(make):
     encoder_past = decoder_past = None
     for chunk in video.split([1, 2 * factor, factor, 2 * factor], dim=2):
         found, encoder_past = tokenizer.encode_chunk(chunk, encoder_past, cond)
-        frames, decoder_past = (
-            tokenizer.decode_chunk(found, decoder_past, cond)
-            if (tokenizer.quantizer.latent_dim == tokenizer.quantizer.quantized_dim)
-            else (None, None)
-        )
+        frames, decoder_past = tokenizer.decode_chunk(found, decoder_past, cond)
         latents.append(found)
         recon.append(frames)
-    whole = tokenizer.encode(video, cond)
-    torch.testing.assert_close(torch.cat(latents, dim=2), whole, atol=1e-10, rtol=1e-10)
-    torch.testing.assert_close(
-        torch.cat(recon, dim=2), tokenizer.decode(whole, cond), atol=1e-10, rtol=1e-10
-    )
+    whole, close = tokenizer.encode(video, cond), dict(atol=1e-10, rtol=1e-10)
+    torch.testing.assert_close(torch.cat(latents, dim=2), whole, **close)
+    torch.testing.assert_close(torch.cat(recon, dim=2), tokenizer.decode(whole, cond), **close)
     with pytest.raises(ValueError, match="does not fit"):
         tokenizer.encode_chunk(video[:, :, : factor + 1], encoder_past, cond)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-@given(st.lists(st.sampled_from(sorted(LAYERS)), min_size=2, max_size=6))
-def test_layers_go_together_in_any_order(layers):
-    kept, halvings = [], 0
-    for layer in layers:
-        halvings += layer in ("compress_space", "compress_time")
-        if halvings <= 3 or layer not in ("compress_space", "compress_time"):
-            kept.append(layer)
-    tokenizer = build(*kept, init_dim=4, max_dim=8).double()
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(
+    layers=st.lists(st.sampled_from(sorted(LAYERS)), min_size=1, max_size=6).filter(
+        lambda names: sum(name.startswith("compress") for name in names) <= 2
+    ),
+    patch_size=st.sampled_from([1, 2, (2, 1), (2, 2)]),
+    pad_mode=st.sampled_from(["constant", "replicate", "reflect"]),
+    apart=st.booleans(),
+)
+def test_layers_go_together_in_any_order(layers, patch_size, pad_mode, apart):
+    options = dict(patch_size=patch_size, pad_mode=pad_mode, separate_first_frame_encoding=apart)
+    tokenizer = build(*layers, init_dim=4, max_dim=8, **options).double()
     factor, cond = tokenizer.time_factor, cond_of(tokenizer)
-    video = random_video(1 + 2 * factor, (8, 16), dtype=torch.float64)
-    assert tokenizer(video, cond).shape == video.shape
+    video = random_video(1 + 2 * factor, (16, 32), dtype=torch.float64)
+    latents, recon = tokenizer.encode(video, cond), tokenizer(video, cond)
+    assert latents.shape[2:] == tokenizer.latent_grid(*video.shape[2:])
+    assert recon.shape == video.shape
+
     changed = video.clone()
-    changed[:, :, -1] = 0
-    before, after = (tokenizer.encode(v, cond) for v in (video, changed))
-    assert torch.equal(before[:, :, :-1], after[:, :, :-1])
-    assert not torch.equal(before[:, :, -1], after[:, :, -1])
+    changed[:, :, -1] = -changed[:, :, -1]
+    after = tokenizer.encode(changed, cond)
+    assert torch.equal(latents[:, :, :-1], after[:, :, :-1])
+    assert not torch.equal(latents[:, :, -1], after[:, :, -1])
+
+    first, past = tokenizer.encode_chunk(video[:, :, : 1 + factor], None, cond)
+    rest, _ = tokenizer.encode_chunk(video[:, :, 1 + factor :], past, cond)
+    close = dict(atol=1e-10, rtol=1e-10)
+    torch.testing.assert_close(torch.cat((first, rest), dim=2), latents, **close)
+    quantized = tokenizer.quantize(latents).quantized
+    first, past = tokenizer.decode_chunk(quantized[:, :, :1], None, cond)
+    rest, _ = tokenizer.decode_chunk(quantized[:, :, 1:], past, cond)
+    torch.testing.assert_close(torch.cat((first, rest), dim=2), recon, **close)
 
 
 # Training, precision, copies
@@ -309,6 +350,18 @@ def test_copies_are_equal_and_apart(make, copied):
     assert next(tokenizer.parameters()).any()
 
 
+@every_model
+def test_all_state_is_parameters_of_the_parts(make):
+    """What a checkpoint holds is weights, and nothing that a device or a shape could spoil."""
+    tokenizer = make()
+    names = {name for name, _ in tokenizer.named_parameters()}
+    assert set(tokenizer.state_dict()) == names
+    assert list(tokenizer.buffers()) == []
+    parts = {name.split(".")[0] for name in names}
+    assert {"encoder", "decoder"} <= parts <= {"encoder", "decoder", "quantizer", "embed_cond"}
+    assert ("embed_cond" in parts) == (tokenizer.config.dim_cond is not None)
+
+
 # Mistakes
 
 
@@ -328,14 +381,23 @@ def test_what_is_no_video_is_said(video, error, words, without_type_checks):
         build("compress_space").encode(video)
 
 
-def test_conditions_are_checked():
+def test_conditions_are_checked(without_type_checks):
     video = random_video(1)
     with pytest.raises(ValueError, match="give cond"):
         build("cond_residual").encode(video)
     with pytest.raises(ValueError, match="no layer of this tokenizer uses it"):
         build("residual").encode(video, torch.zeros(1, 6))
-    with pytest.raises(ValueError, match="dim_cond is 6"):
-        build("cond_residual").encode(video, torch.zeros(1, 5))
+    for wrong in (torch.zeros(1, 5), torch.zeros(1, 1, 6), torch.zeros(6)):
+        with pytest.raises(ValueError, match="dim_cond is 6: give b x 6"):
+            build("cond_residual").encode(video, wrong)
+    with pytest.raises(ValueError, match="give cond"):
+        build("cond_residual").decode_from_code_indices(torch.zeros(1, 1, 2, 2, dtype=torch.long))
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 1, 2, 2), (1, 6, 0, 2, 2)])
+def test_latents_that_do_not_fit_are_said(shape):
+    with pytest.raises(ValueError, match="give b 6 t h w, one frame or more"):
+        build("residual").decode(torch.zeros(shape))
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 
@@ -22,6 +24,13 @@ def test_it_compresses_as_its_docstring_says(name):
     size = tokenizer.config.image_size
     video = random_video(1 + time, (size, size))
     assert tokenizer(video).shape == video.shape
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_it_has_the_parameters_that_its_docstring_says(name):
+    count = sum(p.numel() for p in VideoTokenizer.from_preset(name).parameters())
+    for millions in re.findall(r"([\d.]+) M parameters", PRESETS[name].__doc__):
+        assert float(millions) == pytest.approx(count / 1e6, rel=0.02)
 
 
 @pytest.mark.parametrize("name", PRESETS)

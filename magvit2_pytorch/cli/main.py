@@ -1,0 +1,114 @@
+"""The command `magvit2`: finds the sub-command, runs it, and turns what happens into a status.
+
+Nothing heavy is imported before a command runs, so that help comes at once.
+"""
+
+import os
+import sys
+import warnings
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Sequence
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+from magvit2_pytorch.cli import train as train_command
+from magvit2_pytorch.cli.arguments import add_function, call, description, summary
+from magvit2_pytorch.cli.config_files import config_first
+from magvit2_pytorch.cli.decode import decode
+from magvit2_pytorch.cli.demo import demo
+from magvit2_pytorch.cli.errors import UserError
+from magvit2_pytorch.cli.info import info
+from magvit2_pytorch.cli.reconstruct import reconstruct
+from magvit2_pytorch.cli.tokenize import tokenize
+from magvit2_pytorch.version import __version__
+
+COMMANDS = {
+    function.__name__: function
+    for function in (train_command.train, tokenize, decode, reconstruct, info, demo)
+}
+
+DESCRIPTION = """\
+A video tokenizer to train, stream and build on.
+
+  magvit2 demo                                             see it work, in five minutes
+  magvit2 train videos/ -o run                             train a tokenizer
+  magvit2 reconstruct clip.mp4 --model run -o out.mp4      see what it keeps
+  magvit2 tokenize videos/ --model run -o codes/           video to discrete codes
+  magvit2 decode codes/ --model run -o decoded/            and back
+"""
+
+EPILOG = """\
+`magvit2 COMMAND --help` lists a command's options.
+exit status: 0 done, 1 something is missing, damaged or does not fit, 2 wrong usage, 130 Ctrl-C.
+MAGVIT2_DEBUG=1 shows tracebacks of errors that are otherwise one line.
+"""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs a command line, by default this process's, and returns the exit status."""
+    args = list(sys.argv[1:] if args is None else args)
+    debug = os.environ.get("MAGVIT2_DEBUG", "") not in ("", "0")
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return _run(args)
+    except SystemExit as done:  # of the parser: help, version, or wrong usage, said already
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("magvit2: interrupted", file=sys.stderr)
+        return 130
+    except (UserError, OSError) as error:
+        if debug:
+            raise
+        print("magvit2: error:", *str(error).split(), file=sys.stderr)
+        return getattr(error, "exit_code", 1)
+
+
+def _show_warning(message: Warning | str, *where: object, **more: object) -> None:
+    """One line for the user; lines of our code are nothing to them."""
+    print(f"magvit2: warning: {message}", file=sys.stderr)
+
+
+def _run(args: list[str]) -> int:
+    if args[:1] == ["train"]:
+        args = ["train", *config_first(args[1:])]
+    parser = build_parser(args)
+    parsed = parser.parse_args(args)
+    name = parsed.subcommand
+    if name is None:
+        parser.print_help()
+        return 2
+    if name == "train":
+        return train_command.run(parsed[name])
+    return call(COMMANDS[name], vars(parsed[name]))
+
+
+def build_parser(args: Sequence[str]) -> ArgumentParser:
+    """The parser for this command line.
+
+    The options of `train` are those of model and training, whose modules take a second to
+    import, and their defaults are the chosen preset's: they are only there when it is asked for.
+    """
+    parser = _parser("magvit2", DESCRIPTION, version=__version__, epilog=EPILOG)
+    commands = parser.add_subcommands(required=False, metavar="COMMAND", title="commands")
+    for name, function in COMMANDS.items():
+        command = _parser(f"magvit2 {name}", description(function))
+        if name != "train":
+            add_function(command, function)
+        elif args and args[0] == name:
+            train_command.add_arguments(command, args[1:])
+        commands.add_subcommand(name, command, help=summary(function))
+        command.prog = f"magvit2 {name}"
+    return parser
+
+
+def _parser(prog: str, text: str, **options: str) -> ArgumentParser:
+    return ArgumentParser(
+        prog=prog, description=text, formatter_class=_HelpFormatter, allow_abbrev=False, **options
+    )
+
+
+class _HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Keeps the layout of descriptions, and tells types and defaults of options."""

@@ -1,0 +1,204 @@
+"""`magvit2 train`: a folder of videos or images to a tokenizer.
+
+The options of the model are the fields of `TokenizerConfig`, as --model.NAME, and those of
+training the fields of `TrainingConfig`, as --NAME.
+"""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from jsonargparse import ActionConfigFile, ArgumentParser
+
+from magvit2_pytorch.cli.arguments import add_fields, add_function
+from magvit2_pytorch.cli.config_files import chosen_preset
+from magvit2_pytorch.cli.errors import UsageError, UserError, mistakes
+from magvit2_pytorch.cli.model_folder import Device, find_device
+
+if TYPE_CHECKING:
+    from magvit2_pytorch.tokenizer.config import TokenizerConfig
+    from magvit2_pytorch.training.config import TrainingConfig
+
+CONFIG_FILE = "config.yaml"
+FROM_OUTPUT = ("results_folder", "checkpoints_folder")
+"""Options of training that --output decides."""
+
+
+def train(
+    data: str,
+    /,
+    *,
+    output: str,
+    preset: str = "small",
+    type: Literal["videos", "images"] = "videos",
+    resume: str | None = None,
+    wandb: bool = False,
+    device: Device = "auto",
+    model: "TokenizerConfig",
+    training: "TrainingConfig",
+) -> int:
+    """Trains a tokenizer on a folder of videos or images.
+
+    Options start from the preset and its recipe. What a --config file says goes before these, and
+    what you type before both. The output folder gets:
+
+      tokenizer/      the trained tokenizer, for --model of the other commands
+      config.yaml     every option of this run, to give to --config again
+      checkpoints/    all that --resume needs, one folder for each saved step
+      log.jsonl, curves.png, step-*.mp4 and .png: how it went
+
+    Ctrl-C saves a checkpoint and says how to go on. Several GPUs or processes:
+    accelerate launch -m magvit2_pytorch train ...
+
+    Args:
+        data: Folder of media files, walked to the bottom; or a .txt list, a .csv table with a
+            column `path`, or one video.
+        output: Folder for everything that the run writes.
+        preset: Where the options below start from, for model and training.
+        type: What the training examples are: clips of videos, or images.
+        resume: Go on from a checkpoint: its folder, `latest` for the last of this output folder,
+            or `auto` for the last if there is one.
+        wandb: The same as --use_wandb_tracking true.
+        device: Where to train; auto takes GPUs if there are any.
+        model: What the tokenizer is made of.
+        training: How it is trained.
+    """
+    if not Path(data).expanduser().exists():
+        raise UserError(f"there is no {data}: DATA is a folder of {type}")
+    folder = Path(output).expanduser()
+    checkpoint = find_checkpoint(folder / "checkpoints", resume)
+    import torch
+
+    from magvit2_pytorch.tokenizer.model import VideoTokenizer
+    from magvit2_pytorch.training.trainer import NonFiniteTraining, VideoTokenizerTrainer
+
+    on_cpu = device != "auto" and find_device(device) == "cpu"
+    torch.manual_seed(training.seed)
+    with mistakes(to=UsageError):
+        tokenizer = VideoTokenizer.from_config(model)
+    with mistakes():
+        trainer = VideoTokenizerTrainer(
+            tokenizer,
+            dataset_folder=data,
+            dataset_type=type,
+            accelerate_kwargs={"cpu": True} if on_cpu else None,
+            **{field.name: getattr(training, field.name) for field in fields(training)},
+        )
+        if checkpoint is not None:
+            trainer.load(checkpoint)
+    say = trainer.accelerator.print
+    if trainer.accelerator.is_main_process:
+        run = dict(data=data, output=output, preset=preset, type=type, device=device)
+        write_config(folder / CONFIG_FILE, model, training, **run)
+    parameters = sum(p.numel() for p in trainer.tokenizer.parameters())
+    say(f"Training {parameters:,} parameters on {trainer.accelerator.device}, into {folder}/")
+    if checkpoint is not None:
+        say(f"Going on from {checkpoint}, step {trainer.step}")
+    with mistakes(NonFiniteTraining), trainer.trackers(run_name=folder.name):
+        trainer.train()
+    say(f"Trained {trainer.step} steps. Wrote {folder / 'tokenizer'}/")
+    return 0
+
+
+def add_arguments(parser: ArgumentParser, args: Sequence[str]) -> None:
+    """Adds all options; those of model and training start from the preset that `args` name."""
+    from magvit2_pytorch.tokenizer.config import TokenizerConfig
+    from magvit2_pytorch.tokenizer.presets import PRESETS, preset
+    from magvit2_pytorch.training.config import TrainingConfig
+    from magvit2_pytorch.training.recipes import RECIPES, recipe
+
+    # A hundred options one after the other would say nothing.
+    parser.usage = "magvit2 train DATA -o OUTPUT [--preset NAME] [--config FILE] [options]"
+    with mistakes(to=UsageError):
+        name = chosen_preset(args, default="small")
+        model = preset(name)
+    add_function(parser, train, skip=("preset", "model", "training"))
+    parser.add_argument(
+        "--preset",
+        type=Literal[tuple(PRESETS)],
+        default=name,
+        help="Where the options below start from, for model and training.",
+    )
+    parser.add_argument(
+        "--config", action=ActionConfigFile, help="YAML file of options, such as OUT/config.yaml."
+    )
+    group = parser.add_argument_group(f"training, as recommended for {name}")
+    training = recipe(name) if name in RECIPES else {}
+    add_fields(group, TrainingConfig, training, skip=FROM_OUTPUT)
+    group = parser.add_argument_group(f"model, of the preset {name}")
+    add_fields(group, TokenizerConfig, model, prefix="model.")
+
+
+def run(values: Any) -> int:
+    """Trains by what was parsed with the arguments of `add_arguments`."""
+    from magvit2_pytorch.tokenizer.config import TokenizerConfig
+    from magvit2_pytorch.training.config import TrainingConfig
+
+    options = {f.name: values[f.name] for f in fields(TrainingConfig) if f.name not in FROM_OUTPUT}
+    if values.wandb:
+        options["use_wandb_tracking"] = True
+    folder = Path(values.output).expanduser()
+    with mistakes(to=UsageError):
+        model = TokenizerConfig.from_dict(vars(values.model))
+        training = TrainingConfig(
+            **options,
+            results_folder=str(folder),
+            checkpoints_folder=str(folder / "checkpoints"),
+        )
+    return train(
+        values.data,
+        output=values.output,
+        preset=values.preset,
+        type=values.type,
+        resume=values.resume,
+        device=values.device,
+        model=model,
+        training=training,
+    )
+
+
+def write_config(path: Path, model: "TokenizerConfig", training: "TrainingConfig", **more: Any):
+    """All options of a run as YAML, for --config."""
+    import yaml
+
+    from magvit2_pytorch.data.replace_file import replacing
+
+    options = {n: v for n, v in training.to_dict().items() if n not in FROM_OUTPUT}
+    options = more | options | {"model": model.to_dict()}
+    with replacing(path) as part:
+        text = yaml.safe_dump(options, sort_keys=False, allow_unicode=True)
+        part.write_text(text, encoding="utf-8")
+
+
+def find_checkpoint(folder: Path, resume: str | None) -> Path | None:
+    """The checkpoint that --resume names, None to start at the first step.
+
+    Raises `UserError` where there is none, and where a new run would mix its checkpoints with an
+    older one's.
+    """
+    steps = {_step(path): path for path in folder.glob("step-*") if _step(path) is not None}
+    last = steps[max(steps)] if steps else None
+    if resume is None:
+        if last is not None:
+            raise UserError(
+                f"{folder} holds checkpoints up to step {max(steps)}: go on with --resume latest, "
+                "or choose another --output"
+            )
+        return None
+    if resume == "auto":
+        return last
+    if resume == "latest":
+        if last is None:
+            raise UserError(f"--resume latest: there is no checkpoint in {folder}")
+        return last
+    path = Path(resume).expanduser()
+    if not path.is_dir():
+        raise UserError(f"--resume {resume}: no such folder; give one like {folder / 'step-1000'}")
+    return path
+
+
+def _step(path: Path) -> int | None:
+    number = path.name.removeprefix("step-")
+    whole = (path / "state.json").is_file()
+    return int(number) if whole and number.isdecimal() else None

@@ -1,0 +1,130 @@
+"""What a file or folder of this library is, in plain values that JSON has."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from magvit2_pytorch.data import CODE_SUFFIX, UnusableMedia, VideoFile, read_codes, read_image
+from magvit2_pytorch.evaluation.identity import fingerprint
+from magvit2_pytorch.evaluation.media import media_kind
+from magvit2_pytorch.metrics import bits_per_pixel, compression_ratio
+from magvit2_pytorch.tokenizer.config import TokenizerConfig
+from magvit2_pytorch.tokenizer.layer_spec import LayerEntry
+from magvit2_pytorch.tokenizer.model import VideoTokenizer
+from magvit2_pytorch.training.state import STATE_FILE
+
+Description = dict[str, Any]
+
+
+def describe_tokenizer(tokenizer: VideoTokenizer, with_fingerprint: bool = True) -> Description:
+    """Sizes, rates, the layers one by one, and the configuration.
+
+    `with_fingerprint` needs weights; without it a tokenizer on the device "meta" will do.
+    """
+    bits = tokenizer.bits_per_pixel
+    about = {
+        "kind": "tokenizer",
+        "parameters": count(tokenizer),
+        "encoder_parameters": count(tokenizer.encoder),
+        "decoder_parameters": count(tokenizer.decoder),
+        "time_factor": tokenizer.time_factor,
+        "space_factor": tokenizer.space_factor,
+        "quantizer": type(tokenizer.quantizer).__name__,
+        "codebook_size": tokenizer.codebook_size,
+        "num_codebooks": tokenizer.num_codebooks,
+        "bits_per_pixel": bits,
+        "compression_ratio": bits and compression_ratio(bits, tokenizer.config.channels),
+    }
+    if with_fingerprint:
+        about["fingerprint"] = fingerprint(tokenizer)
+    return about | {"layers": _layers(tokenizer), "config": tokenizer.config.to_dict()}
+
+
+def describe_preset(options: dict[str, Any]) -> Description:
+    """As for a tokenizer; nothing is computed, so that a large one takes no memory."""
+    config = TokenizerConfig.from_dict(options)
+    with torch.device("meta"):
+        return describe_tokenizer(VideoTokenizer.from_config(config), with_fingerprint=False)
+
+
+def describe_file(path: str | os.PathLike) -> Description:
+    """A code file, video or image. Raises `UnusableMedia` where it cannot be read."""
+    if Path(path).name.lower().endswith(CODE_SUFFIX):
+        return _describe_codes(path)
+    if media_kind(path) == "image":
+        height, width, _ = read_image(path).shape
+        return {"kind": "image", "height": height, "width": width}
+    video = VideoFile(path)
+    return {
+        "kind": "video",
+        "num_frames": video.num_frames,
+        "height": video.height,
+        "width": video.width,
+        "fps": video.fps,
+        "duration_s": video.duration_s,
+    }
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a trainer saved its state here."""
+    return (folder / STATE_FILE).is_file()
+
+
+def describe_checkpoint(folder: Path) -> Description:
+    """How far a training had come. Raises `UnusableMedia` where its state cannot be read."""
+    try:
+        values = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+        return {"kind": "checkpoint", "step": values["step"]} | values
+    except (ValueError, KeyError, TypeError) as error:
+        raise UnusableMedia(folder / STATE_FILE, f"is damaged ({error})") from error
+
+
+def count(module: nn.Module) -> int:
+    """Parameters of a module."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _describe_codes(path: str | os.PathLike) -> Description:
+    codes, header = read_codes(path)
+    bits_per_position = math.log2(header.codebook_size) * header.num_codebooks
+    sides = (header.num_frames, header.height, header.width)
+    return {
+        "kind": "codes",
+        "of": header.kind,
+        **{name: value for name, value in header.to_dict().items() if name != "kind"},
+        "num_codes": codes.numel(),
+        "different_codes": len(codes.unique()),
+        "bits_per_pixel": bits_per_pixel(bits_per_position, header.grid, sides),
+    }
+
+
+def _layers(tokenizer: VideoTokenizer) -> list[Description]:
+    """From pixels to latents: the grid after each step, and both towers' parameters in it."""
+    config, (first, *after) = tokenizer.config, tokenizer.config.grids
+    into, *down = tokenizer.encoder.layers
+    out, *up = reversed(tokenizer.decoder.layers)
+    rows = [_row("pixels", first, [into], [out])]
+    for entry, grid, encoder, decoder in zip(config.layers, after, down, up, strict=False):
+        rows.append(_row(_name(entry), grid, [encoder], [decoder]))
+    num = len(config.layers)
+    return [*rows, _row("latents", config.grids[-1], down[num:], up[num:])]
+
+
+def _row(name: str, grid: Any, encoder: list[nn.Module], decoder: list[nn.Module]) -> Description:
+    return {
+        "layer": name,
+        "dim": grid.dim,
+        "frames": grid.time,
+        "pixels": grid.space,
+        "encoder_parameters": sum(map(count, encoder)),
+        "decoder_parameters": sum(map(count, decoder)),
+    }
+
+
+def _name(entry: LayerEntry) -> str:
+    return entry if isinstance(entry, str) else " ".join(map(str, entry))

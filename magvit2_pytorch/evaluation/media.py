@@ -1,0 +1,109 @@
+"""A file as frames to come, whether it is a video or an image."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from magvit2_pytorch.data import UnusableMedia, VideoFile, VideoWriter, read_image, write_image
+from magvit2_pytorch.data.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from magvit2_pytorch.data.video_writer import WRITABLE
+from magvit2_pytorch.evaluation.preprocess import frame_size
+from magvit2_pytorch.types import Frames
+
+MediaKind = Literal["video", "image"]
+
+READABLE = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}
+"""Suffixes of the files that can be coded. A gif is a video."""
+WRITABLE_AS = {"video": WRITABLE, "image": IMAGE_SUFFIXES}
+"""Suffixes of the files that can be written."""
+ALL_WRITABLE = WRITABLE + IMAGE_SUFFIXES
+SUFFIX_OF = {"video": ".mp4", "image": ".png"}
+"""What is written where the user names a folder only."""
+
+
+def media_kind(path: str | os.PathLike) -> MediaKind:
+    """What the name's suffix says. Raises `UnusableMedia` on one that is no medium's."""
+    suffix = Path(path).suffix.lower()
+    for kind, suffixes in READABLE.items():
+        if suffix in suffixes:
+            return kind
+    known = ", ".join(s.lstrip(".") for suffixes in READABLE.values() for s in suffixes)
+    raise UnusableMedia(path, f"is neither a video nor an image by its suffix ({known})")
+
+
+@dataclass(frozen=True)
+class Media:
+    """Frames `h w c`, bytes, of one size, and what a file of them needs besides."""
+
+    kind: MediaKind
+    height: int
+    width: int
+    fps: float | None
+    num_frames: int
+    """As the file promises; the frames that come may be fewer."""
+    frames: Iterator[UInt8[Tensor, "h w c"]]
+
+
+def open_media(path: str | os.PathLike, channels: int = 3, size: int | None = None) -> Media:
+    """Opens a file, resized so that its short side has `size` pixels, or as large as it is.
+
+    Frames are decoded as they are asked for, in constant memory. Raises `UnusableMedia` on files
+    that cannot be used.
+    """
+    if media_kind(path) == "image":
+        image = read_image(path, channels)
+        height, width = frame_size(*image.shape[:2], size)
+        if (height, width) != tuple(image.shape[:2]):
+            image = read_image(path, channels, (height, width))
+        return Media("image", height, width, None, 1, iter((image,)))
+    file = VideoFile(path, channels)
+    height, width = frame_size(file.height, file.width, size)
+    return Media("video", height, width, file.fps, file.num_frames, file.frames((height, width)))
+
+
+def chunks(
+    frames: Iterator[UInt8[Tensor, "h w c"]], chunk_frames: int, time_factor: int
+) -> Iterator[Frames]:
+    """Frames in runs that fit a tokenizer's strides, the last one as long as it happens to be.
+
+    A run has the largest multiple of `time_factor` up to `chunk_frames`, at least one; the first
+    has one frame more.
+    """
+    if chunk_frames < 1:
+        raise ValueError(f"chunk_frames is {chunk_frames}: a chunk holds at least one frame")
+    length = max(chunk_frames // time_factor, 1) * time_factor
+    run = list(islice(frames, 1 + length))
+    while run:
+        yield torch.stack(run)
+        run = list(islice(frames, length))
+
+
+def check_writable(path: str | os.PathLike, kind: MediaKind) -> None:
+    """Raises `ValueError` unless the name's suffix says a format that this kind can have."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in WRITABLE_AS[kind]:
+        known = ", ".join(WRITABLE_AS[kind])
+        name = "an image" if kind == "image" else "a video"
+        raise ValueError(f"cannot write {name} to {path}: use one of {known}")
+
+
+def write_media(
+    path: str | os.PathLike, kind: MediaKind, fps: float | None, frames: Iterator[Frames]
+) -> None:
+    """Writes runs of frames as they come, in constant memory; the file appears whole or not."""
+    check_writable(path, kind)
+    if kind == "image":
+        run, *_ = frames
+        write_image(path, run[0])
+        return
+    with VideoWriter(path, fps) as writer:
+        for run in frames:
+            for frame in run:
+                writer.write(frame)
