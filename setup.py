@@ -14,6 +14,8 @@ TEST = [
     "pytest>=8",
     "ruff>=0.6",
     "torchmetrics>=1.4",
+    # Only what quantizers are checked against: importing it takes longer than importing torch.
+    "vector-quantize-pytorch>=1.17",
 ]
 
 setup(
@@ -37,10 +39,10 @@ setup(
         "matplotlib>=3.8",
         "numpy>=1.26",
         "pillow>=10",
+        "pyyaml>=6",
         "safetensors>=0.4.3",
         "torch>=2.4",
         "tqdm>=4.65",
-        "vector-quantize-pytorch>=1.17",
         "wandb>=0.17",
     ],
     extras_require={

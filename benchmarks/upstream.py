@@ -80,10 +80,11 @@ def main():
     for operation in OPERATIONS:
         for precision in ("fp32", "bf16"):
             ours, theirs = (operation, "ours", precision), (operation, OTHER, precision)
+            mine, other = seconds(*ours), seconds(*theirs)
             base = seconds(operation, OTHER, "fp32")
             print(
-                f"| {operation} | {precision} | {seconds(*ours):.2f} s | {seconds(*theirs):.2f} s | "
-                f"{seconds(*theirs) / seconds(*ours):.2f}x | {base / seconds(*ours):.2f}x | "
+                f"| {operation} | {precision} | {mine:.2f} s | {other:.2f} s | "
+                f"{other / mine:.2f}x | {base / mine:.2f}x | "
                 f"{memory(*ours):.0f} / {memory(*theirs):.0f} MB |"
             )
 

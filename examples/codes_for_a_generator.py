@@ -1,6 +1,6 @@
 """Codes of a folder as one tensor: what a language model over video trains on.
 
-    python examples/codes_for_a_generator.py TOKENIZER_FOLDER path/to/videos codes.safetensors
+python examples/codes_for_a_generator.py TOKENIZER_FOLDER path/to/videos codes.safetensors
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Code a video of any length in constant memory, and write the reconstruction as it comes.
 
-    python examples/long_video.py TOKENIZER_FOLDER in.mp4 out.mp4
+python examples/long_video.py TOKENIZER_FOLDER in.mp4 out.mp4
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Train a tokenizer on a folder of videos.
 
-    python examples/train.py path/to/videos --steps 2000
+python examples/train.py path/to/videos --steps 2000
 """
 
 import argparse

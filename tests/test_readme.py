@@ -1,10 +1,12 @@
 """What the README shows runs as it stands, sizes and steps cut down to a test's."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
+from magvit2_pytorch.cli.main import main
 from tests.data.clip_files import make_video
 
 ROOT = Path(__file__).parents[1]
@@ -55,6 +57,17 @@ def test_python_blocks_run_in_order(here, monkeypatch, number):
     for text, smaller in SMALLER.items():
         code = code.replace(text, smaller)
     exec(compile(code, f"README block {number}", "exec"), {"__name__": "__main__"})
+
+
+def test_the_command_lines_run(here, monkeypatch, capsys):
+    monkeypatch.chdir(here)
+    lines = [x for block in blocks("bash") for x in block.splitlines() if x.startswith("magvit2")]
+    assert len(lines) == 5
+    for line in lines:
+        short = line.replace("path/to/videos", "videos").replace("10_000", "2")
+        assert main(shlex.split(short)[1:]) == 0, capsys.readouterr().err
+    decoded = sorted(path.name for path in (here / "decoded").rglob("*.mp4"))
+    assert decoded == [f"{number}.mp4" for number in range(8)]
 
 
 def test_the_two_commands_are_one_line_each_and_do_all():

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Literal
 
+from magvit2_pytorch.cli.errors import UsageError, mistakes
+
 
 def demo(
     output: str = "demo",
@@ -23,9 +25,12 @@ def demo(
     import torch
 
     from magvit2_pytorch.data import find_media
-    from magvit2_pytorch.evaluation.demo import demo_clips, run_demo
+    from magvit2_pytorch.evaluation.demo import demo_clips, run_demo, usable_clips
 
-    paths = demo_clips() if data is None else find_media(data)
+    if minutes <= 0:
+        raise UsageError(f"--minutes {minutes:g}: training takes more than none")
+    with mistakes():
+        paths = usable_clips(demo_clips() if data is None else find_media(data))
     folder = Path(output)
     names = ", ".join(path.stem for path in paths)
     print(f"Training on {len(paths)} clips for {minutes:g} minutes: {names}")

@@ -183,11 +183,12 @@ def run_demo(
 ) -> dict[str, Any]:
     """Trains, measures and writes everything into `folder`; returns what `metrics.json` holds.
 
+    `paths` are `usable_clips`.
+
     `folder` then has `tokenizer/`, side-by-side videos and pictures of the held-out clips,
     `curves.png`, `log.jsonl` and `metrics.json`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    paths = usable_clips(paths)
     started = time.monotonic()
     trainer = train_demo(paths, folder, minutes, quantizer, **options)
     trained_s = time.monotonic() - started

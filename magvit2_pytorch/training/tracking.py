@@ -1,6 +1,7 @@
 """Where numbers go: a JSONL file always, wandb and TensorBoard when asked."""
 
 import json
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,12 @@ class Tracking:
             for k, v in (config or {}).items()
         }
         self.accelerator.init_trackers(project_name, config=flat, init_kwargs=kwargs)
+
+    def set_aside(self) -> None:
+        """Gives the log of an earlier run in the same folder a number, and starts a new one."""
+        if self.accelerator.is_main_process and self.path.exists():
+            names = (self.path.with_name(f"log-{number}.jsonl") for number in count(1))
+            self.path.rename(next(name for name in names if not name.exists()))
 
     def log(self, values: dict[str, float | int], step: int) -> None:
         """One line: the step and everything measured at it."""

@@ -129,6 +129,8 @@ class VideoTokenizerTrainer:
         """
         if not self.tracking.started:
             self.tracking.start(DEFAULT_PROJECT, config=self._all_options())
+        if self.step == 0:
+            self.tracking.set_aside()
         batches = training_batches(
             self.data, self.config, self.accelerator, self.step * self.config.grad_accum_every
         )

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
+from jaxtyping import Float
 from torch import Tensor
 
 from magvit2_pytorch.data import to_uint8, write_grid, write_video
@@ -12,10 +13,14 @@ from magvit2_pytorch.functional import autocast
 from magvit2_pytorch.metrics import CodebookUsage, psnr
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.training.config import TrainingConfig
-from magvit2_pytorch.types import Clips, Video
+from magvit2_pytorch.types import Clips
 
 NUM_EXAMPLES = 3
 FRAMES_IN_GRID = 5
+
+
+Example = tuple[Float[Tensor, "1 _ _ _ _"], Float[Tensor, "1 _ _ _ _"]]
+"""A clip and its reconstruction; the next one may have another size."""
 
 
 class Validation(NamedTuple):
@@ -23,7 +28,7 @@ class Validation(NamedTuple):
 
     values: dict[str, float | int]
     """Means over the clips: psnr in dB, codebook_usage and perplexity where there are codes."""
-    examples: list[tuple[Video, Video]]
+    examples: list[Example]
     """A few clips and their reconstructions, one in a batch, on the CPU."""
 
 
@@ -41,7 +46,7 @@ def validate(
     if tokenizer.codebook_size is not None:
         usage = CodebookUsage(tokenizer.codebook_size, tokenizer.num_codebooks)
     total = torch.zeros(2, device=accelerator.device)
-    examples: list[tuple[Video, Video]] = []
+    examples: list[Example] = []
     num_clips = min(len(clips), config.num_valid_clips)
     for index in range(accelerator.process_index, num_clips, accelerator.num_processes):
         clip: Tensor = clips[index]
@@ -64,7 +69,7 @@ def validate(
 
 
 def write_examples(
-    examples: list[tuple[Video, Video]], folder: Path, step: int, fps: float | None
+    examples: list[Example], folder: Path, step: int, fps: float | None
 ) -> list[Path]:
     """Original above reconstruction as PNG, a few frames of each clip, and side by side as mp4."""
     paths = []

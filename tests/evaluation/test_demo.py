@@ -1,0 +1,99 @@
+"""The demo in seconds: a few steps on small clips, and everything it promises to write."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from magvit2_pytorch import VideoTokenizer
+from magvit2_pytorch.cli.main import main
+from magvit2_pytorch.data import VideoFile
+from magvit2_pytorch.evaluation import demo
+from magvit2_pytorch.training.tracking import read_log
+from tests.data.clip_files import make_video
+
+
+@pytest.fixture
+def videos(tmp_path):
+    folder = tmp_path / "videos"
+    (folder / "deep").mkdir(parents=True)
+    make_video(folder / "wide.mp4", num_frames=50, height=144, width=200)
+    make_video(folder / "deep" / "wide.mp4", num_frames=44, height=160, width=128)
+    return folder
+
+
+@pytest.mark.parametrize("quantizer", demo.QUANTIZERS)
+def test_it_writes_what_it_says(videos, tmp_path, quantizer, capsys):
+    out = tmp_path / "out"
+    options = ("--data", str(videos), "--minutes", "0.02", "--quantizer", quantizer)
+    assert main(["demo", "--output", str(out), *options]) == 0
+    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["steps"] >= 1
+    assert metrics["bits_per_pixel"] <= 0.0625
+    assert [clip["name"] for clip in metrics["clips"]] == ["0-wide", "1-wide"]
+    sizes = [(clip["height"], clip["width"]) for clip in metrics["clips"]]
+    assert sizes == [(160, 128), (128, 176)]
+    for clip, file in zip(metrics["clips"], ("deep/wide.mp4", "wide.mp4"), strict=True):
+        side_by_side = VideoFile(out / f"{clip['name']}.mp4")
+        assert side_by_side.num_frames == demo.HELD_OUT_FRAMES
+        assert side_by_side.fps == pytest.approx(VideoFile(videos / file).fps)
+        assert (out / f"{clip['name']}.png").is_file()
+        cells = clip["height"] * clip["width"] // 64
+        assert clip["tokens"] == 5 * cells
+        bits = math.log2(metrics["codebook_size"])
+        assert clip["compression_ratio"] == pytest.approx(24 * 17 * 64 / (5 * bits), abs=0.1)
+    assert (out / "curves.png").is_file()
+    assert read_log(out / "log.jsonl")
+    tokenizer = VideoTokenizer.from_pretrained(out / "tokenizer")
+    assert tokenizer.config.use_fsq == (quantizer == "fsq")
+
+
+def test_frames_held_out_are_not_trained_on(videos):
+    paths = demo.usable_clips(sorted(videos.rglob("*.mp4")))
+    spec_end = -(demo.HELD_OUT_FRAMES + demo.GAP_FRAMES)
+    for path, clip in zip(paths, demo.held_out_clips(paths), strict=True):
+        file = VideoFile(path)
+        last = file.read(range(file.num_frames - 17, file.num_frames), size=tuple(clip.shape[-2:]))
+        difference = clip - (last.permute(3, 0, 1, 2) / 127.5 - 1)
+        assert difference.abs().mean() < 0.05  # two ways of resizing; frames differ by far more
+        assert file.num_frames + spec_end < file.num_frames - 17
+
+
+def test_clips_that_do_not_do_are_named(videos, capsys):
+    make_video(videos / "short.mp4", num_frames=20)
+    (videos / "broken.mp4").write_bytes(b"nothing")
+    paths = sorted(videos.rglob("*.mp4"))
+    with pytest.warns(UserWarning, match="skipped") as caught:
+        assert len(demo.usable_clips(paths)) == 2
+    said = "\n".join(str(warning.message) for warning in caught)
+    assert "short.mp4: 20 frames, and the demo needs 42" in said
+    assert "broken.mp4" in said
+
+
+def test_mistakes_are_said_in_one_line(tmp_path, capsys):
+    assert main(["demo", "--data", str(tmp_path / "nowhere")]) == 1
+    (tmp_path / "empty").mkdir()
+    assert main(["demo", "--data", str(tmp_path / "empty")]) == 1
+    assert main(["demo", "--minutes", "0", "--output", str(tmp_path / "out")]) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("magvit2: error: ") == 3
+    assert "Traceback" not in errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_real_clips_are_found():
+    names = [path.stem for path in demo.demo_clips()]
+    assert names == ["bigbuckbunny", "bikes", "carphone_pristine"]
+
+
+def test_coding_goes_through_the_codes_alone():
+    tokenizer = VideoTokenizer.from_preset("tiny").eval()
+    video = torch.rand(1, 3, 5, 16, 16) * 2 - 1
+    recon, codes, result = demo.code_and_decode(tokenizer, video, "x", 10.0)
+    assert torch.equal(codes, tokenizer.tokenize(video))
+    expected = tokenizer.decode_from_code_indices(codes).clamp(-1, 1)
+    assert torch.equal(recon, expected)
+    error = (expected - video).square().mean()
+    assert result.psnr_db == pytest.approx(float(10 * (4 / error).log10()), abs=1e-3)
+    assert result.tokens_per_second_of_video == pytest.approx(codes.numel() / 5 * 10)
