@@ -122,3 +122,11 @@ def test_a_pickle_is_never_opened(tmp_path, capsys, name):
     with pytest.raises((FileNotFoundError, ValueError)):
         VideoTokenizer.from_pretrained(tmp_path)
     assert "the pickle ran" not in capsys.readouterr().out
+
+
+def test_a_pickle_beside_the_weights_is_not_opened_either(tmp_path, capsys):
+    build("residual").save_pretrained(tmp_path)
+    for name in ("pytorch_model.bin", "model.pt", "training_state.pkl"):
+        (tmp_path / name).write_bytes(pickle.dumps(Trap()))
+    VideoTokenizer.from_pretrained(tmp_path)
+    assert "the pickle ran" not in capsys.readouterr().out

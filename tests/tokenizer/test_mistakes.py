@@ -1,0 +1,56 @@
+"""What is given wrongly is said in words that help."""
+
+import pytest
+import torch
+
+from tests.conftest import build, random_video
+
+
+@pytest.mark.parametrize(
+    ("video", "error", "words"),
+    [
+        (torch.zeros(1, 3, 5, 16, 16, dtype=torch.uint8), TypeError, "to_float"),
+        (torch.zeros(3, 16, 16), ValueError, "a video is b c t h w, an image is b c h w"),
+        (torch.zeros(1, 4, 5, 16, 16), ValueError, "4 channels"),
+        (torch.zeros(1, 5, 3, 16, 16), ValueError, "5 channels"),
+        (torch.zeros(1, 3, 0, 16, 16), ValueError, "no frames"),
+        (torch.zeros(1, 3, 5, 15, 16), ValueError, "height 15 does not divide by 2"),
+    ],
+)
+def test_what_is_no_video_is_said(video, error, words, without_type_checks):
+    with pytest.raises(error, match=words):
+        build("compress_space").encode(video)
+
+
+def test_conditions_are_checked(without_type_checks):
+    video = random_video(1)
+    with pytest.raises(ValueError, match="give cond"):
+        build("cond_residual").encode(video)
+    with pytest.raises(ValueError, match="no layer of this tokenizer uses it"):
+        build("residual").encode(video, torch.zeros(1, 6))
+    for wrong in (torch.zeros(1, 5), torch.zeros(1, 1, 6), torch.zeros(6)):
+        with pytest.raises(ValueError, match="dim_cond is 6: give b x 6"):
+            build("cond_residual").encode(video, wrong)
+    with pytest.raises(ValueError, match="give cond"):
+        build("cond_residual").decode_from_code_indices(torch.zeros(1, 1, 2, 2, dtype=torch.long))
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 1, 2, 2), (1, 6, 0, 2, 2)])
+def test_latents_that_do_not_fit_are_said(shape):
+    with pytest.raises(ValueError, match="give b 6 t h w, one frame or more"):
+        build("residual").decode(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("codes", "grid", "words"),
+    [
+        (torch.zeros(1, 10, dtype=torch.long), None, "do not fill a grid"),
+        (torch.zeros(1, 12, dtype=torch.long), (2, 3, 3), "do not fill a grid of 2 x 3 x 3"),
+        (torch.zeros(1, 2, 3, dtype=torch.long), None, "b t h w or b n"),
+        (torch.full((1, 1, 8, 8), 64), None, "64"),
+        (torch.full((1, 1, 8, 8), -1), None, "-1"),
+    ],
+)
+def test_codes_that_do_not_fit_are_said(codes, grid, words):
+    with pytest.raises(ValueError, match=words):
+        build("compress_space").decode_from_code_indices(codes, grid=grid)
