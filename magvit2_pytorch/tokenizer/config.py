@@ -143,8 +143,8 @@ class TokenizerConfig:
             raise ValueError(f"channels is {self.channels}: use 1 (grey), 3 (RGB) or 4 (RGBA)")
         for name in ("init_dim", "dim_cond", "max_dim", "attn_heads", "linear_attn_heads"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}: give 1 or more")
+            if value is not None and (value < 1 or value != int(value)):
+                raise ValueError(f"{name} is {value}: give a whole number, 1 or more")
         if len(self.patch) != 2 or min(self.patch) < 1:
             raise ValueError(
                 f"patch_size {self.patch_size}: give pixels to a side, or (frames, pixels)"

@@ -86,6 +86,9 @@ def parse_layer(entry: LayerEntry) -> LayerSpec:
     name, *parameters = (entry,) if isinstance(entry, str) else entry
     spec = LAYERS[name]
     keywords = parameters.pop() if parameters and isinstance(parameters[-1], dict) else {}
+    for value in (*parameters, *keywords.values()):
+        if value is not None and (type(value) is not int or value < 1):
+            raise ValueError(f"layer {entry!r}: {value!r} is no size or count, give 1 or more")
     try:
         return spec(*parameters, **keywords)
     except TypeError as error:

@@ -14,10 +14,11 @@ def plot_curves(log: list[dict[str, float | int]], path: Path) -> None:
     figure = Figure(figsize=(10, 7), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, name in zip(figure.subplots(2, 2).flat, CURVES, strict=True):
-        for key, label in ((name, "training"), (f"valid/{name}", "held out")):
+        # Short runs are validated once, and a line of one point would not show.
+        for key, label, mark in ((name, "training", ""), (f"valid/{name}", "held out", "o")):
             points = [(line["step"], line[key]) for line in log if key in line]
             if points:
-                axes.plot(*zip(*points, strict=True), label=label)
+                axes.plot(*zip(*points, strict=True), marker=mark, label=label)
         axes.set(title=name, xlabel="step")
         axes.grid(alpha=0.3)
         if axes.lines:
