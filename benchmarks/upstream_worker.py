@@ -44,17 +44,17 @@ def build(implementation: str, config: str):
     return VideoTokenizer(**CONFIGS[config], layers=README_LAYERS, **extra)
 
 
-def training_loss(implementation: str, tokenizer, video):
+def training_loss(implementation: str, tokenizer, video, precision: str):
     """Reconstruction and quantizer losses."""
     if implementation == "magvit2-pytorch 0.5.1":
         return tokenizer(video, return_loss=True)[0]
     from magvit2_pytorch.training.objective import Autoencoder, Objective
 
-    out = Autoencoder(tokenizer)(video)
+    out = Autoencoder(tokenizer, precision)(video)
     return Objective(tokenizer.quantizer)(video, out, step=0).total
 
 
-def operation(implementation: str, name: str, tokenizer, video):
+def operation(implementation: str, name: str, tokenizer, video, precision: str):
     """What is timed, as a function without arguments."""
     if name == "encode":
         tokenizer.eval()
@@ -67,7 +67,7 @@ def operation(implementation: str, name: str, tokenizer, video):
     optimizer = torch.optim.AdamW(tokenizer.parameters(), lr=1e-5)
 
     def train_step():
-        training_loss(implementation, tokenizer, video).backward()
+        training_loss(implementation, tokenizer, video, precision).backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -90,7 +90,7 @@ def main():
     video = torch.rand(args.batch, 3, args.frames, size, size) * 2 - 1
     bf16 = args.precision == "bf16"
     with torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext():
-        run = operation(args.implementation, args.operation, tokenizer, video)
+        run = operation(args.implementation, args.operation, tokenizer, video, args.precision)
         run()
         seconds = []
         for _ in range(args.repeat):

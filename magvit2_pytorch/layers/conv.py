@@ -79,7 +79,10 @@ class CausalConv3d(StatefulLayer):
     def _before(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c p h w"]:
         first = x[:, :, :1]
         first = torch.zeros_like(first) if self.zero_start else first
-        return first.expand(-1, -1, self.time_pad, -1, -1)
+        before = first.expand(-1, -1, self.time_pad, -1, -1)
+        # An expanded tensor has no memory format, and joined to one that has, it would cost the
+        # whole video a copy into another layout, and the convolution one back.
+        return before.contiguous(memory_format=torch.channels_last_3d)
 
     def _first_frame(self, x: Float[Tensor, "b c 1 h w"]):
         """An image meets one tap (zeros behind it) or the sum of all: a third of the work."""

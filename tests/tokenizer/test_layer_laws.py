@@ -130,3 +130,21 @@ def test_any_two_layers_go_together(layer, following):
     tokenizer = build(layer, following)
     video = random_video(1 + tokenizer.time_factor)
     assert tokenizer(video, cond_of(tokenizer)).shape == video.shape
+
+
+@pytest.mark.parametrize("layer", LAYERS_TO_TRY, ids=str)
+def test_channels_stay_last_in_memory(layer):
+    """Convolutions run fastest so, and a layout lost on the way is a copy at each of them."""
+    tokenizer = build(*around(layer))
+    inputs = []  # large ones: PyTorch has another kernel for small inputs
+
+    def keep(module, args):
+        inputs.append(args[0])
+
+    for module in tokenizer.modules():
+        if isinstance(module, torch.nn.Conv3d):
+            module.register_forward_pre_hook(keep)
+    tokenizer(random_video(9, (32, 32), batch=2), cond_of(tokenizer, 2))
+    assert inputs
+    for x in inputs:
+        assert x.stride(1) == 1, (x.shape, x.stride())
