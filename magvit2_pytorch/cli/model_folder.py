@@ -30,7 +30,7 @@ def find_tokenizer(model: str) -> str:
     raise UserError(f"{model} holds no tokenizer: give a folder with config.json, or of a run")
 
 
-def load_tokenizer(model: str, device: Device) -> tuple["VideoTokenizer", "Identity"]:
+def load_tokenizer(model: str, device: Device) -> "tuple[VideoTokenizer, Identity]":
     """The tokenizer in eval mode, and its identity under the name the user gave."""
     place = find_tokenizer(model)
     from magvit2_pytorch.evaluation.identity import identify

@@ -1,5 +1,6 @@
 """Batches of a dataset: without end and resumable for training, once through otherwise."""
 
+import gc
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -49,7 +50,7 @@ def build_loader(
             )
     else:
         sampler = FiniteSampler(len(dataset), batch_size, rank=rank, world_size=world_size)
-    return DataLoader(
+    return _ForkSafeLoader(
         dataset if getattr(dataset, "takes_epoch", False) else _WithoutEpoch(dataset),
         batch_sampler=sampler,
         num_workers=num_workers,
@@ -57,6 +58,15 @@ def build_loader(
         # Without one of its own it draws from the global state, which then differs on resume.
         generator=torch.Generator().manual_seed(seed),
     )
+
+
+class _ForkSafeLoader(DataLoader):
+    def __iter__(self) -> Iterator[Any]:
+        # A decoder that waits for Python's garbage collector in this process must not be
+        # collected in a forked worker: it would wait forever for threads that are not there.
+        if self.num_workers:
+            gc.collect()
+        return super().__iter__()
 
 
 class InfiniteBatches:

@@ -1,5 +1,7 @@
 """Resuming equals never stopping; workers and processes change nothing."""
 
+import gc
+import os
 from collections import Counter
 from itertools import islice
 
@@ -43,6 +45,37 @@ def test_resuming_equals_never_stopping(dataset, num_workers):
     resumed.load_state_dict(stopped.state_dict())
     for batch in whole[3:]:
         assert torch.equal(next(resumed), batch)
+
+
+class _Ring:
+    """Garbage that only the garbage collector finds, as a decoder in a traceback can be."""
+
+    def __init__(self, told):
+        self.told, self.itself = told, self
+
+    def __del__(self):
+        with self.told.open("a") as told:
+            told.write(f"{os.getpid()}\n")
+
+
+class _Collecting(torch.utils.data.Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, number):
+        gc.collect()
+        return torch.zeros(1)
+
+
+def test_garbage_of_this_process_is_not_collected_in_a_worker(tmp_path):
+    loader = build_loader(_Collecting(), 1, train=False, num_workers=2)
+    gc.disable()
+    try:
+        _Ring(tmp_path / "told")
+        assert len(list(loader)) == 4
+    finally:
+        gc.enable()
+    assert (tmp_path / "told").read_text().split() == [str(os.getpid())]
 
 
 def test_batches_are_stacked_items(dataset):
