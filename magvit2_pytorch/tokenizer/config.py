@@ -92,10 +92,11 @@ class TokenizerConfig:
     kl_loss_weight: float = 1e-6
     """Weight of the Gaussian's divergence from a unit one; with `use_kl`."""
 
-    lfq_entropy_loss_weight: float = 0.1
-    """Weight of the entropy loss: confident samples, used codes."""
-    lfq_commitment_loss_weight: float = 0.25
-    """Weight of the pull of latents towards their codes."""
+    lfq_entropy_loss_weight: float = 0.02
+    """Weight of the entropy loss: confident samples, used codes. MAGVIT-v2's is 0.1 beside a
+    squared error weighted 5; beside one weighted 1, 0.1 cost 2.4 dB (benchmarks/LOG.md)."""
+    lfq_commitment_loss_weight: float = 0.05
+    """Weight of the pull of latents towards their codes; 0.25 beside 5 in MAGVIT-v2."""
     lfq_diversity_gamma: float = 1.0
     """Weight of code use against confidence within the entropy loss."""
     lfq_temperature: float = 0.01

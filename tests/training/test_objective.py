@@ -41,7 +41,7 @@ def test_the_weights_follow_the_step():
     tokenizer.quantizer.entropy_anneal_factor, tokenizer.quantizer.entropy_anneal_steps = 3.0, 10
     objective = Objective(tokenizer.quantizer)
     weights = [objective(video, out, step).weights["sample_entropy"] for step in (0, 5, 10, 99)]
-    assert weights == pytest.approx([0.3, 0.2, 0.1, 0.1])
+    assert weights == pytest.approx([0.06, 0.04, 0.02, 0.02])
 
 
 @pytest.mark.parametrize("quantizer", QUANTIZERS)
