@@ -1,11 +1,14 @@
 """Side by side with magvit2-pytorch 0.5.1: encode, decode, training step, memory.
 
     python benchmarks/upstream.py
+    python benchmarks/upstream.py --config small --batch 2 --operations adversarial
 
-Both build the configuration of that project's README (17 frames of 128 x 128, batch 1). Every
-figure is the median over rounds that take turns, each in a fresh process; memory is the peak of
-the process. The other implementation is installed into a virtual environment of its own, which
-stays in benchmarks/.venv-upstream for the next time.
+Both build the configuration of that project's README (17 frames of 128 x 128, batch 1), or a small
+one of 64 x 64. `adversarial` is a step of the tokenizer and one of a frame discriminator, each
+implementation's own default, without gradient penalty. Every figure is the median over rounds
+that take turns, each in a fresh process; memory is the peak of the process. The other
+implementation is installed into a virtual environment of its own, which stays in
+benchmarks/.venv-upstream for the next time.
 """
 
 import argparse
@@ -17,7 +20,7 @@ from statistics import median
 
 HERE = Path(__file__).parent
 OTHER = "magvit2-pytorch 0.5.1"
-OPERATIONS = ("encode", "decode", "train")
+OPERATIONS = ("encode", "decode", "train", "adversarial")
 
 
 def other_python(given: str | None) -> str:
@@ -44,19 +47,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--upstream_python", help="an interpreter that has magvit2-pytorch 0.5.1")
     parser.add_argument("--config", choices=("readme", "small"), default="readme")
+    parser.add_argument("--operations", nargs="+", choices=OPERATIONS, default=OPERATIONS[:3])
+    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--repeat", type=int, default=3)
     args = parser.parse_args()
     pythons = {"ours": sys.executable, OTHER: other_python(args.upstream_python)}
 
     cells = {}
-    for operation in OPERATIONS:
+    for operation in args.operations:
         for round_number in range(args.rounds):
             for precision in ("fp32", "bf16"):
                 for implementation, python in pythons.items():
                     options = ("--config", args.config, "--precision", precision)
-                    repeat = ("--repeat", str(args.repeat))
-                    result = measure(python, implementation, operation, *options, *repeat)
+                    counts = ("--repeat", str(args.repeat), "--batch", str(args.batch))
+                    result = measure(python, implementation, operation, *options, *counts)
                     cell = cells.setdefault((operation, implementation, precision), [])
                     cell.append(result)
                     seconds = ", ".join(f"{s:.2f}" for s in result["seconds"])
@@ -73,11 +78,11 @@ def main():
         return median(result["peak_mb"] for result in cells[key])
 
     for implementation in pythons:
-        count = cells["encode", implementation, "fp32"][0]["parameters"]
+        count = cells[args.operations[0], implementation, "fp32"][0]["parameters"]
         print(f"{implementation}: {count / 1e6:.1f} M parameters")
     print("\n| | precision | ours | magvit2-pytorch 0.5.1 | faster | than its fp32 | memory |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for operation in OPERATIONS:
+    for operation in args.operations:
         for precision in ("fp32", "bf16"):
             ours, theirs = (operation, "ours", precision), (operation, OTHER, precision)
             mine, other = seconds(*ours), seconds(*theirs)

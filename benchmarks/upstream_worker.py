@@ -6,6 +6,7 @@ Run by `upstream.py`; prints one line of JSON: seconds of each repetition and pe
 import argparse
 import json
 import resource
+import tempfile
 import time
 from contextlib import nullcontext
 
@@ -33,13 +34,13 @@ CONFIGS = {
 }
 
 
-def build(implementation: str, config: str):
+def build(implementation: str, config: str, use_gan: bool):
     """The tokenizer; of the other implementation without what it would only carry along."""
     from magvit2_pytorch import VideoTokenizer
 
     extra = {}
     if implementation == "magvit2-pytorch 0.5.1":
-        extra = dict(use_gan=False, perceptual_loss_weight=0.0)
+        extra = dict(use_gan=use_gan, perceptual_loss_weight=0.0)
     torch.manual_seed(0)
     return VideoTokenizer(**CONFIGS[config], layers=README_LAYERS, **extra)
 
@@ -54,6 +55,46 @@ def training_loss(implementation: str, tokenizer, video, precision: str):
     return Objective(tokenizer.quantizer)(video, out, step=0).total
 
 
+def adversarial_step(implementation: str, tokenizer, video, precision: str):
+    """A step of the tokenizer and one of a discriminator of random frames, without penalty."""
+    if implementation == "magvit2-pytorch 0.5.1":
+        both = [
+            torch.optim.AdamW(parameters, lr=1e-5)
+            for parameters in (tokenizer.parameters(), list(tokenizer.discr_parameters))
+        ]
+
+        def their_step():
+            for optimizer, options in zip(
+                both,
+                (
+                    dict(return_loss=True),
+                    dict(return_discr_loss=True, apply_gradient_penalty=False),
+                ),
+                strict=True,
+            ):
+                tokenizer(video, **options)[0].backward()
+                optimizer.step()
+                optimizer.zero_grad()
+
+        return their_step
+
+    from magvit2_pytorch import VideoTokenizerTrainer
+    from magvit2_pytorch.training.meters import Meters
+
+    trainer = VideoTokenizerTrainer(
+        tokenizer,
+        dataset=list(video),
+        valid_dataset=list(video),
+        batch_size=len(video),
+        precision=precision,
+        learning_rate=1e-5,
+        frame_adversarial_weight=1.0,
+        results_folder=tempfile.mkdtemp(),
+    )
+    meters = Meters(tokenizer, trainer.accelerator)
+    return lambda: trainer.train_step(iter([video]), meters)
+
+
 def operation(implementation: str, name: str, tokenizer, video, precision: str):
     """What is timed, as a function without arguments."""
     if name == "encode":
@@ -64,6 +105,8 @@ def operation(implementation: str, name: str, tokenizer, video, precision: str):
         codes = tokenizer.tokenize(video)
         return torch.inference_mode()(lambda: tokenizer.decode_from_code_indices(codes))
     tokenizer.train()
+    if name == "adversarial":
+        return adversarial_step(implementation, tokenizer, video, precision)
     optimizer = torch.optim.AdamW(tokenizer.parameters(), lr=1e-5)
 
     def train_step():
@@ -77,7 +120,7 @@ def operation(implementation: str, name: str, tokenizer, video, precision: str):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("implementation")
-    parser.add_argument("operation", choices=("encode", "decode", "train"))
+    parser.add_argument("operation", choices=("encode", "decode", "train", "adversarial"))
     parser.add_argument("--config", choices=tuple(CONFIGS), default="readme")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--frames", type=int, default=17)
@@ -85,7 +128,7 @@ def main():
     parser.add_argument("--repeat", type=int, default=3)
     args = parser.parse_args()
 
-    tokenizer = build(args.implementation, args.config)
+    tokenizer = build(args.implementation, args.config, args.operation == "adversarial")
     size = CONFIGS[args.config]["image_size"]
     video = torch.rand(args.batch, 3, args.frames, size, size) * 2 - 1
     bf16 = args.precision == "bf16"

@@ -1,5 +1,31 @@
-"""Losses: pure functions of tensors to a scalar."""
+"""Losses: functions of tensors to a scalar, and the modules that hold what some must remember."""
 
+from magvit2_pytorch.losses.adaptive_weight import adaptive_weight, adaptive_weight_from_gradients
+from magvit2_pytorch.losses.adversarial import ADVERSARIAL_LOSSES, AdversarialLoss
+from magvit2_pytorch.losses.feature_matching import feature_matching_loss
+from magvit2_pytorch.losses.gradient_penalty import (
+    GRADIENT_PENALTIES,
+    one_centered_penalty,
+    points_between,
+    r1_penalty,
+)
+from magvit2_pytorch.losses.lecam import LeCamRegularizer, lecam_loss
+from magvit2_pytorch.losses.perceptual import PerceptualLoss, build_perceptual
 from magvit2_pytorch.losses.reconstruction import RECONSTRUCTION_LOSSES
 
-__all__ = ["RECONSTRUCTION_LOSSES"]
+__all__ = [
+    "ADVERSARIAL_LOSSES",
+    "GRADIENT_PENALTIES",
+    "RECONSTRUCTION_LOSSES",
+    "AdversarialLoss",
+    "LeCamRegularizer",
+    "PerceptualLoss",
+    "adaptive_weight",
+    "adaptive_weight_from_gradients",
+    "build_perceptual",
+    "feature_matching_loss",
+    "lecam_loss",
+    "one_centered_penalty",
+    "points_between",
+    "r1_penalty",
+]

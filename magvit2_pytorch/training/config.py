@@ -1,10 +1,14 @@
 """Everything about a training run that is not the model: frozen, strict, plain JSON."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from magvit2_pytorch.losses import RECONSTRUCTION_LOSSES
+from magvit2_pytorch.losses import (
+    ADVERSARIAL_LOSSES,
+    GRADIENT_PENALTIES,
+    RECONSTRUCTION_LOSSES,
+)
 from magvit2_pytorch.types import Precision
 
 
@@ -45,6 +49,54 @@ class TrainingConfig:
     reconstruction_loss_weight: float = 1.0
     quantizer_loss_weight: float = 1.0
     """On the quantizer's own losses, which carry their own weights besides."""
+
+    perceptual_loss_weight: float = 0.0
+    """Weight of the distance in the features of a network that knows pictures; 0 loads none."""
+    perceptual_weights: str | None = None
+    """Where its weights are: a local file (VGG16 or AlexNet, with LPIPS heads or without), or
+    `torchvision:vgg16` to download them. Nothing is downloaded without that word."""
+    perceptual_num_frames: int = 4
+    """Frames of each clip it compares, drawn anew at every step."""
+
+    adversarial_loss: str = "hinge"
+    """`hinge`, `non_saturating` or `relativistic`."""
+    frame_adversarial_weight: float = 0.0
+    """Weight of what the discriminator of single frames says; at 0 there is none."""
+    video_adversarial_weight: float = 0.0
+    """Weight of the discriminator of whole clips, MAGVIT-v2's."""
+    multiscale_adversarial_weight: float = 0.0
+    """Weight of the discriminators of short runs of frames at several strides."""
+    adaptive_adversarial_weight: bool = False
+    """Multiply these weights so that they compare the lengths of the gradients that reconstruction
+    and discriminator send to the last layer (VQGAN, arXiv 2012.09841, eq. 7)."""
+    feature_matching_weight: float = 0.0
+    """Weight of the distance between a discriminator's features of real and decoded clips."""
+    frame_discriminator: dict[str, Any] | None = None
+    """Options of `FrameDiscriminator`."""
+    video_discriminator: dict[str, Any] | None = None
+    """Options of `VideoDiscriminator`."""
+    multiscale_discriminator: dict[str, Any] | None = None
+    """Options of `MultiScaleDiscriminator`."""
+    discriminator_start_step: int = 0
+    """The step from which discriminators learn; they do not run before."""
+    adversarial_start_step: int = 0
+    """The step from which the tokenizer feels them: later, so that it meets one that can judge."""
+    adversarial_ramp_steps: int = 0
+    """Steps over which their weight then grows from 0, linearly."""
+    discriminator_learning_rate: float = 1e-4
+    """Their learning rate, on the same schedule counted from their own start."""
+    discriminator_betas: tuple[float, float] = (0.0, 0.99)
+    """Decay of their Adam's moments; MAGVIT-v2 has no momentum there."""
+    discriminator_max_grad_norm: float | None = None
+    """Their gradients longer than this are scaled down to it."""
+    gradient_penalty: str = "r1"
+    """`r1` (arXiv 1801.04406) or `one_centered` (arXiv 1704.00028)."""
+    gradient_penalty_weight: float = 0.0
+    """Weight of the penalty on a discriminator's gradient with respect to what it sees."""
+    gradient_penalty_every: int = 16
+    """Steps between two penalties, which are multiplied by this to make up for the others."""
+    lecam_loss_weight: float = 0.0
+    """Weight of the pull of logits towards their running means (LeCAM, arXiv 2104.03310)."""
 
     ema_decay: float = 0.999
     """Decay of the averaged weights, approached from 0 as 1 - (1 + step)^(-2/3)."""
@@ -100,12 +152,13 @@ class TrainingConfig:
     """Steps in a row with numbers that are not finite after which training gives up."""
 
     def __post_init__(self):
-        for name in ("betas", "random_scale"):
+        for name in ("betas", "random_scale", "discriminator_betas"):
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         positive = (
             "batch_size", "num_train_steps", "grad_accum_every", "learning_rate", "num_frames",
             "frame_stride", "log_every_step", "validate_every_step", "checkpoint_every_step",
+            "perceptual_num_frames", "discriminator_learning_rate", "gradient_penalty_every",
         )  # fmt: skip
         for name in positive:
             if getattr(self, name) <= 0:
@@ -119,6 +172,25 @@ class TrainingConfig:
         if self.optimizer not in ("adamw", "adam", "muon"):
             raise ValueError(f"optimizer {self.optimizer!r}: use 'adamw', 'adam' or 'muon'")
         RECONSTRUCTION_LOSSES[self.reconstruction_loss]
+        ADVERSARIAL_LOSSES[self.adversarial_loss]
+        GRADIENT_PENALTIES[self.gradient_penalty]
+        for name in (field.name for field in fields(self)):
+            if name.endswith("_weight") and getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be 0 or above")
+        adversarial = any(
+            getattr(self, f"{name}_adversarial_weight") for name in ("frame", "video", "multiscale")
+        )
+        if self.precision == "fp16" and (adversarial or self.optimizer == "muon"):
+            raise ValueError(
+                "precision 'fp16' scales gradients for one optimizer only: with discriminators or "
+                "muon use 'bf16' or 'fp32'"
+            )
+        if self.adversarial_start_step < self.discriminator_start_step:
+            raise ValueError(
+                f"adversarial_start_step is {self.adversarial_start_step}, before "
+                f"discriminator_start_step {self.discriminator_start_step}: the tokenizer cannot "
+                "feel a discriminator that does not run"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON has them."""

@@ -48,7 +48,7 @@ class Meters:
         self._mean("mse", error)
         for name, term in loss.terms.items():
             self._mean(name, term.detach())
-        self.weights = loss.weights
+        self.weights |= loss.weights
         self.clips += video.shape[0]
         if self.usage is not None:
             self.usage.update(out.codes)
@@ -59,6 +59,17 @@ class Meters:
         self.sums["learning_rate"], self.counts["learning_rate"] = learning_rate, 1
         if grad_norm < float("inf"):
             self._mean("grad_norm", grad_norm)
+
+    def add_terms(self, terms: dict[str, Tensor], weights: dict[str, float] | None = None) -> None:
+        """More of a micro-batch's terms: those of discriminators."""
+        for name, term in terms.items():
+            self._mean(name, term)
+        self.weights |= weights or {}
+
+    def add_values(self, values: dict[str, float]) -> None:
+        """Of an optimizer step: the last one counts."""
+        for name, value in values.items():
+            self.sums[name], self.counts[name] = value, 1
 
     def _mean(self, name: str, value: Tensor | float) -> None:
         self.sums[name] += value

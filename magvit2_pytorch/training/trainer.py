@@ -8,18 +8,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
 from ema_pytorch import EMA
 
 from magvit2_pytorch.options import check_known, keyword_signature
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
+from magvit2_pytorch.training.adversary import build_adversaries
+from magvit2_pytorch.training.backward import Backward
 from magvit2_pytorch.training.config import TrainingConfig
 from magvit2_pytorch.training.datasets import open_datasets, training_batches
 from magvit2_pytorch.training.interrupt import Interruptible
 from magvit2_pytorch.training.meters import Meters
-from magvit2_pytorch.training.objective import Autoencoder, Objective
+from magvit2_pytorch.training.objective import Autoencoder, Objective, find_perceptual
 from magvit2_pytorch.training.optimizer import build_optimizers
 from magvit2_pytorch.training.plots import plot_curves
+from magvit2_pytorch.training.processes import build_accelerator
 from magvit2_pytorch.training.progress import Progress
 from magvit2_pytorch.training.schedule import lr_scale
 from magvit2_pytorch.training.state import (
@@ -47,7 +49,9 @@ class VideoTokenizerTrainer:
     Options are the fields of `TrainingConfig`, by keyword. `dataset_folder` may also be a list
     file, a table or one file (see `magvit2_pytorch.data`); a `dataset` gives clips `c t h w`
     (or images `c h w`) in [-1, 1] instead. What is held out for validation is `valid_dataset`,
-    or a share of the files. Everything about devices and processes is accelerate's.
+    or a share of the files. `perceptual_loss` is a module of the user's own in place of the network
+    that `perceptual_weights` names: called with reconstruction and real frames `b c t h w`, it
+    gives a scalar. Everything about devices and processes is accelerate's.
     """
 
     def __init__(
@@ -58,12 +62,14 @@ class VideoTokenizerTrainer:
         valid_dataset: Clips | None = None,
         dataset_folder: str | Path | None = None,
         dataset_type: Literal["videos", "images"] = "videos",
+        perceptual_loss: torch.nn.Module | None = None,
         accelerate_kwargs: dict[str, Any] | None = None,
         **options: Any,
     ):
         check_known("the trainer", options, [field.name for field in fields(TrainingConfig)])
         self.config = config = TrainingConfig(**options)
-        self.accelerator = _accelerator(config, accelerate_kwargs or {})
+        perceptual = find_perceptual(config, perceptual_loss)
+        self.accelerator = build_accelerator(config, accelerate_kwargs or {})
         self.data, self.valid_data = open_datasets(
             config, tokenizer.config, dataset, valid_dataset, dataset_folder, dataset_type
         )
@@ -81,10 +87,18 @@ class VideoTokenizerTrainer:
             config.reconstruction_loss,
             config.reconstruction_loss_weight,
             config.quantizer_loss_weight,
+            perceptual if perceptual is None else perceptual.to(self.accelerator.device),
+            config.perceptual_loss_weight,
+            config.perceptual_num_frames,
+            config.precision,
         )
         autoencoder = Autoencoder(self.tokenizer, config.precision)
         self.autoencoder, *self.optimizers = self.accelerator.prepare(
             autoencoder, *build_optimizers(self.tokenizer, config)
+        )
+        self.adversaries = build_adversaries(tokenizer.config.channels, config, self.accelerator)
+        self.backward = Backward(
+            self.tokenizer, self.objective, self.adversaries, config, self.accelerator
         )
         self._forward = torch.compile(self.autoencoder) if config.compile else self.autoencoder
 
@@ -170,12 +184,13 @@ class VideoTokenizerTrainer:
                 video = next(batches)
             last = micro_step == accumulate - 1
             sync = nullcontext() if last else self.accelerator.no_sync(self.autoencoder)
-            with sync, self._keyed_randomness(micro_step):
+            with sync, self._keyed_randomness(micro_step) as generator:
                 out = self._forward(video)
-                loss = self.objective(video, out, self.step)
-                self.accelerator.backward(loss.total / accumulate)
-            meters.add(video, out, loss)
+                self.backward(video, out, self.step, generator, meters, sync=last)
         meters.add_step(scale * self.config.learning_rate, self._apply_gradients())
+        for adversary in self.adversaries:
+            if adversary.runs(self.step):
+                meters.add_values(adversary.apply_gradients(self.step))
         self.step += 1
 
     def _set_learning_rate(self) -> float:
@@ -223,9 +238,10 @@ class VideoTokenizerTrainer:
     def _keyed_randomness(self, micro_step: int):
         """Draws depend on seed, step and process alone, so a resumed run repeats them."""
         key = (self.config.seed, self.step, micro_step, self.accelerator.process_index)
+        number = hash(key) & 0x7FFF_FFFF_FFFF_FFFF
         with torch.random.fork_rng(enabled=True):
-            torch.manual_seed(hash(key) & 0x7FFF_FFFF_FFFF_FFFF)
-            yield
+            torch.manual_seed(number)
+            yield torch.Generator().manual_seed(number)
 
     # Between steps
 
@@ -244,7 +260,13 @@ class VideoTokenizerTrainer:
 
     def validate(self) -> dict[str, float | int]:
         """Measures the averaged tokenizer on held-out clips, logs it and writes examples."""
-        result = validate(self.ema_tokenizer, self.valid_data, self.config, self.accelerator)
+        result = validate(
+            self.ema_tokenizer,
+            self.valid_data,
+            self.config,
+            self.accelerator,
+            self.objective.perceptual,
+        )
         values = {f"valid/{name}": value for name, value in result.values.items()}
         self.tracking.log(values, self.step)
         if self.accelerator.is_main_process:
@@ -270,6 +292,8 @@ class VideoTokenizerTrainer:
             tensors |= with_prefix(self.ema.state_dict(), "ema")
             for number, optimizer in enumerate(self.optimizers):
                 tensors |= flatten_optimizer(optimizer, f"optimizer_{number}")
+            for adversary in self.adversaries:
+                tensors |= with_prefix(adversary.state_dict(), f"adversary_{adversary.name}")
             scaler = self.accelerator.scaler
             values = {
                 "step": self.step,
@@ -295,6 +319,10 @@ class VideoTokenizerTrainer:
         self.ema.load_state_dict(under(tensors, "ema"))
         for number, optimizer in enumerate(self.optimizers):
             restore_optimizer(optimizer, tensors, f"optimizer_{number}")
+        for adversary in self.adversaries:
+            # Discriminators may join a training that began without them.
+            if state := under(tensors, f"adversary_{adversary.name}"):
+                adversary.load_state_dict(state)
         if self.accelerator.scaler is not None and values["scaler"]:
             self.accelerator.scaler.load_state_dict(values["scaler"])
         self.step, self.elapsed_s = values["step"], values["elapsed_s"]
@@ -318,27 +346,6 @@ class VideoTokenizerTrainer:
         return self.tokenizer.config.to_dict() | self.config.to_dict()
 
 
-def _accelerator(config: TrainingConfig, kwargs: dict[str, Any]) -> Accelerator:
-    trackers = [
-        name
-        for name, used in (
-            ("wandb", config.use_wandb_tracking),
-            ("tensorboard", config.use_tensorboard_tracking),
-        )
-        if used
-    ]
-    defaults = dict(
-        # Without an accelerator, several processes only find each other when told so.
-        cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
-        # Only for its gradient scaler: accelerate keeps one precision for a whole process.
-        mixed_precision="fp16" if config.precision == "fp16" else "no",
-        log_with=trackers or None,
-        project_dir=config.results_folder,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False)],
-    )
-    return Accelerator(**(defaults | kwargs))
-
-
 VideoTokenizerTrainer.__signature__ = keyword_signature(
     TrainingConfig,
     "tokenizer",
@@ -346,5 +353,6 @@ VideoTokenizerTrainer.__signature__ = keyword_signature(
     valid_dataset=None,
     dataset_folder=None,
     dataset_type="videos",
+    perceptual_loss=None,
     accelerate_kwargs=None,
 )

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from accelerate import Accelerator
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from magvit2_pytorch.data import to_uint8, write_grid, write_video
 from magvit2_pytorch.functional import autocast
@@ -27,14 +27,19 @@ class Validation(NamedTuple):
     """What held-out clips gave."""
 
     values: dict[str, float | int]
-    """Means over the clips: psnr in dB, codebook_usage and perplexity where there are codes."""
+    """Means over the clips: psnr in dB, codebook_usage and perplexity where there are codes, the
+    perceptual distance where there is a network for it."""
     examples: list[Example]
     """A few clips and their reconstructions, one in a batch, on the CPU."""
 
 
 @torch.no_grad()
 def validate(
-    tokenizer: VideoTokenizer, clips: Clips, config: TrainingConfig, accelerator: Accelerator
+    tokenizer: VideoTokenizer,
+    clips: Clips,
+    config: TrainingConfig,
+    accelerator: Accelerator,
+    perceptual: nn.Module | None = None,
 ) -> Validation:
     """PSNR (peak to peak 2) of each clip, averaged over clips and processes, in eval mode.
 
@@ -45,7 +50,7 @@ def validate(
     usage = None
     if tokenizer.codebook_size is not None:
         usage = CodebookUsage(tokenizer.codebook_size, tokenizer.num_codebooks)
-    total = torch.zeros(2, device=accelerator.device)
+    total = torch.zeros(3, device=accelerator.device)
     examples: list[Example] = []
     num_clips = min(len(clips), config.num_valid_clips)
     for index in range(accelerator.process_index, num_clips, accelerator.num_processes):
@@ -55,13 +60,16 @@ def validate(
         with autocast(accelerator.device, config.precision):
             codes, recon = tokenizer(video, return_codes=True, return_recon=True)
         recon = recon.float()
-        total += torch.stack((psnr(recon, video).sum(), total.new_tensor(len(video))))
+        distance = perceptual(recon, video) if perceptual is not None else 0.0
+        total += total.new_tensor((float(psnr(recon, video)), float(distance), 1.0))
         if usage is not None:
             usage.update(codes)
         if len(examples) < NUM_EXAMPLES:
             examples.append((video.cpu(), recon.cpu()))
     total = accelerator.reduce(total, reduction="sum")
-    values = {"psnr": float(total[0] / total[1])}
+    values = {"psnr": float(total[0] / total[2])}
+    if perceptual is not None:
+        values["perceptual"] = float(total[1] / total[2])
     if usage is not None:
         used = usage.gathered().compute()
         values |= {"codebook_usage": float(used.usage), "perplexity": float(used.perplexity)}

@@ -12,8 +12,16 @@ from tests.training.conftest import clips
 
 LAYERS = ("compress_space", "residual", "compress_time")
 
+ADVERSARIAL = dict(
+    video_adversarial_weight=0.1,
+    video_discriminator=dict(dim=4, dim_mults=(1, 2)),
+    gradient_penalty_weight=0.1,
+    gradient_penalty_every=2,
+    lecam_loss_weight=0.01,
+)
 
-def train(folder: Path, batch_size: int, **options) -> VideoTokenizerTrainer:
+
+def train(folder: Path, batch_size: int, kind: str, **options) -> VideoTokenizerTrainer:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     tokenizer = VideoTokenizer(**SMALL, **QUANTIZERS["lfq"], layers=LAYERS)
@@ -31,6 +39,7 @@ def train(folder: Path, batch_size: int, **options) -> VideoTokenizerTrainer:
         results_folder=str(folder),
         checkpoints_folder=str(folder / "checkpoints"),
         progress_bar=False,
+        **(ADVERSARIAL if kind == "adversarial" else {}),
         **options,
     )
     trainer.train()
@@ -39,12 +48,13 @@ def train(folder: Path, batch_size: int, **options) -> VideoTokenizerTrainer:
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    trainer = train(folder, batch_size=2)
+    trainer = train(folder, 2, sys.argv[2])
     accelerator = trainer.accelerator
     result = {
         "num_processes": accelerator.num_processes,
         "step": trainer.step,
         "tokenizer": trainer.tokenizer.state_dict(),
+        "adversary": {n: t for a in trainer.adversaries for n, t in a.state_dict().items()},
         "ema": trainer.ema_tokenizer.state_dict(),
     }
     torch.save(result, folder / f"rank-{accelerator.process_index}.pt")

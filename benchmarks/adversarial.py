@@ -1,0 +1,155 @@
+"""Reconstruction first, then discriminators: what becomes of PSNR and of sharpness.
+
+    python benchmarks/adversarial.py --weights WEIGHTS --judge OTHER_WEIGHTS
+
+Trains the `small` preset on the demo's clips for its error alone, then goes on from there for
+the same number of steps in several ways, and measures held-out clips on the way: PSNR, and the
+distance in the features of a judge that no way was trained with (both files are such as
+`magvit2_pytorch.losses.PerceptualLoss` reads). Pictures lie in the output folder.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from magvit2_pytorch import VideoTokenizer, VideoTokenizerTrainer
+from magvit2_pytorch.data import ClipSpec, VideoDataset, to_uint8, write_grid
+from magvit2_pytorch.evaluation.demo import (
+    GAP_FRAMES,
+    HELD_OUT_FRAMES,
+    demo_clips,
+    held_out_clips,
+)
+from magvit2_pytorch.losses import build_perceptual
+from magvit2_pytorch.metrics import psnr
+from magvit2_pytorch.training.recipes import recipe
+from magvit2_pytorch.training.tracking import read_log
+
+GAN = dict(
+    adaptive_adversarial_weight=True,
+    frame_adversarial_weight=0.1,
+    multiscale_adversarial_weight=0.1,
+    frame_discriminator=dict(dim=16),
+    multiscale_discriminator=dict(dim=16, scales=((5, 1), (5, 3))),
+    discriminator_learning_rate=2e-4,
+    adversarial_start_step=50,
+    adversarial_ramp_steps=50,
+    gradient_penalty_weight=1.0,
+    gradient_penalty_every=8,
+    lecam_loss_weight=0.001,
+)
+PERCEPTUAL = dict(perceptual_loss_weight=0.02, perceptual_num_frames=2)
+WAYS = {
+    "error alone": {},
+    "gan": GAN,
+    "gan at once": GAN | dict(adversarial_start_step=0, adversarial_ramp_steps=0),
+    "perceptual": PERCEPTUAL,
+    "gan and perceptual": GAN | PERCEPTUAL,
+}
+
+
+def clips() -> VideoDataset:
+    """Random clips of the frames that are not held out, by the preset's recipe."""
+    how = recipe("small")
+    spec = ClipSpec(
+        num_frames=how["num_frames"], image_size=64, flip=how["flip"], random_scale=(2.0, 2.0)
+    )
+    return VideoDataset(
+        demo_clips(), spec, clips_per_video=64, frame_range=(None, -HELD_OUT_FRAMES - GAP_FRAMES)
+    )
+
+
+class WatchedTrainer(VideoTokenizerTrainer):
+    """Each validation is a row of the table and a picture."""
+
+    def watch(self, name: str, perceptual: torch.nn.Module, folder: Path) -> None:
+        self.name, self.perceptual, self.folder = name, perceptual, folder
+
+    def validate(self) -> dict[str, float]:
+        picture = self.folder / f"{self.name.replace(' ', '-').replace(',', '')}-{self.step}.png"
+        figures = measure(self.ema_tokenizer, self.perceptual, picture)
+        line = [x for x in read_log(self.tracking.path) if "loss" in x][-1]
+        logits = [
+            " ".join(f"{line[n]:.2f}" for n in line if n.endswith(f"_{side}_logit"))
+            for side in ("real", "fake")
+        ]
+        print(
+            f"| {self.name} | {self.step} | {figures['psnr']:.2f} | {figures['perceptual']:.4f} | "
+            f"{logits[0]} | {logits[1]} | {1 / line['steps_per_s']:.2f} |",
+            flush=True,
+        )
+        return figures
+
+
+def build_trainer(tokenizer: VideoTokenizer, folder: Path, **options) -> WatchedTrainer:
+    training = recipe("small") | dict(
+        log_every_step=10,
+        checkpoint_every_step=1_000_000,
+        results_folder=str(folder),
+        checkpoints_folder=str(folder / "checkpoints"),
+    )
+    return WatchedTrainer(
+        tokenizer,
+        dataset=clips(),
+        valid_dataset=held_out_clips(demo_clips()),
+        **(training | options),
+    )
+
+
+@torch.no_grad()
+def measure(tokenizer: VideoTokenizer, perceptual: torch.nn.Module, picture: Path) -> dict:
+    """Means over the held-out clips, and frame 8 of each above its reconstruction."""
+    tokenizer.eval()
+    rows, values = [[], []], {"psnr": [], "perceptual": []}
+    for clip in held_out_clips(demo_clips()):
+        real = clip[None]
+        recon = tokenizer(real).clamp(-1, 1)
+        values["psnr"].append(float(psnr(recon, real).mean()))
+        values["perceptual"].append(float(perceptual(recon, real)))
+        for row, video in zip(rows, (real, recon), strict=True):
+            row.append(to_uint8(video[0])[8, :, :144])
+    write_grid(picture, rows)
+    return {name: sum(figures) / len(figures) for name, figures in values.items()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--weights", required=True, help="of the perceptual network to train with")
+    parser.add_argument("--judge", required=True, help="of another one, to measure with")
+    parser.add_argument("--first_steps", type=int, default=400, help="for the error alone")
+    parser.add_argument("--steps", type=int, default=300, help="of each way")
+    parser.add_argument("--every", type=int, default=50, help="steps between two rows")
+    parser.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=tuple(WAYS))
+    parser.add_argument("--output", type=Path, default=Path("adversarial"))
+    args = parser.parse_args()
+    perceptual = build_perceptual(args.judge)
+
+    print("| way | steps | PSNR | perceptual | real logits | fake logits | s/step |", flush=True)
+    print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    args.output.mkdir(parents=True, exist_ok=True)
+    start = args.output / "start"
+    if not (start / "tokenizer").exists():
+        torch.manual_seed(0)
+        options = dict(num_train_steps=args.first_steps, validate_every_step=args.first_steps)
+        trainer = build_trainer(VideoTokenizer.from_preset("small"), start, **options)
+        trainer.watch("before", perceptual, args.output)
+        trainer.train()
+    for way in args.ways:
+        torch.manual_seed(0)
+        trainer = build_trainer(
+            VideoTokenizer.from_pretrained(start / "tokenizer"),
+            args.output / way.replace(",", "").replace(" ", "-"),
+            # A quarter of the first stage's rate: its last steps were slower still.
+            learning_rate=recipe("small")["learning_rate"] / 4,
+            num_train_steps=args.steps,
+            validate_every_step=args.every,
+            perceptual_weights=args.weights,
+            **WAYS[way],
+        )
+        trainer.watch(way, perceptual, args.output)
+        trainer.train()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""Discriminators: real or decoded?"""
+
+from magvit2_pytorch.discriminators.discriminator import (
+    DISCRIMINATORS,
+    Discriminator,
+    build_discriminator,
+)
+from magvit2_pytorch.discriminators.frame import FrameDiscriminator
+from magvit2_pytorch.discriminators.judgement import Judgement
+from magvit2_pytorch.discriminators.multiscale import MultiScaleDiscriminator
+from magvit2_pytorch.discriminators.picking import pick_consecutive_frames, pick_frames
+from magvit2_pytorch.discriminators.video import VideoDiscriminator
+
+__all__ = [
+    "DISCRIMINATORS",
+    "Discriminator",
+    "FrameDiscriminator",
+    "Judgement",
+    "MultiScaleDiscriminator",
+    "VideoDiscriminator",
+    "build_discriminator",
+    "pick_consecutive_frames",
+    "pick_frames",
+]

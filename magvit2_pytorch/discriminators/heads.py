@@ -1,0 +1,79 @@
+"""From the last map to logits: one a clip, or one a patch."""
+
+from typing import Literal, get_args
+
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+HeadName = Literal["pooled", "patch", "fixed"]
+
+
+class PooledHead(nn.Module):
+    """One logit from the mean of the map, so that any size will do."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.to_logit = two_layers(dim, dim)
+
+    def forward(self, x: Float[Tensor, "b d ..."]) -> Float[Tensor, " b"]:
+        return self.to_logit(x.flatten(2).mean(2)).squeeze(1)
+
+
+class PatchHead(nn.Module):
+    """A logit at every position of the map: each part of the clip is judged by itself.
+
+    Source: PatchGAN, Image-to-Image Translation (arXiv 1611.07004).
+    """
+
+    def __init__(self, num_axes: int, dim: int):
+        super().__init__()
+        conv = nn.Conv2d if num_axes == 2 else nn.Conv3d
+        self.to_logits = conv(dim, 1, 1)
+
+    def forward(self, x: Float[Tensor, "b d ..."]) -> Float[Tensor, "b ..."]:
+        return self.to_logits(x).squeeze(1)
+
+
+class FixedHead(nn.Module):
+    """One logit from all of the map, for clips of one size. Source: Open-MAGVIT2's code."""
+
+    def __init__(self, dim: int, input_size: tuple[int, ...], num_halvings: int):
+        super().__init__()
+        self.input_size = input_size
+        self.map_size = input_size
+        for _ in range(num_halvings):
+            self.map_size = tuple(-(-size // 2) for size in self.map_size)
+        num_positions = 1
+        for size in self.map_size:
+            num_positions *= size
+        self.to_logit = two_layers(num_positions * dim, dim)
+
+    def forward(self, x: Float[Tensor, "b d ..."]) -> Float[Tensor, " b"]:
+        if x.shape[2:] != self.map_size:
+            raise ValueError(
+                f"a map of {tuple(x.shape[2:])} positions reached head 'fixed', which has weights "
+                f"for {self.map_size}: show it views of {self.input_size}, or use head 'pooled'"
+            )
+        return self.to_logit(rearrange(x, "b ... -> b (...)")).squeeze(1)
+
+
+def two_layers(dim_in: int, dim: int) -> nn.Sequential:
+    """Hidden layer and logit."""
+    return nn.Sequential(nn.Linear(dim_in, dim), nn.LeakyReLU(0.2), nn.Linear(dim, 1))
+
+
+def build_head(
+    head: HeadName, num_axes: int, dim: int, input_size: tuple[int, ...] | None, num_halvings: int
+) -> nn.Module:
+    """A head by its name; only "fixed" has an input size, and must."""
+    if head not in get_args(HeadName):
+        raise ValueError(f"head {head!r}: use one of {get_args(HeadName)}")
+    if head != "fixed":
+        if input_size is not None:
+            raise ValueError(f"input_size {input_size} is for head 'fixed': {head!r} takes any")
+        return PatchHead(num_axes, dim) if head == "patch" else PooledHead(dim)
+    axes = ("frames", "height", "width")[-num_axes:]
+    if input_size is None or len(input_size) != num_axes or min(input_size) < 1:
+        raise ValueError(f"input_size {input_size}: head 'fixed' needs ({', '.join(axes)})")
+    return FixedHead(dim, tuple(input_size), num_halvings)

@@ -1,0 +1,58 @@
+"""Judges clips: does this move as the world does?"""
+
+import torch
+
+from magvit2_pytorch.discriminators.discriminator import (
+    DISCRIMINATORS,
+    Discriminator,
+    Picks,
+    Views,
+)
+from magvit2_pytorch.discriminators.heads import HeadName
+from magvit2_pytorch.discriminators.judgement import Judgement
+from magvit2_pytorch.discriminators.picking import check_positive, pick_consecutive_frames
+from magvit2_pytorch.discriminators.residual_network import BlockOrder, ResidualNetwork
+from magvit2_pytorch.types import Video
+
+
+@DISCRIMINATORS.register("video")
+class VideoDiscriminator(Discriminator):
+    """The residual network over time and space, for clips of any length and size.
+
+    It looks at the whole clip, or at a random run of `num_frames` frames `stride` apart. Logits
+    are `b`, with head "patch" `b j y x`; head "fixed" needs `input_size=(frames, height, width)`.
+    `blur_taps=1` leaves the anti-aliasing out. Default widths are a quarter of Open-MAGVIT2's
+    128, with one halving less.
+    """
+
+    def __init__(
+        self,
+        channels: int = 3,
+        dim: int = 32,
+        dim_mults: tuple[int, ...] = (2, 4, 4, 4),
+        num_frames: int | None = None,
+        stride: int = 1,
+        head: HeadName = "pooled",
+        input_size: tuple[int, int, int] | None = None,
+        block_order: BlockOrder = "o2",
+        blur_taps: int = 3,
+    ):
+        super().__init__()
+        check_positive(stride=stride, num_frames=1 if num_frames is None else num_frames)
+        self.channels = channels
+        self.num_frames = num_frames
+        self.stride = stride
+        self.network = ResidualNetwork(
+            3, channels, dim, dim_mults, head, input_size, block_order, blur_taps
+        )
+
+    def pick(self, video: Video, generator: torch.Generator | None = None) -> Picks:
+        batch, length = video.shape[0], video.shape[2]
+        num_frames = length if self.num_frames is None else self.num_frames
+        pick = pick_consecutive_frames(length, num_frames, self.stride, batch, generator)
+        return (pick.to(video.device),)
+
+    def forward(self, views: Views) -> Judgement:
+        self.check_views(views)
+        logits, features = self.network(views[0])
+        return Judgement((logits,), features)

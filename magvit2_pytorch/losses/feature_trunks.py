@@ -1,0 +1,120 @@
+"""VGG16 and AlexNet up to their last convolution: the eyes of a perceptual loss.
+
+Parameters are called as in torchvision (`features.N.weight`), which is not needed.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from einops import repeat
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from magvit2_pytorch.registry import Registry
+
+
+class FeatureTrunk(nn.Module):
+    """Layers in a row, of which some are listened to: the outputs of those numbered in `taps`."""
+
+    def __init__(self, name: str, layers: Sequence[nn.Module], taps: Sequence[int], min_size: int):
+        super().__init__()
+        self.name = name
+        self.taps = tuple(taps)
+        self.min_size = min_size
+        """The shortest edge of a frame that leaves something for every layer."""
+        self.features = nn.Sequential(*layers)
+
+    @property
+    def dims(self) -> list[int]:
+        """Channels of each output."""
+        convs = [m for m in self.features if isinstance(m, nn.Conv2d)]
+        ends = [
+            sum(isinstance(m, nn.Conv2d) for m in self.features[: tap + 1]) for tap in self.taps
+        ]
+        return [convs[end - 1].out_channels for end in ends]
+
+    def forward(self, x: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n _ _ _"], ...]:
+        found = []
+        for place, layer in enumerate(self.features):
+            x = layer(x)
+            if place in self.taps:
+                found.append(x)
+        return tuple(found)
+
+
+TRUNKS: Registry[Callable[[], FeatureTrunk]] = Registry("feature trunk")
+
+
+class BlurPool(nn.Module):
+    """Halves a map that is first smoothed by [1, 2, 1] in both directions, each channel alone.
+
+    It reflects 2 pixels at the edges, where 1 would do: `n` become `(n + 1) // 2 + 1`, which shifts
+    change less. Source: ST-LPIPS (arXiv 2207.13686), section 3; Zhang (arXiv 1904.11486).
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        taps = torch.tensor([1.0, 2.0, 1.0]) / 4
+        self.register_buffer("filt", repeat(torch.outer(taps, taps), "h w -> c 1 h w", c=dim))
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c y x"]:
+        x = F.pad(x, (2, 2, 2, 2), mode="reflect")
+        return F.conv2d(x, self.filt, stride=2, groups=x.shape[1])
+
+
+@TRUNKS.register("vgg16")
+def vgg16() -> FeatureTrunk:
+    """VGG16's features after relu 1_2, 2_2, 3_3, 4_3 and 5_3 (arXiv 1409.1556, column D)."""
+    return _vgg16("vgg16", lambda dim: [nn.MaxPool2d(2)], min_size=16)
+
+
+@TRUNKS.register("st_vgg16")
+def st_vgg16() -> FeatureTrunk:
+    """ST-LPIPS's VGG16: each pooling is a maximum at every pixel, then blurred and halved."""
+    return _vgg16("st_vgg16", lambda dim: [nn.MaxPool2d(2, stride=1), BlurPool(dim)], min_size=18)
+
+
+def _vgg16(name: str, pool: Callable[[int], list[nn.Module]], min_size: int) -> FeatureTrunk:
+    layers, taps, dim = [], [], 3
+    for block in ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3):
+        layers += pool(dim) if taps else []
+        for dim_out in block:
+            layers += [nn.Conv2d(dim, dim_out, 3, padding=1), nn.ReLU(inplace=True)]
+            dim = dim_out
+        taps.append(len(layers) - 1)
+    return FeatureTrunk(name, layers, taps, min_size)
+
+
+@TRUNKS.register("alexnet")
+def alexnet() -> FeatureTrunk:
+    """AlexNet's features after each of its five convolutions (arXiv 1404.5997, one column)."""
+    first = [nn.Conv2d(3, 64, 11, stride=4, padding=2), nn.ReLU(inplace=True)]
+    return _alexnet("alexnet", first, lambda dim: [nn.MaxPool2d(3, stride=2)], min_size=31)
+
+
+@TRUNKS.register("st_alexnet")
+def st_alexnet() -> FeatureTrunk:
+    """ST-LPIPS's AlexNet: strides are blurred, and 8 times in all rather than 16."""
+    first = [nn.Conv2d(3, 64, 11, padding=2), BlurPool(64), nn.ReLU(inplace=True)]
+
+    def pool(dim: int) -> list[nn.Module]:
+        return [nn.MaxPool2d(3, stride=1), BlurPool(dim)]
+
+    return _alexnet("st_alexnet", first, pool, min_size=21)
+
+
+def _alexnet(
+    name: str, first: list[nn.Module], pool: Callable[[int], list[nn.Module]], min_size: int
+) -> FeatureTrunk:
+    layers, taps = [*first], [len(first) - 1]
+    for before, dim, dim_out, kernel_size in (
+        (pool(64), 64, 192, 5),
+        (pool(192), 192, 384, 3),
+        ([], 384, 256, 3),
+        ([], 256, 256, 3),
+    ):
+        conv = nn.Conv2d(dim, dim_out, kernel_size, padding=kernel_size // 2)
+        layers += [*before, conv, nn.ReLU(inplace=True)]
+        taps.append(len(layers) - 1)
+    return FeatureTrunk(name, layers, taps, min_size)

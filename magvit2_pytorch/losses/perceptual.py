@@ -1,0 +1,167 @@
+"""How different two videos look to a network that learned to see: LPIPS and its kin."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from magvit2_pytorch.losses.feature_trunks import FeatureTrunk
+from magvit2_pytorch.losses.perceptual_weights import download_trunk, load_heads, load_trunk
+from magvit2_pytorch.losses.precision import wide
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Of RGB in [0, 1]: what torchvision's trunks, and by other names LPIPS, were trained on."""
+
+NORM_EPS = 1e-8
+"""Under the root of a feature's length, so that a feature of zeros has a gradient. torchmetrics'
+number; LPIPS adds 1e-10 to the length, which leaves it without."""
+
+Pictures = Float[Tensor, "b c h w"] | Float[Tensor, "b c t h w"]
+
+
+class PerceptualLoss(nn.Module):
+    """Distance between the features of two videos or batches of images in [-1, 1]; a scalar.
+
+    At each layer a trunk listens to, features have length 1 at every pixel; their squared
+    differences are weighted by the layer's head and summed over channels, averaged over pixels
+    and frames, and summed over layers. Without heads every weight is 1: LPIPS's own baseline,
+    where a layer's share goes from 0 to 2. Source: LPIPS (arXiv 1801.03924), equation 1.
+
+    `name` says what the number is: "LPIPS" is the trunk of ImageNet with LPIPS's heads, and
+    other trunks and heads make other scores, not to be compared with it.
+
+    Grey is repeated to RGB; opacity, the fourth channel, is laid over black as in
+    `data.pixels`. With `resize_to` the shorter edge is brought to that many pixels first. The
+    trunk is frozen. It computes in autocast's precision where that is on, the distance in
+    float32. `recon` gets a gradient, `real` never.
+    """
+
+    def __init__(
+        self,
+        trunk: FeatureTrunk,
+        heads: Sequence[Float[Tensor, " _"]] | None = None,
+        resize_to: int | None = None,
+    ):
+        super().__init__()
+        if heads is not None and [len(head) for head in heads] != trunk.dims:
+            raise ValueError(
+                f"heads have {[len(head) for head in heads]} weights, "
+                f"but {trunk.name} has {trunk.dims} channels"
+            )
+        if resize_to is not None and resize_to < trunk.min_size:
+            raise ValueError(
+                f"resize_to is {resize_to}: {trunk.name} needs {trunk.min_size} pixels"
+            )
+        self.trunk = trunk
+        self.heads = None if heads is None else nn.ParameterList(heads)
+        self.resize_to = resize_to
+        self.register_buffer("mean", _per_channel(IMAGENET_MEAN), persistent=False)
+        self.register_buffer("std", _per_channel(IMAGENET_STD), persistent=False)
+        self.requires_grad_(False).eval()
+
+    @classmethod
+    def from_weights(
+        cls,
+        path: str | Path,
+        heads: str | Path | None = None,
+        resize_to: int | None = None,
+    ) -> "PerceptualLoss":
+        """From a file: torchvision's vgg16 or alexnet, LPIPS's or ST-LPIPS's whole network.
+
+        `heads` names a file of LPIPS's heads, or "torchmetrics" for the one that it ships. For
+        what raises, see `load_trunk`. Files are read, never run.
+        """
+        trunk, own_heads = load_trunk(path)
+        given = own_heads if heads is None else load_heads(heads, trunk)
+        return cls(trunk, given, resize_to)
+
+    @classmethod
+    def download(
+        cls, name: str = "vgg16", heads: str | Path | None = None, resize_to: int | None = None
+    ) -> "PerceptualLoss":
+        """The same with torchvision's ImageNet weights of "vgg16" or "alexnet", downloaded."""
+        trunk = download_trunk(name)
+        return cls(trunk, None if heads is None else load_heads(heads, trunk), resize_to)
+
+    @property
+    def name(self) -> str:
+        if self.heads is None:
+            return f"{self.trunk.name} features"
+        if self.trunk.name.startswith("st_"):
+            return f"ST-LPIPS ({self.trunk.name.removeprefix('st_')})"
+        return f"LPIPS ({self.trunk.name})"
+
+    def train(self, mode: bool = True) -> "PerceptualLoss":
+        """Stays as it is: a measure does not train."""
+        return super().train(False)
+
+    def forward(self, recon: Pictures, real: Pictures) -> Float[Tensor, ""]:
+        if recon.shape != real.shape:
+            raise ValueError(f"recon {tuple(recon.shape)} and real {tuple(real.shape)} differ")
+        with torch.no_grad():
+            wanted = self.trunk(self._prepared(real))
+        found = self.trunk(self._prepared(recon))
+        heads = self.heads or [None] * len(found)
+        terms = [_distance(*layer) for layer in zip(found, wanted, heads, strict=True)]
+        return torch.stack(terms).sum()
+
+    def _prepared(self, pictures: Pictures) -> Float[Tensor, "n 3 y x"]:
+        """Frames as the trunk knows them: RGB, normalized, large enough."""
+        if pictures.ndim == 5:
+            pictures = rearrange(pictures, "b c t h w -> (b t) c h w")
+        channels = pictures.shape[1]
+        if channels not in (1, 3, 4):
+            raise ValueError(f"{channels} channels: a trunk sees 1 (grey), 3 (RGB) or 4 (RGBA)")
+        x = (wide(pictures) + 1) / 2
+        if channels == 1:
+            x = repeat(x, "n 1 h w -> n c h w", c=3)
+        elif channels == 4:
+            x = x[:, :3] * x[:, 3:]
+        return self._resized((x - self.mean) / self.std)
+
+    def _resized(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 y x"]:
+        height, width = x.shape[-2:]
+        if self.resize_to is not None:
+            scale = self.resize_to / min(height, width)
+            size = (round(height * scale), round(width * scale))
+            return F.interpolate(x, size, mode="bilinear", antialias=True)
+        if min(height, width) < self.trunk.min_size:
+            raise ValueError(
+                f"frames of {height}x{width} are too small for {self.trunk.name}, which needs "
+                f"{self.trunk.min_size} pixels: give resize_to=64 or more"
+            )
+        return x
+
+
+def build_perceptual(
+    spec: str | Path, heads: str | Path | None = None, resize_to: int | None = None
+) -> PerceptualLoss:
+    """A path, or "torchvision:vgg16" or "torchvision:alexnet", which downloads."""
+    if isinstance(spec, str) and spec.startswith("torchvision:"):
+        return PerceptualLoss.download(spec.removeprefix("torchvision:"), heads, resize_to)
+    return PerceptualLoss.from_weights(spec, heads, resize_to)
+
+
+def _distance(
+    found: Float[Tensor, "n c h w"],
+    wanted: Float[Tensor, "n c h w"],
+    head: Float[Tensor, " c"] | None,
+) -> Float[Tensor, ""]:
+    squares = (_unit(found) - _unit(wanted)).square()
+    if head is not None:
+        squares = squares * head[:, None, None]
+    return squares.sum(dim=1).mean()
+
+
+def _unit(features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    features = wide(features)
+    return features * (features.square().sum(dim=1, keepdim=True) + NORM_EPS).rsqrt()
+
+
+def _per_channel(values: tuple[float, ...]) -> Float[Tensor, "1 3 1 1"]:
+    return rearrange(torch.tensor(values), "c -> 1 c 1 1")

@@ -1,0 +1,111 @@
+"""What is particular to one of them."""
+
+import pytest
+import torch
+
+from magvit2_pytorch.discriminators import (
+    FrameDiscriminator,
+    MultiScaleDiscriminator,
+    VideoDiscriminator,
+)
+from tests.conftest import random_video
+
+SMALL = dict(dim=4, dim_mults=(2, 2))
+
+
+def test_frames_are_judged_one_by_one():
+    discriminator = FrameDiscriminator(**SMALL, num_frames=3).double()
+    view = random_video(3, (9, 9), batch=2, dtype=torch.float64)
+    together = discriminator((view,)).logits[0]
+    apart = [discriminator((view[:, :, [t]],)).logits[0] for t in range(3)]
+    torch.testing.assert_close(together, torch.cat(apart, dim=1), atol=1e-12, rtol=0)
+
+
+def test_a_clip_is_more_than_its_frames():
+    discriminator = VideoDiscriminator(**SMALL)
+    view = random_video(9, (9, 9))
+    assert not torch.allclose(
+        discriminator((view,)).logits[0], discriminator((view[:, :, [4]],)).logits[0]
+    )
+    assert not torch.allclose(
+        discriminator((view,)).logits[0], discriminator((view.flip(2),)).logits[0]
+    )
+
+
+def test_a_clip_is_seen_whole_unless_frames_are_counted():
+    video = random_video(17, (2, 2), batch=3)
+    (pick,) = VideoDiscriminator(**SMALL).pick(video)
+    assert pick.tolist() == [list(range(17))] * 3
+    (pick,) = VideoDiscriminator(**SMALL, num_frames=4, stride=3).pick(video)
+    assert (pick.diff(dim=1) == 3).all()
+    assert pick.shape == (3, 4)
+
+
+def test_scales_have_picks_of_their_own():
+    discriminator = MultiScaleDiscriminator(**SMALL, scales=((2, 1), (3, 2), (2, 1)))
+    picks = discriminator.pick(random_video(30, (2, 2), batch=8))
+    assert [pick.shape[1] for pick in picks] == [2, 3, 2]
+    assert [int(pick.diff(dim=1).unique()) for pick in picks] == [1, 2, 1]
+    assert not torch.equal(picks[0], picks[2])
+
+
+def test_every_scale_judges_its_own_view():
+    discriminator = MultiScaleDiscriminator(**SMALL, scales=((2, 1), (3, 2)))
+    video = random_video(9, (8, 8))
+    views = discriminator.views(video, discriminator.pick(video))
+    before = discriminator(views).logits
+    after = discriminator((views[0], views[1] + 1)).logits
+    assert torch.equal(before[0], after[0])
+    assert not torch.equal(before[1], after[1])
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 4, 8, 9, 16, 17])
+def test_a_fixed_head_counts_what_arrives(num_frames):
+    discriminator = VideoDiscriminator(**SMALL, head="fixed", input_size=(num_frames, 12, 7))
+    assert discriminator((random_video(num_frames, (12, 7)),)).logits[0].shape == (1,)
+    with pytest.raises(ValueError, match=rf"views of \({num_frames}, 12, 7\)"):
+        discriminator((random_video(num_frames, (24, 7)),))
+
+
+def test_wrong_numbers_are_named():
+    with pytest.raises(ValueError, match=r"needs \(frames, height, width\)"):
+        VideoDiscriminator(head="fixed")
+    with pytest.raises(ValueError, match=r"needs \(height, width\)"):
+        FrameDiscriminator(head="fixed")
+    with pytest.raises(ValueError, match=r"input_size \(1, 8, 8\) is for head 'fixed'"):
+        VideoDiscriminator(input_size=(1, 8, 8))
+    with pytest.raises(ValueError, match="num_frames is 0"):
+        FrameDiscriminator(num_frames=0)
+    with pytest.raises(ValueError, match="stride is 0"):
+        VideoDiscriminator(stride=0)
+    with pytest.raises(ValueError, match="num_frames is 0"):
+        MultiScaleDiscriminator(scales=((0, 1),))
+    with pytest.raises(ValueError, match="scales is empty"):
+        MultiScaleDiscriminator(scales=())
+    with pytest.raises(ValueError, match="use 'pooled' or 'patch'"):
+        MultiScaleDiscriminator(head="fixed")
+
+
+def test_the_paper_order_is_wide_before_it_is_small():
+    for block_order, dim_between in (("o2", 4), ("paper", 8)):
+        block = VideoDiscriminator(**SMALL, block_order=block_order).network.blocks[0]
+        assert block.conv_in.weight.shape[:2] == (dim_between, 4)
+        assert block.conv_out.weight.shape[:2] == (8, dim_between)
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 3, 4, 8])
+def test_bfloat16_gives_the_gradient_of_float32(num_frames):
+    discriminator = VideoDiscriminator(dim=8, dim_mults=(2, 2))
+    view = random_video(num_frames, (16, 16), batch=2)
+    grads = []
+    for enabled in (True, False):
+        discriminator.zero_grad()
+        # What memory holds before must not matter.
+        junk = [torch.full((n,), float("nan")) for n in (432, 1728, 3456, 6912, 8000)]
+        del junk
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            logits = discriminator((view,)).logits[0]
+        logits.sum().backward()
+        grads.append([p.grad.clone() for p in discriminator.parameters()])
+    for low, high in zip(*grads, strict=True):
+        assert (low - high).norm() < 0.1 * high.norm()

@@ -1,0 +1,281 @@
+"""Discriminators and perceptual networks in training: one look serves both sides."""
+
+import pytest
+import torch
+from torch import nn
+
+from magvit2_pytorch.discriminators import DISCRIMINATORS, Discriminator
+from magvit2_pytorch.losses import ADVERSARIAL_LOSSES
+from magvit2_pytorch.training.config import TrainingConfig
+from magvit2_pytorch.training.meters import Meters
+from tests.training.conftest import clips
+from tests.training.test_trainer import assert_same, log_of, weights
+
+TINY = dict(dim=4, dim_mults=(1, 2))
+EVERYTHING = dict(
+    frame_adversarial_weight=0.1,
+    video_adversarial_weight=0.1,
+    multiscale_adversarial_weight=0.1,
+    frame_discriminator=TINY,
+    video_discriminator=TINY,
+    multiscale_discriminator=TINY | dict(scales=((3, 1), (2, 2))),
+    gradient_penalty_weight=0.1,
+    gradient_penalty_every=2,
+    lecam_loss_weight=0.01,
+    feature_matching_weight=0.1,
+    adaptive_adversarial_weight=True,
+    discriminator_start_step=1,
+    adversarial_start_step=2,
+    adversarial_ramp_steps=2,
+)
+ONE = dict(video_adversarial_weight=0.1, video_discriminator=TINY)
+
+
+def gradients(trainer):
+    named = dict(trainer.tokenizer.named_parameters())
+    for adversary in trainer.adversaries:
+        named |= {f"{adversary.name}.{n}": p for n, p in adversary.discriminator.named_parameters()}
+    return {n: p.grad.clone() for n, p in named.items() if p.grad is not None}
+
+
+def one_backward(trainer, video):
+    with trainer._keyed_randomness(0) as generator:
+        meters = Meters(trainer.tokenizer, trainer.accelerator)
+        trainer.backward(video, trainer.autoencoder(video), 0, generator, meters)
+    return gradients(trainer), meters.read()
+
+
+def counted(module: nn.Module) -> list:
+    """A list that grows by one with every forward pass of the module."""
+    calls = []
+    module.register_forward_hook(lambda *_: calls.append(1))
+    return calls
+
+
+@pytest.mark.parametrize("loss", ADVERSARIAL_LOSSES)
+@pytest.mark.parametrize("name", DISCRIMINATORS)
+def test_gradients_are_those_of_two_separate_passes(make_trainer, name, loss):
+    """Against the textbook: one graph for the tokenizer, another for the discriminator."""
+    options = {f"{name}_adversarial_weight": 0.3, f"{name}_discriminator": TINY}
+    trainer = make_trainer(quantizer="lfq", adversarial_loss=loss, **options)
+    video = torch.stack(clips(2))
+    ours, _ = one_backward(trainer, video)
+
+    for module in (trainer.tokenizer, trainer.adversaries[0].discriminator):
+        module.zero_grad()
+    with trainer._keyed_randomness(0) as generator:
+        out = trainer.autoencoder(video)
+        discriminator = trainer.adversaries[0].discriminator
+        picks = discriminator.pick(video, generator)
+
+    def logits(of):
+        return discriminator(discriminator.views(of, picks)).logits
+
+    def mean(side, fake):
+        pairs = zip(logits(video), logits(fake), strict=True)
+        return torch.stack([side(real, fake) for real, fake in pairs]).mean()
+
+    play = ADVERSARIAL_LOSSES[loss]
+    (trainer.objective(video, out, 0).total + 0.3 * mean(play.generator, out.recon)).backward()
+    discriminator.zero_grad()
+    mean(play.discriminator, out.recon.detach()).backward()
+    assert_same(ours, gradients(trainer), atol=1e-6, rtol=1e-4)
+
+
+def test_one_forward_of_everything_serves_a_step(make_trainer):
+    trainer = make_trainer(**EVERYTHING, num_train_steps=5, grad_accum_every=2)
+    autoencoder = counted(trainer.autoencoder)
+    discriminators = [counted(adversary.discriminator) for adversary in trainer.adversaries]
+    trainer.train()
+    assert len(autoencoder) == 5 * 2
+    # They start a step later.
+    assert [len(calls) for calls in discriminators] == [4 * 2] * 3
+
+
+def test_what_has_no_weight_is_not_built(make_trainer, monkeypatch):
+    monkeypatch.setattr(Discriminator, "__init__", None)
+    monkeypatch.setattr("magvit2_pytorch.training.objective.build_perceptual", None)
+    trainer = make_trainer(num_train_steps=1, perceptual_weights="nowhere.pth")
+    trainer.train()
+    assert trainer.adversaries == []
+    assert trainer.objective.perceptual is None
+
+
+def test_two_delays_and_a_ramp(make_trainer):
+    options = ONE | dict(
+        discriminator_start_step=2, adversarial_start_step=4, adversarial_ramp_steps=3
+    )
+    trainer = make_trainer(**options, num_train_steps=9)
+    before = {n: p.clone() for n, p in trainer.adversaries[0].discriminator.named_parameters()}
+    trainer.config.__dict__["num_train_steps"] = 2
+    trainer.train()
+    assert_same(before, dict(trainer.adversaries[0].discriminator.named_parameters()))
+    trainer.config.__dict__["num_train_steps"] = 9
+    trainer.train()
+    lines = {line["step"]: line for line in log_of(trainer) if "loss" in line}
+    learns = [step for step, line in lines.items() if "video_discriminator" in line]
+    assert learns == [3, 4, 5, 6, 7, 8, 9]  # lines are numbered by the steps taken
+    felt = [lines[step].get("weight/video_adversarial") for step in range(1, 10)]
+    assert felt[:4] == [None] * 4
+    assert felt[4:] == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1])
+
+
+def test_the_discriminator_steps_once_a_step_at_the_rate_asked_for(make_trainer):
+    trainer = make_trainer(
+        **ONE, discriminator_learning_rate=2e-4, num_train_steps=6, schedule="constant"
+    )
+    trainer.train()
+    states = trainer.adversaries[0].optimizer.state_dict()["state"]
+    assert {int(state["step"]) for state in states.values()} == {6}
+    rates = [x["video_discriminator_learning_rate"] for x in log_of(trainer) if "loss" in x]
+    assert rates == pytest.approx([2e-4] * 6)
+
+
+def test_everything_is_in_the_log_under_its_own_name(make_trainer):
+    trainer = make_trainer(**EVERYTHING, num_train_steps=4)
+    trainer.train()
+    lines = [line for line in log_of(trainer) if "loss" in line]
+    names = set().union(*lines)
+    for kind in DISCRIMINATORS:
+        terms = "discriminator", "adversarial", "gradient_penalty", "lecam", "feature_matching"
+        for term in terms:
+            assert {f"{kind}_{term}", f"weight/{kind}_{term}"} <= names
+        for value in ("real_logit", "fake_logit", "adaptive_weight", "discriminator_grad_norm"):
+            assert f"{kind}_{value}" in names
+    assert lines[1]["weight/frame_gradient_penalty"] == pytest.approx(0.1 * 2)
+    penalized = ["frame_gradient_penalty" in line for line in lines]
+    assert penalized == [False, True, False, True]
+
+
+@pytest.mark.parametrize("adversarial_loss", ADVERSARIAL_LOSSES)
+def test_resuming_equals_never_stopping(make_trainer, adversarial_loss):
+    options = EVERYTHING | dict(adversarial_loss=adversarial_loss, grad_accum_every=2)
+    whole = make_trainer("whole", **options)
+    whole.train()
+    first = make_trainer("first", **options, checkpoint_every_step=3)
+    first.train()
+    torch.manual_seed(7)
+    second = make_trainer("second", **options)
+    for adversary in second.adversaries:
+        for parameter in adversary.discriminator.parameters():
+            nn.init.zeros_(parameter)
+    second.load(first.checkpoints_folder / "step-3")
+    second.train()
+    assert_same(weights(second), weights(whole), atol=0, rtol=0)
+    for ours, theirs in zip(second.adversaries, whole.adversaries, strict=True):
+        assert_same(ours.state_dict(), theirs.state_dict(), atol=0, rtol=0)
+
+
+def test_discriminators_may_join_later(make_trainer):
+    plain = make_trainer("plain", num_train_steps=2)
+    plain.train()
+    trainer = make_trainer("gan", **ONE, num_train_steps=4)
+    trainer.load(plain.checkpoints_folder / "step-2")
+    trainer.train()
+    assert trainer.step == 4
+    again = make_trainer("again", num_train_steps=5)
+    again.load(trainer.checkpoints_folder / "step-4")  # and leave
+    again.train()
+
+
+def test_accumulating_equals_the_large_batch(make_trainer):
+    options = ONE | dict(
+        gradient_penalty_weight=0.1, num_train_steps=3, optimizer="adam", betas=(0.5, 0.9)
+    )
+    large = make_trainer("large", **options, batch_size=4)
+    small = make_trainer("small", **options, batch_size=2, grad_accum_every=2)
+    for trainer in (large, small):
+        trainer.train()
+    assert_same(weights(small), weights(large), atol=2e-5, rtol=1e-3)
+    ours, theirs = (t.adversaries[0].discriminator.state_dict() for t in (small, large))
+    assert_same(ours, theirs, atol=2e-5, rtol=1e-3)
+
+
+def test_a_gradient_that_is_not_finite_moves_no_discriminator(make_trainer):
+    trainer = make_trainer(**ONE, num_train_steps=2)
+    adversary = trainer.adversaries[0]
+    before = {n: p.clone() for n, p in adversary.discriminator.named_parameters()}
+    parameter = next(adversary.discriminator.parameters())
+    parameter.grad = torch.full_like(parameter, float("nan"))
+    values = adversary.apply_gradients(0)
+    assert "video_discriminator_grad_norm" not in values
+    assert_same(before, dict(adversary.discriminator.named_parameters()), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_penalty_is_taken_in_float32(make_trainer, precision):
+    trainer = make_trainer(**ONE, gradient_penalty_weight=1.0, precision=precision)
+    video = torch.stack(clips(2))
+    recon = (video * 0.9).requires_grad_()
+    adversary = trainer.adversaries[0]
+    seen = adversary.discriminator.register_forward_hook
+    dtypes = []
+    seen(lambda module, given, judged: dtypes.append(judged.features[0].dtype))
+    verdict = adversary.judge(video, recon, 0, torch.Generator())
+    adversary.judge(video, recon, 1, torch.Generator())
+    assert dtypes[0] == torch.float32
+    assert dtypes[1] == (torch.bfloat16 if precision == "bf16" else torch.float32)
+    assert all(
+        torch.isfinite(term) and term.dtype == torch.float32 for n, term in verdict.terms.items()
+    )
+
+
+def test_the_adaptive_weight_balances_gradients_at_the_last_layer(make_trainer):
+    trainer = make_trainer(**ONE, adaptive_adversarial_weight=True)
+    video = torch.stack(clips(2))
+    out = trainer.autoencoder(video)
+    gradient, adversarial = torch.randn_like(out.recon), torch.randn_like(out.recon) * 7
+    weight = trainer.backward.adaptive_weight(out.recon, gradient, adversarial)
+    last = trainer.tokenizer.decoder.layers[-1].layers[-1].conv.weight
+    (of_both,) = torch.autograd.grad(out.recon, last, adversarial * weight, retain_graph=True)
+    (of_picture,) = torch.autograd.grad(out.recon, last, gradient)
+    torch.testing.assert_close(of_both.norm(), of_picture.norm(), rtol=1e-2, atol=0)
+
+
+class Blur(nn.Module):
+    """A stand-in for a perceptual network: distance of means, with a parameter to be frozen."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.shapes = []
+
+    def forward(self, recon, real):
+        self.shapes.append(tuple(recon.shape))
+        return (recon.mean((-1, -2)) - real.mean((-1, -2))).square().mean() * self.scale
+
+
+def test_a_perceptual_module_of_the_users_own(make_trainer):
+    module = Blur()
+    trainer = make_trainer(
+        perceptual_loss=module, perceptual_loss_weight=0.5, perceptual_num_frames=2
+    )
+    trainer.train()
+    lines = [line for line in log_of(trainer) if "loss" in line]
+    assert all(line["weight/perceptual"] == 0.5 and line["perceptual"] > 0 for line in lines)
+    assert set(module.shapes[:6]) == {(2, 3, 2, 16, 16)}
+    assert set(module.shapes[6:]) == {(1, 3, 5, 16, 16)}  # all frames, where it is measured
+    assert log_of(trainer)[-1]["valid/perceptual"] > 0
+    assert module.scale.grad is None
+    assert not module.scale.requires_grad
+
+
+def test_perceptual_weights_are_asked_for(make_trainer, without_type_checks):
+    with pytest.raises(ValueError, match="perceptual_weights a local file or 'torchvision:vgg16'"):
+        make_trainer(perceptual_loss_weight=0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (dict(adversarial_loss="hing"), "did you mean 'hinge'"),
+        (dict(gradient_penalty="r2"), "known are .*'r1'"),
+        (dict(frame_adversarial_weight=-0.1), "frame_adversarial_weight is -0.1"),
+        (dict(discriminator_start_step=5), "cannot feel a discriminator that does not run"),
+        (dict(precision="fp16", video_adversarial_weight=0.1), "use 'bf16' or 'fp32'"),
+        (dict(gradient_penalty_every=0), "gradient_penalty_every is 0"),
+    ],
+)
+def test_mistakes_are_named(options, words, without_type_checks):
+    with pytest.raises(ValueError, match=words):
+        TrainingConfig(**options)
