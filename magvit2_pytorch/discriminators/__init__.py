@@ -4,6 +4,7 @@ from magvit2_pytorch.discriminators.discriminator import (
     DISCRIMINATORS,
     Discriminator,
     build_discriminator,
+    gather_frames,
 )
 from magvit2_pytorch.discriminators.frame import FrameDiscriminator
 from magvit2_pytorch.discriminators.judgement import Judgement
@@ -19,6 +20,7 @@ __all__ = [
     "MultiScaleDiscriminator",
     "VideoDiscriminator",
     "build_discriminator",
+    "gather_frames",
     "pick_consecutive_frames",
     "pick_frames",
 ]

@@ -22,7 +22,7 @@ class FrameDiscriminator(Discriminator):
 
     It knows nothing of motion and costs a fraction of a clip. Logits are `b t`, with head
     "patch" `b t y x`; head "fixed" needs `input_size=(height, width)`. `blur_taps=1` leaves the
-    anti-aliasing out. Default widths are a quarter of Open-MAGVIT2's 128.
+    anti-aliasing out. Default widths are a quarter of O2-MAGVIT2's 128.
     """
 
     def __init__(

@@ -36,7 +36,7 @@ class PatchHead(nn.Module):
 
 
 class FixedHead(nn.Module):
-    """One logit from all of the map, for clips of one size. Source: Open-MAGVIT2's code."""
+    """One logit from all of the map, for clips of one size. Source: O2-MAGVIT2's code."""
 
     def __init__(self, dim: int, input_size: tuple[int, ...], num_halvings: int):
         super().__init__()

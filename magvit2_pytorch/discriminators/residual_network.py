@@ -45,7 +45,7 @@ class DownBlock(nn.Module):
     """Two convolutions with a blur-pool between them, beside a blur-pooled shortcut.
 
     (main + shortcut) / sqrt(2) keeps the variance. Which convolution changes the width is
-    `block_order`: the second ("o2", as in MAGVIT and Open-MAGVIT2) or the first ("paper", as
+    `block_order`: the second ("o2", as in MAGVIT and O2-MAGVIT2) or the first ("paper", as
     drawn in MAGVIT-v2, arXiv 2310.05737), which makes it wide at the higher resolution.
     """
 
@@ -71,7 +71,7 @@ class ResidualNetwork(nn.Module):
 
     Axes that have shrunk to one position stay at that, so depth is no question of size. All
     weights start Xavier-uniform with gain sqrt(2), biases at zero.
-    Source: the discriminator of MAGVIT-v2, with the details of Open-MAGVIT2's code.
+    Source: the discriminator of MAGVIT-v2, with the details of O2-MAGVIT2's code.
     """
 
     def __init__(

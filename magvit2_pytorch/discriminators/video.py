@@ -21,7 +21,7 @@ class VideoDiscriminator(Discriminator):
 
     It looks at the whole clip, or at a random run of `num_frames` frames `stride` apart. Logits
     are `b`, with head "patch" `b j y x`; head "fixed" needs `input_size=(frames, height, width)`.
-    `blur_taps=1` leaves the anti-aliasing out. Default widths are a quarter of Open-MAGVIT2's
+    `blur_taps=1` leaves the anti-aliasing out. Default widths are a quarter of O2-MAGVIT2's
     128, with one halving less.
     """
 

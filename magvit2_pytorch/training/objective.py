@@ -6,8 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from magvit2_pytorch.discriminators import pick_frames
-from magvit2_pytorch.discriminators.discriminator import gather_frames
+from magvit2_pytorch.discriminators import gather_frames, pick_frames
 from magvit2_pytorch.functional import autocast
 from magvit2_pytorch.losses import RECONSTRUCTION_LOSSES, build_perceptual
 from magvit2_pytorch.quantizers import Quantizer

@@ -16,9 +16,12 @@ SMALL = dict(dim=4, dim_mults=(2, 2))
 def test_frames_are_judged_one_by_one():
     discriminator = FrameDiscriminator(**SMALL, num_frames=3).double()
     view = random_video(3, (9, 9), batch=2, dtype=torch.float64)
-    together = discriminator((view,)).logits[0]
-    apart = [discriminator((view[:, :, [t]],)).logits[0] for t in range(3)]
-    torch.testing.assert_close(together, torch.cat(apart, dim=1), atol=1e-12, rtol=0)
+    together = discriminator((view,))
+    apart = [discriminator((view[:, :, [t]],)) for t in range(3)]
+    logits = torch.cat([judgement.logits[0] for judgement in apart], dim=1)
+    torch.testing.assert_close(together.logits[0], logits, atol=1e-12, rtol=0)
+    for x, *parts in zip(together.features, *(j.features for j in apart), strict=True):
+        torch.testing.assert_close(x, torch.cat(parts, dim=2), atol=1e-12, rtol=0)
 
 
 def test_a_clip_is_more_than_its_frames():

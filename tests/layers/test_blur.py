@@ -39,7 +39,7 @@ def looped(x, taps):
 
 
 def dense(x, num_axes):
-    """Open-MAGVIT2's way: reflect, then one strided depthwise convolution."""
+    """O2-MAGVIT2's way: reflect, then one strided depthwise convolution."""
     taps = torch.tensor([1.0, 2, 1], dtype=x.dtype) / 4
     kernel = taps
     for _ in range(num_axes - 1):

@@ -1,4 +1,4 @@
-"""The discriminators of Open-MAGVIT2 (github.com/TencentARC/SEED-Voken), number for number.
+"""The discriminators of O2-MAGVIT2, number for number.
 
 `data/` holds inputs and logits of its modules (float32, CPU, random weights, seeds 1325 and 1600).
 The picture's weights are stored. The clip's are made by recipe from their names, and its input is
@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from magvit2_pytorch.discriminators import FrameDiscriminator, VideoDiscriminator
+from magvit2_pytorch.losses import r1_penalty
 
 DATA = Path(__file__).parent / "data"
 RECIPE_SEED = 1600 + 1000
@@ -51,6 +52,16 @@ def test_logits_of_a_picture():
     load(discriminator, lambda name, shape: stored.pop(name))
     assert not stored, "every weight of theirs has a place"
     torch.testing.assert_close(discriminator((view,)).logits[0], right, atol=1e-6, rtol=0)
+
+
+def test_the_r1_penalty_of_a_picture():
+    """Theirs is 10 * (1e-6 + R1)."""
+    stored = dict(np.load(DATA / "o2_2d.npz"))
+    view = torch.tensor(stored.pop("input"))[:, :, None].requires_grad_()
+    discriminator = FrameDiscriminator(dim=8, dim_mults=(2, 2), head="fixed", input_size=(32, 32))
+    load(discriminator, lambda name, shape: stored[name])
+    penalty = r1_penalty((view,), discriminator((view,)).logits)
+    assert 10 * (1e-6 + float(penalty.detach())) == pytest.approx(0.00892119948, rel=1e-5)
 
 
 @torch.no_grad()
