@@ -193,7 +193,7 @@ def test_weights_anneal_linearly_and_then_stay():
             dict(sample_entropy=entropy, codebook_entropy=-entropy / 2, commitment=0.25)
         )
         assert weights.keys() == lfq.loss_terms(torch.zeros(1, 4, 1, 1, 1)).keys()
-    still = LFQ(2**4, entropy_anneal_steps=0, entropy_anneal_factor=3.0)
+    still = LFQ(2**4, entropy_loss_weight=0.1, entropy_anneal_steps=0, entropy_anneal_factor=3.0)
     assert still.loss_weights(0)["sample_entropy"] == pytest.approx(0.1)
     assert LFQ(2**4).loss_weights(0) == LFQ(2**4).loss_weights(5000)
 
