@@ -110,11 +110,12 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_end_the_run(make_trai
     trainer = make_trainer(num_train_steps=50, max_skipped_steps=3)
     objective = trainer.objective
 
-    def broken(real, out, step):
-        loss = objective(real, out, step)
-        return loss._replace(total=loss.total * float("nan")) if step >= 4 or step == 1 else loss
+    def broken(real, out, step, generator):
+        loss = objective(real, out, step, generator)
+        wrong = step >= 4 or step == 1
+        return loss._replace(picture=loss.picture * float("nan")) if wrong else loss
 
-    trainer.objective = broken
+    trainer.backward.objective = broken
     with pytest.raises(NonFiniteTraining, match="learning_rate"):
         trainer.train()
     assert trainer.step == 6  # the seventh did not end
