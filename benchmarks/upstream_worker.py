@@ -58,10 +58,10 @@ def training_loss(implementation: str, tokenizer, video, precision: str):
 def adversarial_step(implementation: str, tokenizer, video, precision: str):
     """A step of the tokenizer and one of a discriminator of random frames, without penalty."""
     if implementation == "magvit2-pytorch 0.5.1":
-        both = [
-            torch.optim.AdamW(parameters, lr=1e-5)
-            for parameters in (tokenizer.parameters(), list(tokenizer.discr_parameters))
-        ]
+        of_discriminator = list(tokenizer.discr_parameters())
+        known = {id(parameter) for parameter in of_discriminator}
+        own = [p for p in tokenizer.parameters() if id(p) not in known]
+        both = [torch.optim.AdamW(parameters, lr=1e-5) for parameters in (own, of_discriminator)]
 
         def their_step():
             for optimizer, options in zip(
