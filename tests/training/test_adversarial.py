@@ -189,6 +189,9 @@ def test_accumulating_equals_the_large_batch(make_trainer):
     assert_same(weights(small), weights(large), atol=2e-5, rtol=1e-3)
     ours, theirs = (t.adversaries[0].discriminator.state_dict() for t in (small, large))
     assert_same(ours, theirs, atol=2e-5, rtol=1e-3)
+    # Adam forgives a gradient of the wrong length.
+    norms = [log_of(t)[0]["video_discriminator_grad_norm"] for t in (small, large)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
 
 
 def test_a_gradient_that_is_not_finite_moves_no_discriminator(make_trainer):
