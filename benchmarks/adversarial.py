@@ -43,7 +43,6 @@ PERCEPTUAL = dict(perceptual_loss_weight=0.02, perceptual_num_frames=2)
 WAYS = {
     "error alone": {},
     "gan": GAN,
-    "gan at once": GAN | dict(adversarial_start_step=0, adversarial_ramp_steps=0),
     "perceptual": PERCEPTUAL,
     "gan and perceptual": GAN | PERCEPTUAL,
 }
@@ -118,7 +117,7 @@ def main():
     parser.add_argument("--weights", required=True, help="of the perceptual network to train with")
     parser.add_argument("--judge", required=True, help="of another one, to measure with")
     parser.add_argument("--first_steps", type=int, default=400, help="for the error alone")
-    parser.add_argument("--steps", type=int, default=300, help="of each way")
+    parser.add_argument("--steps", type=int, default=200, help="of each way")
     parser.add_argument("--every", type=int, default=50, help="steps between two rows")
     parser.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=tuple(WAYS))
     parser.add_argument("--output", type=Path, default=Path("adversarial"))

@@ -5,7 +5,6 @@ them counts alike. They are unbounded, and above 0 where the discriminator belie
 """
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -19,13 +18,7 @@ FakeLogits = Float[Tensor, "c ..."]
 
 
 class AdversarialLoss(ABC):
-    """The two sides of one game. There is no state: call the class's own functions.
-
-    The generator's side takes the logits of the real videos too, which only a game with
-    `generator_needs_real` looks at: elsewhere give None and save that pass.
-    """
-
-    generator_needs_real: ClassVar[bool] = False
+    """The two sides of one game. There is no state: call the class's own functions."""
 
     @staticmethod
     @abstractmethod
@@ -33,7 +26,7 @@ class AdversarialLoss(ABC):
 
     @staticmethod
     @abstractmethod
-    def generator(real: RealLogits | None, fake: FakeLogits) -> Float[Tensor, ""]: ...
+    def generator(real: RealLogits, fake: FakeLogits) -> Float[Tensor, ""]: ...
 
 
 ADVERSARIAL_LOSSES: Registry[type[AdversarialLoss]] = Registry("adversarial loss")
@@ -52,7 +45,7 @@ class Hinge(AdversarialLoss):
         return F.relu(1 - wide(real)).mean() + F.relu(1 + wide(fake)).mean()
 
     @staticmethod
-    def generator(real: RealLogits | None, fake: FakeLogits) -> Float[Tensor, ""]:
+    def generator(real: RealLogits, fake: FakeLogits) -> Float[Tensor, ""]:
         return -wide(fake).mean()
 
 
@@ -69,7 +62,7 @@ class NonSaturating(AdversarialLoss):
         return F.softplus(-wide(real)).mean() + F.softplus(wide(fake)).mean()
 
     @staticmethod
-    def generator(real: RealLogits | None, fake: FakeLogits) -> Float[Tensor, ""]:
+    def generator(real: RealLogits, fake: FakeLogits) -> Float[Tensor, ""]:
         return F.softplus(-wide(fake)).mean()
 
 
@@ -82,18 +75,12 @@ class Relativistic(AdversarialLoss):
     Source: RpGAN (arXiv 1807.00734), section 4; R3GAN (arXiv 2501.05441), equation 2.
     """
 
-    generator_needs_real = True
-
     @staticmethod
     def discriminator(real: RealLogits, fake: FakeLogits) -> Float[Tensor, ""]:
         return F.softplus(-_advantage(real, fake)).mean()
 
     @staticmethod
-    def generator(real: RealLogits | None, fake: FakeLogits) -> Float[Tensor, ""]:
-        if real is None:
-            raise ValueError(
-                "a relativistic generator competes with real videos: give their logits too"
-            )
+    def generator(real: RealLogits, fake: FakeLogits) -> Float[Tensor, ""]:
         return F.softplus(_advantage(real, fake)).mean()
 
 

@@ -1,5 +1,6 @@
 """The layers a user can name. Adding one is adding a class here; tests walk the registry."""
 
+from abc import abstractmethod
 from dataclasses import dataclass, replace
 
 from magvit2_pytorch.layers.attention import SpaceAttention, TimeAttention, transformer_block
@@ -17,8 +18,9 @@ class SameGrid(LayerSpec):
     def build(self, grid: Grid, options: LayerOptions) -> tuple[StatefulLayer, StatefulLayer]:
         return self.block(grid, options), self.block(grid, options)
 
+    @abstractmethod
     def block(self, grid: Grid, options: LayerOptions) -> StatefulLayer:
-        raise NotImplementedError
+        """One of the two."""
 
     def dim_cond(self, options: LayerOptions) -> int | None:
         """The condition's width, for layers that take one."""

@@ -200,8 +200,8 @@ class Adversary:
             group["lr"] = rate
         limit = config.discriminator_max_grad_norm or float("inf")
         norm = float(self.accelerator.clip_grad_norm_(self.module.parameters(), limit))
-        finite = norm < float("inf")
-        if finite or self.accelerator.scaler is not None:
+        finite = norm < float("inf")  # false for NaN too
+        if finite:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         values = {f"{self.name}_discriminator_learning_rate": rate}

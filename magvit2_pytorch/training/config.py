@@ -84,7 +84,8 @@ class TrainingConfig:
     adversarial_ramp_steps: int = 0
     """Steps over which their weight then grows from 0, linearly."""
     discriminator_learning_rate: float = 1e-4
-    """Their learning rate, on the same schedule counted from their own start."""
+    """Their learning rate, on the same schedule of steps (never of the clock), counted from their
+    own start."""
     discriminator_betas: tuple[float, float] = (0.0, 0.99)
     """Decay of their Adam's moments; MAGVIT-v2 has no momentum there."""
     discriminator_max_grad_norm: float | None = None

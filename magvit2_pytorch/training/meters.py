@@ -56,7 +56,7 @@ class Meters:
     def add_step(self, learning_rate: float, grad_norm: float) -> None:
         """One optimizer step; the norm of a step that was skipped is left out."""
         self.steps += 1
-        self.sums["learning_rate"], self.counts["learning_rate"] = learning_rate, 1
+        self.add_values({"learning_rate": learning_rate})
         if grad_norm < float("inf"):
             self._mean("grad_norm", grad_norm)
 

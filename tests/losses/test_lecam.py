@@ -1,15 +1,12 @@
 """LeCam against formulas written out, O2-MAGVIT2's numbers, and on two processes."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from magvit2_pytorch.losses import LeCamRegularizer, lecam_loss
 from tests.losses import lecam_worker as worker
 from tests.losses.test_adversarial import O2
+from tests.two_processes import run_two_processes
 
 O2_AFTER_ONE_UPDATE = {
     # Mean of real, mean of fake, loss, from the same run as the logits.
@@ -148,28 +145,7 @@ def test_decays_that_are_none_are_refused(decay):
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """The means of each of two processes."""
-    folder = tmp_path_factory.mktemp("gloo")
-    ranks = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                Path(worker.__file__),
-                str(rank),
-                folder / "rendezvous",
-                folder / "out",
-            ],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    try:
-        errors = [rank.communicate(timeout=120)[1] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(errors)
-    return [torch.load(folder / f"out.{rank}", weights_only=True) for rank in (0, 1)]
+    return run_two_processes(worker, tmp_path_factory.mktemp("gloo"))
 
 
 @pytest.mark.parametrize("case", worker.CASES)

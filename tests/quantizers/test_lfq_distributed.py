@@ -1,35 +1,14 @@
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from tests.quantizers import distributed_worker as worker
-
-WORKER = Path(worker.__file__)
+from tests.two_processes import run_two_processes
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """What each of two processes saw, with gradients as DDP averaged them."""
-    folder = tmp_path_factory.mktemp("gloo")
-    command = [sys.executable, str(WORKER)]
-    ranks = [
-        subprocess.Popen(
-            [*command, str(rank), str(folder / "rendezvous"), str(folder / "out")],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    try:
-        errors = [rank.communicate(timeout=120)[1] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(errors)
-    return [torch.load(folder / f"out.{rank}", weights_only=True) for rank in (0, 1)]
+    return run_two_processes(worker, tmp_path_factory.mktemp("gloo"))
 
 
 def one_process(case, part=slice(None)):

@@ -205,6 +205,26 @@ def test_a_gradient_that_is_not_finite_moves_no_discriminator(make_trainer):
     assert_same(before, dict(adversary.discriminator.named_parameters()), atol=0, rtol=0)
 
 
+@pytest.mark.parametrize(("penalty", "sides"), [("r1", 2), ("one_centered", 3)])
+def test_penalties_are_taken_where_they_belong(make_trainer, penalty, sides):
+    """R1 at the real clips, the other between real and fake: a third part of the one pass."""
+    options = dict(gradient_penalty=penalty, gradient_penalty_weight=1.0)
+    adversary = make_trainer(**ONE, **options).adversaries[0]
+    video = torch.stack(clips(2))
+    sizes = []
+    adversary.discriminator.register_forward_hook(
+        lambda module, given, judged: sizes.append(len(given[0][0]))
+    )
+    terms = []
+    for decoded in (video * 0.9, video.flip(-1) * -0.5):
+        recon = decoded.clone().requires_grad_()
+        verdict = adversary.judge(video, recon, 0, torch.Generator())
+        terms.append(float(verdict.terms["video_gradient_penalty"]))
+    assert sizes == [2 * sides] * 2
+    # What the fakes are matters only between them.
+    assert (terms[0] == pytest.approx(terms[1], rel=1e-5)) == (penalty == "r1")
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_penalty_is_taken_in_float32(make_trainer, precision):
     trainer = make_trainer(**ONE, gradient_penalty_weight=1.0, precision=precision)
