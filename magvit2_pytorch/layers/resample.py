@@ -1,6 +1,6 @@
 """Changes of the grid: space and time, down in the encoder and up in the decoder."""
 
-from magvit2_pytorch.layers.conv import CausalConv3d, PadMode
+from magvit2_pytorch.layers.conv import CausalConv3d, PadMode, Triple
 from magvit2_pytorch.layers.patch import DepthToSpace
 from magvit2_pytorch.layers.stateful import Chain, StatefulLayer
 
@@ -15,8 +15,14 @@ def time_downsample(dim: int, dim_out: int, pad_mode: PadMode = "constant") -> S
     return CausalConv3d(dim, dim_out, (3, 1, 1), stride=(2, 1, 1), pad_mode=pad_mode)
 
 
-def upsample(dim: int, dim_out: int, time: int = 1, space: int = 1) -> StatefulLayer:
-    """A 1x1x1 convolution to `time * space**2` times `dim_out` channels, then depth to space."""
-    return Chain(
-        (CausalConv3d(dim, dim_out * time * space**2, 1), DepthToSpace(time, space)),
-    )
+def upsample(
+    dim: int,
+    dim_out: int,
+    time: int = 1,
+    space: int = 1,
+    kernel_size: int | Triple = 1,
+    pad_mode: PadMode = "constant",
+) -> StatefulLayer:
+    """A convolution to `time * space**2` times `dim_out` channels, then depth to space."""
+    conv = CausalConv3d(dim, dim_out * time * space**2, kernel_size, pad_mode=pad_mode)
+    return Chain((conv, DepthToSpace(time, space)))

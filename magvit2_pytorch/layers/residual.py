@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn import init
 
 from magvit2_pytorch.layers.conv import CausalConv3d, PadMode, Triple
-from magvit2_pytorch.layers.norm import AdaptiveNorm, ChannelNorm
+from magvit2_pytorch.layers.norm import AdaptiveNorm, Norm
 from magvit2_pytorch.layers.stateful import Chain, Pointwise, Residual, StatefulLayer
 
 
@@ -13,17 +13,18 @@ def residual_block(
     kernel_size: int | Triple = 3,
     pad_mode: PadMode = "constant",
     dim_cond: int | None = None,
+    norm: Norm = Norm(),
 ) -> StatefulLayer:
     """x + conv1(silu(conv3(silu(norm(x))))), the norm adaptive if there is a condition.
 
     The unit of magvit2-pytorch and SoundStream (one wide convolution, one 1x1x1), with the norm
     in front: the residual stream stays unnormalised and gradients reach every depth.
     """
-    norm = Pointwise(ChannelNorm(dim)) if dim_cond is None else AdaptiveNorm(dim, dim_cond)
+    first = Pointwise(norm.build(dim)) if dim_cond is None else AdaptiveNorm(dim, dim_cond, norm)
     return Residual(
         Chain(
             (
-                norm,
+                first,
                 Pointwise(nn.SiLU()),
                 CausalConv3d(dim, dim, kernel_size, pad_mode=pad_mode),
                 Pointwise(nn.SiLU()),
@@ -33,7 +34,9 @@ def residual_block(
     )
 
 
-def factorized_residual_block(dim: int, pad_mode: PadMode = "constant") -> StatefulLayer:
+def factorized_residual_block(
+    dim: int, pad_mode: PadMode = "constant", norm: Norm = Norm()
+) -> StatefulLayer:
     """x + conv3x1x1(silu(conv1x3x3(norm(x)))): 12 weights to a pair of channels, not 27.
 
     It starts as the identity: the last convolution is zero, and a deep stack trains at high
@@ -42,5 +45,25 @@ def factorized_residual_block(dim: int, pad_mode: PadMode = "constant") -> State
     time = CausalConv3d(dim, dim, (3, 1, 1), pad_mode=pad_mode)
     init.zeros_(time.conv.weight)
     space = CausalConv3d(dim, dim, (1, 3, 3), pad_mode=pad_mode)
-    norm = Pointwise(ChannelNorm(dim))
-    return Residual(Chain((norm, space, Pointwise(nn.SiLU()), time)))
+    return Residual(Chain((Pointwise(norm.build(dim)), space, Pointwise(nn.SiLU()), time)))
+
+
+def wide_residual_block(
+    dim: int,
+    dim_out: int,
+    kernel_size: int | Triple = 3,
+    pad_mode: PadMode = "constant",
+    norm: Norm = Norm(),
+) -> StatefulLayer:
+    """x + conv3(silu(norm(conv3(silu(norm(x)))))), x through a 1x1x1 map where the width changes.
+
+    Nothing is scaled and no convolution has a bias.
+    Source: MAGVIT-v2 (arXiv 2310.05737), figure 7, with the details of O2-MAGVIT2's code.
+    """
+
+    def half(dim: int, dim_out: int) -> tuple[StatefulLayer, ...]:
+        conv = CausalConv3d(dim, dim_out, kernel_size, pad_mode=pad_mode, bias=False)
+        return Pointwise(norm.build(dim)), Pointwise(nn.SiLU()), conv
+
+    shortcut = None if dim == dim_out else CausalConv3d(dim, dim_out, 1, bias=False)
+    return Residual(Chain((*half(dim, dim_out), *half(dim_out, dim_out))), shortcut)

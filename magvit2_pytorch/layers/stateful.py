@@ -43,15 +43,21 @@ class Chain(StatefulLayer):
 
 
 class Residual(StatefulLayer):
-    """Adds what a layer says to what it was told."""
+    """Adds what a layer says to what it was told, or to what `shortcut` makes of that.
 
-    def __init__(self, layer: StatefulLayer):
+    The shortcut sees each position by itself: it has no past.
+    """
+
+    def __init__(self, layer: StatefulLayer, shortcut: StatefulLayer | None = None):
         super().__init__()
-        self.layer = layer
+        self.layer, self.shortcut = layer, shortcut
 
     def forward(self, x, past: Past = None, context: Context = Context()):
         out, next_past = self.layer(x, past, context)
-        return x + out, next_past
+        if self.shortcut is None:
+            return x + out, next_past
+        # A sum lies in memory as its first term does, and a small 1x1x1 map loses channels-last.
+        return out + self.shortcut(x)[0], next_past
 
 
 class Pointwise(StatefulLayer):

@@ -1,10 +1,17 @@
 """The tokenizer: what it is made of, and how it is saved."""
 
 # The layers first: they enter the registry that everything after reads.
-from magvit2_pytorch.tokenizer import layer_specs  # isort: skip
+from magvit2_pytorch.tokenizer import layer_specs, magvit2_layers  # isort: skip
 from magvit2_pytorch.tokenizer.config import TokenizerConfig
 from magvit2_pytorch.tokenizer.layer_spec import LAYERS
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.presets import PRESETS
 
-__all__ = ["LAYERS", "PRESETS", "TokenizerConfig", "VideoTokenizer", "layer_specs"]
+__all__ = [
+    "LAYERS",
+    "PRESETS",
+    "TokenizerConfig",
+    "VideoTokenizer",
+    "layer_specs",
+    "magvit2_layers",
+]

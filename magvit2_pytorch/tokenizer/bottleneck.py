@@ -25,4 +25,5 @@ def build_quantizer(config: TokenizerConfig) -> Quantizer:
         spherical=config.lfq_spherical,
         norm=config.lfq_norm,
         soft_clamp=config.lfq_soft_clamp_input_value,
+        bit_order=config.lfq_bit_order,
     )

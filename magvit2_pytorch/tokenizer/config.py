@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 from magvit2_pytorch.layers.attention import AttentionSize
 from magvit2_pytorch.layers.conv import PadMode, Triple, triple
+from magvit2_pytorch.layers.norm import Norm, NormName
 from magvit2_pytorch.options import check_known
+from magvit2_pytorch.quantizers.bits import BitOrder
 from magvit2_pytorch.tokenizer.layer_spec import (
     Grid,
     LayerEntry,
@@ -65,6 +67,13 @@ class TokenizerConfig:
     """Kernel of the first convolution of the encoder."""
     output_conv_kernel_size: int | Triple = (3, 3, 3)
     """Kernel of the last convolution of the decoder."""
+    latent_conv_kernel_size: int | Triple = 3
+    """Kernel of the first convolution of the decoder."""
+    norm: NormName = "layer"
+    """Norm of convolutional layers: over the channels of each position, or (`group`) over groups
+    of channels and all positions of a frame, as MAGVIT-v2 has it."""
+    norm_groups: int = 32
+    """Groups of channels of `norm="group"`; every width divides by them."""
     patch_size: int | tuple[int, int] = 1
     """Blocks that the first convolution sees as channels: pixels to a side, or (frames, pixels).
     The first frame of a video is a block of its own."""
@@ -107,6 +116,9 @@ class TokenizerConfig:
     """Times the entropy weight starts above its own, e.g. 3 in MAGVIT-v2."""
     lfq_entropy_anneal_steps: int = 2000
     """Steps until the entropy weight has fallen to its own."""
+    lfq_bit_order: BitOrder = "msb"
+    """Whether latent channel 0 is a code's most significant bit (`msb`: O2-MAGVIT2,
+    vector-quantize-pytorch) or its least (`lsb`: the paper's equation 4, Open-MAGVIT2)."""
     lfq_spherical: bool = False
     """Latents on the unit sphere: binary spherical quantization (arXiv 2406.07548)."""
     lfq_norm: Literal["layer", "rms"] | None = None
@@ -129,7 +141,7 @@ class TokenizerConfig:
         if isinstance(self.layers, str):
             raise ValueError(f"layers is {self.layers!r}: give a tuple, ({self.layers!r},)")
         object.__setattr__(self, "layers", tuple(normalize_entry(e) for e in self.layers))
-        for name in ("residual", "input", "output"):
+        for name in ("residual", "input", "output", "latent"):
             field = f"{name}_conv_kernel_size"
             size = getattr(self, field)
             object.__setattr__(self, field, size if isinstance(size, int) else triple(size))
@@ -142,7 +154,14 @@ class TokenizerConfig:
     def _check_widths(self):
         if self.channels not in (1, 3, 4):
             raise ValueError(f"channels is {self.channels}: use 1 (grey), 3 (RGB) or 4 (RGBA)")
-        for name in ("init_dim", "dim_cond", "max_dim", "attn_heads", "linear_attn_heads"):
+        for name in (
+            "init_dim",
+            "dim_cond",
+            "max_dim",
+            "attn_heads",
+            "linear_attn_heads",
+            "norm_groups",
+        ):
             value = getattr(self, name)
             if value is not None and (value < 1 or value != int(value)):
                 raise ValueError(f"{name} is {value}: give a whole number, 1 or more")
@@ -205,6 +224,7 @@ class TokenizerConfig:
             max_dim=self.max_dim,
             kernel_size=self.residual_conv_kernel_size,
             pad_mode=self.pad_mode,
+            norm=Norm(self.norm, self.norm_groups),
             dim_cond=dim_cond,
             attention=AttentionSize(self.attn_dim_head, self.attn_heads, self.attn_dropout),
             linear_attention=AttentionSize(self.linear_attn_dim_head, self.linear_attn_heads),

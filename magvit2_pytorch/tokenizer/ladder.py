@@ -1,9 +1,10 @@
 """The two towers: encoder and decoder, built from the same layer specs."""
 
+from dataclasses import replace
+
 from torch import nn
 
 from magvit2_pytorch.layers.conv import CausalConv3d
-from magvit2_pytorch.layers.norm import ChannelNorm
 from magvit2_pytorch.layers.stateful import Chain, Pointwise
 from magvit2_pytorch.tokenizer.config import TokenizerConfig
 from magvit2_pytorch.tokenizer.stem import input_stem, output_stem
@@ -13,7 +14,8 @@ def build_ladder(
     config: TokenizerConfig, latent_dim: int, quantized_dim: int
 ) -> tuple[Chain, Chain]:
     """Encoder from pixels to `latent_dim` channels, decoder from `quantized_dim` to pixels."""
-    options, grids = config.layer_options, config.grids
+    options = replace(config.layer_options, quantized_dim=quantized_dim)
+    grids = config.grids
     down, up = [], []
     for spec, grid in zip(config.layer_specs, grids[:-1], strict=True):
         encoder_layer, decoder_layer = spec.build(grid, options)
@@ -30,16 +32,20 @@ def build_ladder(
         (
             input_stem(config.channels, first, config.input_conv_kernel_size, **stem),
             *down,
-            Pointwise(ChannelNorm(last)),
+            Pointwise(options.norm.build(last)),
             Pointwise(nn.SiLU()),
             CausalConv3d(last, latent_dim, 1),
         )
     )
     decoder = Chain(
         (
-            CausalConv3d(quantized_dim, last, 3, pad_mode=config.pad_mode),
+            CausalConv3d(
+                quantized_dim, last, config.latent_conv_kernel_size, pad_mode=config.pad_mode
+            ),
             *up,
-            output_stem(first, config.channels, config.output_conv_kernel_size, **stem),
+            output_stem(
+                first, config.channels, config.output_conv_kernel_size, norm=options.norm, **stem
+            ),
         )
     )
     return encoder, decoder

@@ -7,6 +7,7 @@ from typing import Any
 
 from magvit2_pytorch.layers.attention import AttentionSize
 from magvit2_pytorch.layers.conv import PadMode, Triple
+from magvit2_pytorch.layers.norm import Norm
 from magvit2_pytorch.layers.stateful import StatefulLayer
 from magvit2_pytorch.registry import Registry
 
@@ -30,6 +31,9 @@ class LayerOptions:
     max_dim: int | None = None
     kernel_size: int | Triple = 3
     pad_mode: PadMode = "constant"
+    norm: Norm = field(default_factory=Norm)
+    quantized_dim: int | None = None
+    """Channels of the quantized latents; known when modules are built."""
     dim_cond: int | None = None
     """Width of the embedded condition; None where the model takes none."""
     attention: AttentionSize = field(default_factory=AttentionSize)

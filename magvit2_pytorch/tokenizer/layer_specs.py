@@ -34,7 +34,7 @@ class ResidualSpec(SameGrid):
 
     def block(self, grid: Grid, options: LayerOptions) -> StatefulLayer:
         return residual_block(
-            grid.dim, options.kernel_size, options.pad_mode, self.dim_cond(options)
+            grid.dim, options.kernel_size, options.pad_mode, self.dim_cond(options), options.norm
         )
 
 
@@ -55,7 +55,7 @@ class ConsecutiveResidualSpec(SameGrid):
 
     def block(self, grid: Grid, options: LayerOptions) -> StatefulLayer:
         return Chain(
-            residual_block(grid.dim, options.kernel_size, options.pad_mode)
+            residual_block(grid.dim, options.kernel_size, options.pad_mode, norm=options.norm)
             for _ in range(self.num_units)
         )
 
@@ -71,7 +71,10 @@ class FactorizedResidualSpec(LayerSpec):
     def build(self, grid: Grid, options: LayerOptions) -> tuple[StatefulLayer, StatefulLayer]:
         decoder_units = self.num_units if self.num_decoder_units is None else self.num_decoder_units
         encoder, decoder = (
-            Chain(factorized_residual_block(grid.dim, options.pad_mode) for _ in range(count))
+            Chain(
+                factorized_residual_block(grid.dim, options.pad_mode, options.norm)
+                for _ in range(count)
+            )
             for count in (self.num_units, decoder_units)
         )
         return encoder, decoder

@@ -146,8 +146,8 @@ class VideoTokenizer(Pretrained, nn.Module):
             raise ValueError(
                 f"latents of shape {tuple(quantized.shape)}: give b {dim} t h w, one frame or more"
             )
-        context = self._context("decoder", cond)._replace(latents=quantized)
         latents = quantized.to(self.dtype).contiguous(memory_format=torch.channels_last_3d)
+        context = self._context("decoder", cond)._replace(latents=latents)
         video, past = self.decoder(latents, past, context)
         return video.to(quantized.dtype), past
 

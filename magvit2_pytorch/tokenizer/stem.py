@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from magvit2_pytorch.layers.conv import CausalConv3d, PadMode, Triple, triple
-from magvit2_pytorch.layers.norm import ChannelNorm
+from magvit2_pytorch.layers.norm import Norm
 from magvit2_pytorch.layers.patch import DepthToSpace, SpaceToDepth
 from magvit2_pytorch.layers.stateful import Chain, Pointwise, StatefulLayer
 from magvit2_pytorch.types import Context, Past
@@ -57,6 +57,7 @@ def output_stem(
     patch: Patch = (1, 1),
     pad_mode: PadMode = "constant",
     first_apart: bool = False,
+    norm: Norm = Norm(),
 ) -> StatefulLayer:
     """Norm, activation, the last convolution, and blocks back to pixels. No squashing: linear."""
 
@@ -67,4 +68,4 @@ def output_stem(
     last = stem(*patch, kernel)
     if first_apart:
         last = FirstFrameApart(last, stem(1, patch[1], (1, *triple(kernel)[1:])))
-    return Chain((Pointwise(ChannelNorm(dim)), Pointwise(nn.SiLU()), last))
+    return Chain((Pointwise(norm.build(dim)), Pointwise(nn.SiLU()), last))
