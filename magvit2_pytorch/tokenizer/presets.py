@@ -117,8 +117,8 @@ def magvit2() -> dict[str, Any]:
     """MAGVIT-v2 of the paper: 4 x 8 x 8 compression, 18 bits to a block, 370.5 M parameters.
 
     17 x 128 x 128 clips to 5 x 16 x 16 codes. The paper reports a reconstruction FVD of 8.62 on
-    UCF-101 (arXiv 2310.05737, table 5c) after training on batches of 256; weights, gradients, Adam's
-    moments and averages alone take 7.4 GB, so plan for many large GPUs.
+    UCF-101 (arXiv 2310.05737, table 5c) after training on batches of 256; weights, gradients,
+    Adam's moments and averages alone take 7.4 GB, so plan for many large GPUs.
     """
     return dict(image_size=128, codebook_size=2**18) | magvit2_options(**FULL, **EIGHTFOLD)
 
@@ -136,8 +136,8 @@ def magvit2_small() -> dict[str, Any]:
 def o2() -> dict[str, Any]:
     """O2-MAGVIT2's video model: 4 x 16 x 16 compression, 18 bits to a block, 379.8 M parameters.
 
-    17 x 256 x 256 clips to 5 x 16 x 16 codes, a quarter of MAGVIT-v2's rate. `magvit2 convert` turns
-    its checkpoints into this model. No reconstruction figures were published for it.
+    17 x 256 x 256 clips to 5 x 16 x 16 codes, a quarter of MAGVIT-v2's rate. `magvit2 convert`
+    turns its checkpoints into this model. No reconstruction figures were published for it.
     """
     return dict(image_size=256, codebook_size=2**18) | magvit2_options(**FULL, **SIXTEENFOLD)
 
