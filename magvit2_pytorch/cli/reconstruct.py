@@ -24,8 +24,9 @@ def reconstruct(
     """Shows what a tokenizer keeps of videos and images, and measures it.
 
     Codes and decodes each file in one go, and prints the PSNR of what was decoded, over all
-    frames and before any video codec. Files that cannot be used are named and skipped; the exit
-    status is 1 if none could be.
+    frames and before any video codec. Videos keep their frame rate and their sound (the first
+    audio track; a gif has none). Files that cannot be used are named and skipped; the exit status
+    is 1 if none could be.
 
     Args:
         inputs: Video and image files, and folders of them.

@@ -58,13 +58,18 @@ class FrameIndex:
         return len(self.times)
 
 
-def open_video(path: str | os.PathLike, num_threads: int) -> tuple[Any, Any]:
-    """Container and first real video stream (not a cover picture) of a file."""
+def open_container(path: str | os.PathLike) -> Any:
+    """A media file, open for reading."""
     import av
 
     # PyAV before 19 raises on a comment that is not UTF-8, which is no fault of the frames.
     old = int(av.__version__.split(".")[0]) < 19
-    container = av.open(os.fspath(path), **({"metadata_errors": "ignore"} if old else {}))
+    return av.open(os.fspath(path), **({"metadata_errors": "ignore"} if old else {}))
+
+
+def open_video(path: str | os.PathLike, num_threads: int) -> tuple[Any, Any]:
+    """Container and first real video stream (not a cover picture) of a file."""
+    container = open_container(path)
     try:
         streams = container.streams.video
         if not streams:
@@ -143,9 +148,9 @@ def _index(
     container: Any, stream: Any, pts: np.ndarray, keyframes: list[int], decoded: bool
 ) -> FrameIndex:
     seekable = _is_one_of(container, _SEEKABLE)
-    time_base = _fraction(stream.time_base)
+    time_base = as_fraction(stream.time_base)
     times = (pts - pts[:1]) * time_base.numerator / time_base.denominator
-    fps = _mean_rate(pts, time_base, _fraction(stream.average_rate))
+    fps = _mean_rate(pts, time_base, as_fraction(stream.average_rate))
     return FrameIndex(pts, np.array(keyframes if seekable else [], np.int64), times, fps, decoded)
 
 
@@ -153,7 +158,7 @@ def _is_one_of(container: Any, names: tuple[str, ...]) -> bool:
     return not set(container.format.name.split(",")).isdisjoint(names)
 
 
-def _fraction(rational: Any) -> Fraction | None:
+def as_fraction(rational: Any) -> Fraction | None:
     """A `Fraction` of what PyAV gives, which from version 19 on is a class of its own."""
     return Fraction(rational.numerator, rational.denominator) if rational else None
 

@@ -1,7 +1,7 @@
 """Frames to a video file, as they come: mp4 (and its kin) or gif."""
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from magvit2_pytorch.data.audio_track import AudioTrack
+from magvit2_pytorch.data.frame_index import as_fraction
 from magvit2_pytorch.data.pixels import as_channels, to_uint8
 from magvit2_pytorch.data.replace_file import replacing
 from magvit2_pytorch.types import Frames
@@ -24,7 +26,8 @@ class VideoWriter:
     mp4, mov, m4v and mkv hold h264 in 4:2:0 (what plays everywhere; mpeg4 where PyAV has no
     x264), tagged Rec. 709 so that red stays red; odd sides are made even by repeating the
     last row or column. A gif has a palette for each frame. Grey becomes RGB; opacity is
-    resolved over black.
+    resolved over black. The first audio stream of the file `audio_from`, if it has one, goes
+    along as far as the frames do (never into a gif); see `AudioTrack`.
 
         with VideoWriter("out.mp4", fps=25) as writer:
             for frame in frames:        # uint8 h w c, or float c h w in [-1, 1]
@@ -34,7 +37,13 @@ class VideoWriter:
     written; then, and on an error inside the block, an older file of that name stays.
     """
 
-    def __init__(self, path: str | os.PathLike, fps: float | int, crf: int = 17):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        fps: float | int,
+        crf: int = 17,
+        audio_from: str | os.PathLike | None = None,
+    ):
         self.path = Path(path)
         if self.path.suffix.lower() not in WRITABLE:
             raise ValueError(
@@ -46,6 +55,8 @@ class VideoWriter:
         self.rate = Fraction(fps).limit_denominator(1001)
         self.crf = crf
         """x264's quality: 0 loses nothing but colour resolution, 23 is small, 17 looks whole."""
+        self.audio_from = audio_from
+        """A file to take the sound from, in time with its own first frame."""
         self.num_frames = 0
         self.size: tuple[int, int] | None = None
 
@@ -60,6 +71,7 @@ class VideoWriter:
         options = {"movflags": "+faststart"} if has_table else {}
         self._container = self._exits.enter_context(av.open(str(part), "w", options=options))
         self._stream = None
+        self._audio: AudioTrack | None = None
         self._is_gif = is_gif
         return self
 
@@ -70,7 +82,9 @@ class VideoWriter:
         with self._exits:
             if self._stream is None:
                 raise ValueError(f"no frame was written to {self.path}")
-            self._container.mux(self._stream.encode())
+            self._mux(self._stream.encode())
+            if self._audio is not None:
+                self._audio.write_until(self.num_frames / self.rate)
 
     def write(self, frame: UInt8[Tensor, "h w c"] | Float[Tensor, "c h w"]) -> None:
         """Adds one frame: bytes `h w c`, or floats `c h w` in [-1, 1]."""
@@ -79,13 +93,23 @@ class VideoWriter:
         if self.size is None:
             self.size = array.shape[:2]
             self._stream = self._add_stream()
+            if self.audio_from is not None and not self._is_gif:
+                audio = AudioTrack(self.audio_from, self._container)
+                self._audio = self._exits.enter_context(closing(audio))
         elif self.size != array.shape[:2]:
             raise ValueError(f"a frame of {array.shape[:2]} in a video of {self.size}: resize it")
         picture = _palette_frame(array) if self._is_gif else _even_frame(array)
         picture.pts = self.num_frames
         picture.time_base = 1 / self.rate
-        self._container.mux(self._stream.encode(picture))
+        self._mux(self._stream.encode(picture))
         self.num_frames += 1
+
+    def _mux(self, packets: list[Any]) -> None:
+        for packet in packets:
+            # Sound goes in just before what is seen with it: a player reads both at once.
+            if self._audio is not None:
+                self._audio.write_until(packet.dts * as_fraction(packet.time_base))
+            self._container.mux(packet)
 
     def _add_stream(self) -> Any:
         import av

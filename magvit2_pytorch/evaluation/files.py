@@ -109,7 +109,8 @@ def reconstruct_file(
 ) -> Reconstruction:
     """Writes what the tokenizer makes of a file, right of the original if `side_by_side`.
 
-    Works for continuous tokenizers too. Raises as `tokenize_file` and `decode_file` do.
+    A video keeps its frame rate and its sound (the first audio stream; a gif has none). Works
+    for continuous tokenizers too. Raises as `tokenize_file` and `decode_file` do.
     """
     check_takes_files(tokenizer, needs_codes=False)
     media = open_media(path, tokenizer.config.channels, size)
@@ -122,7 +123,7 @@ def reconstruct_file(
             _tell(on_frames, error.num_frames, media.num_frames)
             yield torch.cat((real, levels), dim=2) if side_by_side else levels
 
-    write_media(out_path, media.kind, media.fps, runs())
+    write_media(out_path, media.kind, media.fps, runs(), audio_from=path)
     return Reconstruction(error.psnr_db, error.num_frames, media.height, media.width)
 
 

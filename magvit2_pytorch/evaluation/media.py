@@ -95,15 +95,22 @@ def check_writable(path: str | os.PathLike, kind: MediaKind) -> None:
 
 
 def write_media(
-    path: str | os.PathLike, kind: MediaKind, fps: float | None, frames: Iterator[Frames]
+    path: str | os.PathLike,
+    kind: MediaKind,
+    fps: float | None,
+    frames: Iterator[Frames],
+    audio_from: str | os.PathLike | None = None,
 ) -> None:
-    """Writes runs of frames as they come, in constant memory; the file appears whole or not."""
+    """Writes runs of frames as they come, in constant memory; the file appears whole or not.
+
+    A video gets the sound of the file `audio_from`, as `VideoWriter` does it.
+    """
     check_writable(path, kind)
     if kind == "image":
         run, *_ = frames
         write_image(path, run[0])
         return
-    with VideoWriter(path, fps) as writer:
+    with VideoWriter(path, fps, audio_from=audio_from) as writer:
         for run in frames:
             for frame in run:
                 writer.write(frame)

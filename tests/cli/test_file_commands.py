@@ -3,6 +3,7 @@
 import re
 import shutil
 
+import av
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ from magvit2_pytorch import VideoTokenizer
 from magvit2_pytorch.data import VideoFile, read_codes, read_image
 from magvit2_pytorch.evaluation.files import decoded_frames, tokenize_file
 from tests.conftest import build
+from tests.data.clip_files import make_film
 
 
 def names(folder):
@@ -178,6 +180,24 @@ def test_reconstruct_measures_every_file(run, tmp_path, model, clips):
     assert float(mean) == pytest.approx(sum(numbers) / 3, abs=0.02)
     assert VideoFile(tmp_path / "one.mp4").width == 2 * 17
     assert VideoFile(tmp_path / "one.mp4").height == 14
+
+
+@pytest.mark.filterwarnings("always:no more sound")
+def test_reconstruct_keeps_sound_and_names_what_is_damaged(run, tmp_path, model):
+    (tmp_path / "in").mkdir()
+    make_film(tmp_path / "in" / "whole.mkv", num_frames=6)
+    make_film(tmp_path / "in" / "hurt.mkv", "ac3", num_frames=40, damaged=(20,))
+    (tmp_path / "in" / "text.mp4").write_text("not a film")
+    words = ("reconstruct", tmp_path / "in", "--model", model, "-o", tmp_path / "out")
+    status, said, err = run(*words, "--size", 16)
+    assert status == 0
+    assert said.count("psnr") == 3
+    (warning,) = re.findall("magvit2: warning: (.*)", err)
+    assert re.fullmatch(r"no more sound from .*hurt\.mkv: .*Invalid data.*", warning)
+    for name in ("whole", "hurt"):
+        with av.open(str(tmp_path / "out" / f"{name}.mp4")) as file:
+            assert len(file.streams.audio) == 1
+    assert VideoFile(tmp_path / "out" / "hurt.mp4").num_frames == 40
 
 
 def test_chunks_and_precision_change_no_size(run, tmp_path, model, clips):

@@ -1,7 +1,7 @@
 """Small media files made for the tests, of every kind that people have."""
 
 import wave
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -76,6 +76,64 @@ def make_video(
 def make_format(folder: Path, name: str, num_frames: int = 30) -> Path:
     codec, options = FORMATS[name]
     return make_video(folder / name, num_frames, codec=codec, options=options)
+
+
+def make_film(
+    path: Path,
+    audio: str = "aac",
+    num_frames: int = 50,
+    fps: int = 25,
+    sound_s: float | None = None,
+    sound_at_s: float = 0,
+    picture_at_s: float = 0,
+    rate: int = 48000,
+    layout: str = "stereo",
+    lost: Collection[int] = (),
+    damaged: Collection[int] = (),
+) -> Path:
+    """A video with a tone of 440 Hz; packets of the sound may be left out or be rubbish."""
+    with av.open(str(path), "w") as container:
+        codec = "mpeg4" if path.suffix == ".avi" else "libx264"
+        video = container.add_stream(codec, rate=fps)
+        video.height, video.width, video.pix_fmt = 32, 48, "yuv420p"
+        video.options = {"threads": "1", "bf": "2"}
+        sound = container.add_stream(audio, rate=rate)
+        sound.layout = layout
+        packets = []
+        for i, array in enumerate(pictures(num_frames, 32, 48)):
+            frame = av.VideoFrame.from_ndarray(array, "rgb24").reformat(format="yuv420p")
+            frame.pts, frame.time_base = i + round(picture_at_s * fps), Fraction(1, fps)
+            packets += video.encode(frame)
+        packets += video.encode()
+        heard = []
+        for frame in tone(num_frames / fps if sound_s is None else sound_s, rate, layout):
+            frame.pts += round(sound_at_s * rate)
+            heard += sound.encode(frame)
+        heard += sound.encode()
+        packets += [
+            _rubbish(p) if i in damaged else p for i, p in enumerate(heard) if i not in lost
+        ]
+        for packet in sorted(packets, key=lambda p: p.dts / p.time_base.denominator):
+            container.mux(packet)
+    return path
+
+
+def tone(duration_s: float, rate: int, layout: str, hz: int = 440) -> Iterator[av.AudioFrame]:
+    channels = av.AudioLayout(layout).nb_channels
+    times = np.arange(round(duration_s * rate)) / rate
+    samples = np.repeat(8000 * np.sin(2 * np.pi * hz * times), channels).astype(np.int16)
+    for start in range(0, len(times), 1024):
+        part = samples[None, start * channels : (start + 1024) * channels]
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(part), "s16", layout)
+        frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
+        yield frame
+
+
+def _rubbish(packet: av.Packet) -> av.Packet:
+    other = av.Packet(b"\x55" * packet.size)
+    other.stream, other.time_base = packet.stream, packet.time_base
+    other.pts, other.dts, other.duration = packet.pts, packet.dts, packet.duration
+    return other
 
 
 def make_audio(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import av
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from magvit2_pytorch.evaluation.identity import Identity, identify
 from magvit2_pytorch.evaluation.preprocess import pad_space
 from magvit2_pytorch.metrics import psnr
 from tests.conftest import DISCRETE
+from tests.data.clip_files import make_film
 from tests.evaluation.clips import clip, exact, mean_difference
 
 # x264 does not give the same bytes twice on pictures this small unless 8 divides their width.
@@ -26,6 +28,12 @@ WIDTH = 24
 def read_all(path, channels=3):
     file = VideoFile(path, channels)
     return file.read(range(file.num_frames))
+
+
+def read_sound(path):
+    """The packets of the first audio stream."""
+    with av.open(str(path)) as file:
+        return [bytes(packet) for packet in file.demux(audio=0) if packet.size]
 
 
 def after_codec(path, frames, fps=12):
@@ -172,6 +180,49 @@ def test_side_by_side_has_the_original_on_the_left(tmp_path):
     left, right = pair.read(range(3)).split(22, dim=2)
     # Colours lose half their resolution, and these change from one pixel to the next.
     assert mean_difference(left, real) < 0.5 * mean_difference(right, real)
+
+
+@pytest.mark.parametrize("side_by_side", [False, True])
+def test_a_reconstruction_keeps_the_sound(tmp_path, side_by_side):
+    path, out = make_film(tmp_path / "film.mkv", num_frames=12), tmp_path / "out.mp4"
+    reconstruct_file(exact(), path, out, side_by_side=side_by_side, chunk_frames=4)
+    assert read_sound(out) == read_sound(path)
+    assert VideoFile(out).num_frames == 12
+    reconstruct_file(exact(), path, tmp_path / "out.gif")
+    assert VideoFile(tmp_path / "out.gif").num_frames == 12
+
+
+@pytest.mark.parametrize("fps", [12, 30])
+@pytest.mark.parametrize(
+    ("source", "size", "true"),
+    [
+        ((18, 22), None, (18, 22)),
+        ((17, 31), None, (17, 31)),
+        ((31, 17), 11, (20, 11)),
+        ((9, 60), 8, (8, 53)),
+        ((20, 20), 27, (27, 27)),
+    ],
+)
+def test_a_reconstruction_has_the_true_size_and_rate(tmp_path, source, size, true, fps):
+    path = clip(tmp_path, 5, *source, codec="mpeg4", name="clip.avi", fps=fps)
+    result = reconstruct_file(exact(), path, tmp_path / "out.mp4", size=size)
+    assert (result.height, result.width) == true
+    file = VideoFile(tmp_path / "out.mp4")
+    # A video codec wants even sides: one row or column more, and never one less.
+    assert (file.height, file.width) == (true[0] + true[0] % 2, true[1] + true[1] % 2)
+    assert (file.num_frames, file.fps) == (5, fps)
+    reconstruct_file(exact(), path, tmp_path / "out.gif", size=size)
+    assert read_all(tmp_path / "out.gif").shape[1:3] == true
+
+
+def test_reconstructed_levels_are_rounded(tmp_path):
+    """Truncated, a picture would be half a level darker all over."""
+    tokenizer = exact()
+    tokenizer.decoder.register_forward_hook(lambda _, __, out: (out[0] * 0 + 0.0038, out[1]))
+    write_image(tmp_path / "a.png", torch.zeros(8, 8, 3, dtype=torch.uint8))
+    reconstruct_file(tokenizer, tmp_path / "a.png", tmp_path / "b.png")
+    # (1 + 0.0038) * 127.5 is 127.98.
+    assert (read_image(tmp_path / "b.png") == 128).all()
 
 
 def test_memory_does_not_grow_with_the_number_of_frames(tmp_path):
