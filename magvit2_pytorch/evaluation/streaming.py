@@ -3,36 +3,15 @@
 Frames are bytes `t h w c` as files have them; padding to the tokenizer's strides happens here.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import torch
-
 from magvit2_pytorch.data import to_float
 from magvit2_pytorch.evaluation.preprocess import pad_space, pad_time
-from magvit2_pytorch.functional import autocast, detach_past
+from magvit2_pytorch.functional import detach_past
 from magvit2_pytorch.quantizers import Quantized
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
+from magvit2_pytorch.tokenizer.streaming import device_of, inference
 from magvit2_pytorch.types import Frames, Latents, Past, Precision, Video
 
 DEFAULT_CHUNK_FRAMES = 16
-
-
-@contextmanager
-def inference(tokenizer: VideoTokenizer, precision: Precision) -> Iterator[None]:
-    """Eval mode, no gradients, `precision`; the tokenizer's own mode comes back afterwards."""
-    was_training = tokenizer.training
-    tokenizer.eval()
-    try:
-        with torch.no_grad(), autocast(device_of(tokenizer), precision):
-            yield
-    finally:
-        tokenizer.train(was_training)
-
-
-def device_of(tokenizer: VideoTokenizer) -> torch.device:
-    """Where its weights are, and where its video has to be."""
-    return next(tokenizer.parameters()).device
 
 
 def encode_run(

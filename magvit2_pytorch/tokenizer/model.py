@@ -15,7 +15,8 @@ from magvit2_pytorch.tokenizer.checkpoint import Pretrained
 from magvit2_pytorch.tokenizer.config import TokenizerConfig
 from magvit2_pytorch.tokenizer.ladder import build_ladder
 from magvit2_pytorch.tokenizer.presets import preset
-from magvit2_pytorch.types import Codes, Context, Image, Latents, Past, Video
+from magvit2_pytorch.tokenizer.streaming import DecodeStream, EncodeStream
+from magvit2_pytorch.types import Codes, Context, Image, Latents, Past, Precision, Video
 
 Cond = Float[Tensor, "b e"]
 
@@ -91,7 +92,7 @@ class VideoTokenizer(Pretrained, nn.Module):
         Raises `TypeError` or `ValueError` for anything but floating-point video of the right
         channels whose height and width divide by `space_factor`.
         """
-        video = pad_frames(self._as_video(video), self.time_factor)
+        video = pad_frames(self.as_video(video), self.time_factor)
         latents, _ = self.encode_chunk(video, cond=cond)
         return latents
 
@@ -174,6 +175,40 @@ class VideoTokenizer(Pretrained, nn.Module):
             )
         return self.decode(self.quantizer.decode_codes(codes), cond, num_frames)
 
+    # Pieces of any length
+
+    def encode_stream(
+        self, cond: Cond | None = None, precision: Precision = "fp32"
+    ) -> EncodeStream:
+        """A stream to `push` frames into: codes come out, those of the whole video."""
+        return EncodeStream(self, cond, precision)
+
+    def decode_stream(
+        self,
+        cond: Cond | None = None,
+        num_frames: int | None = None,
+        precision: Precision = "fp32",
+    ) -> DecodeStream:
+        """A stream to `push` codes into: frames come out, `num_frames` of them at most."""
+        return DecodeStream(self, cond, num_frames, precision)
+
+    # Latents of a continuous tokenizer, for diffusion models
+
+    def normalize_latents(self, latents: Latents) -> Latents:
+        """Latents with mean 0 and standard deviation 1 in each channel, by what was measured.
+
+        Takes what `decode` takes, `quantize(encode(video)).quantized`. Training measures at its
+        end, and `training.latent_statistics.measure_latents` at any time. Raises `ValueError` for a
+        discrete tokenizer, and for one whose latents were never measured.
+        """
+        return self.quantizer.normalize(latents)
+
+    def denormalize_latents(self, normalized: Latents) -> Latents:
+        """Latents for `decode` from normalized ones; raises as `normalize_latents` does."""
+        return self.quantizer.denormalize(normalized)
+
+    # Both ways
+
     def forward(
         self,
         video: Video | Image,
@@ -186,7 +221,7 @@ class VideoTokenizer(Pretrained, nn.Module):
         `return_codes` gives the codes instead, or (codes, reconstruction) if `return_recon` is
         asked for too, as in magvit2-pytorch.
         """
-        frames = self._as_video(video)
+        frames = self.as_video(video)
         quantized, codes = self.quantize(self.encode(frames, cond))
         if return_codes and not return_recon:
             return codes
@@ -196,7 +231,8 @@ class VideoTokenizer(Pretrained, nn.Module):
 
     # Checks
 
-    def _as_video(self, video: Tensor) -> Video:
+    def as_video(self, video: Tensor) -> Video:
+        """Video `b c t h w`, an image as one frame, or the error that says why it is neither."""
         if not video.is_floating_point():
             raise TypeError(
                 f"video is {video.dtype}: give floating point in [-1, 1] "
