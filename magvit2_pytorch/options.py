@@ -41,3 +41,8 @@ def keyword_signature(config: type, *names: str, **defaults: Any) -> Signature:
         for f in fields(config)
     ]
     return Signature([*first, *more, *rest])
+
+
+def to_tuples(value: Any) -> Any:
+    """Lists, which is what JSON and YAML make of tuples, to tuples again."""
+    return tuple(to_tuples(item) for item in value) if isinstance(value, list | tuple) else value

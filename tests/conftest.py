@@ -6,6 +6,7 @@ import torch
 
 from magvit2_pytorch.tokenizer.layer_spec import LAYERS
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
+from magvit2_pytorch.tokenizer.presets import preset
 
 SMALL = dict(
     image_size=16,
@@ -51,6 +52,19 @@ def build(*layers, quantizer="lfq", **options) -> VideoTokenizer:
     return VideoTokenizer(
         **{**SMALL, **QUANTIZERS[quantizer], **cond, **options}, layers=layers
     ).eval()
+
+
+def narrow(name: str) -> VideoTokenizer:
+    """A preset in eval mode, at a width of 8 where it has MAGVIT-v2's layers, else as it is."""
+    options = preset(name)
+    if options.get("norm") == "group":
+        wide = options["init_dim"]
+        options |= dict(init_dim=8, norm_groups=4)
+        options["layers"] = tuple(
+            (layer, dim * 8 // wide, *units) if units else (layer, dim)
+            for layer, dim, *units in options["layers"]
+        )
+    return VideoTokenizer(**options).eval()
 
 
 def cond_of(tokenizer: VideoTokenizer, batch: int = 1):

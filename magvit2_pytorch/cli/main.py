@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from magvit2_pytorch.cli import train as train_command
 from magvit2_pytorch.cli.arguments import add_function, call, description, summary
 from magvit2_pytorch.cli.config_files import config_first
+from magvit2_pytorch.cli.convert import convert
 from magvit2_pytorch.cli.decode import decode
 from magvit2_pytorch.cli.demo import demo
 from magvit2_pytorch.cli.errors import UserError
@@ -24,7 +25,7 @@ from magvit2_pytorch.version import __version__
 
 COMMANDS = {
     function.__name__: function
-    for function in (train_command.train, tokenize, decode, reconstruct, info, demo)
+    for function in (train_command.train, tokenize, decode, reconstruct, convert, info, demo)
 }
 
 DESCRIPTION = """\
@@ -35,6 +36,7 @@ A video tokenizer to train, stream and build on.
   magvit2 reconstruct clip.mp4 --model run -o out.mp4      see what it keeps
   magvit2 tokenize videos/ --model run -o codes/           video to discrete codes
   magvit2 decode codes/ --model run -o decoded/            and back
+  magvit2 convert pytorch_model.bin -o o2                  O2-MAGVIT2's weights, for --model
 """
 
 EPILOG = """\

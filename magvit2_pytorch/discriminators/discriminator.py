@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from magvit2_pytorch.discriminators.judgement import Judgement
-from magvit2_pytorch.options import check_known
+from magvit2_pytorch.options import check_known, to_tuples
 from magvit2_pytorch.registry import Registry
 from magvit2_pytorch.types import Video
 
@@ -63,7 +63,7 @@ def build_discriminator(name: str, channels: int = 3, **options) -> Discriminato
     """A discriminator by its name; an option it does not have is a `ValueError`."""
     kind = DISCRIMINATORS[name]
     check_known(f"discriminator {name!r}", options, signature(kind).parameters)
-    return kind(channels=channels, **options)
+    return kind(channels=channels, **{name: to_tuples(option) for name, option in options.items()})
 
 
 def gather_frames(video: Video, pick: Int[Tensor, "b u"]) -> Float[Tensor, "b c u h w"]:

@@ -6,13 +6,11 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from magvit2_pytorch.losses.feature_trunks import TRUNKS, FeatureTrunk
+from magvit2_pytorch.state_file import State, misfits, read_state
 
-State = dict[str, Tensor]
 Heads = list[Float[Tensor, " _"]]
 
 ACCEPTED = (
@@ -30,7 +28,7 @@ def load_trunk(path: str | Path) -> tuple[FeatureTrunk, Heads | None]:
     Which trunk it is, its shapes and names tell. Raises `ValueError` on a file that is none
     of what is accepted, that lacks a layer or has one too many, or that would run code.
     """
-    return trunk_from_state(read_state(path), str(path))
+    return trunk_from_state(read_state(path, ACCEPTED), str(path))
 
 
 def trunk_from_state(state: State, source: str) -> tuple[FeatureTrunk, Heads | None]:
@@ -44,18 +42,12 @@ def trunk_from_state(state: State, source: str) -> tuple[FeatureTrunk, Heads | N
     # Without memory or random numbers: the run's own draws stay as they are.
     with torch.device("meta"):
         trunk = TRUNKS[name]()
-    wanted = trunk.state_dict()
-    missing, extra = sorted(wanted.keys() - layers), sorted(layers.keys() - wanted.keys())
-    wrong = sorted(
-        f"{key} is {tuple(layers[key].shape)}, not {tuple(wanted[key].shape)}"
-        for key in wanted.keys() & layers.keys()
-        if layers[key].shape != wanted[key].shape
-    )
-    if missing or extra or wrong:
-        faults = [f"lacks {', '.join(missing)}"] * bool(missing)
-        faults += [f"has {', '.join(extra)} too many"] * bool(extra) + wrong
-        raise ValueError(f"{source} is no {name}: it {'; '.join(faults)}; use {ACCEPTED}")
-    layers = {key: tensor.float().contiguous() for key, tensor in layers.items()}
+    wrong = misfits(layers, {key: tensor.shape for key, tensor in trunk.state_dict().items()})
+    if wrong:
+        raise ValueError(f"{source} is no {name}: it {wrong}; use {ACCEPTED}")
+    # Copies: the file may change while the loss is in use.
+    contiguous = dict(memory_format=torch.contiguous_format)
+    layers = {key: tensor.float().clone(**contiguous) for key, tensor in layers.items()}
     trunk.load_state_dict(layers, assign=True)
     has_heads = any(HEAD_KEY.fullmatch(key) for key in state)
     return trunk, heads_from_state(state, trunk, source) if has_heads else None
@@ -68,7 +60,7 @@ def load_heads(path: str | Path, trunk: FeatureTrunk) -> Heads:
     """
     if str(path) == "torchmetrics":
         path = _torchmetrics_heads(trunk)
-    return heads_from_state(read_state(path), trunk, str(path))
+    return heads_from_state(read_state(path, ACCEPTED), trunk, str(path))
 
 
 def heads_from_state(state: State, trunk: FeatureTrunk, source: str) -> Heads:
@@ -84,32 +76,6 @@ def heads_from_state(state: State, trunk: FeatureTrunk, source: str) -> Heads:
             f"should be {list(wanted.values())}, and it has {shapes or 'none'}"
         )
     return [found[place].float().flatten() for place in wanted]
-
-
-def read_state(path: str | Path) -> State:
-    """Tensors by name. A pickle that holds anything else is refused, not run."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}: give {ACCEPTED}")
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # a damaged pickle makes the reader raise what it pleases
-        raise ValueError(
-            f"{path} was refused: it is damaged, or holds more than tensors and might run "
-            f"code; give {ACCEPTED}"
-        ) from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(x, Tensor) for x in state.values()):
-        raise ValueError(f"{path} holds no tensors by name: give {ACCEPTED}")
-    return dict(state)
 
 
 def download_trunk(name: str) -> FeatureTrunk:

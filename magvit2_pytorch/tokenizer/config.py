@@ -9,7 +9,7 @@ from typing import Any, Literal
 from magvit2_pytorch.layers.attention import AttentionSize
 from magvit2_pytorch.layers.conv import PadMode, Triple, triple
 from magvit2_pytorch.layers.norm import Norm, NormName
-from magvit2_pytorch.options import check_known
+from magvit2_pytorch.options import check_known, to_tuples
 from magvit2_pytorch.quantizers.bits import BitOrder
 from magvit2_pytorch.tokenizer.layer_spec import (
     Grid,
@@ -262,9 +262,4 @@ class TokenizerConfig:
         """From plain values; a key it does not know raises with its nearest neighbour."""
         names = [field.name for field in fields(cls)]
         check_known("the tokenizer", options, names, TRAINING_OPTIONS)
-        return cls(**{name: _tuples(value) for name, value in options.items()})
-
-
-def _tuples(value: Any) -> Any:
-    """Lists, which is what JSON and YAML make of tuples, to tuples again."""
-    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+        return cls(**{name: to_tuples(value) for name, value in options.items()})

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from magvit2_pytorch.layers.conv import CausalConv3d
 from magvit2_pytorch.layers.patch import DepthToSpace, SpaceToDepth
 from magvit2_pytorch.layers.stateful import Chain
+from magvit2_pytorch.quantizers import Continuous
 from magvit2_pytorch.tokenizer.config import TokenizerConfig
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 
@@ -61,6 +62,8 @@ def inflate_into(tokenizer: VideoTokenizer, source: VideoTokenizer) -> None:
             "place: its layers differ"
         )
     tokenizer.load_state_dict(inflated)
+    if isinstance(tokenizer.quantizer, Continuous) and tokenizer.time_factor != source.time_factor:
+        tokenizer.quantizer.forget_statistics()  # measured of images
 
 
 def _check_related(ours: TokenizerConfig, theirs: TokenizerConfig) -> None:

@@ -117,8 +117,9 @@ def magvit2() -> dict[str, Any]:
     """MAGVIT-v2 of the paper: 4 x 8 x 8 compression, 18 bits to a block, 370.5 M parameters.
 
     17 x 128 x 128 clips to 5 x 16 x 16 codes. The paper reports a reconstruction FVD of 8.62 on
-    UCF-101 (arXiv 2310.05737, table 5c) after training on batches of 256; weights, gradients,
-    Adam's moments and averages alone take 7.4 GB, so plan for many large GPUs.
+    UCF-101 (arXiv 2310.05737, table 5c) after training on batches of 256. There and back costs
+    10.7 TFLOP a clip, a training step three times that and 12.5 GiB of activations in float32;
+    weights, gradients, Adam's moments and averages take 7.4 GB: plan for many large GPUs.
     """
     return dict(image_size=128, codebook_size=2**18) | magvit2_options(**FULL, **EIGHTFOLD)
 
@@ -127,7 +128,8 @@ def magvit2() -> dict[str, Any]:
 def magvit2_small() -> dict[str, Any]:
     """`magvit2` for one GPU: 4 x 8 x 8 compression, 18 bits to a block, 56.4 M parameters.
 
-    Half the width, half the units.
+    Half the width, half the units: 1.6 TFLOP a clip there and back, and to train 3.6 GiB of
+    activations a clip in float32 besides 1.1 GB of weights, moments and averages.
     """
     return dict(image_size=128, codebook_size=2**18) | magvit2_options(**REDUCED, **EIGHTFOLD)
 
@@ -138,13 +140,18 @@ def o2() -> dict[str, Any]:
 
     17 x 256 x 256 clips to 5 x 16 x 16 codes, a quarter of MAGVIT-v2's rate. `magvit2 convert`
     turns its checkpoints into this model. No reconstruction figures were published for it.
+    There and back costs 27.7 TFLOP a clip, training 42 GiB of activations a clip in float32.
     """
     return dict(image_size=256, codebook_size=2**18) | magvit2_options(**FULL, **SIXTEENFOLD)
 
 
 @PRESETS.register("o2-small")
 def o2_small() -> dict[str, Any]:
-    """`o2` for one GPU: 4 x 16 x 16 compression, 18 bits to a block, 57.9 M parameters."""
+    """`o2` for one GPU: 4 x 16 x 16 compression, 18 bits to a block, 57.9 M parameters.
+
+    Half the width, half the units: 3.8 TFLOP a clip there and back, and to train 11.7 GiB of
+    activations a clip in float32.
+    """
     return dict(image_size=256, codebook_size=2**18) | magvit2_options(**REDUCED, **SIXTEENFOLD)
 
 
@@ -153,28 +160,36 @@ def o2_image() -> dict[str, Any]:
     """Stage I of `o2`, for images: 1 x 16 x 16 compression, 18 bits to a block, 115.1 M parameters.
 
     The same network without time. Trained on images, it is what `init_from` inflates to `o2`.
+    There and back costs 0.6 TFLOP an image, training 2.4 GiB of activations in float32.
     """
     return dict(image_size=256, codebook_size=2**18) | magvit2_options(**FULL, **STILL)
 
 
 @PRESETS.register("o2-image-small")
 def o2_image_small() -> dict[str, Any]:
-    """Stage I of `o2-small`: 1 x 16 x 16 compression, 18 bits to a block, 16.4 M parameters."""
+    """Stage I of `o2-small`: 1 x 16 x 16 compression, 18 bits to a block, 16.4 M parameters.
+
+    There and back costs 0.08 TFLOP an image, training 0.7 GiB of activations in float32.
+    """
     return dict(image_size=256, codebook_size=2**18) | magvit2_options(**REDUCED, **STILL)
 
 
 @PRESETS.register("walt")
 def walt() -> dict[str, Any]:
-    """W.A.L.T.'s tokenizer: 4 x 8 x 8 compression to 8 continuous channels, 370.5 M parameters.
+    """W.A.L.T.'s tokenizer: 4 x 8 x 8 compression to 8 continuous channels, 370.4 M parameters.
 
     The network of `magvit2` without a quantizer. The paper (arXiv 2312.06662, table 3f) reports a
     reconstruction FVD of 17.1 on UCF-101 with 8 channels, 8.2 with 16 and 3.5 with 32
-    (`continuous_dim`). For a diffusion model see `normalize_latents`.
+    (`continuous_dim`). It costs what `magvit2` costs. For a diffusion model, training ends by
+    measuring the latents' mean and deviation: see `normalize_latents`.
     """
     return dict(image_size=128, continuous_dim=8) | magvit2_options(**FULL, **EIGHTFOLD)
 
 
 @PRESETS.register("walt-small")
 def walt_small() -> dict[str, Any]:
-    """`walt` for one GPU: 4 x 8 x 8 compression to 8 continuous channels, 56.4 M parameters."""
+    """`walt` for one GPU: 4 x 8 x 8 compression to 8 continuous channels, 56.4 M parameters.
+
+    It costs what `magvit2-small` costs.
+    """
     return dict(image_size=128, continuous_dim=8) | magvit2_options(**REDUCED, **EIGHTFOLD)

@@ -5,7 +5,6 @@ The picture's weights are stored. The clip's are made by recipe from their names
 rounded to float16, which moves the logit by less than 1e-7.
 """
 
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,53 +12,34 @@ import pytest
 import torch
 
 from magvit2_pytorch.discriminators import FrameDiscriminator, VideoDiscriminator
+from magvit2_pytorch.discriminators.o2_magvit2 import convert_discriminator
 from magvit2_pytorch.losses import r1_penalty
+from tests.o2_magvit2 import discriminator_shapes, made_state
 
 DATA = Path(__file__).parent / "data"
 RECIPE_SEED = 1600 + 1000
-ROOMS = {"stem": "conv_in", "head.to_logit.0": "linear0", "head.to_logit.2": "linear1"}
-CONVS = {"conv_in": "conv1", "shortcut": "conv2", "conv_out": "conv3"}
+CLIP = discriminator_shapes(8, (2, 4, 4, 4, 4), (1, 1, 1))
 
 
-def their_name(name):
-    room, leaf = name.removeprefix("network.").rsplit(".", 1)
-    if room.startswith("blocks."):
-        _, number, conv = room.split(".")
-        return f"res_blocks.{number}.{CONVS[conv]}.{leaf}"
-    return f"{ROOMS.get(room, room)}.{leaf}"
-
-
-def made(name, shape):
-    """Weights from a name and a seed."""
-    seed = (zlib.crc32(name.encode()) + RECIPE_SEED) & 0xFFFFFFFF
-    values = np.random.RandomState(seed).standard_normal(tuple(shape))
-    return 0.1 * values if name.endswith("bias") else values / np.sqrt(np.prod(shape[1:]))
-
-
-def load(discriminator, weight):
-    state = discriminator.state_dict()
-    discriminator.load_state_dict(
-        {name: torch.tensor(weight(their_name(name), x.shape)).float() for name, x in state.items()}
-    )
+def picture():
+    """Input, logits, and the discriminator."""
+    stored = {name: torch.tensor(value) for name, value in np.load(DATA / "o2_2d.npz").items()}
+    view, right = stored.pop("input")[:, :, None], stored.pop("logits")
+    return view, right, convert_discriminator(stored)
 
 
 @torch.no_grad()
 def test_logits_of_a_picture():
-    stored = dict(np.load(DATA / "o2_2d.npz"))
-    view = torch.tensor(stored.pop("input"))[:, :, None]
-    right = torch.tensor(stored.pop("logits"))
-    discriminator = FrameDiscriminator(dim=8, dim_mults=(2, 2), head="fixed", input_size=(32, 32))
-    load(discriminator, lambda name, shape: stored.pop(name))
-    assert not stored, "every weight of theirs has a place"
+    view, right, discriminator = picture()
+    assert isinstance(discriminator, FrameDiscriminator)
+    assert discriminator.network.head.input_size == (32, 32)
     torch.testing.assert_close(discriminator((view,)).logits[0], right, atol=1e-6, rtol=0)
 
 
 def test_the_r1_penalty_of_a_picture():
     """Theirs is 10 * (1e-6 + R1)."""
-    stored = dict(np.load(DATA / "o2_2d.npz"))
-    view = torch.tensor(stored.pop("input"))[:, :, None].requires_grad_()
-    discriminator = FrameDiscriminator(dim=8, dim_mults=(2, 2), head="fixed", input_size=(32, 32))
-    load(discriminator, lambda name, shape: stored[name])
+    view, _, discriminator = picture()
+    view.requires_grad_()
     penalty = r1_penalty((view,), discriminator((view,)).logits)
     assert 10 * (1e-6 + float(penalty.detach())) == pytest.approx(0.00892119948, rel=1e-5)
 
@@ -67,10 +47,9 @@ def test_the_r1_penalty_of_a_picture():
 @torch.no_grad()
 def test_logits_of_a_clip():
     stored = np.load(DATA / "o2_3d_full_topology.npz")
-    discriminator = VideoDiscriminator(
-        dim=8, dim_mults=(2, 4, 4, 4, 4), head="fixed", input_size=(17, 32, 32)
-    )
-    load(discriminator, made)
+    discriminator = convert_discriminator(made_state(CLIP, RECIPE_SEED))
+    assert isinstance(discriminator, VideoDiscriminator)
+    assert discriminator.network.head.input_size == (17, 32, 32)
     logits = discriminator((torch.tensor(stored["input"]).float(),)).logits[0]
     torch.testing.assert_close(logits, torch.tensor(stored["logits"])[0], atol=1e-6, rtol=0)
 
@@ -87,3 +66,95 @@ def test_parameters_are_as_many(kind, dim_mults, input_size, num_parameters):
     with torch.device("meta"):
         discriminator = kind(dim=128, dim_mults=dim_mults, head="fixed", input_size=input_size)
     assert sum(p.numel() for p in discriminator.parameters()) == num_parameters
+
+
+@pytest.mark.parametrize(
+    ("mults", "map_size", "input_size"),
+    [
+        ((2, 4, 4, 4, 4), (1, 4, 4), (17, 128, 128)),
+        ((2, 2), (3, 4, 4), (9, 16, 16)),
+        ((2, 2), (5, 4, 4), (17, 16, 16)),
+        ((1, 3, 2), (3, 2, 2), (17, 16, 16)),
+        ((2, 2, 4), (2, 2), (16, 16)),
+        ((4,), (3, 3), (6, 6)),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sizes_are_told_from_shapes(mults, map_size, input_size, channels):
+    state = made_state(discriminator_shapes(4, mults, map_size, channels), 0)
+    before = torch.get_rng_state()
+    discriminator = convert_discriminator(state)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not discriminator.training
+    network = discriminator.network
+    assert network.head.input_size == input_size
+    assert network.head.map_size == map_size
+    weights = {n: x for n, x in state.items() if not n.endswith("filt")}
+    assert sum(p.numel() for p in network.parameters()) == sum(x.numel() for x in weights.values())
+    view = torch.rand(2, channels, *input_size[-3:-2] or (1,), *input_size[-2:])
+    assert discriminator((view,)).logits[0].shape[0] == 2
+
+
+def test_a_size_may_be_given():
+    state = made_state(discriminator_shapes(4, (2, 2), (3, 2, 4)), 0)
+    assert convert_discriminator(state, (9, 8, 16)).network.head.map_size == (3, 2, 4)
+    assert convert_discriminator(state).network.head.map_size == (6, 2, 2)
+    with pytest.raises(
+        ValueError, match=r"input_size \(9, 16, 16\) does not fit.* of 24 positions"
+    ):
+        convert_discriminator(state, (9, 16, 16))
+    state = made_state(discriminator_shapes(4, (2, 2), (2, 3)), 0)
+    assert convert_discriminator(state, (7, 12)).network.head.map_size == (2, 3)
+    with pytest.raises(ValueError, match="map of 6 positions, which is no square: give the input"):
+        convert_discriminator(state)
+
+
+def test_half_precision_becomes_float32_and_the_blur_may_be_left_out():
+    state = made_state(CLIP, 0)
+    half = {name: tensor.half() for name, tensor in state.items()}
+    bare = {name: x for name, x in half.items() if not name.endswith("filt")}
+    one, other = convert_discriminator(half), convert_discriminator(bare)
+    assert {p.dtype for p in one.parameters()} == {torch.float32}
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+BLUR = "res_blocks.0.blur.filt"
+
+
+@pytest.mark.parametrize("key", sorted(set(CLIP) - {k for k in CLIP if k.endswith("filt")}))
+def test_every_tensor_is_missed(key):
+    state = made_state(CLIP, 0)
+    del state[key]
+    with pytest.raises(ValueError, match="discriminator lacks") as caught:
+        convert_discriminator(state)
+    assert key in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {BLUR: torch.ones(8, 1, 3, 3, 3) / 27},
+            "0.blur.filt of the discriminator blurs otherwise",
+        ),
+        (
+            {BLUR: torch.ones(8, 1, 4, 4, 4) / 64},
+            "0.blur.filt of the discriminator blurs otherwise",
+        ),
+        ({"norm_fn.norm_fn.weight": torch.ones(32)}, "has norm_fn.norm_fn.weight too many"),
+        ({"conv_out.bias": torch.ones(31)}, r"conv_out.bias is \(31,\), not \(32,\)"),
+        ({"conv_in.weight": torch.ones(8, 3)}, "is none of O2-MAGVIT2's"),
+        ({"conv_in.weight": torch.ones(8)}, r"is \(8,\), which is no layer's"),
+        ({"res_blocks.1.conv3.weight": torch.ones(12, 16, 3, 3, 3)}, "is none of O2-MAGVIT2's"),
+        ({"conv_in.weight": torch.ones(8, 2, 3, 3, 3)}, "2 channels"),
+    ],
+)
+def test_what_does_not_fit_is_an_error(changes, message):
+    with pytest.raises(ValueError, match=message):
+        convert_discriminator({**made_state(CLIP, 0), **changes})
+
+
+def test_a_discriminator_without_blocks_is_none():
+    with pytest.raises(ValueError, match="is none of O2-MAGVIT2's"):
+        convert_discriminator({n: x for n, x in made_state(CLIP, 0).items() if "blocks" not in n})

@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from magvit2_pytorch import VideoTokenizer
 from magvit2_pytorch.tokenizer.presets import PRESETS
-from tests.conftest import QUANTIZERS, build, cond_of, random_video
+from tests.conftest import QUANTIZERS, build, cond_of, narrow, random_video
 
 
 def saved(tokenizer, folder):
@@ -31,10 +31,10 @@ def test_saved_and_loaded_is_the_same(tmp_path, quantizer, layers):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_too(tmp_path, name):
-    tokenizer = VideoTokenizer.from_preset(name).eval()
+    tokenizer = narrow(name)
     loaded = saved(tokenizer, tmp_path)
     video = random_video(2, (16, 16))
-    assert torch.equal(loaded.tokenize(video), tokenizer.tokenize(video))
+    assert torch.equal(loaded(video), tokenizer(video))
 
 
 def test_a_folder_holds_plain_files(tmp_path):

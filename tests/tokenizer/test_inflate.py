@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from magvit2_pytorch import VideoTokenizer
+from magvit2_pytorch.tokenizer.convert import tokenizer_from_state
 from magvit2_pytorch.tokenizer.inflate import inflate_into
 from magvit2_pytorch.tokenizer.presets import magvit2_options
 from tests.conftest import DISCRETE, QUANTIZERS, random_video
+from tests.o2_magvit2 import Shape, decode, encode, made_state, tokenizer_shapes
 
 MULTS = (1, 2, 2)
 PATTERNS = [(False, True), (True, False), (True, True), (False, False)]
@@ -135,3 +137,38 @@ def test_a_first_frame_apart_cannot_be_inflated():
     video = video_tokenizer((False, True), separate_first_frame_encoding=True)
     with pytest.raises(ValueError, match="nothing to inflate"):
         inflate_into(video, image)
+
+
+@torch.no_grad()
+def test_it_is_what_the_published_network_makes_of_inflated_weights():
+    """Against a second writing of network and rule, in their names."""
+    flat = Shape(32, (1, 1, 2), (False, False), is_video=False)
+    deep = Shape(32, (1, 1, 2), (False, True))
+    images = made_state(tokenizer_shapes(flat), seed=3)
+    inflated = {}
+    for name, shape in tokenizer_shapes(deep).items():
+        weight = images[name.replace(".conv.weight", ".weight").replace(".conv.bias", ".bias")]
+        weight = torch.cat([weight] * (shape[0] // len(weight)))
+        if len(shape) == 5:
+            taps = torch.zeros(shape)
+            taps[:, :, -1] = weight
+            weight = taps if shape[2] > 1 else weight[:, :, None]
+        inflated[name] = weight
+    video = VideoTokenizer(
+        **magvit2_options(32, deep.mults, deep.halve_time, 1), codebook_size=2**10, image_size=16
+    ).eval()
+    inflate_into(video, tokenizer_from_state(images))
+    clip = random_video(5)
+    latents = video.encode(clip)
+    torch.testing.assert_close(latents, encode(inflated, deep, clip), atol=1e-4, rtol=0)
+    quantized = video.quantize(latents).quantized
+    theirs = decode(inflated, deep, quantized)
+    torch.testing.assert_close(video.decode(quantized), theirs, atol=1e-4, rtol=0)
+
+
+def test_statistics_of_images_are_not_those_of_video():
+    image, video = image_tokenizer("continuous"), video_tokenizer((False, True), "continuous")
+    image.quantizer.store_statistics(torch.zeros(4), torch.ones(4), 9)
+    inflate_into(video, image)
+    assert image.quantizer.measured
+    assert not video.quantizer.measured

@@ -8,12 +8,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from magvit2_pytorch import VideoTokenizer
 from magvit2_pytorch.functional import padded_num_frames
 from magvit2_pytorch.tokenizer.layer_spec import LAYERS
-from magvit2_pytorch.tokenizer.presets import PRESETS
+from magvit2_pytorch.tokenizer.presets import PRESETS, preset
 from magvit2_pytorch.training.objective import Autoencoder, Objective
-from tests.conftest import DISCRETE, QUANTIZERS, build, cond_of, random_video
+from tests.conftest import DISCRETE, QUANTIZERS, build, cond_of, narrow, random_video
 
 # The layers of magvit2-pytorch's README, at a size for tests.
 UPSTREAM = (
@@ -40,9 +39,11 @@ LAYER_TUPLES = {
 
 
 def models():
-    """Every preset, and a few tuples of layers, by name."""
+    """Every preset that has codes, and a few tuples of layers, by name."""
     for name in PRESETS:
-        yield pytest.param(lambda n=name: VideoTokenizer.from_preset(n).eval(), id=name)
+        if "continuous_dim" in preset(name):
+            continue  # the network is another preset's
+        yield pytest.param(lambda n=name: narrow(n), id=name)
     for name, layers in LAYER_TUPLES.items():
         yield pytest.param(lambda x=layers: build(*x, max_dim=16, codebook_size=1024), id=name)
         yield pytest.param(
@@ -259,8 +260,9 @@ def test_chunks_of_video_and_of_latents_equal_the_whole(make):
     whole, close = tokenizer.encode(video, cond), dict(atol=1e-10, rtol=1e-10)
     torch.testing.assert_close(torch.cat(latents, dim=2), whole, **close)
     torch.testing.assert_close(torch.cat(recon, dim=2), tokenizer.decode(whole, cond), **close)
-    with pytest.raises(ValueError, match="does not fit"):
-        tokenizer.encode_chunk(video[:, :, : factor + 1], encoder_past, cond)
+    if factor > 1:
+        with pytest.raises(ValueError, match="does not fit"):
+            tokenizer.encode_chunk(video[:, :, : factor + 1], encoder_past, cond)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
@@ -323,7 +325,9 @@ def test_bf16_is_finite_and_close(make):
         latents = tokenizer.encode(video, cond)
         recon = tokenizer.decode(tokenizer.quantize(latents).quantized, cond)
     assert recon.isfinite().all()
-    assert (latents.float() - exact).norm() / exact.norm() < 0.05
+    # Group norms over the few cells of so small a picture make more of rounding.
+    limit = 0.1 if tokenizer.config.norm == "group" else 0.05
+    assert (latents.float() - exact).norm() / exact.norm() < limit
 
 
 @every_model
