@@ -11,8 +11,9 @@ from magvit2_pytorch.cli.model_folder import HUB, find_tokenizer, load_tokenizer
 def info(path: str | None = None, /, *, preset: str | None = None, json: bool = False) -> int:
     """Describes a tokenizer, a code file, a checkpoint, a video or an image.
 
-    Of a tokenizer: parameters, compression, codebook, bits per pixel, its layers one by one and
-    its configuration. Of a code file: its header. Of a checkpoint: how far training had come.
+    Of a tokenizer: parameters, compression, codebook, bits per pixel or what was measured of its
+    latents, its layers one by one and its configuration. Of a code file: its header. Of a
+    checkpoint: how far training had come.
 
     Args:
         path: Folder of a tokenizer, run or checkpoint, hf://OWNER/NAME, or a file.

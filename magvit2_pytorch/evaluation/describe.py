@@ -13,6 +13,7 @@ from magvit2_pytorch.data import CODE_SUFFIX, UnusableMedia, VideoFile, read_cod
 from magvit2_pytorch.evaluation.identity import fingerprint
 from magvit2_pytorch.evaluation.media import media_kind
 from magvit2_pytorch.metrics import bits_per_pixel, compression_ratio
+from magvit2_pytorch.quantizers import Continuous
 from magvit2_pytorch.tokenizer.config import TokenizerConfig
 from magvit2_pytorch.tokenizer.layer_spec import LayerEntry
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
@@ -42,6 +43,8 @@ def describe_tokenizer(tokenizer: VideoTokenizer, with_fingerprint: bool = True)
     }
     if with_fingerprint:
         about["fingerprint"] = fingerprint(tokenizer)
+        if isinstance(tokenizer.quantizer, Continuous):
+            about["latent_statistics"] = _latent_statistics(tokenizer.quantizer)
     return about | {"layers": _layers(tokenizer), "config": tokenizer.config.to_dict()}
 
 
@@ -113,6 +116,17 @@ def _layers(tokenizer: VideoTokenizer) -> list[Description]:
         rows.append(_row(_name(entry), grid, [encoder], [decoder]))
     num = len(config.layers)
     return [*rows, _row("latents", config.grids[-1], down[num:], up[num:])]
+
+
+def _latent_statistics(continuous: Continuous) -> Description | str:
+    """What was measured of each latent channel, as `normalize_latents` has it."""
+    if not continuous.measured:
+        return "not measured"
+    pairs = zip(continuous.latent_mean.tolist(), continuous.latent_std.tolist(), strict=True)
+    return {
+        "num_latents": int(continuous.num_latents),
+        "channels": [{"channel": c, "mean": m, "std": s} for c, (m, s) in enumerate(pairs)],
+    }
 
 
 def _row(name: str, grid: Any, encoder: list[nn.Module], decoder: list[nn.Module]) -> Description:

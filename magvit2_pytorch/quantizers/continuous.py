@@ -1,6 +1,9 @@
 """No quantization at all: latents for diffusion models."""
 
+from typing import Any
+
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -17,6 +20,9 @@ from magvit2_pytorch.types import Latents
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
 """Beyond these the exponential leaves float32's comfort, and no latent needs it (LDM's choice)."""
 
+STATISTICS = ("latent_mean", "latent_std", "num_latents")
+"""Buffers that hold what was measured of the latents, and weights of older versions lack."""
+
 
 @QUANTIZERS.register("continuous")
 class Continuous(Quantizer):
@@ -27,6 +33,9 @@ class Continuous(Quantizer):
     positions and channels: 1/2 (mean^2 + variance - 1 - log variance).
     Sources: VAE (arXiv 1312.6114), appendix B; the weight 1e-6 is the latent diffusion models'
     (arXiv 2112.10752), who sum over channels and pixels alike where we take means of both.
+
+    What was measured of the latents (of their means, with `kl`) is stored with the weights, and
+    `normalize` goes by it. Quantizing and decoding do not: latents stay as the encoder gives them.
     """
 
     def __init__(self, dim: int, kl: bool = False, kl_loss_weight: float = 1e-6):
@@ -35,6 +44,10 @@ class Continuous(Quantizer):
             raise ValueError(f"dim is {dim}: latents need one channel or more")
         self.quantized_dim, self.latent_dim = dim, dim * 2 if kl else dim
         self.kl, self.kl_loss_weight = kl, kl_loss_weight
+        self.register_buffer("latent_mean", torch.zeros(dim, dtype=torch.float32))
+        self.register_buffer("latent_std", torch.ones(dim, dtype=torch.float32))
+        # Positions that were measured; 0 says that the other two mean nothing.
+        self.register_buffer("num_latents", torch.zeros((), dtype=torch.int64))
 
     def forward(self, latents: Latents, generator: torch.Generator | None = None) -> Quantized:
         """`generator` makes the draw repeatable; it lives where the latents do."""
@@ -61,6 +74,79 @@ class Continuous(Quantizer):
 
     def loss_weights(self, step: int) -> dict[str, float]:
         return {"kl": self.kl_loss_weight} if self.kl else {}
+
+    # Statistics for diffusion models
+
+    @property
+    def measured(self) -> bool:
+        """Whether mean and standard deviation of the latents are known."""
+        return bool(self.num_latents > 0)
+
+    def normalize(self, latents: Latents) -> Latents:
+        """(latents - mean) / std of each channel, in the type that the latents have."""
+        self._check_normalizable(latents)
+        mean, std = self._statistics(latents)
+        return ((wide(latents) - mean) / std).to(latents.dtype)
+
+    def denormalize(self, normalized: Latents) -> Latents:
+        """Undoes `normalize`."""
+        self._check_normalizable(normalized)
+        mean, std = self._statistics(normalized)
+        return (wide(normalized) * std + mean).to(normalized.dtype)
+
+    @torch.no_grad()
+    def store_statistics(
+        self, mean: Float[Tensor, " c"], std: Float[Tensor, " c"], num_latents: int
+    ) -> None:
+        """Keeps what was measured over `num_latents` positions."""
+        fit = mean.shape == std.shape == self.latent_mean.shape
+        usable = mean.isfinite().all() and std.isfinite().all() and (std > 0).all()
+        if not (fit and usable and num_latents > 0):
+            raise ValueError(
+                f"mean {mean.tolist()} and std {std.tolist()} of {num_latents} latents: give "
+                f"{self.quantized_dim} finite values of each, std above 0, of one latent or more"
+            )
+        self.latent_mean.copy_(mean)
+        self.latent_std.copy_(std)
+        self.num_latents.fill_(num_latents)
+
+    def forget_statistics(self) -> None:
+        """As if never measured: for weights that are no longer those that were."""
+        self.latent_mean.zero_()
+        self.latent_std.fill_(1.0)
+        self.num_latents.zero_()
+
+    def _statistics(
+        self, latents: Latents
+    ) -> tuple[Float[Tensor, "1 c 1 1 1"], Float[Tensor, "1 c 1 1 1"]]:
+        return tuple(
+            rearrange(wide(value.to(latents.device)), "c -> 1 c 1 1 1")
+            for value in (self.latent_mean, self.latent_std)
+        )
+
+    def _check_normalizable(self, latents: Latents) -> None:
+        if latents.ndim != 5 or latents.shape[1] != self.quantized_dim:
+            raise ValueError(
+                f"latents have shape {tuple(latents.shape)}: give b d t h w with d = "
+                f"{self.quantized_dim}, as quantize(encode(video)).quantized has it"
+            )
+        # In a traced graph, and without values to look at, there is nothing to check.
+        if self.num_latents.is_meta or torch.compiler.is_compiling():
+            return
+        if not self.measured:
+            raise ValueError(
+                "the latents of this tokenizer were never measured: run measure_latents(tokenizer, "
+                "dataset) of magvit2_pytorch.training.latent_statistics, then save_pretrained"
+            )
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        names = [f"{prefix}{name}" for name in STATISTICS]
+        if not any(name in state_dict for name in names):
+            # Weights of an older version: whatever was measured here was not measured of them.
+            fresh = (torch.zeros_like, torch.ones_like, torch.zeros_like)
+            for name, make, key in zip(STATISTICS, fresh, names, strict=True):
+                state_dict[key] = make(getattr(self, name))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _gaussian(
         self, latents: Latents

@@ -60,6 +60,17 @@ class Quantizer(nn.Module, ABC):
         """The weight of each of `loss_terms` at an optimizer step."""
         return {}
 
+    def normalize(self, latents: Latents) -> Latents:
+        """Continuous latents with mean 0 and standard deviation 1 in each channel."""
+        raise ValueError(
+            "this tokenizer is discrete: a model of its codes needs nothing normalized. Only "
+            "latents of a tokenizer with continuous_dim are"
+        )
+
+    def denormalize(self, normalized: Latents) -> Latents:
+        """Undoes `normalize`."""
+        return self.normalize(normalized)  # raises
+
     def check_latents(self, latents: Tensor) -> None:
         """Raises `ValueError` unless they have the channels that this quantizer takes."""
         if latents.ndim != 5 or latents.shape[1] != self.latent_dim:

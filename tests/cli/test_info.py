@@ -3,6 +3,9 @@
 import json
 
 import pytest
+import torch
+
+from magvit2_pytorch import VideoTokenizer
 
 
 def test_a_tokenizer(run, model):
@@ -15,6 +18,19 @@ def test_a_tokenizer(run, model):
     assert about["config"]["image_size"] == 16
     preset = json.loads(run("info", "--preset", "tiny", "--json")[1])
     assert preset == {k: v for k, v in about.items() if k != "fingerprint"}
+
+
+def test_latents_of_a_continuous_tokenizer(run, tmp_path):
+    tokenizer = VideoTokenizer.from_preset("tiny", codebook_size=None, continuous_dim=2)
+    tokenizer.save_pretrained(tmp_path)
+    assert "latent_statistics   not measured" in run("info", tmp_path)[1]
+    tokenizer.quantizer.store_statistics(torch.tensor([0.5, -1.0]), torch.tensor([2.0, 0.25]), 7)
+    tokenizer.save_pretrained(tmp_path)
+    lines = run("info", tmp_path)[1].splitlines()
+    start = lines.index("latent_statistics")
+    rows = [line.split() for line in lines[start + 1 : start + 5]]
+    head = [["num_latents", "7"], ["channel", "mean", "std"]]
+    assert rows == [*head, ["0", "0.5", "2"], ["1", "-1", "0.25"]]
 
 
 def test_files(run, tmp_path, model, clips):

@@ -46,3 +46,15 @@ def test_media_are_described(tmp_path):
     assert (about["kind"], about["num_frames"], about["height"]) == ("video", 5, 18)
     write_image(tmp_path / "x.png", torch.zeros(4, 6, 3, dtype=torch.uint8))
     assert describe_file(tmp_path / "x.png") == {"kind": "image", "height": 4, "width": 6}
+
+
+def test_continuous_latents_are_described_once_they_are_measured():
+    tokenizer = build("residual", quantizer="continuous")
+    assert describe_tokenizer(tokenizer)["latent_statistics"] == "not measured"
+    mean, std = torch.tensor([0.5, -1.0, 0.0, 2.0]), torch.tensor([1.0, 0.25, 3.0, 0.5])
+    tokenizer.quantizer.store_statistics(mean, std, 12)
+    about = json.loads(json.dumps(describe_tokenizer(tokenizer)["latent_statistics"]))
+    assert about["num_latents"] == 12
+    assert about["channels"][1] == {"channel": 1, "mean": -1.0, "std": 0.25}
+    assert [row["std"] for row in about["channels"]] == std.tolist()
+    assert "latent_statistics" not in describe_tokenizer(build("residual"))
