@@ -14,14 +14,14 @@ HUB = "hf://"
 """Before a name on the hub: nothing is downloaded that was not asked for so plainly."""
 
 
-def find_tokenizer(model: str) -> str:
+def find_tokenizer(model: str, option: str = "--model") -> str:
     """The folder of a tokenizer, also from the folder of the run that trained it."""
     if model.startswith(HUB):
         return model.removeprefix(HUB)
     folder = Path(model).expanduser()
     if not folder.exists():
         raise UserError(
-            f"there is no {model}: --model is the folder of a tokenizer, such as RUN/tokenizer, "
+            f"there is no {model}: {option} is the folder of a tokenizer, such as RUN/tokenizer, "
             f"or {HUB}OWNER/NAME"
         )
     for place in (folder, folder / "tokenizer"):

@@ -14,10 +14,11 @@ from jsonargparse import ActionConfigFile, ArgumentParser
 from magvit2_pytorch.cli.arguments import add_fields, add_function
 from magvit2_pytorch.cli.config_files import chosen_preset
 from magvit2_pytorch.cli.errors import UsageError, UserError, mistakes
-from magvit2_pytorch.cli.model_folder import Device, find_device
+from magvit2_pytorch.cli.model_folder import Device, find_device, find_tokenizer
 
 if TYPE_CHECKING:
     from magvit2_pytorch.tokenizer.config import TokenizerConfig
+    from magvit2_pytorch.tokenizer.model import VideoTokenizer
     from magvit2_pytorch.training.config import TrainingConfig
 
 CONFIG_FILE = "config.yaml"
@@ -32,6 +33,8 @@ def train(
     output: str,
     preset: str = "small",
     type: Literal["videos", "images"] = "videos",
+    images: str | None = None,
+    init_from: str | None = None,
     resume: str | None = None,
     wandb: bool = False,
     device: Device = "auto",
@@ -57,6 +60,9 @@ def train(
         output: Folder for everything that the run writes.
         preset: Where the options below start from, for model and training.
         type: What the training examples are: clips of videos, or images.
+        images: Folder of images to train on besides, in a share --image_frac of the passes.
+        init_from: Start from a trained tokenizer or run, or hf://OWNER/NAME. One of images, with
+            the same layers but for time, is inflated: o2-image to o2.
         resume: Go on from a checkpoint: its folder, `latest` for the last of this output folder,
             or `auto` for the last if there is one.
         wandb: The same as --use_wandb_tracking true.
@@ -66,22 +72,29 @@ def train(
     """
     if not Path(data).expanduser().exists():
         raise UserError(f"there is no {data}: DATA is a folder of {type}")
+    if images is not None and not Path(images).expanduser().exists():
+        raise UserError(f"there is no {images}: --images is a folder of images")
+    start = None if init_from is None else find_tokenizer(init_from, "--init_from")
     folder = Path(output).expanduser()
     checkpoint = find_checkpoint(folder / "checkpoints", resume)
     import torch
 
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
-    from magvit2_pytorch.training.trainer import NonFiniteTraining, VideoTokenizerTrainer
+    from magvit2_pytorch.training.trainer import VideoTokenizerTrainer
+    from magvit2_pytorch.training.update import NonFiniteTraining
 
     on_cpu = device != "auto" and find_device(device) == "cpu"
     torch.manual_seed(training.seed)
     with mistakes(to=UsageError):
         tokenizer = VideoTokenizer.from_config(model)
+    if start is not None and checkpoint is None:
+        start_from(tokenizer, start)
     with mistakes():
         trainer = VideoTokenizerTrainer(
             tokenizer,
             dataset_folder=data,
             dataset_type=type,
+            image_folder=images,
             accelerate_kwargs={"cpu": True} if on_cpu else None,
             **{field.name: getattr(training, field.name) for field in fields(training)},
         )
@@ -90,6 +103,7 @@ def train(
     say = trainer.accelerator.print
     if trainer.accelerator.is_main_process:
         run = dict(data=data, output=output, preset=preset, type=type, device=device)
+        run |= dict(images=images, init_from=init_from)
         write_config(folder / CONFIG_FILE, model, training, **run)
     parameters = sum(p.numel() for p in trainer.tokenizer.parameters())
     say(f"Training {parameters:,} parameters on {trainer.accelerator.device}, into {folder}/")
@@ -151,6 +165,8 @@ def run(values: Any) -> int:
         output=values.output,
         preset=values.preset,
         type=values.type,
+        images=values.images,
+        init_from=values.init_from,
         resume=values.resume,
         device=values.device,
         model=model,
@@ -169,6 +185,15 @@ def write_config(path: Path, model: "TokenizerConfig", training: "TrainingConfig
     with replacing(path) as part:
         text = yaml.safe_dump(options, sort_keys=False, allow_unicode=True)
         part.write_text(text, encoding="utf-8")
+
+
+def start_from(tokenizer: "VideoTokenizer", place: str) -> None:
+    """Gives it the weights of a trained tokenizer, inflated where that one knows no time."""
+    from magvit2_pytorch.tokenizer.inflate import inflate_into
+    from magvit2_pytorch.tokenizer.model import VideoTokenizer
+
+    with mistakes(about=f"cannot start from {place}"):
+        inflate_into(tokenizer, VideoTokenizer.from_pretrained(place))
 
 
 def find_checkpoint(folder: Path, resume: str | None) -> Path | None:

@@ -124,6 +124,11 @@ class TrainingConfig:
     shows a part of them; (2, 2) trains on crops of half the short side."""
     num_workers: int = 0
     """Processes that decode; 0 decodes in the training process."""
+    image_frac: float = 0.2
+    """Share of the forward passes that see images, where `image_folder` or `image_dataset` gives
+    the trainer some beside its clips."""
+    image_batch_size: int | None = None
+    """Images to such a pass, on each process; None: as many as a batch of clips has frames."""
     cache_dir: str | None = None
     """Folder for decoded frames, so that later epochs decode nothing."""
 
@@ -131,6 +136,9 @@ class TrainingConfig:
     """Share of the files held out for validation, at least one of them."""
     num_valid_clips: int = 16
     """Held-out clips that a validation measures, at most."""
+    num_latent_statistics_clips: int = 256
+    """Training clips that continuous latents are measured on at the end, at most, for
+    `normalize_latents`; 0 measures nothing."""
     random_split_seed: int = 42
     """Of the choice of the files held out."""
     log_every_step: int = 10
@@ -164,6 +172,15 @@ class TrainingConfig:
         for name in positive:
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0")
+        if self.num_latent_statistics_clips < 0:
+            raise ValueError(
+                f"num_latent_statistics_clips is {self.num_latent_statistics_clips}: it must be 0 "
+                "or above"
+            )
+        if not 0 < self.image_frac < 1:
+            raise ValueError(f"image_frac is {self.image_frac}: it must lie between 0 and 1")
+        if self.image_batch_size is not None and self.image_batch_size < 1:
+            raise ValueError(f"image_batch_size is {self.image_batch_size}: it must be 1 or more")
         if not 0 < self.valid_frac < 1:
             raise ValueError(f"valid_frac is {self.valid_frac}: it must lie between 0 and 1")
         if self.precision not in ("fp32", "bf16", "fp16"):

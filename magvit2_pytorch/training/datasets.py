@@ -137,8 +137,21 @@ def _split_items(dataset: Clips, config: TrainingConfig) -> tuple[Clips, Clips]:
     return Subset(dataset, train), Subset(dataset, valid)
 
 
+def open_images(
+    config: TrainingConfig, tokenizer: TokenizerConfig, dataset: Clips | None, source: Source | None
+) -> tuple[Clips | None, Clips | None]:
+    """Images to see among the clips, and held-out ones; None and None where there are none."""
+    if dataset is None and source is None:
+        return None, None
+    return open_datasets(config, tokenizer, dataset, None, source, "images")
+
+
 def training_batches(
-    dataset: Clips, config: TrainingConfig, accelerator: Accelerator, position: int
+    dataset: Clips,
+    config: TrainingConfig,
+    accelerator: Accelerator,
+    position: int,
+    batch_size: int | None = None,
 ) -> Iterator[Tensor]:
     """Endless batches `b c t h w` on the device, from batch number `position` on.
 
@@ -146,7 +159,7 @@ def training_batches(
     """
     batches = InfiniteBatches(
         dataset,
-        config.batch_size,
+        batch_size or config.batch_size,
         position=position,
         num_workers=config.num_workers,
         seed=config.seed,

@@ -8,22 +8,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from ema_pytorch import EMA
 
 from magvit2_pytorch.options import check_known, keyword_signature
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.training.adversary import build_adversaries
+from magvit2_pytorch.training.averaging import build_average
 from magvit2_pytorch.training.backward import Backward
 from magvit2_pytorch.training.config import TrainingConfig
-from magvit2_pytorch.training.datasets import open_datasets, training_batches
+from magvit2_pytorch.training.datasets import open_datasets, open_images
 from magvit2_pytorch.training.interrupt import Interruptible
+from magvit2_pytorch.training.latent_statistics import record_latents
 from magvit2_pytorch.training.meters import Meters
+from magvit2_pytorch.training.mixed import mixed_batches
 from magvit2_pytorch.training.objective import Autoencoder, Objective, find_perceptual
 from magvit2_pytorch.training.optimizer import build_optimizers
 from magvit2_pytorch.training.plots import plot_curves
 from magvit2_pytorch.training.processes import build_accelerator
 from magvit2_pytorch.training.progress import Progress
-from magvit2_pytorch.training.schedule import lr_scale
 from magvit2_pytorch.training.state import (
     flatten_optimizer,
     load_state,
@@ -33,14 +34,11 @@ from magvit2_pytorch.training.state import (
     with_prefix,
 )
 from magvit2_pytorch.training.tracking import Tracking, read_log
+from magvit2_pytorch.training.update import Update
 from magvit2_pytorch.training.validation import validate, write_examples
 from magvit2_pytorch.types import Clips, Codes, Image, Video
 
 DEFAULT_PROJECT = "magvit2"
-
-
-class NonFiniteTraining(RuntimeError):
-    """Training gave up: too many steps in a row had numbers that are not finite."""
 
 
 class VideoTokenizerTrainer:
@@ -49,9 +47,11 @@ class VideoTokenizerTrainer:
     Options are the fields of `TrainingConfig`, by keyword. `dataset_folder` may also be a list
     file, a table or one file (see `magvit2_pytorch.data`); a `dataset` gives clips `c t h w`
     (or images `c h w`) in [-1, 1] instead. What is held out for validation is `valid_dataset`,
-    or a share of the files. `perceptual_loss` is a module of the user's own in place of the network
-    that `perceptual_weights` names: called with reconstruction and real frames `b c t h w`, it
-    gives a scalar. Everything about devices and processes is accelerate's.
+    or a share of the files. With `image_folder` or `image_dataset` a share `image_frac` of the
+    forward passes see images instead: one tokenizer for both. `perceptual_loss` is a module of
+    the user's own in place of the network that `perceptual_weights` names: called with
+    reconstruction and real frames `b c t h w`, it gives a scalar. Everything about devices and
+    processes is accelerate's.
     """
 
     def __init__(
@@ -62,6 +62,8 @@ class VideoTokenizerTrainer:
         valid_dataset: Clips | None = None,
         dataset_folder: str | Path | None = None,
         dataset_type: Literal["videos", "images"] = "videos",
+        image_dataset: Clips | None = None,
+        image_folder: str | Path | None = None,
         perceptual_loss: torch.nn.Module | None = None,
         accelerate_kwargs: dict[str, Any] | None = None,
         **options: Any,
@@ -73,15 +75,12 @@ class VideoTokenizerTrainer:
         self.data, self.valid_data = open_datasets(
             config, tokenizer.config, dataset, valid_dataset, dataset_folder, dataset_type
         )
+        self.images, self.valid_images = open_images(
+            config, tokenizer.config, image_dataset, image_folder
+        )
 
         self.tokenizer = tokenizer.to(self.accelerator.device)
-        self.ema = EMA(
-            self.tokenizer,
-            beta=config.ema_decay,
-            update_every=config.ema_update_every,
-            update_after_step=0,
-            include_online_model=False,
-        ).to(self.accelerator.device)
+        self.ema = build_average(self.tokenizer, config).to(self.accelerator.device)
         self.objective = Objective(
             tokenizer.quantizer,
             config.reconstruction_loss,
@@ -100,14 +99,13 @@ class VideoTokenizerTrainer:
         self.backward = Backward(
             self.tokenizer, self.objective, self.adversaries, config, self.accelerator
         )
+        self.update = Update(self.autoencoder, self.optimizers, self.ema, config, self.accelerator)
         self._forward = torch.compile(self.autoencoder) if config.compile else self.autoencoder
 
         self.step = 0
         """Optimizer steps taken, those skipped for numbers that are not finite included."""
         self.elapsed_s = 0.0
         """Time spent training, earlier runs of the same training included."""
-        self.skipped_steps = 0
-        self._skipped_in_a_row = 0
         self.checkpoints_folder = Path(config.checkpoints_folder)
         self.results_folder = Path(config.results_folder)
         self.tracking = Tracking(self.accelerator, self.results_folder)
@@ -145,9 +143,8 @@ class VideoTokenizerTrainer:
             self.tracking.start(DEFAULT_PROJECT, config=self._all_options())
         if self.step == 0:
             self.tracking.set_aside()
-        batches = training_batches(
-            self.data, self.config, self.accelerator, self.step * self.config.grad_accum_every
-        )
+        start = self.step * self.config.grad_accum_every
+        batches = mixed_batches(self.data, self.images, self.config, self.accelerator, start)
         meters = Meters(self.tokenizer, self.accelerator)
         progress = Progress(self.config, self.step, self.accelerator.is_main_process)
         started = time.monotonic() - self.elapsed_s
@@ -178,7 +175,7 @@ class VideoTokenizerTrainer:
         """Reconstruct, compare, step, average: one optimizer step on the next batches."""
         accumulate = self.config.grad_accum_every
         self._forward.train()
-        scale = self._set_learning_rate()
+        learning_rate = self.update.set_learning_rate(self.step, self.elapsed_s)
         for micro_step in range(accumulate):
             with meters.waiting():
                 video = next(batches)
@@ -187,52 +184,11 @@ class VideoTokenizerTrainer:
             with sync, self._keyed_randomness(micro_step) as generator:
                 out = self._forward(video)
                 self.backward(video, out, self.step, generator, meters, sync=last)
-        meters.add_step(scale * self.config.learning_rate, self._apply_gradients())
+        meters.add_step(learning_rate, self.update.apply(self.step))
         for adversary in self.adversaries:
             if adversary.runs(self.step):
                 meters.add_values(adversary.apply_gradients(self.step))
         self.step += 1
-
-    def _set_learning_rate(self) -> float:
-        config = self.config
-        limit = config.max_duration_s
-        scale = lr_scale(
-            self.step,
-            config.num_train_steps,
-            config.warmup_steps,
-            config.schedule,
-            config.final_lr_fraction,
-            self.elapsed_s / limit if limit else 0.0,
-        )
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group.get("lr_factor", 1.0) * config.learning_rate * scale
-        return scale
-
-    def _apply_gradients(self) -> float:
-        """Clips and steps, unless a gradient is not finite; returns the gradient's length."""
-        limit = self.config.max_grad_norm or float("inf")
-        norm = float(self.accelerator.clip_grad_norm_(self.autoencoder.parameters(), limit))
-        finite = norm < float("inf")  # false for NaN too
-        if finite or self.accelerator.scaler is not None:
-            # With a gradient scaler the optimizer itself skips, and the scaler has to know.
-            for optimizer in self.optimizers:
-                optimizer.step()
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        if finite:
-            self.ema.update()
-            self._skipped_in_a_row = 0
-        else:
-            self.skipped_steps += 1
-            self._skipped_in_a_row += 1
-        if self._skipped_in_a_row >= self.config.max_skipped_steps:
-            raise NonFiniteTraining(
-                f"{self._skipped_in_a_row} steps in a row up to step {self.step} had gradients "
-                "that are not finite. The weights are those before them. Try a lower "
-                "learning_rate, precision='bf16' or 'fp32', or a smaller max_grad_norm"
-            )
-        return norm
 
     @contextmanager
     def _keyed_randomness(self, micro_step: int):
@@ -248,7 +204,7 @@ class VideoTokenizerTrainer:
     def _report(self, meters: Meters, progress: Progress) -> None:
         config = self.config
         if self.step % config.log_every_step == 0 or self.finished:
-            values = meters.read() | {"skipped_steps": self.skipped_steps}
+            values = meters.read() | {"skipped_steps": self.update.skipped_steps}
             values["skipped_files"] = len(getattr(self.data, "skipped", ()))
             self.tracking.log(values, self.step)
             progress.show(values)
@@ -260,17 +216,24 @@ class VideoTokenizerTrainer:
 
     def validate(self) -> dict[str, float | int]:
         """Measures the averaged tokenizer on held-out clips, logs it and writes examples."""
-        result = validate(
-            self.ema_tokenizer,
-            self.valid_data,
-            self.config,
-            self.accelerator,
-            self.objective.perceptual,
-        )
-        values = {f"valid/{name}": value for name, value in result.values.items()}
+        values, paths = {}, []
+        for kind, held_out in {"clip": self.valid_data, "image": self.valid_images}.items():
+            if held_out is None:
+                continue
+            found, examples = validate(
+                self.ema_tokenizer,
+                held_out,
+                self.config,
+                self.accelerator,
+                self.objective.perceptual,
+            )
+            prefix = "valid/image_" if kind == "image" else "valid/"
+            values |= {f"{prefix}{name}": value for name, value in found.items()}
+            if self.accelerator.is_main_process:
+                name = f"step-{self.step}-{kind}"
+                paths += write_examples(examples, self.results_folder, name, self.config.fps)
         self.tracking.log(values, self.step)
         if self.accelerator.is_main_process:
-            paths = write_examples(result.examples, self.results_folder, self.step, self.config.fps)
             for path in paths:
                 if path.suffix == ".mp4":
                     self.tracking.log_video("valid/reconstruction", path, self.step)
@@ -279,6 +242,8 @@ class VideoTokenizerTrainer:
 
     def _finish(self) -> None:
         self.validate()
+        if values := record_latents(self.ema_tokenizer, self.data, self.config):
+            self.tracking.log(values, self.step)
         if self.accelerator.is_main_process:
             self.ema_tokenizer.save_pretrained(self.results_folder / "tokenizer")
             plot_curves(read_log(self.tracking.path), self.results_folder / "curves.png")
@@ -298,7 +263,7 @@ class VideoTokenizerTrainer:
             values = {
                 "step": self.step,
                 "elapsed_s": self.elapsed_s,
-                "skipped_steps": self.skipped_steps,
+                "skipped_steps": self.update.skipped_steps,
                 "scaler": scaler.state_dict() if scaler is not None else None,
                 "tokenizer": self.tokenizer.config.to_dict(),
                 "training": self.config.to_dict(),
@@ -326,7 +291,7 @@ class VideoTokenizerTrainer:
         if self.accelerator.scaler is not None and values["scaler"]:
             self.accelerator.scaler.load_state_dict(values["scaler"])
         self.step, self.elapsed_s = values["step"], values["elapsed_s"]
-        self.skipped_steps = values["skipped_steps"]
+        self.update.skipped_steps = values["skipped_steps"]
 
     def save_now(self) -> Path:
         """Saves under the checkpoints folder, named by the step."""
@@ -353,6 +318,8 @@ VideoTokenizerTrainer.__signature__ = keyword_signature(
     valid_dataset=None,
     dataset_folder=None,
     dataset_type="videos",
+    image_dataset=None,
+    image_folder=None,
     perceptual_loss=None,
     accelerate_kwargs=None,
 )

@@ -77,17 +77,20 @@ def validate(
 
 
 def write_examples(
-    examples: list[Example], folder: Path, step: int, fps: float | None
+    examples: list[Example], folder: Path, name: str, fps: float | None
 ) -> list[Path]:
-    """Original above reconstruction as PNG, a few frames of each clip, and side by side as mp4."""
+    """Original above reconstruction as PNG, a few frames of each clip, and side by side as mp4.
+
+    Files are called NAME-0.png and so on; returns their paths.
+    """
     paths = []
     for number, (real, recon) in enumerate(examples):
         real, recon = to_uint8(real[0]), to_uint8(recon[0])
-        name = f"step-{step}-clip-{number}"
         chosen = torch.linspace(0, len(real) - 1, min(len(real), FRAMES_IN_GRID)).long()
-        write_grid(folder / f"{name}.png", [list(real[chosen]), list(recon[chosen])])
-        paths.append(folder / f"{name}.png")
+        write_grid(folder / f"{name}-{number}.png", [list(real[chosen]), list(recon[chosen])])
+        paths.append(folder / f"{name}-{number}.png")
         if len(real) > 1:
-            write_video(folder / f"{name}.mp4", torch.cat((real, recon), dim=2), fps=fps or 8.0)
-            paths.append(folder / f"{name}.mp4")
+            both = torch.cat((real, recon), dim=2)
+            write_video(folder / f"{name}-{number}.mp4", both, fps=fps or 8.0)
+            paths.append(folder / f"{name}-{number}.mp4")
     return paths

@@ -5,9 +5,11 @@ import os
 import signal
 
 import pytest
+import torch
 import yaml
 
 from magvit2_pytorch import VideoTokenizer
+from magvit2_pytorch.data.image_files import write_image
 from magvit2_pytorch.tokenizer.presets import preset
 from magvit2_pytorch.training.config import TrainingConfig
 from magvit2_pytorch.training.recipes import recipe
@@ -212,3 +214,61 @@ def test_a_file_with_an_unknown_key_is_refused(run, tmp_path, videos):
     status, _, err = run(*words)
     assert status == 2
     assert "int_dim" in err
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(3):
+        picture = torch.randint(256, (16, 16, 3), dtype=torch.uint8)
+        write_image(folder / f"{number}.png", picture)
+    return folder
+
+
+STILL = "[[magvit2_encoder_residual, 1], [magvit2_compress_space, 8, 1]]"
+MOVING = "[[magvit2_encoder_residual, 1], [magvit2_compress_space_time, 8, 1]]"
+IN_SPACE = "[1, 3, 3]"
+
+
+def stage_one(run, pictures, folder):
+    kernels = [f"--model.{n}_conv_kernel_size" for n in ("input", "residual", "latent", "output")]
+    status, _, err = run(
+        "train", pictures, "-o", folder, "--type", "images", *QUICK, "--model.layers", STILL,
+        "--image_batch_size", 2, *(word for name in kernels for word in (name, IN_SPACE)),
+    )  # fmt: skip
+    assert status == 0, err
+
+
+def test_stage_two_starts_from_the_images_of_stage_one(run, videos, pictures, tmp_path):
+    """Nothing is trained in between: the tokenizer of the second run is the first's, inflated."""
+    stage_one(run, pictures, tmp_path / "one")
+    status, _, err = run(
+        "train", videos, "-o", tmp_path / "two", *QUICK, "--model.layers", MOVING,
+        "--init_from", tmp_path / "one", "--images", pictures, "--image_batch_size", 2,
+        "--image_frac", 0.5, "--learning_rate", 1e-30,
+    )  # fmt: skip
+    assert status == 0, err
+    one, two = (VideoTokenizer.from_pretrained(tmp_path / n / "tokenizer") for n in ("one", "two"))
+    assert (one.time_factor, two.time_factor) == (1, 2)
+    image = torch.rand(1, 3, 16, 16) * 2 - 1
+    torch.testing.assert_close(two(image), one(image), atol=1e-5, rtol=0)
+    log = (tmp_path / "two/log.jsonl").read_text()
+    assert "valid/image_psnr" in log
+    saved = yaml.safe_load((tmp_path / "two/config.yaml").read_text())
+    assert saved["init_from"] == str(tmp_path / "one")
+    assert saved["images"] == str(pictures)
+
+
+def test_what_is_no_start_is_said_before_work_begins(run, videos, pictures, tmp_path):
+    words = ("train", videos, "-o", tmp_path / "run", *QUICK)
+    status, _, err = run(*words, "--init_from", tmp_path / "nowhere")
+    assert status != 0
+    assert "--init_from is the folder of a tokenizer" in err
+    stage_one(run, pictures, tmp_path / "one")
+    status, _, err = run(*words, "--init_from", tmp_path / "one")
+    assert status != 0
+    assert "cannot start from" in err
+    status, _, err = run(*words, "--images", tmp_path / "nowhere")
+    assert status != 0
+    assert "--images is a folder of images" in err
+    assert not (tmp_path / "run").exists()

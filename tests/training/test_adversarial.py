@@ -302,3 +302,13 @@ def test_perceptual_weights_are_asked_for(make_trainer, without_type_checks):
 def test_mistakes_are_named(options, words, without_type_checks):
     with pytest.raises(ValueError, match=words):
         TrainingConfig(**options)
+
+
+def test_what_yaml_and_json_make_of_tuples_builds_the_same(make_trainer):
+    options = dict(video_adversarial_weight=0.1)
+    one, other = (
+        make_trainer(**options, video_discriminator=dict(dim=4, dim_mults=dim_mults))
+        for dim_mults in ((1, 2), [1, 2])
+    )
+    names = [set(t.adversaries[0].discriminator.state_dict()) for t in (one, other)]
+    assert names[0] == names[1]

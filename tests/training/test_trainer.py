@@ -9,7 +9,7 @@ import torch
 
 from magvit2_pytorch import VideoTokenizer
 from magvit2_pytorch.training.tracking import read_log
-from magvit2_pytorch.training.trainer import NonFiniteTraining
+from magvit2_pytorch.training.update import NonFiniteTraining
 from tests.training.conftest import clips
 
 
@@ -119,7 +119,7 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_end_the_run(make_trai
     with pytest.raises(NonFiniteTraining, match="learning_rate"):
         trainer.train()
     assert trainer.step == 6  # the seventh did not end
-    assert trainer.skipped_steps == 4
+    assert trainer.update.skipped_steps == 4
     assert all(v.isfinite().all() for v in trainer.tokenizer.state_dict().values())
 
 

@@ -1,0 +1,75 @@
+"""From gradients to new weights: learning rate, clipping, and what is not finite left out."""
+
+from accelerate import Accelerator
+from ema_pytorch import EMA
+from torch import nn
+from torch.optim import Optimizer
+
+from magvit2_pytorch.training.config import TrainingConfig
+from magvit2_pytorch.training.schedule import lr_scale
+
+
+class NonFiniteTraining(RuntimeError):
+    """Training gave up: too many steps in a row had numbers that are not finite."""
+
+
+class Update:
+    """The end of an optimizer step of the tokenizer: its optimizers, and the averaged weights."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizers: list[Optimizer],
+        ema: EMA,
+        config: TrainingConfig,
+        accelerator: Accelerator,
+    ):
+        self.module, self.optimizers, self.ema = module, optimizers, ema
+        self.config, self.accelerator = config, accelerator
+        self.skipped_steps = 0
+        """Steps left out because a gradient was not finite."""
+        self._skipped_in_a_row = 0
+
+    def set_learning_rate(self, step: int, elapsed_s: float) -> float:
+        """The rate of step `step`, which optimizers then have, each by its own factor."""
+        config = self.config
+        scale = lr_scale(
+            step,
+            config.num_train_steps,
+            config.warmup_steps,
+            config.schedule,
+            config.final_lr_fraction,
+            elapsed_s / config.max_duration_s if config.max_duration_s else 0.0,
+        )
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group.get("lr_factor", 1.0) * config.learning_rate * scale
+        return config.learning_rate * scale
+
+    def apply(self, step: int) -> float:
+        """Clips and steps, unless a gradient is not finite; returns the gradient's length.
+
+        Raises `NonFiniteTraining` after `max_skipped_steps` in a row that were not.
+        """
+        limit = self.config.max_grad_norm or float("inf")
+        norm = float(self.accelerator.clip_grad_norm_(self.module.parameters(), limit))
+        finite = norm < float("inf")  # false for NaN too
+        if finite or self.accelerator.scaler is not None:
+            # With a gradient scaler the optimizer itself skips, and the scaler has to know.
+            for optimizer in self.optimizers:
+                optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        if finite:
+            self.ema.update()
+            self._skipped_in_a_row = 0
+        else:
+            self.skipped_steps += 1
+            self._skipped_in_a_row += 1
+        if self._skipped_in_a_row >= self.config.max_skipped_steps:
+            raise NonFiniteTraining(
+                f"{self._skipped_in_a_row} steps in a row up to step {step} had gradients "
+                "that are not finite. The weights are those before them. Try a lower "
+                "learning_rate, precision='bf16' or 'fp32', or a smaller max_grad_norm"
+            )
+        return norm
