@@ -5,9 +5,12 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 
 from magvit2_pytorch.cli.main import main
+from magvit2_pytorch.data import write_image
 from tests.data.clip_files import make_video
+from tests.o2_magvit2 import Shape, made_state, tokenizer_shapes
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -21,6 +24,20 @@ SMALLER = {
     "num_train_steps=1_000_000": "num_train_steps=2",
     '"num_train_steps": 10_000': '"num_train_steps": 2',
     '"path/to/videos"': '"videos"',
+}
+
+NARROW = (
+    "--model.init_dim 32 --model.image_size 16 --num_train_steps 2 --batch_size 2 --num_frames 5 "
+    "--image_batch_size 2 --model.layers '[[magvit2_encoder_residual, 1], [magvit2_compress_space"
+    "{time}, 32, 1], [magvit2_decoder_residual, 1]]' --{view}_discriminator '{{dim: 4, dim_mults: "
+    "[1, 2]}}'"
+)
+SMALLER_COMMANDS = {
+    "path/to/": "",
+    "10_000": "2",
+    "--size 720": "--size 32",
+    "--preset o2-image-small": f"--preset o2-image-small {NARROW}".format(time="", view="frame"),
+    "--preset o2-small": f"--preset o2-small {NARROW}".format(time="_time", view="video"),
 }
 
 
@@ -39,15 +56,20 @@ def marked(mark: str) -> str:
 def here(tmp_path_factory):
     """One working directory for all blocks: later ones load what earlier ones saved."""
     folder = tmp_path_factory.mktemp("readme")
-    (folder / "videos").mkdir()
+    for name in ("videos", "images"):
+        (folder / name).mkdir()
     for number in range(8):
         make_video(folder / "videos" / f"{number}.mp4", num_frames=20)
+        picture = torch.randint(256, (20, 24, 3), dtype=torch.uint8)
+        write_image(folder / "images" / f"{number}.png", picture)
+    torch.save(made_state(tokenizer_shapes(Shape()), seed=0), folder / "pytorch_model.bin")
     return folder
 
 
 def test_every_cut_down_is_of_something_there():
-    code = "".join(blocks("python"))
+    code, commands = ("".join(blocks(language)) for language in ("python", "bash"))
     assert [text for text in SMALLER if text not in code] == []
+    assert [text for text in SMALLER_COMMANDS if text not in commands] == []
 
 
 @pytest.mark.parametrize("number", range(len(blocks("python"))))
@@ -62,10 +84,11 @@ def test_python_blocks_run_in_order(here, monkeypatch, number):
 def test_the_command_lines_run(here, monkeypatch, capsys):
     monkeypatch.chdir(here)
     lines = [x for block in blocks("bash") for x in block.splitlines() if x.startswith("magvit2")]
-    assert len(lines) == 5
+    assert len(lines) == 9
     for line in lines:
-        short = line.replace("path/to/videos", "videos").replace("10_000", "2")
-        assert main(shlex.split(short)[1:]) == 0, capsys.readouterr().err
+        for text, smaller in SMALLER_COMMANDS.items():
+            line = line.replace(text, smaller)
+        assert main(shlex.split(line)[1:]) == 0, capsys.readouterr().err
     decoded = sorted(path.name for path in (here / "decoded").rglob("*.mp4"))
     assert decoded == [f"{number}.mp4" for number in range(8)]
 
