@@ -39,12 +39,20 @@ GAN = dict(
     gradient_penalty_every=8,
     lecam_loss_weight=0.001,
 )
+GENTLE_GAN = GAN | dict(
+    frame_adversarial_weight=0.03,
+    multiscale_adversarial_weight=0.03,
+    adversarial_start_step=100,
+    adversarial_ramp_steps=100,
+)
 PERCEPTUAL = dict(perceptual_loss_weight=0.02, perceptual_num_frames=2)
 WAYS = {
     "error alone": {},
     "gan": GAN,
     "perceptual": PERCEPTUAL,
     "gan and perceptual": GAN | PERCEPTUAL,
+    "gentle gan": GENTLE_GAN,
+    "gentle gan and perceptual": GENTLE_GAN | PERCEPTUAL,
 }
 
 
