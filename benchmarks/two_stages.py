@@ -148,7 +148,7 @@ def main():
         args.image_minutes,
         images,
         held_out_images,
-        batch_size=32,
+        batch_size=16,
     )
     report("stage I", image_tokenizer)
     inflated = build(True, args.quantizer)
@@ -159,7 +159,7 @@ def main():
         "stage II mixed": (
             build(True, args.quantizer),
             args.video_minutes,
-            dict(image_dataset=images, image_batch_size=32, image_frac=0.3),
+            dict(image_dataset=images, image_batch_size=16, image_frac=0.3),
         ),
         "from nothing": (build(True, args.quantizer), args.image_minutes + args.video_minutes, {}),
     }

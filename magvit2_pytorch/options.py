@@ -44,5 +44,7 @@ def keyword_signature(config: type, *names: str, **defaults: Any) -> Signature:
 
 
 def to_tuples(value: Any) -> Any:
-    """Lists, which is what JSON and YAML make of tuples, to tuples again."""
+    """Lists, which is what JSON and YAML make of tuples, to tuples again, within dicts too."""
+    if isinstance(value, dict):
+        return {name: to_tuples(item) for name, item in value.items()}
     return tuple(to_tuples(item) for item in value) if isinstance(value, list | tuple) else value

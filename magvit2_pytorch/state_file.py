@@ -1,9 +1,10 @@
-"""Weights from files that others wrote, read without running anything that is in them."""
+"""Files of tensors: what others wrote, read without running it, and what we write."""
 
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,20 @@ def read_state(path: str | Path, accepted: str) -> State:
             f"give {accepted}"
         )
     return tensors
+
+
+@contextmanager
+def shared_as_usual(path: str | Path) -> Iterator[None]:
+    """Gives a file written within to all whom new files are for.
+
+    Safetensors keeps it to the owner alone, and the rest of a group would not see what one of
+    them has trained.
+    """
+    path = Path(path)
+    path.touch()
+    mode = path.stat().st_mode
+    yield
+    path.chmod(mode)
 
 
 def misfits(state: Mapping[str, Tensor], wanted: Mapping[str, Sequence[int]]) -> str:

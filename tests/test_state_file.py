@@ -9,7 +9,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from magvit2_pytorch.data.code_file import write_codes
+from magvit2_pytorch.discriminators import FrameDiscriminator
+from magvit2_pytorch.discriminators.saved import save_discriminator
 from magvit2_pytorch.state_file import misfits, read_state, some
+from magvit2_pytorch.training.state import save_state
+from tests.conftest import build
+from tests.data.test_code_file import HEADER, codes_for
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.ones((), dtype=torch.int64)}
 ACCEPTED = "a file of ours"
@@ -200,3 +206,16 @@ def test_misfits_are_named_in_order_and_the_first_few_only():
         "lacks v, w, x and 2 more; has c too many; a is (2, 3), not (2,)"
     )
     assert some(["a"]) == "a"
+
+
+def test_what_is_written_is_for_whom_new_files_are_for(tmp_path):
+    """Tokenizers, checkpoints, discriminators and codes alike."""
+    (tmp_path / "plain").touch()
+    usual = (tmp_path / "plain").stat().st_mode
+    build("residual").save_pretrained(tmp_path / "tokenizer")
+    save_state(tmp_path / "state", {"x": torch.zeros(2)}, {})
+    save_discriminator(FrameDiscriminator(dim=4, dim_mults=(1,)), tmp_path / "d.safetensors")
+    write_codes(tmp_path / "x.codes.safetensors", codes_for(HEADER), HEADER)
+    files = list(tmp_path.rglob("*.safetensors"))
+    assert len(files) == 4
+    assert {path.stat().st_mode for path in files} == {usual}

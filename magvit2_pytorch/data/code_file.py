@@ -22,6 +22,7 @@ from torch import Tensor
 from magvit2_pytorch.data.replace_file import replacing
 from magvit2_pytorch.data.unusable import UnusableMedia
 from magvit2_pytorch.functional import padded_num_frames
+from magvit2_pytorch.state_file import shared_as_usual
 from magvit2_pytorch.version import __version__
 
 CODE_SUFFIX = ".codes.safetensors"
@@ -118,7 +119,7 @@ def write_codes(path: str | os.PathLike, codes: OneVideosCodes, header: CodeHead
         "version": str(FORMAT_VERSION),
         "header": json.dumps(header.to_dict()),
     }
-    with replacing(path) as part:
+    with replacing(path) as part, shared_as_usual(part):
         save_file({"codes": np.ascontiguousarray(array)}, part, metadata=metadata)
 
 

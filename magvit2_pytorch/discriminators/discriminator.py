@@ -63,7 +63,7 @@ def build_discriminator(name: str, channels: int = 3, **options) -> Discriminato
     """A discriminator by its name; an option it does not have is a `ValueError`."""
     kind = DISCRIMINATORS[name]
     check_known(f"discriminator {name!r}", options, signature(kind).parameters)
-    return kind(channels=channels, **{name: to_tuples(option) for name, option in options.items()})
+    return kind(channels=channels, **to_tuples(options))
 
 
 def gather_frames(video: Video, pick: Int[Tensor, "b u"]) -> Float[Tensor, "b c u h w"]:

@@ -14,7 +14,7 @@ from magvit2_pytorch.discriminators.discriminator import (
 )
 from magvit2_pytorch.discriminators.heads import FixedHead, PatchHead, PooledHead
 from magvit2_pytorch.discriminators.multiscale import MultiScaleDiscriminator
-from magvit2_pytorch.state_file import misfits, read_state
+from magvit2_pytorch.state_file import misfits, read_state, shared_as_usual
 
 KEY = "discriminator"
 ACCEPTED = "a file that save_discriminator wrote"
@@ -25,7 +25,8 @@ def save_discriminator(discriminator: Discriminator, path: str | Path) -> None:
     # The format knows one memory order; channels-last comes back on loading.
     state = {name: value.contiguous() for name, value in discriminator.state_dict().items()}
     options = json.dumps(options_of(discriminator))
-    save_file(state, path, metadata={"format": "pt", KEY: options})
+    with shared_as_usual(path):
+        save_file(state, path, metadata={"format": "pt", KEY: options})
 
 
 def load_discriminator(path: str | Path) -> Discriminator:

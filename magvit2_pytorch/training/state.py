@@ -11,6 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
+from magvit2_pytorch.state_file import shared_as_usual
+
 STATE_FILE = "state.json"
 TENSORS_FILE = "tensors.safetensors"
 
@@ -20,7 +22,8 @@ def save_state(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any])
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    save_file({k: v.detach().contiguous() for k, v in tensors.items()}, part / TENSORS_FILE)
+    with shared_as_usual(part / TENSORS_FILE):
+        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, part / TENSORS_FILE)
     (part / STATE_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     old = folder.with_name(f".{folder.name}.old")
     if folder.exists():
