@@ -29,10 +29,22 @@ from magvit2_pytorch.tokenizer.inflate import inflate_into
 from magvit2_pytorch.tokenizer.presets import magvit2_options
 from magvit2_pytorch.types import Clips
 
+WAYS = ("stage II", "stage II mixed", "from nothing")
 SIDE = 64
 MULTS = (1, 2, 2, 4)
+MIDDLES = {
+    "lfq": dict(codebook_size=2**18),
+    # As in `small`: a norm keeps the bits apart, and the losses that should are not needed.
+    "lfq-norm": dict(
+        codebook_size=2**18,
+        lfq_norm="layer",
+        lfq_entropy_loss_weight=0.0,
+        lfq_commitment_loss_weight=0.0,
+    ),
+    "continuous": dict(continuous_dim=8),
+}
 TRAINING = dict(
-    # What the `small` preset learns fastest with; the rates of the papers are for days, not minutes.
+    # What `small` learns fastest with; the papers' rates are for days, not minutes.
     optimizer="muon",
     learning_rate=0.02,
     warmup_steps=30,
@@ -53,8 +65,7 @@ def build(in_time: bool, quantizer: str) -> VideoTokenizer:
     torch.manual_seed(0)
     halve_time = (False, in_time, in_time)
     options = magvit2_options(32, MULTS, halve_time, 1, 3 if in_time else (1, 3, 3))
-    middle = dict(codebook_size=2**18) if quantizer == "lfq" else dict(continuous_dim=8)
-    return VideoTokenizer(**(options | middle), image_size=SIDE)
+    return VideoTokenizer(**(options | MIDDLES[quantizer]), image_size=SIDE)
 
 
 def video_clips(seed: int = 0) -> VideoDataset:
@@ -126,7 +137,8 @@ def main():
     parser.add_argument("--held_out_images", type=Path, required=True)
     parser.add_argument("--image_minutes", type=float, default=4.0)
     parser.add_argument("--video_minutes", type=float, default=8.0)
-    parser.add_argument("--quantizer", choices=("lfq", "continuous"), default="lfq")
+    parser.add_argument("--quantizer", choices=tuple(MIDDLES), default="lfq")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--output", type=Path, default=Path("two-stages"))
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
@@ -165,7 +177,8 @@ def main():
         "from nothing": (build(True, args.quantizer), args.image_minutes + args.video_minutes, {}),
     }
     inflate_into(ways["stage II mixed"][0], image_tokenizer)
-    for name, (tokenizer, minutes, options) in ways.items():
+    for name in args.ways:
+        tokenizer, minutes, options = ways[name]
         folder = args.output / name.replace(" ", "-")
         trained = train(tokenizer, folder, minutes, clips, held_out, batch_size=2, **options)
         report(name, trained)
