@@ -68,14 +68,14 @@ def build(in_time: bool, quantizer: str) -> VideoTokenizer:
     return VideoTokenizer(**(options | MIDDLES[quantizer]), image_size=SIDE)
 
 
-def video_clips(seed: int = 0) -> VideoDataset:
+def video_clips() -> VideoDataset:
     spec = ClipSpec(num_frames=17, image_size=SIDE, flip=True, random_scale=(2.0, 2.0))
     frame_range = (None, -HELD_OUT_FRAMES - GAP_FRAMES)
-    return VideoDataset(demo_clips(), spec, seed=seed, clips_per_video=64, frame_range=frame_range)
+    return VideoDataset(demo_clips(), spec, clips_per_video=64, frame_range=frame_range)
 
 
 def pictures(folder: Path, train: bool) -> ImageDataset:
-    """Random crops of pictures four to six times as large, or the middle at twice the size."""
+    """Random crops of pictures two to six times as large, or the middle at twice the size."""
     if train:
         spec = ClipSpec(num_frames=1, image_size=SIDE, flip=True, random_scale=(2.0, 6.0))
     else:

@@ -22,13 +22,18 @@ def padded_num_frames(num_frames: int, time_factor: int) -> int:
     return 1 + -(-(num_frames - 1) // time_factor) * time_factor
 
 
-def pad_frames(video: Video, time_factor: int) -> Float[Tensor, "b c u h w"]:
-    """Repeats the last frame until there are 1 + k * time_factor of them."""
-    missing = padded_num_frames(video.shape[2], time_factor) - video.shape[2]
+def pad_frames(video: Video, time_factor: int, first: bool = True) -> Float[Tensor, "b c u h w"]:
+    """Repeats the last frame until there are 1 + k * time_factor; k * it in a later chunk."""
+    missing = -(video.shape[2] - first) % time_factor
     if not missing:
         return video
     last = video[:, :, -1:].expand(-1, -1, missing, -1, -1)
     return torch.cat((video, last), dim=2)
+
+
+def wide(x: Tensor) -> Tensor:
+    """The tensor in float32, or in float64 if it is: half precision has no room for squares."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def detach_past(past: Past) -> Past:

@@ -1,6 +1,5 @@
 """Frames of any size and number, made to fit a tokenizer's strides, and cut back again."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
@@ -29,12 +28,3 @@ def pad_space(video: Video, space_factor: int) -> Float[Tensor, "b c t y x"]:
     if not below and not right:
         return video
     return pad(video, (0, right, 0, below, 0, 0), mode="replicate")
-
-
-def pad_time(video: Video, time_factor: int, first: bool) -> Float[Tensor, "b c u h w"]:
-    """Repeats the last frame until the chunk fits: 1 + k * time_factor if `first`, else k * it."""
-    missing = -(video.shape[2] - first) % time_factor
-    if not missing:
-        return video
-    last = video[:, :, -1:].expand(-1, -1, missing, -1, -1)
-    return torch.cat((video, last), dim=2)

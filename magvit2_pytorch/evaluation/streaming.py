@@ -4,8 +4,8 @@ Frames are bytes `t h w c` as files have them; padding to the tokenizer's stride
 """
 
 from magvit2_pytorch.data import to_float
-from magvit2_pytorch.evaluation.preprocess import pad_space, pad_time
-from magvit2_pytorch.functional import detach_past
+from magvit2_pytorch.evaluation.preprocess import pad_space
+from magvit2_pytorch.functional import detach_past, pad_frames
 from magvit2_pytorch.quantizers import Quantized
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.streaming import device_of, inference
@@ -24,7 +24,7 @@ def encode_run(
     with inference(tokenizer, precision):
         video = to_float(frames.to(device_of(tokenizer)))[None]
         video = pad_space(video, tokenizer.space_factor)
-        video = pad_time(video, tokenizer.time_factor, first=past is None)
+        video = pad_frames(video, tokenizer.time_factor, first=past is None)
         latents, past = tokenizer.encode_chunk(video, past)
         # Pasts are slices of whole activations, which they would keep in memory.
         return tokenizer.quantize(latents), detach_past(past)

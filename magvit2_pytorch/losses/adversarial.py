@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from magvit2_pytorch.losses.precision import wide
+from magvit2_pytorch.functional import wide
 from magvit2_pytorch.registry import Registry
 
 RealLogits = Float[Tensor, "b ..."]

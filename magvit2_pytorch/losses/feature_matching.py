@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from magvit2_pytorch.losses.precision import wide
+from magvit2_pytorch.functional import wide
 
 
 def feature_matching_loss(

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from magvit2_pytorch.losses.precision import wide
+from magvit2_pytorch.functional import wide
 from magvit2_pytorch.registry import Registry
 
 Inputs = tuple[Float[Tensor, "b ..."], ...]

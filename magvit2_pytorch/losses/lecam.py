@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from magvit2_pytorch.losses.precision import wide
+from magvit2_pytorch.functional import wide
 
 RealLogits = Float[Tensor, "b ..."]
 FakeLogits = Float[Tensor, "c ..."]

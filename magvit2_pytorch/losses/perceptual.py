@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from magvit2_pytorch.functional import wide
 from magvit2_pytorch.losses.feature_trunks import FeatureTrunk
 from magvit2_pytorch.losses.perceptual_weights import download_trunk, load_heads, load_trunk
-from magvit2_pytorch.losses.precision import wide
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -7,12 +7,12 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from magvit2_pytorch.functional import wide
 from magvit2_pytorch.quantizers.quantizer import (
     QUANTIZERS,
     Quantized,
     Quantizer,
     StoredCodes,
-    wide,
     without_autocast,
 )
 from magvit2_pytorch.types import Latents

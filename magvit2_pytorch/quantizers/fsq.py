@@ -8,6 +8,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from magvit2_pytorch.functional import wide
 from magvit2_pytorch.quantizers.norm import CodeNorm, Norm
 from magvit2_pytorch.quantizers.quantizer import (
     QUANTIZERS,
@@ -15,7 +16,6 @@ from magvit2_pytorch.quantizers.quantizer import (
     Quantizer,
     StoredCodes,
     straight_through,
-    wide,
     without_autocast,
 )
 from magvit2_pytorch.types import Latents

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from magvit2_pytorch.functional import wide
 from magvit2_pytorch.quantizers.bits import MAX_BITS, BitOrder, bits_to_codes, codes_to_bits
 from magvit2_pytorch.quantizers.entropy import (
     bit_logits,
@@ -23,7 +24,6 @@ from magvit2_pytorch.quantizers.quantizer import (
     Quantizer,
     StoredCodes,
     straight_through,
-    wide,
     without_autocast,
 )
 from magvit2_pytorch.types import Latents

@@ -103,11 +103,6 @@ class Quantizer(nn.Module, ABC):
 QUANTIZERS: Registry[type[Quantizer]] = Registry("quantizer")
 
 
-def wide(x: Tensor) -> Tensor:
-    """The tensor in float32, or in float64 if it is."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
 def without_autocast(x: Tensor) -> AbstractContextManager:
     """Switches autocast off where `x` lives."""
     kind = x.device.type

@@ -24,6 +24,11 @@ MAY_DIFFER = frozenset(
         "output_conv_kernel_size",
         "attn_dropout",
         "kl_loss_weight",
+        "lfq_entropy_loss_weight",
+        "lfq_entropy_eps",
+        "lfq_entropy_anneal_factor",
+        "lfq_entropy_anneal_steps",
+        "lfq_commitment_loss_weight",
     }
 )
 """Options that change no weight, or weights only as inflation knows how to."""
@@ -35,11 +40,12 @@ def inflate_into(tokenizer: VideoTokenizer, source: VideoTokenizer) -> None:
 
     A kernel over time gets the picture's kernel as its last tap, the one on the present frame,
     and zeros for the past. Where channels become frames, each frame gets the weights that made the
-    one; where frames become channels, only the newest counts. So the video tokenizer gives what
-    the image tokenizer gives, for an image and for each frame of a clip as the latent's newest,
-    and the latents of a clip that stands still are all the same. With equal layers weights are
-    copied. Raises `ValueError`, with nothing changed, where the two do not go together.
-    Source: MAGVIT-v2 (arXiv 2310.05737), section 3.2; the last tap instead of v1's middle one.
+    one; where frames become channels, only the newest counts. So an image comes out as from the
+    image tokenizer, a latent of a clip is that of its newest frame, and the latents of a clip that
+    stands still are all the same: exactly so with convolutions only, not with attention over time.
+    With equal layers weights are copied. Raises `ValueError`, with nothing changed, where the two
+    do not go together.
+    Source: MAGVIT-v2 (arXiv 2310.05737); the last tap instead of v1's middle one.
     """
     _check_related(tokenizer.config, source.config)
     inflated = {}
@@ -67,12 +73,12 @@ def inflate_into(tokenizer: VideoTokenizer, source: VideoTokenizer) -> None:
 
 
 def _check_related(ours: TokenizerConfig, theirs: TokenizerConfig) -> None:
-    def other(name: str) -> bool:
-        changes_model = name not in MAY_DIFFER and not name.endswith(("_loss_weight", "_steps"))
-        return changes_model and getattr(ours, name) != getattr(theirs, name)
-
-    names = [name for name in ours.to_dict() if not name.startswith("lfq_entropy")]
-    differ = [f"{n} ({getattr(theirs, n)!r}, here {getattr(ours, n)!r})" for n in names if other(n)]
+    values = ((n, getattr(theirs, n), value) for n, value in vars(ours).items())
+    differ = [
+        f"{n} ({there!r}, here {here!r})"
+        for n, there, here in values
+        if there != here and n not in MAY_DIFFER
+    ]
     if ours.space_factor != theirs.space_factor:
         differ.append(f"compression in space ({theirs.space_factor}, here {ours.space_factor})")
     if differ:

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from magvit2_pytorch.functional import pad_frames, padded_num_frames
@@ -16,9 +16,7 @@ from magvit2_pytorch.tokenizer.config import TokenizerConfig
 from magvit2_pytorch.tokenizer.ladder import build_ladder
 from magvit2_pytorch.tokenizer.presets import preset
 from magvit2_pytorch.tokenizer.streaming import DecodeStream, EncodeStream
-from magvit2_pytorch.types import Codes, Context, Image, Latents, Past, Precision, Video
-
-Cond = Float[Tensor, "b e"]
+from magvit2_pytorch.types import Codes, Cond, Context, Image, Latents, Past, Precision, Video
 
 
 class VideoTokenizer(Pretrained, nn.Module):

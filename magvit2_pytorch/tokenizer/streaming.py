@@ -10,17 +10,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 from torch import Tensor
 
 from magvit2_pytorch.functional import autocast, detach_past, pad_frames
 from magvit2_pytorch.quantizers import Quantized
-from magvit2_pytorch.types import Codes, Image, Latents, Past, Precision, Video
+from magvit2_pytorch.types import Codes, Cond, Image, Latents, Past, Precision, Video
 
 if TYPE_CHECKING:
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
-
-Cond = Float[Tensor, "b e"]
 
 
 @contextmanager
@@ -108,11 +106,8 @@ class EncodeStream:
         waiting, self.waiting = self.waiting, None
         if waiting is None:
             return None
-        # One frame in front stands for the past, which the count of a later chunk lacks.
-        padded = pad_frames(
-            torch.cat((waiting[:, :, :1], waiting), dim=2), self.tokenizer.time_factor
-        )
-        return self._encode(padded[:, :, 1:])
+        # The first frame never waits, so this is a later chunk.
+        return self._encode(pad_frames(waiting, self.tokenizer.time_factor, first=False))
 
     def _encode(self, frames: Video) -> Quantized:
         with inference(self.tokenizer, self.precision):

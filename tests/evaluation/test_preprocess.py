@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from magvit2_pytorch.evaluation.media import chunks
-from magvit2_pytorch.evaluation.preprocess import frame_size, pad_space, pad_time, space_padding
+from magvit2_pytorch.evaluation.preprocess import frame_size, pad_space, space_padding
+from magvit2_pytorch.functional import pad_frames
 from tests.conftest import random_video
 
 
@@ -26,7 +27,7 @@ def test_space_is_padded_below_and_right_by_the_last_row_and_column(size):
 ])  # fmt: skip
 def test_time_is_padded_by_the_last_frame(num_frames, first, expected):
     video = random_video(num_frames)
-    padded = pad_time(video, 4, first)
+    padded = pad_frames(video, 4, first)
     assert padded.shape[2] == expected
     frames = torch.arange(expected).clamp(max=num_frames - 1)
     assert torch.equal(padded, video[:, :, frames])
