@@ -28,6 +28,9 @@ Cond = Float[Tensor, "b e"]
 Frames = UInt8[Tensor, "t h w c"]
 """Decoded frames as files hold them: bytes, channels last."""
 
+FrameStatistics = tuple[Float[Tensor, "b g t"], Float[Tensor, "b g t"]]
+"""Mean and variance of groups of channels over all positions of each frame."""
+
 Past = Any
 """What a layer remembers of earlier frames: a tree of tensors. None before the first chunk."""
 
@@ -55,3 +58,9 @@ class Context(NamedTuple):
 
     latents: Float[Tensor, "b d j y x"] | None = None
     """The quantized latents of this chunk, on their own grid (decoder only)."""
+
+    last: bool = False
+    """No chunk comes after this one: layers need not return a past."""
+
+    frame_statistics: FrameStatistics | None = None
+    """What a group norm takes for the statistics of frames of which `x` is a part."""

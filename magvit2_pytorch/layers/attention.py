@@ -8,9 +8,10 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from magvit2_pytorch.functional import kept
 from magvit2_pytorch.layers.norm import AdaptiveNorm, ChannelNorm
 from magvit2_pytorch.layers.rotary import axial_angles, rotary_angles, rotate
-from magvit2_pytorch.layers.stateful import Chain, Pointwise, Residual, StatefulLayer
+from magvit2_pytorch.layers.stateful import Chain, Pointwise, Reach, Residual, StatefulLayer
 from magvit2_pytorch.types import Context, Past
 
 
@@ -83,9 +84,13 @@ class TimeAttention(StatefulLayer):
             dropout_p=self.size.dropout if self.training else 0.0,
         )
         out = self.to_out(rearrange(out, "b g n d -> b n (g d)"))
-        kept = 0 if self.window is None else max(0, k.shape[2] - (self.window - 1))
+        start = 0 if self.window is None else max(0, k.shape[2] - (self.window - 1))
         out = rearrange(out, "(b h w) t c -> b c t h w", b=batch, h=height)
-        return out, (k[:, :, kept:], v[:, :, kept:])
+        return out, () if context.last else (kept(k[:, :, start:]), kept(v[:, :, start:]))
+
+    @property
+    def reach(self) -> Reach:
+        return Reach()
 
     def _visible(self, queries: int, keys: int, device: torch.device) -> Bool[Tensor, "q k"]:
         now = torch.arange(keys - queries, keys, device=device)[:, None]
@@ -105,7 +110,11 @@ class TokenShift(StatefulLayer):
         if past is None:
             past = torch.zeros_like(before[:, :, :1])
         before = torch.cat((past, before), dim=2)
-        return torch.cat((now, before[:, :, :-1]), dim=1), before[:, :, -1:]
+        return torch.cat((now, before[:, :, :-1]), dim=1), kept(before[:, :, -1:])
+
+    @property
+    def reach(self) -> Reach:
+        return Reach()
 
 
 class FeedForward(nn.Module):

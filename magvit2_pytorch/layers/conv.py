@@ -1,5 +1,6 @@
 """The causal convolution everything is built of."""
 
+from fractions import Fraction
 from typing import Literal, get_args
 
 import torch
@@ -7,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from magvit2_pytorch.layers.stateful import StatefulLayer
+from magvit2_pytorch.functional import kept
+from magvit2_pytorch.layers.stateful import Reach, StatefulLayer
 from magvit2_pytorch.types import Context, Past
 
 PadMode = Literal["constant", "replicate", "reflect"]
@@ -67,14 +69,21 @@ class CausalConv3d(StatefulLayer):
 
     def forward(self, x, past: Past = None, context: Context = Context()):
         if past is None and self.time_pad and x.shape[2] == 1:
-            return self._first_frame(x)
+            return self._first_frame(x), () if context.last else self._past_of_first(x)
         if past is None:
             past = self._before(x)
         if self.time_pad:
             x = torch.cat((past, x), dim=2)
         out = self.conv(x)
+        if context.last or not self.time_pad:
+            return out, ()
         # Strides need not divide the chunk: keep every frame from the next window's start.
-        return out, x[:, :, out.shape[2] * self.time_stride :]
+        return out, kept(x[:, :, out.shape[2] * self.time_stride :])
+
+    @property
+    def reach(self) -> Reach | None:
+        stride, halo = self.conv.stride[1], max(self.conv.kernel_size[1:]) // 2
+        return Reach(Fraction(stride), Fraction(halo), stride)
 
     def _before(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c p h w"]:
         first = x[:, :, :1]
@@ -88,9 +97,11 @@ class CausalConv3d(StatefulLayer):
         """An image meets one tap (zeros behind it) or the sum of all: a third of the work."""
         conv = self.conv
         weight = conv.weight[:, :, -1:] if self.zero_start else conv.weight.sum(2, keepdim=True)
-        past = torch.cat((self._before(x), x), dim=2)[:, :, self.time_stride :]
         if not self.zero_start:
             height, width = conv.padding[1:]
             x = F.pad(x, (width, width, height, height, 0, 0), mode=conv.padding_mode)
         padding = (0, *conv.padding[1:]) if self.zero_start else 0
-        return F.conv3d(x, weight, conv.bias, (1, *conv.stride[1:]), padding), past
+        return F.conv3d(x, weight, conv.bias, (1, *conv.stride[1:]), padding)
+
+    def _past_of_first(self, x: Float[Tensor, "b c 1 h w"]) -> Float[Tensor, "b c p h w"]:
+        return kept(torch.cat((self._before(x), x), dim=2)[:, :, self.time_stride :])

@@ -7,8 +7,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from magvit2_pytorch.layers.stateful import StatefulLayer
-from magvit2_pytorch.types import Context, Latents, Past
+from magvit2_pytorch.functional import wide
+from magvit2_pytorch.layers.stateful import Pointwise, Reach
+from magvit2_pytorch.types import Context, FrameStatistics, Latents, Past
 
 NormName = Literal["layer", "group"]
 
@@ -25,7 +26,9 @@ class ChannelNorm(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(dim, eps=eps, elementwise_affine=affine)
 
-    def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t h w"]:
+    def forward(
+        self, x: Float[Tensor, "b c t h w"], statistics: FrameStatistics | None = None
+    ) -> Float[Tensor, "b c t h w"]:
         out = self.norm(rearrange(x, "b c t h w -> b t h w c")).to(x.dtype)
         return rearrange(out, "b t h w c -> b c t h w")
 
@@ -33,8 +36,8 @@ class ChannelNorm(nn.Module):
 class FrameGroupNorm(nn.Module):
     """Group norm over the positions of each frame by itself, as MAGVIT-v2 has it.
 
-    The statistics of one frame are no business of another, so causality and chunks stay exact; a
-    tile of a frame, though, is normalised otherwise than the whole.
+    The statistics of one frame are no business of another, so causality and chunks stay exact. A
+    tile of a frame is given the `statistics` of the whole, merged from those of all tiles.
     Source: MAGVIT-v2 (arXiv 2310.05737), with the 32 groups and eps 1e-5 of O2-MAGVIT2's code.
     """
 
@@ -48,11 +51,35 @@ class FrameGroupNorm(nn.Module):
             )
         self.norm = nn.GroupNorm(num_groups, dim, eps=eps, affine=affine)
 
-    def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t h w"]:
+    def forward(
+        self, x: Float[Tensor, "b c t h w"], statistics: FrameStatistics | None = None
+    ) -> Float[Tensor, "b c t h w"]:
+        if statistics is not None:
+            return self._normalize(x, statistics)
         # A view of channels-last memory, for which the native norm has a path of its own.
         frames = rearrange(x, "b c t h w -> (b t) c h w")
         out = self.norm(frames).to(x.dtype)
-        return rearrange(out, "(b t) c h w -> b c t h w", b=len(x))
+        return rearrange(out, "(b t) c h w -> b c t h w", b=x.shape[0])
+
+    def statistics(self, x: Float[Tensor, "b c t h w"]) -> FrameStatistics:
+        """Mean and variance of each group in each frame, in float32 or wider."""
+        groups = rearrange(wide(x), "b (g d) t h w -> b g t (d h w)", g=self.norm.num_groups)
+        variance, mean = torch.var_mean(groups, dim=-1, correction=0)
+        return mean, variance
+
+    def _normalize(self, x: Tensor, statistics: FrameStatistics) -> Tensor:
+        """One gain and one shift for each channel of each frame."""
+        mean, variance = statistics
+        gain = (variance + self.norm.eps).rsqrt()
+        gain, shift = (
+            v.repeat_interleave(self.norm.num_channels // self.norm.num_groups, dim=1)
+            for v in (gain, -mean * gain)
+        )
+        if self.norm.affine:
+            weight, bias = (v.to(gain)[:, None] for v in (self.norm.weight, self.norm.bias))
+            gain, shift = gain * weight, shift * weight + bias
+        gain, shift = gain[..., None, None], shift[..., None, None]
+        return torch.addcmul(shift, x.to(gain.dtype), gain).to(x.dtype)
 
 
 class Norm(NamedTuple):
@@ -60,6 +87,10 @@ class Norm(NamedTuple):
 
     name: NormName = "layer"
     num_groups: int = 32
+
+    def layer(self, dim: int) -> "NormLayer":
+        """The norm with a gain and a shift of its own, as a layer."""
+        return NormLayer(self.build(dim))
 
     def build(self, dim: int, affine: bool = True) -> nn.Module:
         if self.name not in get_args(NormName):
@@ -69,25 +100,39 @@ class Norm(NamedTuple):
         return FrameGroupNorm(dim, self.num_groups, affine)
 
 
-class AdaptiveNorm(StatefulLayer):
+class NormLayer(Pointwise):
+    """A norm as a layer."""
+
+    def forward(self, x, past: Past = None, context: Context = Context()):
+        return self.module(x, context.frame_statistics), ()
+
+    @property
+    def frame_norm(self) -> FrameGroupNorm | None:
+        return self.module if isinstance(self.module, FrameGroupNorm) else None
+
+    @property
+    def reach(self) -> Reach | None:
+        return Reach() if self.frame_norm is None else None
+
+
+class AdaptiveNorm(NormLayer):
     """A norm whose gain and shift come from the condition, one vector a sample.
 
     Source: adaptive layer norm as in DiT (arXiv 2212.09748), gain written as 1 + gamma.
     """
 
     def __init__(self, dim: int, dim_cond: int, norm: Norm = Norm()):
-        super().__init__()
-        self.norm = norm.build(dim, affine=False)
+        super().__init__(norm.build(dim, affine=False))
         self.to_gamma_beta = nn.Linear(dim_cond, dim * 2)
 
     def forward(self, x, past: Past = None, context: Context = Context()):
         assert context.cond is not None, "the model checks that a condition is given"
         gamma, beta = self.to_gamma_beta(context.cond).chunk(2, dim=-1)
         gamma, beta = (rearrange(v, "b c -> b c 1 1 1") for v in (gamma, beta))
-        return torch.addcmul(beta, self.norm(x), 1 + gamma), ()
+        return torch.addcmul(beta, self.module(x, context.frame_statistics), 1 + gamma), ()
 
 
-class LatentNorm(StatefulLayer):
+class LatentNorm(NormLayer):
     """A norm whose gain and shift at each position come from the quantized latent that it is of.
 
     Latent j stands for frames 1 + (j - 1) * r to j * r, latent 0 for frame 0. Gain and shift are
@@ -98,8 +143,7 @@ class LatentNorm(StatefulLayer):
     """
 
     def __init__(self, dim: int, latent_dim: int, norm: Norm = Norm()):
-        super().__init__()
-        self.norm = norm.build(dim, affine=False)
+        super().__init__(norm.build(dim, affine=False))
         self.to_gamma_beta = nn.Linear(latent_dim, dim * 2)
 
     def forward(self, x, past: Past = None, context: Context = Context()):
@@ -109,7 +153,8 @@ class LatentNorm(StatefulLayer):
         gamma, beta = spread_over_frames(gamma_beta, x.shape[2], first=past is None).chunk(2, dim=1)
         # Broadcast over the cell of each latent: nothing of the size of `x` is made but the result.
         _, _, _, rows, columns = gamma.shape
-        cells = self.norm(x).unflatten(4, (columns, -1)).unflatten(3, (rows, -1))
+        normalized = self.module(x, context.frame_statistics)
+        cells = normalized.unflatten(4, (columns, -1)).unflatten(3, (rows, -1))
         gamma, beta = (rearrange(v, "b c t y x -> b c t y 1 x 1") for v in (gamma, beta))
         # With `cells` in front the result lies in memory as they do, channels last.
         out = torch.addcmul(cells, cells, gamma).add_(beta)
@@ -125,5 +170,5 @@ def spread_over_frames(
         return latents
     start = latents[:, :, :1] if first else latents[:, :, :0]
     rest = latents[:, :, first:]
-    repeats = (num_frames - first) // (num_latents - first)
+    repeats = (num_frames - int(first)) // (num_latents - int(first))
     return torch.cat((start, rest.repeat_interleave(repeats, dim=2)), dim=2)

@@ -1,9 +1,11 @@
 """Blocks of pixels as channels."""
 
+from fractions import Fraction
+
 import torch
 from einops import rearrange
 
-from magvit2_pytorch.layers.stateful import StatefulLayer
+from magvit2_pytorch.layers.stateful import Reach, StatefulLayer
 from magvit2_pytorch.types import Context, Past
 
 
@@ -29,6 +31,10 @@ class SpaceToDepth(StatefulLayer):
         )
         return rearrange(x, "b t h w c -> b c t h w"), ()
 
+    @property
+    def reach(self) -> Reach:
+        return Reach(Fraction(self.space), align=self.space)
+
 
 class DepthToSpace(StatefulLayer):
     """Channels to pixels and frames, the first `time - 1` frames of a video dropped.
@@ -53,3 +59,7 @@ class DepthToSpace(StatefulLayer):
         )
         x = rearrange(x, "b t h w c -> b c t h w")
         return x[:, :, self.time - 1 :] if past is None else x, ()
+
+    @property
+    def reach(self) -> Reach:
+        return Reach(Fraction(1, self.space))

@@ -20,7 +20,7 @@ def residual_block(
     The unit of magvit2-pytorch and SoundStream (one wide convolution, one 1x1x1), with the norm
     in front: the residual stream stays unnormalised and gradients reach every depth.
     """
-    first = Pointwise(norm.build(dim)) if dim_cond is None else AdaptiveNorm(dim, dim_cond, norm)
+    first = norm.layer(dim) if dim_cond is None else AdaptiveNorm(dim, dim_cond, norm)
     return Residual(
         Chain(
             (
@@ -45,7 +45,7 @@ def factorized_residual_block(
     time = CausalConv3d(dim, dim, (3, 1, 1), pad_mode=pad_mode)
     init.zeros_(time.conv.weight)
     space = CausalConv3d(dim, dim, (1, 3, 3), pad_mode=pad_mode)
-    return Residual(Chain((Pointwise(norm.build(dim)), space, Pointwise(nn.SiLU()), time)))
+    return Residual(Chain((norm.layer(dim), space, Pointwise(nn.SiLU()), time)))
 
 
 def wide_residual_block(
@@ -63,7 +63,7 @@ def wide_residual_block(
 
     def half(dim: int, dim_out: int) -> tuple[StatefulLayer, ...]:
         conv = CausalConv3d(dim, dim_out, kernel_size, pad_mode=pad_mode, bias=False)
-        return Pointwise(norm.build(dim)), Pointwise(nn.SiLU()), conv
+        return norm.layer(dim), Pointwise(nn.SiLU()), conv
 
     shortcut = None if dim == dim_out else CausalConv3d(dim, dim_out, 1, bias=False)
     return Residual(Chain((*half(dim, dim_out), *half(dim_out, dim_out))), shortcut)

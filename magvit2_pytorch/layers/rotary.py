@@ -22,7 +22,8 @@ def axial_angles(height: int, width: int, dim: int, like: Tensor) -> Float[Tenso
     """Half the frequencies turn with the row, half with the column; n = height * width."""
     rows = rotary_angles(height, dim // 2, like)
     columns = rotary_angles(width, dim // 2, like)
-    return torch.cat((rows.repeat_interleave(width, dim=0), columns.repeat(height, 1)), dim=-1)
+    rows = rows[:, None].expand(-1, width, -1).flatten(0, 1)
+    return torch.cat((rows, columns.repeat(height, 1)), dim=-1)
 
 
 def rotate(x: Float[Tensor, "... n d"], angles: Float[Tensor, "n f"]) -> Float[Tensor, "... n d"]:

@@ -2,11 +2,38 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from fractions import Fraction
+from functools import reduce
+from math import lcm
+from typing import NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from magvit2_pytorch.types import Context, Past
+
+
+class Reach(NamedTuple):
+    """What a run of cells of the output needs of the input, along height and along width alike.
+
+    Cells a to b (b excluded) need those from a * scale - halo to b * scale + halo, rounded outwards
+    and cut off at the picture's edge. A piece of the input that begins at a multiple of `align`
+    gives a piece of the output, good as far from its cut edges as the halo says.
+    """
+
+    scale: Fraction = Fraction(1)
+    halo: Fraction = Fraction(0)
+    align: int = 1
+
+    def then(self, later: "Reach") -> "Reach":
+        """The reach of two layers in a row, this one the first."""
+        return Reach(
+            later.scale * self.scale,
+            later.halo * self.scale + self.halo,
+            lcm(self.align, (later.align * self.scale).numerator),
+        )
 
 
 class StatefulLayer(nn.Module, ABC):
@@ -25,6 +52,11 @@ class StatefulLayer(nn.Module, ABC):
         context: Context = Context(),
     ) -> tuple[Float[Tensor, "b d u y x"], Past]: ...
 
+    @property
+    def reach(self) -> Reach | None:
+        """How far it looks within a frame; None, which is always safe to say, if everywhere."""
+        return None
+
 
 class Chain(StatefulLayer):
     """Layers one after the other; its past is the tuple of theirs."""
@@ -34,12 +66,30 @@ class Chain(StatefulLayer):
         self.layers = nn.ModuleList(layers)
 
     def forward(self, x, past: Past = None, context: Context = Context()):
-        pasts = (None,) * len(self.layers) if past is None else past
-        next_pasts = []
-        for layer, layer_past in zip(self.layers, pasts, strict=True):
-            x, next_past = layer(x, layer_past, context)
-            next_pasts.append(next_past)
-        return x, tuple(next_pasts)
+        return run_chain(self.layers, x, past, context)
+
+    @property
+    def reach(self) -> Reach | None:
+        return chain_reach(self.layers)
+
+
+def run_chain(
+    layers: Iterable[StatefulLayer], x: Tensor, past: Past, context: Context
+) -> tuple[Tensor, Past]:
+    """Layers one after the other; the past is the tuple of theirs."""
+    layers = list(layers)
+    pasts = (None,) * len(layers) if past is None else past
+    next_pasts = []
+    for layer, layer_past in zip(layers, pasts, strict=True):
+        x, next_past = layer(x, layer_past, context)
+        next_pasts.append(next_past)
+    return x, tuple(next_pasts)
+
+
+def chain_reach(layers: Iterable[StatefulLayer]) -> Reach | None:
+    """The reach of layers in a row; None if one of them looks everywhere."""
+    reaches = [layer.reach for layer in layers]
+    return None if None in reaches else reduce(Reach.then, reaches, Reach())
 
 
 class Residual(StatefulLayer):
@@ -48,20 +98,30 @@ class Residual(StatefulLayer):
     The shortcut sees each position by itself: it has no past.
     """
 
+    checkpointed = False
+    """Keep nothing of the layer for the backward pass, which runs it again: memory for time."""
+
     def __init__(self, layer: StatefulLayer, shortcut: StatefulLayer | None = None):
         super().__init__()
         self.layer, self.shortcut = layer, shortcut
 
     def forward(self, x, past: Past = None, context: Context = Context()):
-        out, next_past = self.layer(x, past, context)
+        if self.checkpointed and torch.is_grad_enabled():
+            out, next_past = checkpoint(self.layer, x, past, context, use_reentrant=False)
+        else:
+            out, next_past = self.layer(x, past, context)
         if self.shortcut is None:
             return x + out, next_past
         # A sum lies in memory as its first term does, and a small 1x1x1 map loses channels-last.
         return out + self.shortcut(x)[0], next_past
 
+    @property
+    def reach(self) -> Reach | None:
+        return self.layer.reach
+
 
 class Pointwise(StatefulLayer):
-    """Lifts a module that treats every frame alone, such as a norm or an activation."""
+    """Lifts a module that treats every position alone, such as an activation."""
 
     def __init__(self, module: nn.Module):
         super().__init__()
@@ -69,3 +129,7 @@ class Pointwise(StatefulLayer):
 
     def forward(self, x, past: Past = None, context: Context = Context()):
         return self.module(x), ()
+
+    @property
+    def reach(self) -> Reach:
+        return Reach()

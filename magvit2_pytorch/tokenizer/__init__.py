@@ -6,12 +6,14 @@ from magvit2_pytorch.tokenizer.config import TokenizerConfig
 from magvit2_pytorch.tokenizer.layer_spec import LAYERS
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.presets import PRESETS
+from magvit2_pytorch.tokenizer.tile_size import fit_tile_size
 
 __all__ = [
     "LAYERS",
     "PRESETS",
     "TokenizerConfig",
     "VideoTokenizer",
+    "fit_tile_size",
     "layer_specs",
     "magvit2_layers",
 ]

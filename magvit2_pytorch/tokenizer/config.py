@@ -204,7 +204,7 @@ class TokenizerConfig:
                 "cond_attend_space, cond_linear_attend_space or cond_attend_time"
             )
         size, stride = self.image_size, self.space_factor
-        for side in (size,) if isinstance(size, int) else size:
+        for side in self.height_and_width:
             if side < 1 or side % stride:
                 raise ValueError(
                     f"image_size {size} does not divide by the layers' stride of {stride}"
@@ -229,6 +229,12 @@ class TokenizerConfig:
             attention=AttentionSize(self.attn_dim_head, self.attn_heads, self.attn_dropout),
             linear_attention=AttentionSize(self.linear_attn_dim_head, self.linear_attn_heads),
         )
+
+    @property
+    def height_and_width(self) -> tuple[int, int]:
+        """The sides of `image_size` in pixels."""
+        size = self.image_size
+        return (size, size) if isinstance(size, int) else size
 
     @property
     def patch(self) -> tuple[int, int]:

@@ -32,7 +32,7 @@ def build_ladder(
         (
             input_stem(config.channels, first, config.input_conv_kernel_size, **stem),
             *down,
-            Pointwise(options.norm.build(last)),
+            options.norm.layer(last),
             Pointwise(nn.SiLU()),
             CausalConv3d(last, latent_dim, 1),
         )

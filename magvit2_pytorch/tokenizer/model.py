@@ -3,19 +3,23 @@
 from typing import Any
 
 import torch
-from einops import rearrange
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from magvit2_pytorch.functional import pad_frames, padded_num_frames
+from magvit2_pytorch.functional import pad_frames, padded_num_frames, warn_of_range
+from magvit2_pytorch.layers.stateful import Residual
 from magvit2_pytorch.options import keyword_signature
 from magvit2_pytorch.quantizers import Quantized
 from magvit2_pytorch.tokenizer.bottleneck import build_quantizer
 from magvit2_pytorch.tokenizer.checkpoint import Pretrained
+from magvit2_pytorch.tokenizer.code_grid import on_grid
 from magvit2_pytorch.tokenizer.config import TokenizerConfig
+from magvit2_pytorch.tokenizer.inputs import as_video, check_size
 from magvit2_pytorch.tokenizer.ladder import build_ladder
 from magvit2_pytorch.tokenizer.presets import preset
 from magvit2_pytorch.tokenizer.streaming import DecodeStream, EncodeStream
+from magvit2_pytorch.tokenizer.tile_size import TileSize, Tower, check_tile_size, fit_tile_size
+from magvit2_pytorch.tokenizer.tiling import run_tiled
 from magvit2_pytorch.types import Codes, Cond, Context, Image, Latents, Past, Precision, Video
 
 
@@ -76,32 +80,51 @@ class VideoTokenizer(Pretrained, nn.Module):
     def dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and where video has to be, but for tiled video."""
+        return next(self.parameters()).device
+
     def latent_grid(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
         """Latent frames, rows and columns of a video of this size."""
-        self._check_size(height, width)
+        check_size(height, width, self.space_factor)
         num_latents = 1 + (padded_num_frames(num_frames, self.time_factor) - 1) // self.time_factor
         return num_latents, height // self.space_factor, width // self.space_factor
 
     # Video to codes
 
-    def encode(self, video: Video | Image, cond: Cond | None = None) -> Latents:
+    def encode(
+        self,
+        video: Video | Image,
+        cond: Cond | None = None,
+        tile_size: TileSize | None = None,
+    ) -> Latents:
         """Latents before quantization, 1 + ceil((t - 1) / time_factor) frames of them.
 
+        With a `tile_size`, frames go through in tiles of so many pixels to a side (a multiple of
+        `space_factor`), or as many as memory allows (`auto`): the same but for rounding, without
+        gradients, in less memory. A video on the CPU may stay there; latents come from the GPU.
         Raises `TypeError` or `ValueError` for anything but floating-point video of the right
         channels whose height and width divide by `space_factor`.
         """
         video = pad_frames(self.as_video(video), self.time_factor)
-        latents, _ = self.encode_chunk(video, cond=cond)
+        latents, _ = self.encode_chunk(video, None, cond, tile_size, last=True)
         return latents
 
     def encode_chunk(
-        self, video: Video, past: Past = None, cond: Cond | None = None
+        self,
+        video: Video,
+        past: Past = None,
+        cond: Cond | None = None,
+        tile_size: TileSize | None = None,
+        last: bool = False,
     ) -> tuple[Latents, Past]:
         """Latents of the next frames of a video, and the past that the chunk after needs.
 
-        The first chunk (no past) has 1 + k * time_factor frames, any other k * time_factor.
+        The first chunk (no past) has 1 + k * time_factor frames, any other k * time_factor. If it
+        is the `last`, there is no past to use afterwards. All chunks have the same `tile_size`.
         """
-        frames = video.shape[2] - (past is None)
+        frames = video.shape[2] - int(past is None)
         if frames % self.time_factor or video.shape[2] < 1:
             start = "1 + " if past is None else ""
             raise ValueError(
@@ -109,16 +132,28 @@ class VideoTokenizer(Pretrained, nn.Module):
                 f"{self.time_factor} of them"
             )
         video = video.to(self.dtype).contiguous(memory_format=torch.channels_last_3d)
-        return self.encoder(video, past, self._context("encoder", cond))
+        context = self._context("encoder", cond)._replace(last=last)
+        latents, past = self._run("encoder", video, past, context, tile_size)
+        return latents.to(self.device), past
 
     def quantize(self, latents: Latents) -> Quantized:
         """What `decode` hears and the codes; straight-through gradients while training."""
         return self.quantizer(latents)
 
     @torch.no_grad()
-    def tokenize(self, video: Video | Image, cond: Cond | None = None) -> Codes:
-        """Codes, int64, `b t h w`, with a codebook axis last when there are several."""
-        codes = self.quantize(self.encode(video, cond)).codes
+    def tokenize(
+        self,
+        video: Video | Image,
+        cond: Cond | None = None,
+        tile_size: TileSize | None = None,
+    ) -> Codes:
+        """Codes, int64, `b t h w`, with a codebook axis last when there are several.
+
+        `tile_size` is that of `encode`. Floats that hold bytes raise `ValueError`, and a video that
+        seems to be in [0, 1] is warned of.
+        """
+        warn_of_range(video)
+        codes = self.quantize(self.encode(video, cond, tile_size)).codes
         if codes is None:
             raise ValueError("continuous latents have no codes: use encode and decode")
         return codes
@@ -126,29 +161,60 @@ class VideoTokenizer(Pretrained, nn.Module):
     # Codes to video
 
     def decode(
-        self, quantized: Latents, cond: Cond | None = None, num_frames: int | None = None
+        self,
+        quantized: Latents,
+        cond: Cond | None = None,
+        num_frames: int | None = None,
+        tile_size: TileSize | None = None,
     ) -> Video:
         """Video from quantized latents: 1 + (t - 1) * time_factor frames, or the first few.
 
         Values are meant to lie in [-1, 1] but are not clamped, so that losses see how far off
-        they are.
+        they are. `tile_size` is that of `encode`; the video is then where the latents were.
         """
-        video, _ = self.decode_chunk(quantized, cond=cond)
+        video, _ = self.decode_chunk(quantized, None, cond, tile_size, last=True)
         return video if num_frames is None else video[:, :, :num_frames]
 
     def decode_chunk(
-        self, quantized: Latents, past: Past = None, cond: Cond | None = None
+        self,
+        quantized: Latents,
+        past: Past = None,
+        cond: Cond | None = None,
+        tile_size: TileSize | None = None,
+        last: bool = False,
     ) -> tuple[Video, Past]:
-        """Frames of the next latents, and the past that the chunk after needs."""
+        """Frames of the next latents, and the past that the chunk after needs.
+
+        Arguments are those of `encode_chunk`.
+        """
         dim = self.quantizer.quantized_dim
         if quantized.shape[1] != dim or quantized.shape[2] < 1:
             raise ValueError(
                 f"latents of shape {tuple(quantized.shape)}: give b {dim} t h w, one frame or more"
             )
         latents = quantized.to(self.dtype).contiguous(memory_format=torch.channels_last_3d)
-        context = self._context("decoder", cond)._replace(latents=latents)
-        video, past = self.decoder(latents, past, context)
+        context = self._context("decoder", cond)._replace(latents=latents, last=last)
+        video, past = self._run("decoder", latents, past, context, tile_size)
         return video.to(quantized.dtype), past
+
+    def _run(
+        self,
+        tower: Tower,
+        x: Tensor,
+        past: Past,
+        context: Context,
+        tile_size: TileSize | None,
+    ) -> tuple[Tensor, Past]:
+        layers = self.encoder if tower == "encoder" else self.decoder
+        if tile_size is None:
+            return layers(x, past, context)
+        to_latent = self.space_factor if tower == "encoder" else 1
+        grid = (x.shape[3] // to_latent, x.shape[4] // to_latent)
+        if tile_size == "auto":
+            tile_size = fit_tile_size(self, tower, x)
+        check_tile_size(tile_size, self.space_factor)
+        tile = tile_size // self.space_factor
+        return run_tiled(layers, x, past, context, grid, tile, self.device)
 
     @torch.no_grad()
     def decode_from_code_indices(
@@ -157,38 +223,41 @@ class VideoTokenizer(Pretrained, nn.Module):
         cond: Cond | None = None,
         grid: tuple[int, int, int] | None = None,
         num_frames: int | None = None,
+        tile_size: TileSize | None = None,
     ) -> Video:
         """Video from codes as `tokenize` gives them, or flattened to `b n` (`b n q`).
 
         Flattened codes lie on `grid`, (latent frames, rows, columns); if not said, on frames of
         the configured `image_size`. Raises `ValueError` where they do not fit it.
         """
-        axes = codes.ndim - (self.num_codebooks > 1)
-        if axes == 2:
-            codes = self._unflatten(codes, grid)
-        elif axes != 4:
-            raise ValueError(
-                f"codes of shape {tuple(codes.shape)} for {self.num_codebooks} codebook(s): give "
-                "b t h w or b n, with a last axis for the codebook when there are several"
-            )
-        return self.decode(self.quantizer.decode_codes(codes), cond, num_frames)
+        height, width = (side // self.space_factor for side in self.config.height_and_width)
+        codes = on_grid(codes, self.num_codebooks, grid, default=(height, width))
+        return self.decode(self.decode_codes(codes), cond, num_frames, tile_size)
+
+    def decode_codes(self, codes: Codes) -> Latents:
+        """The quantized latents that codes stand for, where the codes are."""
+        return self.quantizer.decode_codes(codes.to(self.device)).to(codes.device)
 
     # Pieces of any length
 
     def encode_stream(
-        self, cond: Cond | None = None, precision: Precision = "fp32"
+        self,
+        cond: Cond | None = None,
+        precision: Precision = "fp32",
+        tile_size: TileSize | None = None,
     ) -> EncodeStream:
         """A stream to `push` frames into: codes come out, those of the whole video."""
-        return EncodeStream(self, cond, precision)
+        return EncodeStream(self, cond, precision, tile_size)
 
     def decode_stream(
         self,
         cond: Cond | None = None,
         num_frames: int | None = None,
         precision: Precision = "fp32",
+        tile_size: TileSize | None = None,
     ) -> DecodeStream:
         """A stream to `push` codes into: frames come out, `num_frames` of them at most."""
-        return DecodeStream(self, cond, num_frames, precision)
+        return DecodeStream(self, cond, num_frames, precision, tile_size)
 
     # Latents of a continuous tokenizer, for diffusion models
 
@@ -204,6 +273,30 @@ class VideoTokenizer(Pretrained, nn.Module):
     def denormalize_latents(self, normalized: Latents) -> Latents:
         """Latents for `decode` from normalized ones; raises as `normalize_latents` does."""
         return self.quantizer.denormalize(normalized)
+
+    # How it runs
+
+    def compile(self, **options: Any) -> None:
+        """Compiles both towers in place, for all methods; options are those of `torch.compile`.
+
+        The first call takes its time, and so does the first with a past, with another number of
+        frames or with another size; from then on numbers and sizes are variables of the graph.
+        """
+        # Both towers count as one function: whole videos, first chunks and later ones, each with
+        # and without gradients, of fixed sizes and of any, are more graphs than PyTorch expects.
+        config = torch._dynamo.config
+        config.cache_size_limit = max(config.cache_size_limit, 64)
+        self.encoder.compile(**options)
+        self.decoder.compile(**options)
+
+    def checkpoint_activations(self, on: bool = True) -> None:
+        """Whether residual layers keep nothing for the backward pass, but compute it again then.
+
+        Training then takes a third more computation and a fraction of the memory.
+        """
+        for module in self.modules():
+            if isinstance(module, Residual):
+                module.checkpointed = on
 
     # Both ways
 
@@ -231,36 +324,7 @@ class VideoTokenizer(Pretrained, nn.Module):
 
     def as_video(self, video: Tensor) -> Video:
         """Video `b c t h w`, an image as one frame, or the error that says why it is neither."""
-        if not video.is_floating_point():
-            raise TypeError(
-                f"video is {video.dtype}: give floating point in [-1, 1] "
-                "(magvit2_pytorch.data.to_float turns bytes into it)"
-            )
-        if video.ndim not in (4, 5):
-            raise ValueError(
-                f"shape {tuple(video.shape)}: a video is b c t h w, an image is b c h w"
-            )
-        video = rearrange(video, "b c h w -> b c 1 h w") if video.ndim == 4 else video
-        _, channels, num_frames, height, width = video.shape
-        if channels != self.config.channels:
-            raise ValueError(
-                f"{channels} channels in shape {tuple(video.shape)}, but this tokenizer has "
-                f"{self.config.channels}: a video is b c t h w"
-            )
-        if num_frames < 1:
-            raise ValueError("a video of no frames: give one or more")
-        self._check_size(height, width)
-        return video
-
-    def _check_size(self, height: int, width: int):
-        factor = self.space_factor
-        for name, side in (("height", height), ("width", width)):
-            if side < factor or side % factor:
-                below = max(factor, side // factor * factor)
-                raise ValueError(
-                    f"{name} {side} does not divide by {factor}: resize, crop or pad to "
-                    f"{below} or {below + factor}"
-                )
+        return as_video(video, self.config.channels, self.space_factor)
 
     def _context(self, tower: str, cond: Cond | None) -> Context:
         if self.config.dim_cond is None:
@@ -277,20 +341,6 @@ class VideoTokenizer(Pretrained, nn.Module):
                 f"give b x {self.config.dim_cond}"
             )
         return Context(cond=self.embed_cond[tower](cond.to(self.dtype)))
-
-    def _unflatten(self, codes: Tensor, grid: tuple[int, int, int] | None) -> Tensor:
-        if grid is None:
-            size = self.config.image_size
-            sides = (size, size) if isinstance(size, int) else size
-            height, width = (side // self.space_factor for side in sides)
-            grid = (codes.shape[1] // (height * width), height, width)
-        time, height, width = grid
-        if time < 1 or codes.shape[1] != time * height * width:
-            raise ValueError(
-                f"{codes.shape[1]} codes do not fill a grid of {time} x {height} x {width}: "
-                "give grid=(latent frames, rows, columns)"
-            )
-        return rearrange(codes, "b (t h w) ... -> b t h w ...", t=time, h=height)
 
 
 VideoTokenizer.__signature__ = keyword_signature(TokenizerConfig)

@@ -6,7 +6,7 @@ from torch import nn
 from magvit2_pytorch.layers.conv import CausalConv3d, PadMode, Triple, triple
 from magvit2_pytorch.layers.norm import Norm
 from magvit2_pytorch.layers.patch import DepthToSpace, SpaceToDepth
-from magvit2_pytorch.layers.stateful import Chain, Pointwise, StatefulLayer
+from magvit2_pytorch.layers.stateful import Chain, Pointwise, Reach, StatefulLayer
 from magvit2_pytorch.types import Context, Past
 
 Patch = tuple[int, int]
@@ -28,6 +28,10 @@ class FirstFrameApart(StatefulLayer):
         first, _ = self.first(x[:, :, :1], None, context)
         out, past = self.rest(x, None, context)
         return torch.cat((first, out[:, :, 1:]), dim=2), past
+
+    @property
+    def reach(self) -> Reach | None:
+        return self.rest.reach  # the other has the same kernel in space
 
 
 def input_stem(
@@ -68,4 +72,4 @@ def output_stem(
     last = stem(*patch, kernel)
     if first_apart:
         last = FirstFrameApart(last, stem(1, patch[1], (1, *triple(kernel)[1:])))
-    return Chain((Pointwise(norm.build(dim)), Pointwise(nn.SiLU()), last))
+    return Chain((norm.layer(dim), Pointwise(nn.SiLU()), last))

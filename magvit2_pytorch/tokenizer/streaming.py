@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from magvit2_pytorch.functional import autocast, detach_past, pad_frames
+from magvit2_pytorch.functional import autocast, pad_frames
 from magvit2_pytorch.quantizers import Quantized
+from magvit2_pytorch.tokenizer.tile_size import TileSize, fit_tile_size
 from magvit2_pytorch.types import Codes, Cond, Image, Latents, Past, Precision, Video
 
 if TYPE_CHECKING:
@@ -27,15 +28,10 @@ def inference(tokenizer: "VideoTokenizer", precision: Precision) -> Iterator[Non
     was_training = tokenizer.training
     tokenizer.eval()
     try:
-        with torch.no_grad(), autocast(device_of(tokenizer), precision):
+        with torch.no_grad(), autocast(tokenizer.device, precision):
             yield
     finally:
         tokenizer.train(was_training)
-
-
-def device_of(tokenizer: "VideoTokenizer") -> torch.device:
-    """Where its weights are, and where its video has to be."""
-    return next(tokenizer.parameters()).device
 
 
 class EncodeStream:
@@ -49,8 +45,10 @@ class EncodeStream:
         tokenizer: "VideoTokenizer",
         cond: Cond | None = None,
         precision: Precision = "fp32",
+        tile_size: TileSize | None = None,
     ):
         self.tokenizer, self.cond, self.precision = tokenizer, cond, precision
+        self.tile_size = tile_size
         self.past: Past = None
         self.waiting: Video | None = None
         """Frames that do not make a latent yet, fewer than the tokenizer's time factor."""
@@ -111,9 +109,11 @@ class EncodeStream:
 
     def _encode(self, frames: Video) -> Quantized:
         with inference(self.tokenizer, self.precision):
-            latents, past = self.tokenizer.encode_chunk(frames, self.past, self.cond)
-            # Pasts are slices of whole activations, which they would keep in memory.
-            self.past = detach_past(past)
+            if self.tile_size == "auto":
+                self.tile_size = fit_tile_size(self.tokenizer, "encoder", frames)
+            latents, self.past = self.tokenizer.encode_chunk(
+                frames, self.past, self.cond, self.tile_size
+            )
             return self.tokenizer.quantize(latents)
 
 
@@ -129,8 +129,10 @@ class DecodeStream:
         cond: Cond | None = None,
         num_frames: int | None = None,
         precision: Precision = "fp32",
+        tile_size: TileSize | None = None,
     ):
         self.tokenizer, self.cond, self.precision = tokenizer, cond, precision
+        self.tile_size = tile_size
         self.limit = num_frames
         self.past: Past = None
         self.num_frames = 0
@@ -145,12 +147,15 @@ class DecodeStream:
         if self.ended:
             raise ValueError("this stream has ended: start another with decode_stream()")
         is_latents = codes.is_floating_point()
-        quantized = codes if is_latents else self.tokenizer.quantizer.decode_codes(codes)
+        quantized = codes if is_latents else self.tokenizer.decode_codes(codes)
         if not quantized.shape[2]:
             raise ValueError("no codes: give those of one latent frame or more")
         with inference(self.tokenizer, self.precision):
-            video, past = self.tokenizer.decode_chunk(quantized, self.past, self.cond)
-            self.past = detach_past(past)
+            if self.tile_size == "auto":
+                self.tile_size = fit_tile_size(self.tokenizer, "decoder", quantized)
+            video, self.past = self.tokenizer.decode_chunk(
+                quantized, self.past, self.cond, self.tile_size
+            )
         if self.limit is not None:
             video = video[:, :, : self.limit - self.num_frames]
         self.num_frames += video.shape[2]

@@ -22,6 +22,24 @@ def test_what_is_no_video_is_said(video, error, words, without_type_checks):
         build("compress_space").encode(video)
 
 
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.04, 0.99), (0, 0.6)])
+def test_another_range_is_named(low, high):
+    """The values of a video that was never brought to [-1, 1]."""
+    tokenizer = build("compress_space")
+    unit = torch.rand(2, 3, 5, 16, 16) * (high - low) + low
+    with pytest.warns(UserWarning, match=r"look like \[0, 1\]: .* give 2 \* video - 1"):
+        codes = tokenizer.tokenize(unit)
+    assert codes.shape == (2, 5, 8, 8)
+    with pytest.raises(ValueError, match=r"from .* look like bytes: .* give video / 127\.5 - 1"):
+        tokenizer.tokenize(unit[:, :, 0] * 255)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1, 1), (-0.01, 1), (0.2, 1), (0, 0.3), (-3, 3)])
+def test_bright_and_dark_videos_are_none_of_that(low, high):
+    codes = build("compress_space").tokenize(torch.rand(2, 3, 5, 16, 16) * (high - low) + low)
+    assert codes.shape == (2, 5, 8, 8)
+
+
 def test_conditions_are_checked(without_type_checks):
     video = random_video(1)
     with pytest.raises(ValueError, match="give cond"):
