@@ -13,8 +13,8 @@ from typing import Any, get_origin
 from docstring_parser import parse, parse_from_object
 from jsonargparse import ArgumentParser
 
-SHORT = {"output": "-o"}
-"""Options that have a one-letter name besides."""
+OTHER_NAMES = {"output": "-o", "dry_run": "--dry-run"}
+"""Options that have another name besides."""
 
 
 def add_function(
@@ -73,7 +73,7 @@ def _add_parameter(parser: ArgumentParser, parameter: Parameter, text: str) -> N
             options = {} if required else dict(nargs="?", default=default)
             parser.add_argument(name, type=kind, metavar=name.upper(), help=text, **options)
         return
-    flags = [f for f in (SHORT.get(name), f"--{name}") if f]
+    flags = [f for f in (OTHER_NAMES.get(name), f"--{name}") if f]
     if kind is bool and default is False:
         parser.add_argument(*flags, action="store_true", help=text)
     elif required:

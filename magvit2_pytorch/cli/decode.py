@@ -17,13 +17,15 @@ def decode(
     output: str,
     force: bool = False,
     chunk_frames: int = 16,
+    tile_size: int | Literal["auto"] | None = None,
     device: Device = "auto",
     precision: Literal["fp32", "bf16"] = "fp32",
 ) -> int:
     """Turns files of codes back into videos and images.
 
-    They get the size and frame rate of the originals. Files that cannot be used are named and
-    skipped; the exit status is 1 if none could be.
+    They get the size and frame rate of the originals. Any length will do: frames are computed
+    while those before them are written, and what is interrupted leaves no file. Files that cannot
+    be used are named and skipped; the exit status is 1 if none could be.
 
     Args:
         codes: Files that `magvit2 tokenize` wrote, and folders of them.
@@ -32,7 +34,9 @@ def decode(
             for an image) for one file; else a folder, which gets .mp4 and .png files by the names
             and sub-folders of the inputs.
         force: Decode even what another tokenizer made, if its codebook and strides are the same.
-        chunk_frames: Frames in memory at a time: fewer need less memory, more may be faster.
+        chunk_frames: Frames to compute at a time: fewer need less memory, more may be faster.
+        tile_size: Compute frames in tiles of so many pixels to a side, or `auto` for as many as
+            fit into memory: the same but for rounding, for sizes that do not fit.
         device: Where to compute; auto takes a GPU if there is one.
         precision: What convolutions compute in.
     """
@@ -41,6 +45,7 @@ def decode(
     from magvit2_pytorch.data import CODE_SUFFIX, UnusableMedia, read_codes
     from magvit2_pytorch.evaluation.files import decode_file
     from magvit2_pytorch.evaluation.media import ALL_WRITABLE, SUFFIX_OF, check_writable
+    from magvit2_pytorch.tokenizer.tile_size import check_tile_size
 
     def suffix(path: Path) -> str:
         try:
@@ -53,6 +58,8 @@ def decode(
         with mistakes():
             check_writable(jobs[0].target, read_codes(jobs[0].source)[1].kind)
     tokenizer, identity = load_tokenizer(model, device)
+    with mistakes():
+        check_tile_size(tile_size, tokenizer.space_factor)
 
     def work(job: Job, on_frames: OnFrames) -> str:
         stored, header = read_codes(job.source)
@@ -63,6 +70,7 @@ def decode(
             job.target,
             chunk_frames=chunk_frames,
             precision=precision,
+            tile_size=tile_size,
             identity=identity,
             force=force,
             on_frames=on_frames,

@@ -1,5 +1,6 @@
 """Which file becomes which: inputs as the user names them, outputs that mirror them."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -40,7 +41,8 @@ def plan_jobs(
         _check_folder(target, one_file, file_suffixes)
         jobs = _mirror(found, target, sources, target_suffix)
     for job in jobs:
-        if job.target.resolve() == job.source.resolve():
+        # Not Path.resolve, which raises on a link to itself.
+        if os.path.realpath(job.target) == os.path.realpath(job.source):
             raise UserError(f"{job.source} would be replaced by its own output: choose another -o")
     return jobs
 

@@ -18,6 +18,7 @@ def reconstruct(
     size: int | None = None,
     side_by_side: bool = False,
     chunk_frames: int = 16,
+    tile_size: int | Literal["auto"] | None = None,
     device: Device = "auto",
     precision: Literal["fp32", "bf16"] = "fp32",
 ) -> int:
@@ -25,8 +26,9 @@ def reconstruct(
 
     Codes and decodes each file in one go, and prints the PSNR of what was decoded, over all
     frames and before any video codec. Videos keep their frame rate and their sound (the first
-    audio track; a gif has none). Files that cannot be used are named and skipped; the exit status
-    is 1 if none could be.
+    audio track; a gif has none). Any length will do: reading, computing and writing go on at the
+    same time in constant memory, and what is interrupted leaves no file. Files that cannot be used
+    are named and skipped; the exit status is 1 if none could be.
 
     Args:
         inputs: Video and image files, and folders of them.
@@ -36,7 +38,9 @@ def reconstruct(
             and sub-folders of the inputs.
         size: Resize to this many pixels on the short side; the file's own size if not given.
         side_by_side: Put the original to the left of the reconstruction.
-        chunk_frames: Frames in memory at a time: fewer need less memory, more may be faster.
+        chunk_frames: Frames to compute at a time: fewer need less memory, more may be faster.
+        tile_size: Compute frames in tiles of so many pixels to a side, or `auto` for as many as
+            fit into memory: the same but for rounding, for sizes that do not fit.
         device: Where to compute; auto takes a GPU if there is one.
         precision: What convolutions compute in.
     """
@@ -51,6 +55,7 @@ def reconstruct(
         check_writable,
         media_kind,
     )
+    from magvit2_pytorch.tokenizer.tile_size import check_tile_size
 
     sources = VIDEO_SUFFIXES + IMAGE_SUFFIXES
 
@@ -64,6 +69,7 @@ def reconstruct(
     tokenizer, _ = load_tokenizer(model, device)
     with mistakes():
         check_takes_files(tokenizer, needs_codes=False)
+        check_tile_size(tile_size, tokenizer.space_factor)
     psnrs: list[float] = []
 
     def work(job: Job, on_frames: OnFrames) -> str:
@@ -75,6 +81,7 @@ def reconstruct(
             size=size,
             chunk_frames=chunk_frames,
             precision=precision,
+            tile_size=tile_size,
             on_frames=on_frames,
         )
         psnrs.append(result.psnr_db)

@@ -1,8 +1,10 @@
 """Video and image files to codes, codes to files, and both at once, in constant memory.
 
-Frames pass in chunks through `encode_chunk` and `decode_chunk`, so that an hour of film takes no
-more memory than a second. Sizes that the strides do not divide are padded by repeating the last
-row, column and frame, and cut back to the true size afterwards.
+Frames pass in chunks through the tokenizer's streams: while one is computed, the next is decoded
+from its file and the last is written to another. All that grows with the length of a video are its
+codes, 8 bytes each (0.6 GB for an hour of 720p at 24 frames a second and 4 x 16 x 16): they are
+stored when the last one is known, so that their file is whole. Sizes that the strides do not divide
+are padded by repeating the last row, column and frame, and cut back to the true size afterwards.
 """
 
 import math
@@ -14,22 +16,28 @@ from typing import NamedTuple
 import torch
 
 from magvit2_pytorch.data import CodeHeader, to_float, to_uint8
-from magvit2_pytorch.data.code_file import OneVideosCodes
+from magvit2_pytorch.data.code_file import OneVideosCodes, check_codes
 from magvit2_pytorch.evaluation.compatibility import check_takes_files, check_understands
 from magvit2_pytorch.evaluation.identity import Identity, identify
-from magvit2_pytorch.evaluation.media import Media, check_writable, chunks, open_media, write_media
-from magvit2_pytorch.evaluation.preprocess import space_padding
-from magvit2_pytorch.evaluation.streaming import (
+from magvit2_pytorch.evaluation.media import (
     DEFAULT_CHUNK_FRAMES,
-    decode_run,
-    device_of,
-    encode_run,
+    Media,
+    check_writable,
+    chunks,
+    media_writer,
+    open_media,
 )
+from magvit2_pytorch.evaluation.overlap import ahead, behind
+from magvit2_pytorch.evaluation.preprocess import pad_space, space_padding
+from magvit2_pytorch.functional import pad_frames
+from magvit2_pytorch.quantizers import Quantized
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
+from magvit2_pytorch.tokenizer.streaming import EncodeStream
+from magvit2_pytorch.tokenizer.tile_size import TileSize
 from magvit2_pytorch.types import VALUE_RANGE, Frames, Precision, Video
 
 OnFrames = Callable[[int, int], object]
-"""Is told how many frames are done, and how many there should be."""
+"""Is told how many frames are done, and how many there should be; first of all, that none are."""
 
 
 class Reconstruction(NamedTuple):
@@ -50,26 +58,40 @@ def tokenize_file(
     size: int | None = None,
     chunk_frames: int = DEFAULT_CHUNK_FRAMES,
     precision: Precision = "fp32",
+    tile_size: TileSize | None = None,
     identity: Identity | None = None,
     on_frames: OnFrames | None = None,
 ) -> tuple[OneVideosCodes, CodeHeader]:
     """The codes of a video or image file, on the CPU, and the header to store with them.
 
-    `size` is the short side in pixels; the file's own if not given. `identity` spares reading
-    all weights again for every file. Raises `UnusableMedia` where the file cannot be decoded and
-    `ValueError` where the tokenizer is conditional or continuous.
+    `size` is the short side in pixels; the file's own if not given. `tile_size` is that of
+    `VideoTokenizer.encode`. `identity` spares reading all weights again for every file. Raises
+    `UnusableMedia` where the file cannot be decoded and `ValueError` where the tokenizer is
+    conditional or continuous.
     """
     check_takes_files(tokenizer, needs_codes=True)
     identity = identity or identify(tokenizer)
     media = open_media(path, tokenizer.config.channels, size)
-    parts, past, num_frames = [], None, 0
-    for frames in chunks(media.frames, chunk_frames, tokenizer.time_factor):
-        quantized, past = encode_run(tokenizer, frames, past, precision)
-        parts.append(quantized.codes[0].cpu())
-        num_frames += len(frames)
-        _tell(on_frames, num_frames, media.num_frames)
-    header = _header(tokenizer, identity, media, num_frames, Path(path).name)
-    return torch.cat(parts), header
+    source = Path(path).name
+    stream = tokenizer.encode_stream(precision=precision, tile_size=tile_size)
+    place = _place(tokenizer, tile_size)
+    # One block for all: small ones that stay, between chunks that go, tear the heap to pieces.
+    promised = _header(tokenizer, identity, media, media.num_frames, source)
+    codes = torch.empty(promised.codes_shape, dtype=torch.int64)
+    num_frames = num_latents = 0
+    _tell(on_frames, 0, media.num_frames)
+    with ahead(chunks(media.frames, chunk_frames, tokenizer.time_factor)) as runs:
+        for frames in runs:
+            new = _encode(stream, _as_video(frames, place)).codes[0]
+            stop = num_latents + len(new)
+            if stop > len(codes):  # the file promised too little
+                more = codes.new_empty(max(stop, len(codes)), *codes.shape[1:])
+                codes = torch.cat((codes, more))
+            codes[num_latents:stop] = new
+            num_latents = stop
+            num_frames += len(frames)
+            _tell(on_frames, num_frames, media.num_frames)
+    return codes[:num_latents], _header(tokenizer, identity, media, num_frames, source)
 
 
 def decode_file(
@@ -80,6 +102,7 @@ def decode_file(
     *,
     chunk_frames: int = DEFAULT_CHUNK_FRAMES,
     precision: Precision = "fp32",
+    tile_size: TileSize | None = None,
     identity: Identity | None = None,
     force: bool = False,
     on_frames: OnFrames | None = None,
@@ -87,13 +110,18 @@ def decode_file(
     """Writes the video or image that the codes stand for, at its true size and frame rate.
 
     Raises `TokenizerMismatch` (a `ValueError`) where another tokenizer made the codes, unless
-    `force`, and `ValueError` where the suffix of `out_path` does not fit.
+    `force`, and `ValueError` where the suffix of `out_path` does not fit, or the codes are not
+    those that the header speaks of.
     """
     check_writable(out_path, header.kind)
     check_takes_files(tokenizer, needs_codes=True)
     check_understands(tokenizer, identity or identify(tokenizer), header, force)
-    frames = decoded_frames(tokenizer, codes, header, chunk_frames, precision, on_frames)
-    write_media(out_path, header.kind, header.fps, frames)
+    check_codes(codes, header)
+    how = (chunk_frames, precision, tile_size)
+    runs = decoded_frames(tokenizer, codes, header, *how, on_frames)
+    with behind(media_writer(out_path, header.kind, header.fps)) as write:
+        for frames in runs:
+            write(frames)
 
 
 def reconstruct_file(
@@ -105,6 +133,7 @@ def reconstruct_file(
     size: int | None = None,
     chunk_frames: int = DEFAULT_CHUNK_FRAMES,
     precision: Precision = "fp32",
+    tile_size: TileSize | None = None,
     on_frames: OnFrames | None = None,
 ) -> Reconstruction:
     """Writes what the tokenizer makes of a file, right of the original if `side_by_side`.
@@ -114,16 +143,23 @@ def reconstruct_file(
     """
     check_takes_files(tokenizer, needs_codes=False)
     media = open_media(path, tokenizer.config.channels, size)
+    check_writable(out_path, media.kind)
+    runs = chunks(media.frames, chunk_frames, tokenizer.time_factor)
+    writer = media_writer(out_path, media.kind, media.fps, audio_from=path)
+    encoder = tokenizer.encode_stream(precision=precision, tile_size=tile_size)
+    decoder = tokenizer.decode_stream(precision=precision, tile_size=tile_size)
+    place = _place(tokenizer, tile_size)
     error = _SquaredError()
-
-    def runs() -> Iterator[Frames]:
-        for real, recon in reconstructed_runs(tokenizer, media, chunk_frames, precision):
-            error.add(recon, real)
+    _tell(on_frames, 0, media.num_frames)
+    with ahead(runs) as coming, behind(writer) as write:
+        for frames in coming:
+            video = _as_video(frames, place)
+            recon = decoder.push(_encode(encoder, video).quantized.to(place))
+            recon = recon[:, :, : len(frames), : media.height, : media.width]
+            error.add(recon, video)
             levels = _to_bytes(recon)
+            write(torch.cat((frames, levels), dim=2) if side_by_side else levels)
             _tell(on_frames, error.num_frames, media.num_frames)
-            yield torch.cat((real, levels), dim=2) if side_by_side else levels
-
-    write_media(out_path, media.kind, media.fps, runs(), audio_from=path)
     return Reconstruction(error.psnr_db, error.num_frames, media.height, media.width)
 
 
@@ -133,32 +169,39 @@ def decoded_frames(
     header: CodeHeader,
     chunk_frames: int = DEFAULT_CHUNK_FRAMES,
     precision: Precision = "fp32",
+    tile_size: TileSize | None = None,
     on_frames: OnFrames | None = None,
 ) -> Iterator[Frames]:
     """The frames that a code file stands for, run by run, cut to their true size and number."""
+    options = dict(precision=precision, tile_size=tile_size)
+    stream = tokenizer.decode_stream(num_frames=header.num_frames, **options)
+    place = _place(tokenizer, tile_size)
     step = max(chunk_frames // tokenizer.time_factor, 1)
-    past, done = None, 0
     # The first latent is one frame alone; it goes with the first run.
     starts = [0, *range(1 + step, len(codes), step)]
+    _tell(on_frames, 0, header.num_frames)
     for start, stop in zip(starts, [*starts[1:], len(codes)], strict=True):
-        run = codes[None, start:stop].to(device_of(tokenizer))
-        quantized = tokenizer.quantizer.decode_codes(run)
-        video, past = decode_run(tokenizer, quantized, past, precision)
-        video = video[:, :, : header.num_frames - done, : header.height, : header.width]
-        done += video.shape[2]
-        _tell(on_frames, done, header.num_frames)
-        yield _to_bytes(video)
+        video = stream.push(codes[None, start:stop].to(place))
+        levels = _to_bytes(video[..., : header.height, : header.width])
+        _tell(on_frames, stream.num_frames, header.num_frames)
+        yield levels
 
 
-def reconstructed_runs(
-    tokenizer: VideoTokenizer, media: Media, chunk_frames: int, precision: Precision
-) -> Iterator[tuple[Frames, Video]]:
-    """Runs of frames and their reconstructions, of the same number and size."""
-    past = decoder_past = None
-    for frames in chunks(media.frames, chunk_frames, tokenizer.time_factor):
-        (quantized, _), past = encode_run(tokenizer, frames, past, precision)
-        recon, decoder_past = decode_run(tokenizer, quantized, decoder_past, precision)
-        yield frames, recon[:, :, : len(frames), : media.height, : media.width]
+def _place(tokenizer: VideoTokenizer, tile_size: TileSize | None) -> torch.device:
+    """Where whole frames are: with the tokenizer, or, if that is to hold tiles only, on the CPU."""
+    return tokenizer.device if tile_size is None else torch.device("cpu")
+
+
+def _as_video(frames: Frames, device: torch.device) -> Video:
+    """Frames of a file as a video in [-1, 1] on a device; they travel as bytes."""
+    return to_float(frames.to(device))[None]
+
+
+def _encode(stream: EncodeStream, video: Video) -> Quantized:
+    """The latents and codes of the next run of `chunks`, padded in space and, the last, in time."""
+    padded = pad_space(video, stream.tokenizer.space_factor)
+    is_first = not stream.num_frames
+    return stream.push_quantized(pad_frames(padded, stream.tokenizer.time_factor, is_first))
 
 
 def _header(
@@ -190,11 +233,11 @@ class _SquaredError:
     def __init__(self):
         self.total, self.count, self.num_frames = 0.0, 0, 0
 
-    def add(self, recon: Video, real: Frames) -> None:
-        difference = recon.clamp(*VALUE_RANGE) - to_float(real)[None].to(recon)
+    def add(self, recon: Video, real: Video) -> None:
+        difference = recon.clamp(*VALUE_RANGE) - real.to(recon)
         self.total += float(difference.square().sum(dtype=torch.float64))
         self.count += difference.numel()
-        self.num_frames += len(real)
+        self.num_frames += real.shape[2]
 
     @property
     def psnr_db(self) -> float:

@@ -1,21 +1,26 @@
 """A file as frames to come, whether it is a video or an image."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
 from magvit2_pytorch.data import UnusableMedia, VideoFile, VideoWriter, read_image, write_image
+from magvit2_pytorch.data.clips import check_proportions
 from magvit2_pytorch.data.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from magvit2_pytorch.data.video_writer import WRITABLE
 from magvit2_pytorch.evaluation.preprocess import frame_size
 from magvit2_pytorch.types import Frames
+
+DEFAULT_CHUNK_FRAMES = 16
 
 MediaKind = Literal["video", "image"]
 
@@ -47,8 +52,8 @@ class Media:
     width: int
     fps: float | None
     num_frames: int
-    """As the file promises; the frames that come may be fewer."""
-    frames: Iterator[UInt8[Tensor, "h w c"]]
+    """As the file promises; the frames that come may be fewer, or more."""
+    frames: Generator[UInt8[Tensor, "h w c"], None, None]
 
 
 def open_media(path: str | os.PathLike, channels: int = 3, size: int | None = None) -> Media:
@@ -59,30 +64,38 @@ def open_media(path: str | os.PathLike, channels: int = 3, size: int | None = No
     """
     if media_kind(path) == "image":
         image = read_image(path, channels)
-        height, width = frame_size(*image.shape[:2], size)
+        height, width = _resized(path, *image.shape[:2], size)
         if (height, width) != tuple(image.shape[:2]):
             image = read_image(path, channels, (height, width))
-        return Media("image", height, width, None, 1, iter((image,)))
+        return Media("image", height, width, None, 1, (frame for frame in (image,)))
     file = VideoFile(path, channels)
-    height, width = frame_size(file.height, file.width, size)
+    height, width = _resized(path, file.height, file.width, size)
     return Media("video", height, width, file.fps, file.num_frames, file.frames((height, width)))
 
 
+def _resized(path: str | os.PathLike, height: int, width: int, size: int | None) -> tuple[int, int]:
+    if size is not None and size > 0:
+        check_proportions(path, height, width, (size, size))
+    return frame_size(height, width, size)
+
+
 def chunks(
-    frames: Iterator[UInt8[Tensor, "h w c"]], chunk_frames: int, time_factor: int
-) -> Iterator[Frames]:
+    frames: Generator[UInt8[Tensor, "h w c"], None, None], chunk_frames: int, time_factor: int
+) -> Generator[Frames, None, None]:
     """Frames in runs that fit a tokenizer's strides, the last one as long as it happens to be.
 
     A run has the largest multiple of `time_factor` up to `chunk_frames`, at least one; the first
-    has one frame more.
+    has one frame more. Closing it closes the file that the frames come from.
     """
     if chunk_frames < 1:
         raise ValueError(f"chunk_frames is {chunk_frames}: a chunk holds at least one frame")
     length = max(chunk_frames // time_factor, 1) * time_factor
-    run = list(islice(frames, 1 + length))
-    while run:
-        yield torch.stack(run)
-        run = list(islice(frames, length))
+    with closing(frames):
+        run = list(islice(frames, 1 + length))
+        while run:
+            # In a thread of its own, torch would stack with a second team of OpenMP threads.
+            yield torch.from_numpy(np.stack(run))
+            run = list(islice(frames, length))
 
 
 def check_writable(path: str | os.PathLike, kind: MediaKind) -> None:
@@ -94,23 +107,25 @@ def check_writable(path: str | os.PathLike, kind: MediaKind) -> None:
         raise ValueError(f"cannot write {name} to {path}: use one of {known}")
 
 
-def write_media(
+@contextmanager
+def media_writer(
     path: str | os.PathLike,
     kind: MediaKind,
     fps: float | None,
-    frames: Iterator[Frames],
     audio_from: str | os.PathLike | None = None,
-) -> None:
-    """Writes runs of frames as they come, in constant memory; the file appears whole or not.
+) -> Iterator[Callable[[Frames], None]]:
+    """Gives a function that writes the next run of frames; the file appears whole or not.
 
-    A video gets the sound of the file `audio_from`, as `VideoWriter` does it.
+    A video grows in constant memory and gets the sound of the file `audio_from`, as `VideoWriter`
+    does it. An image is the first frame.
     """
-    check_writable(path, kind)
     if kind == "image":
-        run, *_ = frames
-        write_image(path, run[0])
+        yield lambda run: write_image(path, run[0])
         return
     with VideoWriter(path, fps, audio_from=audio_from) as writer:
-        for run in frames:
+
+        def write(run: Frames) -> None:
             for frame in run:
                 writer.write(frame)
+
+        yield write

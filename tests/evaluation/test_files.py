@@ -1,12 +1,23 @@
 """Files through a tokenizer: in chunks as in one piece, at any size and length."""
 
+import errno
+import threading
 from dataclasses import replace
+from itertools import count
 
 import av
 import pytest
 import torch
 
-from magvit2_pytorch.data import VideoFile, read_image, to_float, to_uint8, write_image, write_video
+from magvit2_pytorch.data import (
+    VideoFile,
+    VideoWriter,
+    read_image,
+    to_float,
+    to_uint8,
+    write_image,
+    write_video,
+)
 from magvit2_pytorch.evaluation.compatibility import TokenizerMismatch
 from magvit2_pytorch.evaluation.files import (
     decode_file,
@@ -23,6 +34,10 @@ from tests.evaluation.clips import clip, exact, mean_difference
 
 # x264 does not give the same bytes twice on pictures this small unless 8 divides their width.
 WIDTH = 24
+
+MAIN = threading.main_thread()
+LONG_S = 20
+"""What is waited for comes at once, or not at all."""
 
 
 def read_all(path, channels=3):
@@ -244,10 +259,29 @@ def test_progress_is_told_up_to_the_last_frame(tmp_path):
     path = clip(tmp_path, num_frames=6)
     tell = lambda done, total: told.append((done, total))  # noqa: E731
     codes, header = tokenize_file(tokenizer, path, chunk_frames=2, on_frames=tell)
-    assert told == [(3, 6), (5, 6), (6, 6)]
+    assert told == [(0, 6), (3, 6), (5, 6), (6, 6)]
     decode_file(tokenizer, codes, header, tmp_path / "o.mp4", chunk_frames=2, on_frames=tell)
     reconstruct_file(tokenizer, path, tmp_path / "o.mp4", chunk_frames=2, on_frames=tell)
-    assert told == [(3, 6), (5, 6), (6, 6)] * 3
+    assert told == [(0, 6), (3, 6), (5, 6), (6, 6)] * 3
+
+
+@pytest.mark.parametrize("promised", [1, 4, 7, 40])
+def test_more_or_fewer_frames_than_the_file_promises(tmp_path, monkeypatch, promised):
+    tokenizer, told = exact(quantizer="lfq-several"), []
+    path = clip(tmp_path, num_frames=7, width=WIDTH)
+    real, video = whole(path, tokenizer)
+    monkeypatch.setattr(VideoFile, "num_frames", promised)
+    tell = lambda done, total: told.append((done, total))  # noqa: E731
+    for chunk_frames in (100, 2):
+        told.clear()
+        codes, header = tokenize_file(tokenizer, path, chunk_frames=chunk_frames, on_frames=tell)
+        assert torch.equal(codes, tokenizer.tokenize(video)[0])
+        assert (header.num_frames, header.codes_shape) == (7, tuple(codes.shape))
+    assert told == [(done, promised) for done in (0, 3, 5, 7)]
+    result = reconstruct_file(tokenizer, path, tmp_path / "o.mp4", chunk_frames=2)
+    assert result.num_frames == 7
+    monkeypatch.undo()
+    assert len(read_all(tmp_path / "o.mp4")) == len(real)
 
 
 def test_bf16_is_close_and_leaves_the_tokenizer_as_it_was(tmp_path):
@@ -290,6 +324,8 @@ def test_another_tokenizers_codes_are_refused_by_name_unless_forced(tmp_path):
     assert named.fingerprint[:12] in str(error.value)
     assert not out.exists()
     decode_file(theirs, codes, header, out, identity=named, force=True)
+    with pytest.raises(ValueError, match=r"shape \(5, 5, 6\)"):
+        decode_file(ours, torch.cat((codes, codes[:1])), header, out, force=True)
     other = exact("fsq")
     with pytest.raises(TokenizerMismatch, match="codebook_size 64, not 200"):
         decode_file(other, codes, header, out, force=True)
@@ -302,19 +338,141 @@ def test_another_tokenizers_codes_are_refused_by_name_unless_forced(tmp_path):
     )
 
 
-def test_a_file_that_breaks_off_leaves_no_output(tmp_path, monkeypatch):
-    path, out = clip(tmp_path, num_frames=8), tmp_path / "out.mp4"
-    out.write_bytes(b"an older file")
-    frames = VideoFile.frames
+@pytest.fixture
+def breaking_off(monkeypatch):
+    """Every video file breaks at its sixth frame; gives what was seen of the threads."""
+    frames, threads = VideoFile.frames, []
 
     def broken(self, size=None):
+        threads.append(threading.current_thread())
         for number, frame in enumerate(frames(self, size)):
             if number == 5:
                 raise ValueError("broken")
             yield frame
 
     monkeypatch.setattr(VideoFile, "frames", broken)
-    with pytest.raises(ValueError, match="broken"):
-        reconstruct_file(exact(), path, out, chunk_frames=2)
+    return threads
+
+
+@pytest.mark.parametrize("chunk_frames", [2, 100])
+def test_a_file_that_breaks_off_leaves_no_output(tmp_path, breaking_off, chunk_frames):
+    path, out = clip(tmp_path, num_frames=8), tmp_path / "out.mp4"
+    out.write_bytes(b"an older file")
+    for call in (
+        lambda: tokenize_file(exact(), path, chunk_frames=chunk_frames),
+        lambda: reconstruct_file(exact(), path, out, chunk_frames=chunk_frames),
+    ):
+        with pytest.raises(ValueError, match="broken"):
+            call()
     assert out.read_bytes() == b"an older file"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.mkv", "out.mp4"]
+    assert not any(thread.is_alive() for thread in set(breaking_off) - {MAIN})
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("at", [1, 3])
+def test_computing_that_breaks_off_leaves_no_output(tmp_path, error, at):
+    tokenizer, calls = exact(), []
+    path, out = clip(tmp_path, num_frames=12), tmp_path / "out.mp4"
+    codes, header = tokenize_file(tokenizer, path)
+    before = set(threading.enumerate())
+
+    def fail(*_):
+        calls.append(threading.current_thread())
+        if len(calls) == at:
+            raise error("ours")
+
+    tokenizer.decoder.register_forward_pre_hook(fail)
+    for call in (
+        lambda: decode_file(tokenizer, codes, header, out, chunk_frames=2),
+        lambda: reconstruct_file(tokenizer, path, out, chunk_frames=2),
+    ):
+        calls.clear()
+        with pytest.raises(error, match="ours"):
+            call()
+        # In the caller's thread, which has the caller's modes and devices.
+        assert set(calls) == {MAIN}
+    assert [p.name for p in tmp_path.iterdir()] == ["clip.mkv"]
+    assert set(threading.enumerate()) == before
+
+
+def test_a_disk_that_is_full_is_said_and_leaves_no_output(tmp_path, monkeypatch):
+    def full(self, frame):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    path = clip(tmp_path, num_frames=12)
+    monkeypatch.setattr(VideoWriter, "write", full)
+    with pytest.raises(OSError, match="no space left"):
+        reconstruct_file(exact(), path, tmp_path / "out.mp4", chunk_frames=2)
+    assert [p.name for p in tmp_path.iterdir()] == ["clip.mkv"]
+
+
+def test_reading_computing_and_writing_go_on_at_the_same_time(tmp_path, monkeypatch):
+    """Each waits for another to be further than it could be, were there one thread."""
+    tokenizer, path = exact(), clip(tmp_path, num_frames=13)
+    read = [threading.Event() for _ in range(14)]
+    begun = [threading.Event() for _ in range(6)]
+    frames, write = VideoFile.frames, VideoWriter.write
+    num_written, num_begun = count(), count()
+
+    def noted_frames(self, size=None):
+        for number, frame in enumerate(frames(self, size)):
+            read[number].set()
+            yield frame
+
+    def waiting_write(self, frame):
+        # Frames 3 and 4 are the second run: they wait for the third to be computed.
+        run = (next(num_written) + 1) // 2
+        assert begun[min(run, 5)].wait(LONG_S)
+        write(self, frame)
+
+    def waiting_encode(*_):
+        run = next(num_begun)
+        begun[run].set()
+        # The first frame of the run after this.
+        assert read[min(3 + 2 * run, 12)].wait(LONG_S)
+
+    monkeypatch.setattr(VideoFile, "frames", noted_frames)
+    monkeypatch.setattr(VideoWriter, "write", waiting_write)
+    tokenizer.encoder.register_forward_pre_hook(waiting_encode)
+    assert reconstruct_file(tokenizer, path, tmp_path / "o.mp4", chunk_frames=2).num_frames == 13
+    assert len(read_all(tmp_path / "o.mp4")) == 13
+
+
+def test_a_video_file_is_opened_read_and_closed_in_one_thread(tmp_path, monkeypatch):
+    path, opened = clip(tmp_path, num_frames=20), []
+    frames = VideoFile.frames
+
+    def noted(self, size=None):
+        here = [threading.get_ident()]
+        opened.append(here)
+        try:
+            for frame in frames(self, size):
+                here.append(threading.get_ident())
+                yield frame
+        finally:
+            here.append(threading.get_ident())
+
+    monkeypatch.setattr(VideoFile, "frames", noted)
+    tokenizer = exact()
+    tokenize_file(tokenizer, path, chunk_frames=2)
+    tokenizer.encoder.register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        tokenize_file(tokenizer, path, chunk_frames=2)
+    assert all(len(set(here)) == 1 for here in opened)
+    assert len(opened) >= 2
+
+
+def test_tiles_change_no_code_and_no_frame(tmp_path):
+    tokenizer, video = exact(), clip(tmp_path, height=30, width=42)
+    codes, header = tokenize_file(tokenizer, video)
+    tiled, _ = tokenize_file(tokenizer, video, tile_size=8)
+    assert torch.equal(tiled, codes)
+    whole = torch.cat(list(decoded_frames(tokenizer, codes, header)))
+    cut = torch.cat(list(decoded_frames(tokenizer, codes, header, tile_size=8)))
+    assert (whole.int() - cut.int()).abs().max() <= 1  # a level, where rounding has a tie
+    quality = [
+        reconstruct_file(tokenizer, video, tmp_path / "out.mp4", tile_size=size).psnr_db
+        for size in (None, 8, "auto")
+    ]
+    assert quality == pytest.approx([quality[0]] * 3, abs=1e-4)

@@ -45,7 +45,7 @@ def test_the_short_side_gets_the_size(size, short_side, expected):
 @pytest.mark.parametrize("num_frames", [1, 4, 5, 9, 21])
 def test_runs_fit_the_stride_and_hold_every_frame_once(chunk_frames, num_frames):
     frames = torch.arange(num_frames, dtype=torch.uint8).reshape(-1, 1, 1, 1)
-    runs = list(chunks(iter(frames), chunk_frames, 4))
+    runs = list(chunks((frame for frame in frames), chunk_frames, 4))
     assert torch.equal(torch.cat(runs), frames)
     lengths = [len(run) - (number == 0) for number, run in enumerate(runs)]
     assert all(length % 4 == 0 for length in lengths[:-1])
