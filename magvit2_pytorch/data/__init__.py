@@ -1,6 +1,8 @@
 from magvit2_pytorch.data.clips import ClipSpec
 from magvit2_pytorch.data.code_file import CODE_SUFFIX, CodeHeader, read_codes, write_codes
+from magvit2_pytorch.data.codes_dataset import CodesDataset, CodesItem
 from magvit2_pytorch.data.datasets import ImageDataset, VideoDataset
+from magvit2_pytorch.data.dead_workers import DeadWorker, naming_dead_workers
 from magvit2_pytorch.data.image_files import read_image, write_grid, write_image
 from magvit2_pytorch.data.loader import InfiniteBatches, build_loader
 from magvit2_pytorch.data.pixels import check_range, to_float, to_uint8
@@ -14,6 +16,9 @@ __all__ = [
     "CODE_SUFFIX",
     "ClipSpec",
     "CodeHeader",
+    "CodesDataset",
+    "CodesItem",
+    "DeadWorker",
     "ImageDataset",
     "InfiniteBatches",
     "ResumableSampler",
@@ -24,6 +29,7 @@ __all__ = [
     "build_loader",
     "check_range",
     "find_media",
+    "naming_dead_workers",
     "read_codes",
     "read_image",
     "split_files",

@@ -1,16 +1,19 @@
 """Code files: the codes of one video or image, and all that decoding them needs to know.
 
 A code file is a safetensors file. It holds one tensor `codes` (`j y x`, or `j y x q` for several
-codebooks), in the smallest integers that fit the codebook, and a header in JSON. Neither can run
-code. The header's format has a version: a file of a newer one is refused, never misread.
+codebooks), in the smallest integers that fit the codebook, a header in JSON and a checksum of both.
+None of it can run code. The format has a version: a file of a newer one is refused, never misread.
 """
 
 import json
 import os
-from collections.abc import Mapping
+import sys
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -23,6 +26,7 @@ from magvit2_pytorch.data.replace_file import replacing
 from magvit2_pytorch.data.unusable import UnusableMedia
 from magvit2_pytorch.functional import padded_num_frames
 from magvit2_pytorch.state_file import shared_as_usual
+from magvit2_pytorch.types import Precision
 from magvit2_pytorch.version import __version__
 
 CODE_SUFFIX = ".codes.safetensors"
@@ -31,6 +35,10 @@ FORMAT_VERSION = 1
 
 OneVideosCodes = Int[Tensor, "j y x"] | Int[Tensor, "j y x q"]
 """Codes of one video, with no batch axis."""
+
+
+class NewerFormat(ValueError):
+    """A file of a version of this library to come."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,24 +111,87 @@ class CodeHeader:
         wrong = known ^ set(values)
         if wrong:
             raise ValueError(f"the header lacks or does not know {', '.join(sorted(wrong))}")
-        # JSON has lists only.
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        # JSON has lists only; and a corpus has the same few texts a million times.
+        kinds = {list: tuple, str: sys.intern}
+        return cls(**{k: kinds.get(type(v), lambda v: v)(v) for k, v in values.items()})
 
 
-def write_codes(path: str | os.PathLike, codes: OneVideosCodes, header: CodeHeader) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Which file was coded, as it was then, and how.
+
+    Where all of it and the tokenizer are the same, so are the codes.
+    """
+
+    path: str
+    """Its place below the folder that was given."""
+    num_bytes: int
+    mtime_ns: int
+    """When it was last changed, as its file system has it."""
+    size: int | None
+    """Pixels on the short side that were asked for; None for the file's own."""
+    precision: Precision
+
+    @classmethod
+    def of(cls, file: str | os.PathLike, path: str, size: int | None, precision: Precision):
+        """That of a file as it is now; raises `OSError` where there is none."""
+        now = os.stat(file)
+        about = dict(num_bytes=now.st_size, mtime_ns=now.st_mtime_ns)
+        return cls(path=path, size=size, precision=precision, **about)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Origin":
+        """Raises `ValueError` on a text that `to_json` did not write."""
+        values = json.loads(text)
+        kinds = dict(path=str, num_bytes=int, mtime_ns=int, size=int | None, precision=str)
+        if not isinstance(values, dict) or values.keys() != kinds.keys():
+            raise ValueError("is damaged: an origin lacks or has too many names")
+        wrong = [name for name, kind in kinds.items() if not isinstance(values[name], kind)]
+        if values["precision"] not in get_args(Precision):
+            wrong.append("precision")
+        if wrong:
+            raise ValueError(f"is damaged: an origin's {wrong[0]} is {values[wrong[0]]!r}")
+        return cls(**values)
+
+    def to_json(self) -> str:
+        """One line, in ASCII: names of files need not be text."""
+        return json.dumps(asdict(self))
+
+
+def write_codes(
+    path: str | os.PathLike,
+    codes: OneVideosCodes,
+    header: CodeHeader,
+    origin: Origin | None = None,
+) -> None:
     """Writes a code file; it appears whole or not at all, and its folder is made if need be.
 
-    Raises `ValueError` where the codes are not those that the header speaks of.
+    `origin` lets a later run see that this was done. Raises `ValueError` where the codes are not
+    those that the header speaks of.
     """
-    _check_codes(codes, header)
-    array = codes.detach().cpu().numpy().astype(stored_dtype(header.codebook_size))
-    metadata = {
-        "format": FORMAT,
-        "version": str(FORMAT_VERSION),
-        "header": json.dumps(header.to_dict()),
-    }
+    array = stored_array(codes, header)
+    metadata = {"format": FORMAT, "version": str(FORMAT_VERSION), **texts_of(array, header, origin)}
     with replacing(path) as part, shared_as_usual(part):
-        save_file({"codes": np.ascontiguousarray(array)}, part, metadata=metadata)
+        save_file({"codes": array}, part, metadata=metadata)
+
+
+def texts_of(array: np.ndarray, header: CodeHeader, origin: Origin | None = None) -> dict[str, str]:
+    """What a file says of one video beside its codes: header, origin if there is one, checksum."""
+    about = {"header": json.dumps(header.to_dict())}
+    if origin is not None:
+        about["origin"] = origin.to_json()
+    return {**about, "checksum": checksum(array, texts_crc(about))}
+
+
+def texts_crc(about: Mapping[str, str]) -> int:
+    """CRC-32 of what is said of one video, less the checksum."""
+    return zlib.crc32(json.dumps([about["header"], about.get("origin")]).encode())
+
+
+def checksum(array: np.ndarray, crc: int) -> str:
+    """CRC-32 of one video's texts, whose own is `crc`, and its codes."""
+    codes = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
+    return f"{zlib.crc32(codes, crc):08x}"
 
 
 def read_codes(path: str | os.PathLike) -> tuple[OneVideosCodes, CodeHeader]:
@@ -129,16 +200,29 @@ def read_codes(path: str | os.PathLike) -> tuple[OneVideosCodes, CodeHeader]:
     Raises `UnusableMedia` (a `ValueError`) where the file is missing, damaged, no code file, or
     written by a newer version of this library.
     """
-    try:
+    with reading(path):
         with safe_open(os.fspath(path), framework="np") as file:
-            header = _read_header(file.metadata() or {})
+            metadata = file.metadata() or {}
+            check_format(metadata)
+            header = read_header(metadata)
             if "codes" not in list(file.keys()):
                 raise ValueError("is damaged: it holds no codes")
             array = file.get_tensor("codes")
         if array.dtype.kind not in "iu":
             raise ValueError(f"is damaged: its codes are {array.dtype}, no integers")
         codes = torch.from_numpy(array.astype(np.int64))
-        _check_codes(codes, header)
+        check_codes(codes, header)
+        check_sum(array, texts_crc(metadata), metadata.get("checksum"))
+    return codes, header
+
+
+@contextmanager
+def reading(path: str | os.PathLike) -> Iterator[None]:
+    """What goes wrong inside with a file of codes becomes `UnusableMedia`, with its name."""
+    try:
+        yield
+    except UnusableMedia:
+        raise
     except FileNotFoundError as error:
         raise UnusableMedia(path, "the file is missing") from error
     except OSError as error:
@@ -148,7 +232,13 @@ def read_codes(path: str | os.PathLike) -> tuple[OneVideosCodes, CodeHeader]:
         raise UnusableMedia(path, reason) from error
     except ValueError as error:
         raise UnusableMedia(path, str(error)) from error
-    return codes, header
+
+
+def stored_array(codes: OneVideosCodes, header: CodeHeader) -> np.ndarray:
+    """The codes as files hold them; raises `ValueError` unless the header speaks of them."""
+    check_codes(codes, header)
+    array = codes.detach().cpu().numpy().astype(stored_dtype(header.codebook_size))
+    return np.ascontiguousarray(array)
 
 
 def stored_dtype(codebook_size: int) -> np.dtype:
@@ -159,24 +249,39 @@ def stored_dtype(codebook_size: int) -> np.dtype:
     return np.dtype(np.int64)
 
 
-def _read_header(metadata: Mapping[str, str]) -> CodeHeader:
-    if metadata.get("format") != FORMAT:
+def check_sum(array: np.ndarray, crc: int, expected: str | None) -> None:
+    """Raises `ValueError` unless texts and codes are those that were written.
+
+    Files of before there were checksums have none.
+    """
+    if expected is not None and checksum(array, crc) != expected:
+        raise ValueError("is damaged: codes or header are not those that were written")
+
+
+def check_format(metadata: Mapping[str, str], expected: str = FORMAT) -> None:
+    """Raises `ValueError` unless a file is of this format, and of a version that is known."""
+    if metadata.get("format") != expected:
         raise ValueError("is no code file: `magvit2 tokenize` and write_codes make them")
     version = metadata.get("version", "")
     if not version.isdecimal():
         raise ValueError(f"is damaged: its format has version {version!r}")
     if int(version) > FORMAT_VERSION:
-        raise ValueError(
+        raise NewerFormat(
             f"has format version {version}, this magvit2_pytorch ({__version__}) knows "
             f"{FORMAT_VERSION}: upgrade it to read this file"
         )
+
+
+def read_header(metadata: Mapping[str, str]) -> CodeHeader:
+    """The header among a video's texts; raises `ValueError` where it cannot be used."""
     try:
         return CodeHeader.from_dict(json.loads(metadata["header"]))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"is damaged: its header cannot be used ({error})") from error
 
 
-def _check_codes(codes: Tensor, header: CodeHeader) -> None:
+def check_codes(codes: Tensor, header: CodeHeader) -> None:
+    """Raises `ValueError` unless these are integers of the header's shape and codebook."""
     if codes.is_floating_point() or codes.dtype == torch.bool:
         raise ValueError(f"codes are {codes.dtype}: give integers, as tokenize does")
     if tuple(codes.shape) != header.codes_shape:

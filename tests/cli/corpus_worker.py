@@ -1,0 +1,42 @@
+"""`magvit2` that kills itself: on its N-th file, or in the middle of writing its N-th shard."""
+
+import os
+import signal
+import sys
+
+from magvit2_pytorch.cli.main import main
+from magvit2_pytorch.data import code_shards
+from magvit2_pytorch.evaluation import corpus
+
+
+def die_in_the_middle_of(function, number):
+    calls = []
+
+    def dies(*args, **options):
+        calls.append(args)
+        if len(calls) == number:
+            if function is code_shards.save_file:
+                args[1].write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **options)
+
+    return dies
+
+
+if __name__ == "__main__":
+    where, number, *words = sys.argv[1:]
+    if where == "file":
+        corpus.tokenize_file = die_in_the_middle_of(corpus.tokenize_file, int(number))
+    elif where == "shard":
+        code_shards.save_file = die_in_the_middle_of(code_shards.save_file, int(number))
+    elif where == "interrupt":
+        tokenize_file, calls = corpus.tokenize_file, []
+
+        def interrupted(*args, **options):
+            calls.append(args)
+            if len(calls) == int(number):
+                os.kill(os.getpid(), signal.SIGINT)
+            return tokenize_file(*args, **options)
+
+        corpus.tokenize_file = interrupted
+    sys.exit(main(words))
