@@ -1,5 +1,6 @@
 """Which frames a clip takes from a video, and which window of each frame."""
 
+import os
 import random
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from magvit2_pytorch.data.pixels import check_channels
+from magvit2_pytorch.data.unusable import UnusableMedia
 
 FrameRange = tuple[int | float | None, int | float | None]
 """Start and stop: frame numbers (negative ones count from the end), fractions, or None."""
@@ -106,6 +108,18 @@ def covering_size(
     if target[0] * width >= target[1] * height:
         return target[0], max(round(width * target[0] / height), target[1])
     return max(round(height * target[1] / width), target[0]), target[1]
+
+
+def check_proportions(
+    path: str | os.PathLike, height: int, width: int, target: tuple[int, int]
+) -> None:
+    """Raises `UnusableMedia` on a frame that is 64 times `target` where it just covers it.
+
+    That is hardly a picture (8192 x 1 pixels, say), and enlarged it would fill the memory.
+    """
+    tall, wide = covering_size(height, width, target)
+    if tall * wide > 64 * target[0] * target[1]:
+        raise UnusableMedia(path, f"too narrow: {width} pixels wide and {height} high")
 
 
 def choose_window(height: int, width: int, spec: ClipSpec, rng: random.Random | None) -> Window:

@@ -14,13 +14,16 @@ from magvit2_pytorch.data.cache import CachedVideo, FrameCache
 from magvit2_pytorch.data.clips import (
     ClipSpec,
     FrameRange,
+    Window,
     check_frame_range,
+    check_proportions,
     choose_frames,
     choose_window,
     covering_size,
     crop,
     resolve_range,
 )
+from magvit2_pytorch.data.dead_workers import note_file
 from magvit2_pytorch.data.frame_array import resize_array
 from magvit2_pytorch.data.image_files import read_image
 from magvit2_pytorch.data.pixels import to_float
@@ -110,6 +113,7 @@ class MediaDataset(Dataset, ABC):
     def _try(self, path: Path, number: int, rng: random.Random) -> Tensor | None:
         if path in self._skips:
             return None
+        note_file(path)
         try:
             return self._load(path, number, rng if self.train else None)
         except UnusableMedia as error:
@@ -169,17 +173,25 @@ class VideoDataset(MediaDataset):
 
     def _load(self, path: Path, number: int, rng: random.Random | None) -> Float[Tensor, "c t h w"]:
         file = _recall(self._files, path, lambda: VideoFile(path, self.spec.channels))
-        height, width = file.height, file.width
-        video = self._from_cache(path, file) or file
+        window = _window(path, file.height, file.width, self.spec, rng)
+        cached = self._from_cache(path, file)
+        frames = cached and cached.read(self._choose(path, cached, number, rng), window.size)
+        # A damaged file is asked anew each time, so that what was read before does not matter.
+        while frames is None:
+            frames = file.try_read(self._choose(path, file, number, rng), window.size)
+            file = file if frames is not None else file.distrusting
+        return to_float(crop(frames, window, self.spec.size))
+
+    def _choose(
+        self, path: Path, video: VideoFile | CachedVideo, number: int, rng: random.Random | None
+    ) -> list[int]:
         bounds = resolve_range(video.num_frames, self.frame_range)
         clip = number // len(self.paths)
         position = clip / (self.clips_per_video - 1) if self.clips_per_video > 1 else 0.5
         try:
-            chosen = choose_frames(video.times, video.fps, self.spec, bounds, rng, position)
+            return choose_frames(video.times, video.fps, self.spec, bounds, rng, position)
         except ValueError as error:
             raise UnusableMedia(path, str(error)) from error
-        window = choose_window(height, width, self.spec, rng)
-        return to_float(crop(video.read(chosen, window.size), window, self.spec.size))
 
     def _from_cache(self, path: Path, file: VideoFile) -> CachedVideo | None:
         if self.cache is None:
@@ -205,9 +217,16 @@ class ImageDataset(MediaDataset):
 
     def _load(self, path: Path, number: int, rng: random.Random | None) -> Float[Tensor, "c h w"]:
         picture = read_image(path, self.spec.channels)
-        window = choose_window(*picture.shape[:2], self.spec, rng)
+        window = _window(path, *picture.shape[:2], self.spec, rng)
         resized = picture.new_tensor(resize_array(picture.numpy(), window.size))
         return to_float(crop(resized[None], window, self.spec.size)[0])
+
+
+def _window(
+    path: Path, height: int, width: int, spec: ClipSpec, rng: random.Random | None
+) -> Window:
+    check_proportions(path, height, width, spec.size)
+    return choose_window(height, width, spec, rng)
 
 
 def _recall(known: dict[Path, V], path: Path, make: Any) -> V:

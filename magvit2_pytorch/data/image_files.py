@@ -12,7 +12,7 @@ from torch import Tensor
 from magvit2_pytorch.data.frame_array import resize_array
 from magvit2_pytorch.data.pixels import as_channels, check_channels, to_uint8
 from magvit2_pytorch.data.replace_file import replacing
-from magvit2_pytorch.data.unusable import blame
+from magvit2_pytorch.data.unusable import blame, check_regular
 
 Picture = Float[Tensor, "c h w"] | UInt8[Tensor, "h w c"]
 """Floats in [-1, 1], channels first, or bytes, channels last."""
@@ -24,13 +24,16 @@ def read_image(
     """A picture upright (EXIF), in bytes; of an animation the first frame.
 
     Opacity is resolved over black unless 4 channels are asked for. `size` (height, width)
-    resizes as videos are resized. Raises `UnusableMedia` where it cannot be read.
+    resizes as videos are resized. Raises `UnusableMedia` where it cannot be read, or claims
+    more pixels than Pillow believes (twice `PIL.Image.MAX_IMAGE_PIXELS`).
     """
     from PIL import Image
 
     check_channels(channels)
-    with blame(path), Image.open(path) as image:
-        levels = as_channels(np.array(_upright(image)), channels)
+    with blame(path):
+        check_regular(path)
+        with Image.open(path) as image:
+            levels = as_channels(np.array(_upright(image)), channels)
         return torch.from_numpy(levels if size is None else resize_array(levels, size))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from magvit2_pytorch.data.dead_workers import FileBoard
 from magvit2_pytorch.data.sampler import FiniteSampler, ResumableSampler
 from magvit2_pytorch.types import Clips
 
@@ -30,7 +31,8 @@ def build_loader(
     With `train` it never ends and begins with batch number `position` (see
     `ResumableSampler`); `InfiniteBatches` keeps count for you. Otherwise it gives each item
     once, in order, with a smaller last batch. Batches are the same for any `num_workers`.
-    It shards by `rank` itself: do not pass it through accelerate's `prepare`.
+    It shards by `rank` itself: do not pass it through accelerate's `prepare`. A worker that dies
+    raises `DeadWorker` (a `RuntimeError`), which names it and the file it was at.
     """
     if train:
         sampler = ResumableSampler(
@@ -54,6 +56,7 @@ def build_loader(
         dataset if getattr(dataset, "takes_epoch", False) else _WithoutEpoch(dataset),
         batch_sampler=sampler,
         num_workers=num_workers,
+        worker_init_fn=FileBoard() if num_workers else None,
         pin_memory=pin_memory,
         # Without one of its own it draws from the global state, which then differs on resume.
         generator=torch.Generator().manual_seed(seed),
@@ -66,7 +69,21 @@ class _ForkSafeLoader(DataLoader):
         # collected in a forked worker: it would wait forever for threads that are not there.
         if self.num_workers:
             gc.collect()
+            return _Batches(super().__iter__(), self.worker_init_fn)
         return super().__iter__()
+
+
+class _Batches:
+    def __init__(self, batches: Iterator[Any], board: FileBoard):
+        self._batches = batches
+        self._board = board
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        with self._board.watching():
+            return next(self._batches)
 
 
 class InfiniteBatches:

@@ -56,22 +56,32 @@ def _decode_run(
 ) -> Iterator[tuple[int, Any]]:
     missing = list(run)
     keyframe, step = _keyframe(index, run[0]), 1
+    # Where frames were found by decoding, a packet does not say which frame it makes.
+    sparing = not index.decoded
     while True:
-        for frame in _decode_from(container, stream, int(index.keyframes[keyframe])):
+        wanted = {int(index.pts[i]) for i in missing} if sparing else None
+        for frame in _decode_from(container, stream, int(index.keyframes[keyframe]), wanted):
             if frame.pts is None or frame.pts > index.pts[missing[0]]:
                 break
             if frame.pts == index.pts[missing[0]]:
                 yield missing.pop(0), frame
                 if not missing:
                     return
+        if sparing:  # a decoder that guesses the order of frames may need to see them all
+            sparing = False
+            continue
         if keyframe == 0:
             return
         # Some keyframes are so only by name, and decoders drop frames until they are sure.
         keyframe, step = max(keyframe - step, 0), step * 2
 
 
-def _decode_from(container: Any, stream: Any, tick: int) -> Iterator[Any]:
-    """Frames from the keyframe at or before `tick`; none where the seek lands after it."""
+def _decode_from(container: Any, stream: Any, tick: int, wanted: set[int] | None) -> Iterator[Any]:
+    """Frames from the keyframe at or before `tick`; none where the seek lands after it.
+
+    Of frames that no other refers to only the wanted ones (by their ticks) are decoded, all if
+    that is None: half of the work on the way to a frame.
+    """
     import av
 
     try:
@@ -82,5 +92,13 @@ def _decode_from(container: Any, stream: Any, tick: int) -> Iterator[Any]:
     for packet in packets:
         if packet.is_keyframe:
             if packet.pts is not None and packet.pts <= tick:
-                yield from decode(container, stream, chain((packet,), packets))
+                packets = _marked(stream.codec_context, chain((packet,), packets), wanted)
+                yield from decode(container, stream, packets)
             return
+
+
+def _marked(context: Any, packets: Iterator[Any], wanted: set[int] | None) -> Iterator[Any]:
+    """The packets, each with the decoder told whether it may pass over it."""
+    for packet in packets:
+        context.skip_frame = "DEFAULT" if wanted is None or packet.pts in wanted else "NONREF"
+        yield packet

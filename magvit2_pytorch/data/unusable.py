@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 import tempfile
 import warnings
 import weakref
@@ -23,6 +24,18 @@ class UnusableMedia(ValueError):
         return type(self), (self.path, self.reason)
 
 
+def check_regular(path: str | os.PathLike) -> None:
+    """Raises `UnusableMedia` on what has no contents of its own, and `OSError` as `open` does.
+
+    Pipes and devices are called like media too, by mistake or malice, and never end.
+    """
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise UnusableMedia(path, "is a folder")
+    if not stat.S_ISREG(mode):
+        raise UnusableMedia(path, "is a pipe, a socket or a device, no file")
+
+
 @contextmanager
 def blame(path: str | os.PathLike) -> Iterator[None]:
     """Whatever a codec library raises inside becomes `UnusableMedia` with the file's name.
@@ -32,10 +45,14 @@ def blame(path: str | os.PathLike) -> Iterator[None]:
     """
     try:
         yield
-    except (UnusableMedia, MemoryError, ImportError, NameError, AssertionError):
+    except (UnusableMedia, ImportError, NameError, AssertionError):
         raise
     except Exception as error:
-        if isinstance(error, FileNotFoundError):
+        if type(error) is MemoryError:
+            raise
+        if isinstance(error, MemoryError):  # a codec's own, of sizes that no machine has
+            reason = "asks for more memory than a codec may have"
+        elif isinstance(error, FileNotFoundError):
             reason = "the file is missing"
         elif isinstance(error, PermissionError):
             reason = "no permission to read it"

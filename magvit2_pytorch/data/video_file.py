@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice, pairwise
@@ -12,7 +13,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from magvit2_pytorch.data.frame_array import FrameToArray
-from magvit2_pytorch.data.frame_index import FrameIndex, build_index, decode, open_video
+from magvit2_pytorch.data.frame_index import FrameIndex, build_index, decode_all, open_video
 from magvit2_pytorch.data.pixels import check_channels
 from magvit2_pytorch.data.seek import decode_at
 from magvit2_pytorch.data.unusable import UnusableMedia, blame
@@ -42,6 +43,23 @@ class VideoFile:
     def index(self) -> FrameIndex:
         with blame(self.path):
             return build_index(self.path, self._num_threads())
+
+    @cached_property
+    def distrusting(self) -> "VideoFile":
+        """The same file, numbered by what was seen decoded; from that, one that never seeks.
+
+        It may have fewer frames. Raises `UnusableMedia` where distrust has come to its end.
+        """
+        # What several threads make of damaged frames depends on which is first.
+        file = VideoFile(self.path, self.channels, num_threads=1)
+        if not self.index.decoded:
+            with blame(self.path):
+                file.index = build_index(self.path, 1, by_decoding=True)
+        elif len(self.index.keyframes):
+            file.index = replace(self.index, keyframes=np.array([], np.int64))
+        else:
+            raise UnusableMedia(self.path, "does not give the same frames twice")
+        return file
 
     @cached_property
     def _size(self) -> tuple[int, int]:
@@ -91,6 +109,19 @@ class VideoFile:
         `size` (height, width) resizes inside the decoder, antialiased; without it frames have
         the size of the first. Raises `IndexError` on numbers outside the file.
         """
+        file = self
+        while (frames := file.try_read(indices, size)) is None:
+            file = file.distrusting
+        self.index, self.num_threads = file.index, file.num_threads
+        return frames
+
+    def try_read(
+        self, indices: Sequence[int], size: tuple[int, int] | None = None
+    ) -> Frames | None:
+        """As `read`, but None where the index promised frames that do not come out.
+
+        They are damaged then, and `distrusting` counts those that do come out.
+        """
         indices = [int(i) for i in indices]
         if any(a > b for a, b in pairwise(indices)):
             raise ValueError(f"frame numbers must not decrease: {indices}")
@@ -102,11 +133,11 @@ class VideoFile:
             )
         size = size or self._size
         with blame(self.path):
-            found = self._decode(set(indices), size)
+            found = self._decode(set(indices), size, self._num_threads())
             if len(found) < len(set(indices)):
-                # The index promised frames that do not come out: trust it less, ask again.
-                self.index = self._weaker_index()
-                return self.read(indices, size)
+                found = self._decode(set(indices), size, num_threads=1)
+        if len(found) < len(set(indices)):
+            return None
         frames = np.empty((len(indices), *size, self.channels), np.uint8)
         for row, i in enumerate(indices):
             frames[row] = found[i]
@@ -115,14 +146,12 @@ class VideoFile:
     def frames(self, size: tuple[int, int] | None = None) -> Iterator[UInt8[Tensor, "h w c"]]:
         """All frames from the first to the last, in constant memory; sizes as in `read`."""
         with blame(self.path):
-            count = 0
-            container, stream = open_video(self.path, self._num_threads())
-            with container:
-                to_array = FrameToArray(self.channels, size)
-                for frame in decode(container, stream):
+            to_array = FrameToArray(self.channels, size)
+            frame = None
+            with closing(decode_all(self.path, self._num_threads())) as frames:
+                for frame in frames:
                     yield torch.from_numpy(to_array(frame))
-                    count += 1
-            if not count:
+            if frame is None:
                 raise UnusableMedia(self.path, "holds no frame that can be decoded")
 
     def chunks(self, num_frames: int, size: tuple[int, int] | None = None) -> Iterator[Frames]:
@@ -141,21 +170,13 @@ class VideoFile:
         return min(max(share, 1), 8)
 
     def _decode(
-        self, wanted: set[int], size: tuple[int, int]
+        self, wanted: set[int], size: tuple[int, int], num_threads: int
     ) -> dict[int, UInt8[np.ndarray, "h w c"]]:
         """The wanted frames as far as the file gives them."""
         if not wanted:
             return {}
-        container, stream = open_video(self.path, self._num_threads())
+        container, stream = open_video(self.path, num_threads)
         with container:
             to_array = FrameToArray(self.channels, size)
             frames = decode_at(container, stream, self.index, sorted(wanted))
             return {i: to_array(frame) for i, frame in frames}
-
-    def _weaker_index(self) -> FrameIndex:
-        """First one that saw every frame decoded, then one that counts from the start."""
-        if not self.index.decoded:
-            return build_index(self.path, self._num_threads(), by_decoding=True)
-        if len(self.index.keyframes):
-            return replace(self.index, keyframes=np.array([], np.int64))
-        raise UnusableMedia(self.path, "does not give the same frames twice")

@@ -51,8 +51,10 @@ class VideoWriter:
             )
         if not fps > 0:
             raise ValueError(f"fps is {fps}: frames a second are more than 0")
-        # 29.97 and 23.976 are 30000/1001 and 24000/1001 to encoders.
-        self.rate = Fraction(fps).limit_denominator(1001)
+        # 29.97 and 23.976 are 30000/1001 and 24000/1001 to encoders, and a frame an hour is 1/3600.
+        exact = Fraction(fps)
+        slow = exact < Fraction(1, 1000)
+        self.rate = 1 / Fraction(round(1 / exact)) if slow else exact.limit_denominator(1001)
         self.crf = crf
         """x264's quality: 0 loses nothing but colour resolution, 23 is small, 17 looks whole."""
         self.audio_from = audio_from

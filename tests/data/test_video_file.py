@@ -180,7 +180,7 @@ UNUSABLE = {
     "text": (lambda d: written(d / "x.mkv", b"hello " * 99), "cannot be decoded"),
     "sound": (lambda d: make_audio(d / "x.mp4"), "no video stream"),
     "missing": (lambda d: d / "x.mp4", "missing"),
-    "a folder": (lambda d: d, "cannot be decoded"),
+    "a folder": (lambda d: d, "is a folder"),
 }
 
 
@@ -283,3 +283,52 @@ def test_real_clips(name):
     for start in (0, 31, video.num_frames - 17):
         clip = list(range(start, start + 17))
         assert torch.equal(video.read(clip, (64, 96)), in_order[clip])
+
+
+def decoded_for(monkeypatch, path, number: int) -> int:
+    """How many frames come out of the decoder on the way to this one."""
+    from magvit2_pytorch.data import seek
+
+    video, count, decode = VideoFile(path, num_threads=1), [], seek.decode
+    expected = from_the_start(path)[number]
+
+    def counting(*args):
+        for frame in decode(*args):
+            count.append(frame.pts)
+            yield frame
+
+    assert video.num_frames == 30
+    monkeypatch.setattr(seek, "decode", counting)
+    assert torch.equal(video.read([number])[0], expected)
+    monkeypatch.setattr(seek, "decode", decode)
+    return len(count)
+
+
+def test_frames_that_no_other_needs_are_passed_over(tmp_path, monkeypatch):
+    """From the last keyframe (12 or 24), and of the B-frames on the way only the wanted one."""
+    plain = make_format(tmp_path, "b_frames.mp4")
+    options = {"bf": "3", "b-pyramid": "none", "b-adapt": "0", "sc_threshold": "0"}
+    many = make_video(tmp_path / "many_b.mp4", options=options)
+    assert decoded_for(monkeypatch, plain, 23) <= 12
+    assert decoded_for(monkeypatch, many, 22) <= 6
+    assert decoded_for(monkeypatch, many, 24) == 1
+
+
+def test_a_decoder_that_needs_to_see_all_frames_sees_them(tmp_path, monkeypatch):
+    """One that loses frames when some are passed over: the same keyframe is tried again."""
+    from magvit2_pytorch.data import seek
+
+    marked, asked = seek._marked, []
+
+    def losing(context, packets, wanted):
+        asked.append(wanted)
+        for packet in marked(context, packets, wanted):
+            if wanted is None or packet.pts not in wanted:
+                yield packet
+
+    monkeypatch.setattr(seek, "_marked", losing)
+    path = make_format(tmp_path, "b_frames.mp4")
+    video = VideoFile(path, num_threads=1)
+    assert torch.equal(video.read([29])[0], from_the_start(path)[29])
+    assert [wanted is None for wanted in asked] == [False, True]
+    assert not video.index.decoded
