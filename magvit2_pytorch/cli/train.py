@@ -37,6 +37,7 @@ def train(
     init_from: str | None = None,
     resume: str | None = None,
     wandb: bool = False,
+    dry_run: bool = False,
     device: Device = "auto",
     model: "TokenizerConfig",
     training: "TrainingConfig",
@@ -48,8 +49,8 @@ def train(
 
       tokenizer/      the trained tokenizer, for --model of the other commands
       config.yaml     every option of this run, to give to --config again
-      checkpoints/    all that --resume needs, one folder for each saved step
-      log.jsonl, curves.png, step-*.mp4 and .png: how it went
+      checkpoints/    all that --resume needs: a folder for each of the last steps saved, and best
+      log.jsonl, run.json, curves.png, step-*.mp4 and .png: how it went
 
     Ctrl-C saves a checkpoint and says how to go on. Several GPUs or processes:
     accelerate launch -m magvit2_pytorch train ...
@@ -64,8 +65,10 @@ def train(
         init_from: Start from a trained tokenizer or run, or hf://OWNER/NAME. One of images, with
             the same layers but for time, is inflated: o2-image to o2.
         resume: Go on from a checkpoint: its folder, `latest` for the last of this output folder,
-            or `auto` for the last if there is one.
+            or `auto` for the last that is not damaged, if there is one.
         wandb: The same as --use_wandb_tracking true.
+        dry_run: Train two steps of everything, say what the whole run will take in memory, time
+            and disk, and leave nothing behind.
         device: Where to train; auto takes GPUs if there are any.
         model: What the tokenizer is made of.
         training: How it is trained.
@@ -80,8 +83,9 @@ def train(
     import torch
 
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
+    from magvit2_pytorch.training.not_finite import NonFiniteTraining
+    from magvit2_pytorch.training.processes import LostProcess
     from magvit2_pytorch.training.trainer import VideoTokenizerTrainer
-    from magvit2_pytorch.training.update import NonFiniteTraining
 
     on_cpu = device != "auto" and find_device(device) == "cpu"
     torch.manual_seed(training.seed)
@@ -98,18 +102,20 @@ def train(
             accelerate_kwargs={"cpu": True} if on_cpu else None,
             **{field.name: getattr(training, field.name) for field in fields(training)},
         )
-        if checkpoint is not None:
-            trainer.load(checkpoint)
+        if resume is not None:
+            trainer.resume(resume)
     say = trainer.accelerator.print
+    if dry_run:
+        with mistakes(), mistakes(OSError), mistakes(MemoryError), mistakes(LostProcess):
+            say(trainer.dry_run())
+        return 0
     if trainer.accelerator.is_main_process:
         run = dict(data=data, output=output, preset=preset, type=type, device=device)
         run |= dict(images=images, init_from=init_from)
         write_config(folder / CONFIG_FILE, model, training, **run)
     parameters = sum(p.numel() for p in trainer.tokenizer.parameters())
     say(f"Training {parameters:,} parameters on {trainer.accelerator.device}, into {folder}/")
-    if checkpoint is not None:
-        say(f"Going on from {checkpoint}, step {trainer.step}")
-    with mistakes(NonFiniteTraining), trainer.trackers(run_name=folder.name):
+    with mistakes(NonFiniteTraining), mistakes(LostProcess), trainer.trackers(run_name=folder.name):
         trainer.train()
     say(f"Trained {trainer.step} steps. Wrote {folder / 'tokenizer'}/")
     return 0
@@ -168,6 +174,7 @@ def run(values: Any) -> int:
         images=values.images,
         init_from=values.init_from,
         resume=values.resume,
+        dry_run=values.dry_run,
         device=values.device,
         model=model,
         training=training,
@@ -197,33 +204,20 @@ def start_from(tokenizer: "VideoTokenizer", place: str) -> None:
 
 
 def find_checkpoint(folder: Path, resume: str | None) -> Path | None:
-    """The checkpoint that --resume names, None to start at the first step.
+    """The checkpoint that --resume stands for, None to start at the first step.
 
     Raises `UserError` where there is none, and where a new run would mix its checkpoints with an
     older one's.
     """
-    steps = {_step(path): path for path in folder.glob("step-*") if _step(path) is not None}
-    last = steps[max(steps)] if steps else None
-    if resume is None:
-        if last is not None:
-            raise UserError(
-                f"{folder} holds checkpoints up to step {max(steps)}: go on with --resume latest, "
-                "or choose another --output"
-            )
-        return None
-    if resume == "auto":
-        return last
-    if resume == "latest":
-        if last is None:
-            raise UserError(f"--resume latest: there is no checkpoint in {folder}")
-        return last
-    path = Path(resume).expanduser()
-    if not path.is_dir():
-        raise UserError(f"--resume {resume}: no such folder; give one like {folder / 'step-1000'}")
-    return path
+    from magvit2_pytorch.training.checkpoints import Checkpoints
 
-
-def _step(path: Path) -> int | None:
-    number = path.name.removeprefix("step-")
-    whole = (path / "state.json").is_file()
-    return int(number) if whole and number.isdecimal() else None
+    checkpoints = Checkpoints(folder)
+    if resume is not None:
+        with mistakes(FileNotFoundError):
+            return checkpoints.find(resume)
+    if steps := checkpoints.steps():
+        raise UserError(
+            f"{folder} holds checkpoints up to step {max(steps)}: go on with --resume latest, "
+            "or choose another --output"
+        )
+    return None

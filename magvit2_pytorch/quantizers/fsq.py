@@ -60,7 +60,9 @@ class FSQ(Quantizer):
             half, bounded = self._halves(z), self._bounded(z)
             rounded = bounded.round()
             quantized = straight_through(bounded / half, rounded / half)
-            codes = ((rounded.long() + half) * self._places(z)).sum(dim=-1)
+            # NaN, which training has to get over, would be a number far below all codes.
+            digits = rounded.nan_to_num().long() + half
+            codes = (digits * self._places(z)).sum(dim=-1)
         return Quantized(
             rearrange(quantized, "b t h w q d -> b (q d) t h w"),
             codes[..., 0] if self.num_codebooks == 1 else codes,

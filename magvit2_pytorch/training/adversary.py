@@ -20,6 +20,7 @@ from magvit2_pytorch.losses import (
     points_between,
 )
 from magvit2_pytorch.training.config import TrainingConfig
+from magvit2_pytorch.training.not_finite import SkippedSteps, finite_or_nan
 from magvit2_pytorch.training.schedule import lr_scale
 from magvit2_pytorch.training.state import (
     flatten_optimizer,
@@ -75,6 +76,9 @@ class Adversary:
             betas=config.discriminator_betas,
         )
         self.module, self.optimizer = accelerator.prepare(discriminator, optimizer)
+        self.skips = SkippedSteps()
+        self._means_before: dict[str, Tensor] | None = None
+        """Running means as they were before the step in hand."""
 
     @property
     def discriminator(self) -> torch.nn.Module:
@@ -120,7 +124,7 @@ class Adversary:
             gradient, felt, weights = self._felt(recon, seen, step)
             terms, own_weights = self._own_loss(seen)
             total = torch.stack([terms[name] * own_weights[name] for name in own_weights]).sum()
-            self.accelerator.backward(total / accumulate)
+            self.accelerator.backward(total * finite_or_nan(total) / accumulate)
         terms |= felt
         terms[f"{self.name}_real_logit"] = _flat(seen.real).mean()
         terms[f"{self.name}_fake_logit"] = _flat(seen.fake).mean()
@@ -164,7 +168,7 @@ class Adversary:
         total = torch.stack([terms[name] * weights[name] for name in terms]).sum()
         # The discriminator's own backward pass needs the same graph once more.
         gradient = torch.autograd.grad(total, recon, retain_graph=True)[0]
-        return gradient, terms, weights
+        return gradient * finite_or_nan(total), terms, weights
 
     def _own_loss(self, seen: Seen) -> tuple[dict[str, Tensor], dict[str, float]]:
         name, config = self.name, self.config
@@ -173,6 +177,8 @@ class Adversary:
         weights = {f"{name}_discriminator": 1.0}
         if config.lecam_loss_weight > 0:
             real, fake = _flat(seen.real), _flat(seen.fake)
+            if self._means_before is None:
+                self._means_before = {n: v.clone() for n, v in self.lecam.state_dict().items()}
             self.lecam.update(real.detach(), fake.detach())
             terms[f"{name}_lecam"] = self.lecam(real, fake)
             weights[f"{name}_lecam"] = config.lecam_loss_weight
@@ -185,7 +191,10 @@ class Adversary:
     # A step
 
     def apply_gradients(self, step: int) -> dict[str, float]:
-        """Clips and steps, unless a gradient is not finite; returns what to log."""
+        """Clips and steps, unless a loss or gradient is not finite; returns what to log.
+
+        A step that is left out leaves weights, moments and running means as they were.
+        """
         config = self.config
         start = config.discriminator_start_step
         scale = lr_scale(
@@ -203,9 +212,14 @@ class Adversary:
         finite = norm < float("inf")  # false for NaN too
         if finite:
             self.optimizer.step()
+        elif self._means_before is not None:
+            self.lecam.load_state_dict(self._means_before)
+        self._means_before = None
         self.optimizer.zero_grad(set_to_none=True)
-        values = {f"{self.name}_discriminator_learning_rate": rate}
-        return values | ({f"{self.name}_discriminator_grad_norm": norm} if finite else {})
+        self.skips.count(finite)
+        values = {"learning_rate": rate, "skipped_steps": self.skips.total}
+        values |= {"grad_norm": norm} if finite else {}
+        return {f"{self.name}_discriminator_{name}": value for name, value in values.items()}
 
     # State
 
@@ -219,6 +233,7 @@ class Adversary:
         self.discriminator.load_state_dict(under(tensors, "discriminator"))
         self.lecam.load_state_dict(under(tensors, "lecam"))
         restore_optimizer(self.optimizer, tensors, "optimizer")
+        self._means_before = None
 
 
 def build_adversaries(

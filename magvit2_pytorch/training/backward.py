@@ -12,6 +12,7 @@ from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.training.adversary import Adversary
 from magvit2_pytorch.training.config import TrainingConfig
 from magvit2_pytorch.training.meters import Meters
+from magvit2_pytorch.training.not_finite import finite_or_nan
 from magvit2_pytorch.training.objective import Objective, Reconstruction
 from magvit2_pytorch.types import Video
 
@@ -67,7 +68,8 @@ class Backward:
             total = total + pull
         # Its derivative with respect to the reconstruction is `total`.
         proxy = (out.recon.float() * total).sum()
-        self.accelerator.backward((proxy + loss.code) / self.accumulate)
+        sound = finite_or_nan(loss.total)
+        self.accelerator.backward((proxy + loss.code) * sound / self.accumulate)
         meters.add(video, out, loss)
 
     def adaptive_weight(

@@ -108,6 +108,9 @@ class TrainingConfig:
     """bf16 and fp16 run convolutions and matrices in it; weights and quantizer stay fp32."""
     compile: bool = False
     """Compile the forward pass with torch.compile."""
+    checkpoint_activations: bool = False
+    """Keep nothing of residual layers for the backward pass, which computes them again: a third
+    more computation for a fraction of the memory."""
     seed: int = 42
     """Of the data's order and crops and of everything drawn while training."""
 
@@ -146,7 +149,10 @@ class TrainingConfig:
     validate_every_step: int = 500
     """Steps between two validations."""
     checkpoint_every_step: int = 1000
-    """Steps between two checkpoints; the last step is saved in any case."""
+    """Steps between two checkpoints; the last step is saved in any case, and so is each
+    validation with the best PSNR so far."""
+    keep_checkpoints: int | None = 3
+    """The newest checkpoints that are kept, besides the best one; None keeps all."""
     checkpoints_folder: str = "./checkpoints"
     """Where checkpoints go."""
     results_folder: str = "./results"
@@ -159,6 +165,10 @@ class TrainingConfig:
     """Show one on a terminal."""
     max_skipped_steps: int = 20
     """Steps in a row with numbers that are not finite after which training gives up."""
+    find_unused_parameters: bool = False
+    """With several processes, look at each step for parameters that no gradient reaches."""
+    process_timeout_s: float = 1800.0
+    """How long a process waits for the others before it gives them up for lost."""
 
     def __post_init__(self):
         for name in ("betas", "random_scale", "discriminator_betas"):
@@ -168,6 +178,7 @@ class TrainingConfig:
             "batch_size", "num_train_steps", "grad_accum_every", "learning_rate", "num_frames",
             "frame_stride", "log_every_step", "validate_every_step", "checkpoint_every_step",
             "perceptual_num_frames", "discriminator_learning_rate", "gradient_penalty_every",
+            "max_skipped_steps", "process_timeout_s",
         )  # fmt: skip
         for name in positive:
             if getattr(self, name) <= 0:
@@ -181,6 +192,10 @@ class TrainingConfig:
             raise ValueError(f"image_frac is {self.image_frac}: it must lie between 0 and 1")
         if self.image_batch_size is not None and self.image_batch_size < 1:
             raise ValueError(f"image_batch_size is {self.image_batch_size}: it must be 1 or more")
+        if self.keep_checkpoints is not None and self.keep_checkpoints < 1:
+            raise ValueError(
+                f"keep_checkpoints is {self.keep_checkpoints}: it must be 1 or more, or None"
+            )
         if not 0 < self.valid_frac < 1:
             raise ValueError(f"valid_frac is {self.valid_frac}: it must lie between 0 and 1")
         if self.precision not in ("fp32", "bf16", "fp16"):

@@ -20,6 +20,7 @@ from magvit2_pytorch.data import (
     split_files,
 )
 from magvit2_pytorch.data.sources import Source
+from magvit2_pytorch.functional import range_mistake
 from magvit2_pytorch.tokenizer.config import TokenizerConfig
 from magvit2_pytorch.training.config import TrainingConfig
 from magvit2_pytorch.types import Clips
@@ -155,7 +156,8 @@ def training_batches(
 ) -> Iterator[Tensor]:
     """Endless batches `b c t h w` on the device, from batch number `position` on.
 
-    The first one is checked: values outside [-1, 1] raise `ValueError` before a step is taken.
+    The first one is checked: values outside [-1, 1], and values in [0, 1], raise `ValueError`
+    before a step is taken.
     """
     batches = InfiniteBatches(
         dataset,
@@ -169,6 +171,13 @@ def training_batches(
     )
     for number, batch in enumerate(batches):
         if number == 0:
-            check_range(batch)
+            _check_first(batch, dataset)
         batch = batch[:, :, None] if batch.ndim == 4 else batch
         yield batch.to(accelerator.device, non_blocking=True)
+
+
+def _check_first(batch: Tensor, dataset: Clips) -> None:
+    check_range(batch)
+    # What our own datasets read is in range, however bright it is.
+    if not isinstance(dataset, VideoDataset | ImageDataset) and (mistake := range_mistake(batch)):
+        raise ValueError(mistake)

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from magvit2_pytorch.metrics import CodebookUsage
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
+from magvit2_pytorch.training.memory import peak_memory
 from magvit2_pytorch.training.objective import Loss, Reconstruction
+from magvit2_pytorch.training.processes import largest
 from magvit2_pytorch.types import Video
 
 
@@ -31,7 +33,7 @@ class Meters:
         self.counts: dict[str, int] = defaultdict(int)
         self.usage = CodebookUsage(*self.codebook) if self.has_codes else None
         self.weights: dict[str, float | int] = {}
-        self.steps, self.clips, self.waited_s = 0, 0, 0.0
+        self.steps, self.clips, self.frames, self.waited_s = 0, 0, 0, 0.0
         self.started = time.monotonic()
 
     @contextmanager
@@ -50,6 +52,7 @@ class Meters:
             self._mean(name, term.detach())
         self.weights |= loss.weights
         self.clips += video.shape[0]
+        self.frames += video.shape[0] * video.shape[2]
         if self.usage is not None:
             self.usage.update(out.codes)
 
@@ -76,14 +79,20 @@ class Meters:
         self.counts[name] += 1
 
     def read(self) -> dict[str, float | int]:
-        """Everything since the last reading, over all processes, and starts anew."""
+        """Everything since the last reading, over all processes, and starts anew.
+
+        Terms and norms are means; `data_wait`, the share of the time spent waiting for data, and
+        `peak_memory_mb` (see `peak_memory`) are those of the process that has most.
+        """
         duration = max(time.monotonic() - self.started, 1e-9)
-        values = {}
-        for name, total in self.sums.items():
-            mean = total / self.counts[name]
-            if isinstance(mean, Tensor):  # plain numbers are the same in every process
-                mean = float(self.accelerator.reduce(mean.float(), reduction="mean"))
-            values[name] = mean
+        means = {name: total / self.counts[name] for name, total in self.sums.items()}
+        # Plain numbers are the same in every process; tensors go through one collective.
+        measured = {name: mean for name, mean in means.items() if isinstance(mean, Tensor)}
+        if measured:
+            stacked = torch.stack([mean.float() for mean in measured.values()])
+            reduced = self.accelerator.reduce(stacked, reduction="mean").tolist()
+            means |= dict(zip(measured, reduced, strict=True))
+        values: dict[str, float | int] = means
         if "mse" in values:
             # Of the mean error over clips, peak to peak 2: a running figure, no benchmark.
             values["psnr"] = float(10 * torch.tensor(4 / max(values["mse"], 1e-12)).log10())
@@ -96,6 +105,9 @@ class Meters:
         processes = self.accelerator.num_processes
         values["steps_per_s"] = self.steps / duration
         values["clips_per_s"] = self.clips * processes / duration
-        values["data_wait"] = self.waited_s / duration
+        values["frames_per_s"] = self.frames * processes / duration
+        peak_mb = peak_memory(self.accelerator.device) / 1e6
+        most = largest(self.accelerator, self.waited_s / duration, peak_mb)
+        values["data_wait"], values["peak_memory_mb"] = most
         self._clear()
         return values

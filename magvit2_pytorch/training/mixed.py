@@ -24,12 +24,17 @@ def mixed_batches(
     if images is None:
         yield from clip_batches
         return
-    num_images = config.image_batch_size or config.batch_size * config.num_frames
+    num_images = images_per_batch(config)
     image_batches = training_batches(images, config, accelerator, images_before, num_images)
     for number in count(start):
         images_after = num_image_turns(number + 1, config.image_frac)
         yield next(image_batches if images_after > images_before else clip_batches)
         images_before = images_after
+
+
+def images_per_batch(config: TrainingConfig) -> int:
+    """Images to a forward pass, as many as a batch of clips has frames unless said otherwise."""
+    return config.image_batch_size or config.batch_size * config.num_frames
 
 
 def num_image_turns(turns: int, image_frac: float) -> int:

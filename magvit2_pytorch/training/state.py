@@ -1,12 +1,16 @@
-"""Training state on disk: tensors in safetensors, the rest in JSON, and never a pickle."""
+"""Training state on disk: tensors in safetensors, the rest in JSON, checksums, never a pickle."""
 
+import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
@@ -15,34 +19,167 @@ from magvit2_pytorch.state_file import shared_as_usual
 
 STATE_FILE = "state.json"
 TENSORS_FILE = "tensors.safetensors"
+CHECKSUMS_FILE = "checksums.sha256"
+"""As `sha256sum` writes it: `sha256sum --check` reads it too."""
+
+State = tuple[dict[str, Tensor], dict[str, Any]]
+"""Tensors, and plain values."""
+
+
+class CheckpointNotSaved(OSError):
+    """A checkpoint could not be written; what was there before is as it was."""
+
+
+class DamagedCheckpoint(ValueError):
+    """A file of a checkpoint is not what was once written to it."""
 
 
 def save_state(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-    """Writes both files beside `folder` and renames: a checkpoint is whole or not there."""
-    part = folder.with_name(f".{folder.name}.part")
+    """Writes beside `folder`, to the disk, and renames: a checkpoint is whole or not there.
+
+    Raises `CheckpointNotSaved` where there is no room or no right to write.
+    """
+    tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    num_bytes = sum(tensor.nbytes for tensor in tensors.values())
+    try:
+        with replacing_folder(folder) as part:
+            _check_room(part, num_bytes)
+            with shared_as_usual(part / TENSORS_FILE):
+                save_file(tensors, part / TENSORS_FILE)
+            text = json.dumps(values, indent=2) + "\n"
+            (part / STATE_FILE).write_text(text, encoding="utf-8")
+            lines = [_checksum(part / name) for name in (TENSORS_FILE, STATE_FILE)]
+            (part / CHECKSUMS_FILE).write_bytes(b"".join(lines))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointNotSaved(
+            f"the checkpoint {folder} could not be written: {error}. It takes "
+            f"{num_bytes / 1e6:,.1f} MB"
+        ) from error
+
+
+def load_state(folder: Path) -> State:
+    """Reads what `save_state` wrote, on the CPU. `verify_state` says whether it is still that."""
+    folder = whole(folder)
+    return load_file(folder / TENSORS_FILE), _read_values(folder)
+
+
+def verify_state(folder: Path) -> None:
+    """Raises unless this is a checkpoint whose files are as they were written.
+
+    `FileNotFoundError` says what a checkpoint looks like, `DamagedCheckpoint` which file is
+    damaged. A checkpoint of before there were checksums is looked at for missing ends only.
+    """
+    folder = whole(folder)
+    missing = [n for n in (STATE_FILE, TENSORS_FILE) if not (folder / n).is_file()]
+    if len(missing) == 2:
+        raise FileNotFoundError(
+            f"{folder} is no training checkpoint: it holds no {STATE_FILE} and no {TENSORS_FILE}. "
+            "Give a folder like checkpoints/step-1000"
+        )
+    if missing:
+        raise DamagedCheckpoint(f"{folder} is damaged: its {missing[0]} is gone")
+    _check_checksums(folder)
+    _read_values(folder)
+    try:
+        with safe_open(folder / TENSORS_FILE, framework="pt"):
+            pass
+    except SafetensorError as error:
+        raise DamagedCheckpoint(f"{folder / TENSORS_FILE} is damaged: {error}") from error
+
+
+def _check_checksums(folder: Path) -> None:
+    if not (folder / CHECKSUMS_FILE).is_file():
+        return
+    lines = (folder / CHECKSUMS_FILE).read_bytes()
+    for name in (TENSORS_FILE, STATE_FILE):
+        if _checksum(folder / name) not in lines:
+            raise DamagedCheckpoint(
+                f"{folder / name} is damaged: {CHECKSUMS_FILE} has another checksum of it"
+            )
+
+
+def _checksum(path: Path) -> bytes:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return f"{digest.hexdigest()}  {path.name}\n".encode()
+
+
+def _read_values(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DamagedCheckpoint(f"{folder / STATE_FILE} is damaged: {error}") from error
+
+
+def _check_room(folder: Path, num_bytes: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise OSError(f"{free / 1e6:,.1f} MB are free on its disk")
+
+
+# Folders that appear whole or not at all
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Gives an empty folder beside this one to fill; on success it takes its place.
+
+    A process killed at any moment, or a power cut, leaves what was there before or what is there
+    now, whole: under its name, or while the two change places as `whole` finds it.
+    """
+    part, old = unfinished(folder), _replaced(folder)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    with shared_as_usual(part / TENSORS_FILE):
-        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, part / TENSORS_FILE)
-    (part / STATE_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    old = folder.with_name(f".{folder.name}.old")
+    try:
+        yield part
+        for path in (*part.iterdir(), part):
+            _write_through(path)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
         os.replace(folder, old)
     os.replace(part, folder)
+    _write_through(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads what `save_state` wrote; `FileNotFoundError` says what a checkpoint looks like."""
-    for name in (STATE_FILE, TENSORS_FILE):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(
-                f"{folder} is no training checkpoint: it holds no {name}. "
-                "Give a folder like checkpoints/step-1000"
-            )
-    values = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-    return load_file(folder / TENSORS_FILE), values
+def remove_folder(folder: Path) -> None:
+    """Removes it; killed meanwhile, it leaves no half folder under this name."""
+    shutil.rmtree(unfinished(folder), ignore_errors=True)
+    os.replace(folder, unfinished(folder))
+    shutil.rmtree(unfinished(folder))
+
+
+def whole(folder: Path) -> Path:
+    """The folder, or the one it was to replace when the process was killed."""
+    return folder if folder.is_dir() or not _replaced(folder).is_dir() else _replaced(folder)
+
+
+def unfinished(folder: Path) -> Path:
+    """Where `replacing_folder` and `remove_folder` keep what is not whole."""
+    return folder.with_name(f".{folder.name}.part")
+
+
+def _replaced(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
+def _write_through(path: Path) -> None:
+    """Has the system write a file or folder to the disk."""
+    if path.is_dir() and os.name == "nt":
+        return  # folders cannot be opened there
+    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# Names of tensors
 
 
 def flatten_optimizer(optimizer: Optimizer, prefix: str) -> dict[str, Tensor]:
@@ -57,10 +194,9 @@ def flatten_optimizer(optimizer: Optimizer, prefix: str) -> dict[str, Tensor]:
 def restore_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], prefix: str) -> None:
     """Takes back what `flatten_optimizer` gave, for an optimizer built the same way."""
     state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith(f"{prefix}."):
-            index, name = key.removeprefix(f"{prefix}.").split(".", 1)
-            state.setdefault(int(index), {})[name] = value
+    for key, value in under(tensors, prefix).items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 

@@ -9,36 +9,39 @@ from typing import Any, Literal
 
 import torch
 
+from magvit2_pytorch.data import naming_dead_workers
 from magvit2_pytorch.options import check_known, keyword_signature
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.training.adversary import build_adversaries
 from magvit2_pytorch.training.averaging import build_average
 from magvit2_pytorch.training.backward import Backward
+from magvit2_pytorch.training.checkpoints import Checkpoints
 from magvit2_pytorch.training.config import TrainingConfig
 from magvit2_pytorch.training.datasets import open_datasets, open_images
+from magvit2_pytorch.training.dry_run import dry_run
 from magvit2_pytorch.training.interrupt import Interruptible
 from magvit2_pytorch.training.latent_statistics import record_latents
 from magvit2_pytorch.training.meters import Meters
 from magvit2_pytorch.training.mixed import mixed_batches
+from magvit2_pytorch.training.not_finite import NonFiniteTraining
 from magvit2_pytorch.training.objective import Autoencoder, Objective, find_perceptual
 from magvit2_pytorch.training.optimizer import build_optimizers
+from magvit2_pytorch.training.plan import Plan
 from magvit2_pytorch.training.plots import plot_curves
-from magvit2_pytorch.training.processes import build_accelerator
-from magvit2_pytorch.training.progress import Progress
-from magvit2_pytorch.training.state import (
-    flatten_optimizer,
-    load_state,
-    restore_optimizer,
-    save_state,
-    under,
-    with_prefix,
+from magvit2_pytorch.training.processes import (
+    any_process,
+    build_accelerator,
+    check_all_have_gradients,
+    naming_lost_processes,
+    on_main,
 )
-from magvit2_pytorch.training.tracking import Tracking, read_log
+from magvit2_pytorch.training.progress import Progress
+from magvit2_pytorch.training.run_state import RunState
+from magvit2_pytorch.training.state import State, load_state, save_state
+from magvit2_pytorch.training.tracking import DEFAULT_PROJECT, Tracking, read_log
 from magvit2_pytorch.training.update import Update
 from magvit2_pytorch.training.validation import validate, write_examples
 from magvit2_pytorch.types import Clips, Codes, Image, Video
-
-DEFAULT_PROJECT = "magvit2"
 
 
 class VideoTokenizerTrainer:
@@ -80,6 +83,7 @@ class VideoTokenizerTrainer:
         )
 
         self.tokenizer = tokenizer.to(self.accelerator.device)
+        tokenizer.checkpoint_activations(config.checkpoint_activations)
         self.ema = build_average(self.tokenizer, config).to(self.accelerator.device)
         self.objective = Objective(
             tokenizer.quantizer,
@@ -101,16 +105,17 @@ class VideoTokenizerTrainer:
         )
         self.update = Update(self.autoencoder, self.optimizers, self.ema, config, self.accelerator)
         self._forward = torch.compile(self.autoencoder) if config.compile else self.autoencoder
+        self.state = RunState(self.tokenizer, self.update, self.adversaries)
 
         self.step = 0
         """Optimizer steps taken, those skipped for numbers that are not finite included."""
         self.elapsed_s = 0.0
         """Time spent training, earlier runs of the same training included."""
         self.checkpoints_folder = Path(config.checkpoints_folder)
+        self.checkpoints = Checkpoints(self.checkpoints_folder, config.keep_checkpoints)
         self.results_folder = Path(config.results_folder)
-        self.tracking = Tracking(self.accelerator, self.results_folder)
-        if self.accelerator.is_main_process:
-            self.results_folder.mkdir(parents=True, exist_ok=True)
+        options = {"model": tokenizer.config.to_dict(), "training": config.to_dict()}
+        self.tracking = Tracking(self.accelerator, self.results_folder, options)
 
     # What a user asks of it
 
@@ -126,47 +131,60 @@ class VideoTokenizerTrainer:
     @contextmanager
     def trackers(self, project_name: str = DEFAULT_PROJECT, run_name: str | None = None):
         """Names this run in wandb or TensorBoard, and closes it properly."""
-        self.tracking.start(project_name, run_name, self._all_options())
-        try:
+        with self.tracking.named(project_name, run_name):
             yield
-        finally:
-            self.tracking.end()
 
-    def train(self) -> None:
+    def train(self, resume: str | Path | None = None) -> None:
         """Trains until `num_train_steps` or `max_duration_s`, from where it stands.
 
-        Ctrl-C ends the step in hand, saves, says how to resume and raises KeyboardInterrupt.
-        Raises `NonFiniteTraining`, before anything is overwritten, when `max_skipped_steps`
-        steps in a row came out as NaN or infinite.
+        `resume` first goes back to a checkpoint, see `resume`. What an earlier run left in
+        `checkpoints_folder` is moved beside it when a new one starts there.
+
+        Ctrl-C ends the step in hand, saves, says how to go on and raises KeyboardInterrupt.
+        When `max_skipped_steps` in a row came out as NaN or infinite, saves the state as it was
+        before the first of them and raises `NonFiniteTraining`. Raises `CheckpointNotSaved` where
+        the disk is full, `LostProcess` where another process died; earlier checkpoints stay.
         """
-        if not self.tracking.started:
-            self.tracking.start(DEFAULT_PROJECT, config=self._all_options())
-        if self.step == 0:
-            self.tracking.set_aside()
+        if resume is not None:
+            self.resume(resume)
+        elif self.step == 0:
+            on_main(self.accelerator, self.checkpoints.set_aside)
+        with naming_lost_processes(self.accelerator), self.tracking.running(self.step):
+            self._train()
+
+    def _train(self) -> None:
         start = self.step * self.config.grad_accum_every
         batches = mixed_batches(self.data, self.images, self.config, self.accelerator, start)
         meters = Meters(self.tokenizer, self.accelerator)
         progress = Progress(self.config, self.step, self.accelerator.is_main_process)
         started = time.monotonic() - self.elapsed_s
-        with Interruptible() as interruptible, progress:
-            while not self.finished and not interruptible.requested:
+        interrupted = False
+        with naming_dead_workers(), Interruptible() as interruptible, progress:
+            while not self.finished and not interrupted:
                 self.train_step(batches, meters)
                 self.elapsed_s = time.monotonic() - started
+                self._check_finite()
                 self._report(meters, progress)
+                interrupted = any_process(self.accelerator, interruptible.requested)
         self.save_now()
-        if interruptible.requested:
+        if interrupted:
             self._explain_resume()
             raise KeyboardInterrupt
         self._finish()
 
+    def dry_run(self) -> Plan:
+        """Tries everything that `train` does, undoes it, and says what training will take.
+
+        Nothing is left behind but decoded frames in `cache_dir`; see `training.dry_run`.
+        """
+        with naming_lost_processes(self.accelerator):
+            return dry_run(self)
+
     @property
     def finished(self) -> bool:
         limit = self.config.max_duration_s
-        over = limit is not None and self.elapsed_s >= limit
-        if self.accelerator.num_processes > 1 and limit is not None:
-            # Clocks differ, and a process that stops alone leaves the others waiting.
-            flag = torch.tensor(float(over), device=self.accelerator.device)
-            over = bool(self.accelerator.reduce(flag, reduction="sum") > 0)
+        # Clocks differ between processes.
+        over = limit is not None and any_process(self.accelerator, self.elapsed_s >= limit)
         return self.step >= self.config.num_train_steps or over
 
     # One step
@@ -184,9 +202,11 @@ class VideoTokenizerTrainer:
             with sync, self._keyed_randomness(micro_step) as generator:
                 out = self._forward(video)
                 self.backward(video, out, self.step, generator, meters, sync=last)
-        meters.add_step(learning_rate, self.update.apply(self.step))
+        check_all_have_gradients(self.accelerator, self.autoencoder)
+        meters.add_step(learning_rate, self.update.apply())
         for adversary in self.adversaries:
             if adversary.runs(self.step):
+                check_all_have_gradients(self.accelerator, adversary.module)
                 meters.add_values(adversary.apply_gradients(self.step))
         self.step += 1
 
@@ -204,19 +224,21 @@ class VideoTokenizerTrainer:
     def _report(self, meters: Meters, progress: Progress) -> None:
         config = self.config
         if self.step % config.log_every_step == 0 or self.finished:
-            values = meters.read() | {"skipped_steps": self.update.skipped_steps}
+            values = meters.read() | {"skipped_steps": self.update.skips.total}
             values["skipped_files"] = len(getattr(self.data, "skipped", ()))
             self.tracking.log(values, self.step)
             progress.show(values)
         progress.update(self.step, self.elapsed_s)
-        if self.step % config.validate_every_step == 0 and not self.finished:
-            self.validate()
-        if self.step % config.checkpoint_every_step == 0 and not self.finished:
+        if self.finished:
+            return
+        if self.step % config.checkpoint_every_step == 0:
             self.save_now()
+        if self.step % config.validate_every_step == 0:
+            self._keep_if_best(self.validate())
 
     def validate(self) -> dict[str, float | int]:
         """Measures the averaged tokenizer on held-out clips, logs it and writes examples."""
-        values, paths = {}, []
+        values, pictures = {}, {}
         for kind, held_out in {"clip": self.valid_data, "image": self.valid_images}.items():
             if held_out is None:
                 continue
@@ -231,17 +253,24 @@ class VideoTokenizerTrainer:
             values |= {f"{prefix}{name}": value for name, value in found.items()}
             if self.accelerator.is_main_process:
                 name = f"step-{self.step}-{kind}"
-                paths += write_examples(examples, self.results_folder, name, self.config.fps)
+                paths = write_examples(examples, self.results_folder, name, self.config.fps)
+                pictures |= {f"valid/{kind}-{number}": path for number, path in enumerate(paths)}
         self.tracking.log(values, self.step)
-        if self.accelerator.is_main_process:
-            for path in paths:
-                if path.suffix == ".mp4":
-                    self.tracking.log_video("valid/reconstruction", path, self.step)
+        self.tracking.log_pictures(pictures, self.step)
         self.accelerator.wait_for_everyone()
         return values
 
+    def _check_finite(self) -> None:
+        for owner in (self.update, *self.adversaries):
+            if owner.skips.in_a_row >= self.config.max_skipped_steps:
+                # Nothing is pruned: the numbers may have been on a bad way for long.
+                folder = self.checkpoints.path(self.step)
+                self.save(folder)
+                name = getattr(owner, "name", None)
+                raise NonFiniteTraining(owner.skips.explanation(self.step, folder, name))
+
     def _finish(self) -> None:
-        self.validate()
+        self._keep_if_best(self.validate())
         if values := record_latents(self.ema_tokenizer, self.data, self.config):
             self.tracking.log(values, self.step)
         if self.accelerator.is_main_process:
@@ -251,64 +280,55 @@ class VideoTokenizerTrainer:
     # State
 
     def save(self, folder: str | Path) -> None:
-        """Writes all that training needs to go on: safetensors and JSON, whole or not at all."""
-        if self.accelerator.is_main_process:
-            tensors = with_prefix(self.tokenizer.state_dict(), "tokenizer")
-            tensors |= with_prefix(self.ema.state_dict(), "ema")
-            for number, optimizer in enumerate(self.optimizers):
-                tensors |= flatten_optimizer(optimizer, f"optimizer_{number}")
-            for adversary in self.adversaries:
-                tensors |= with_prefix(adversary.state_dict(), f"adversary_{adversary.name}")
-            scaler = self.accelerator.scaler
-            values = {
-                "step": self.step,
-                "elapsed_s": self.elapsed_s,
-                "skipped_steps": self.update.skipped_steps,
-                "scaler": scaler.state_dict() if scaler is not None else None,
-                "tokenizer": self.tokenizer.config.to_dict(),
-                "training": self.config.to_dict(),
-            }
-            save_state(Path(folder), tensors, values)
-        self.accelerator.wait_for_everyone()
+        """Writes all that training needs to go on: safetensors and JSON, whole or not at all.
+
+        Raises `CheckpointNotSaved` where there is no room for it.
+        """
+        on_main(self.accelerator, lambda: save_state(Path(folder), *self._gathered()))
 
     def load(self, folder: str | Path) -> None:
-        """Goes back to what `save` wrote. Raises `ValueError` where the tokenizer differs."""
-        tensors, values = load_state(Path(folder))
-        ours = self.tokenizer.config.to_dict()
-        differ = [name for name in ours if values["tokenizer"].get(name) != ours[name]]
-        if differ:
-            raise ValueError(
-                f"{folder} was trained with another tokenizer: {', '.join(differ)} differ"
-            )
-        self.tokenizer.load_state_dict(under(tensors, "tokenizer"))
-        self.ema.load_state_dict(under(tensors, "ema"))
-        for number, optimizer in enumerate(self.optimizers):
-            restore_optimizer(optimizer, tensors, f"optimizer_{number}")
-        for adversary in self.adversaries:
-            # Discriminators may join a training that began without them.
-            if state := under(tensors, f"adversary_{adversary.name}"):
-                adversary.load_state_dict(state)
-        if self.accelerator.scaler is not None and values["scaler"]:
-            self.accelerator.scaler.load_state_dict(values["scaler"])
-        self.step, self.elapsed_s = values["step"], values["elapsed_s"]
-        self.update.skipped_steps = values["skipped_steps"]
+        """Goes back to what `save` wrote; see `resume`."""
+        self.resume(Path(folder))
 
-    def save_now(self) -> Path:
-        """Saves under the checkpoints folder, named by the step."""
-        folder = self.checkpoints_folder / f"step-{self.step}"
-        self.save(folder)
+    def resume(self, which: str | Path) -> Path | None:
+        """Goes back to a checkpoint; returns it, None if there is none.
+
+        `which` is its folder, or of `checkpoints_folder` "latest" the last one, or "auto" the
+        last one that is not damaged, if there is any. Options may change, and the schedule of
+        the learning rate then is that of the new `num_train_steps` from here on; those that
+        tensors depend on may not. Raises before anything is changed: `FileNotFoundError`,
+        `DamagedCheckpoint` naming the newest whole one, `ValueError` naming what does not fit.
+        """
+        folder = on_main(self.accelerator, lambda: self.checkpoints.choose(which))
+        if folder is None:
+            return None
+        state = load_state(folder)
+        self.step, self.elapsed_s = self.state.restore(state)
+        self.accelerator.print(f"Going on from {folder}, step {self.step}")
+        if changes := self.state.changes(state):
+            self.accelerator.print(f"With other options from here on: {', '.join(changes)}")
         return folder
 
+    def save_now(self) -> Path:
+        """Saves under the checkpoints folder, named by the step, and removes old ones."""
+        return on_main(self.accelerator, lambda: self.checkpoints.save(*self._gathered()))
+
+    def _gathered(self) -> State:
+        return self.state.gather(self.step, self.elapsed_s)
+
+    def _keep_if_best(self, values: dict[str, float | int]) -> None:
+        def keep() -> None:
+            self.checkpoints.keep_if_best(values["valid/psnr"], *self._gathered())
+
+        on_main(self.accelerator, keep)
+
     def _explain_resume(self) -> None:
-        folder = self.checkpoints_folder / f"step-{self.step}"
+        folder = self.checkpoints.path(self.step)
         self.accelerator.print(
             f"\nStopped after step {self.step}; saved to {folder}.\n"
-            f'To go on: trainer.load("{folder}"); trainer.train()\n'
+            f'To go on: trainer.train(resume="{folder}")\n'
             f"or on the command line: the same command with --resume {folder}"
         )
-
-    def _all_options(self) -> dict[str, Any]:
-        return self.tokenizer.config.to_dict() | self.config.to_dict()
 
 
 VideoTokenizerTrainer.__signature__ = keyword_signature(

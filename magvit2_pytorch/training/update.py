@@ -6,11 +6,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from magvit2_pytorch.training.config import TrainingConfig
+from magvit2_pytorch.training.not_finite import SkippedSteps
 from magvit2_pytorch.training.schedule import lr_scale
-
-
-class NonFiniteTraining(RuntimeError):
-    """Training gave up: too many steps in a row had numbers that are not finite."""
 
 
 class Update:
@@ -26,9 +23,7 @@ class Update:
     ):
         self.module, self.optimizers, self.ema = module, optimizers, ema
         self.config, self.accelerator = config, accelerator
-        self.skipped_steps = 0
-        """Steps left out because a gradient was not finite."""
-        self._skipped_in_a_row = 0
+        self.skips = SkippedSteps()
 
     def set_learning_rate(self, step: int, elapsed_s: float) -> float:
         """The rate of step `step`, which optimizers then have, each by its own factor."""
@@ -46,10 +41,10 @@ class Update:
                 group["lr"] = group.get("lr_factor", 1.0) * config.learning_rate * scale
         return config.learning_rate * scale
 
-    def apply(self, step: int) -> float:
-        """Clips and steps, unless a gradient is not finite; returns the gradient's length.
+    def apply(self) -> float:
+        """Clips and steps, unless a loss or gradient is not finite; returns the gradient's length.
 
-        Raises `NonFiniteTraining` after `max_skipped_steps` in a row that were not.
+        A step that is left out changes no weight, no average and no moment, and is counted.
         """
         limit = self.config.max_grad_norm or float("inf")
         norm = float(self.accelerator.clip_grad_norm_(self.module.parameters(), limit))
@@ -62,14 +57,5 @@ class Update:
             optimizer.zero_grad(set_to_none=True)
         if finite:
             self.ema.update()
-            self._skipped_in_a_row = 0
-        else:
-            self.skipped_steps += 1
-            self._skipped_in_a_row += 1
-        if self._skipped_in_a_row >= self.config.max_skipped_steps:
-            raise NonFiniteTraining(
-                f"{self._skipped_in_a_row} steps in a row up to step {step} had gradients "
-                "that are not finite. The weights are those before them. Try a lower "
-                "learning_rate, precision='bf16' or 'fp32', or a smaller max_grad_norm"
-            )
+        self.skips.count(finite)
         return norm

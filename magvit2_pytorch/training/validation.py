@@ -81,16 +81,17 @@ def write_examples(
 ) -> list[Path]:
     """Original above reconstruction as PNG, a few frames of each clip, and side by side as mp4.
 
-    Files are called NAME-0.png and so on; returns their paths.
+    Files are called NAME-0.png and so on. Returns one path for each example: the video, or the
+    picture where there is one frame.
     """
     paths = []
     for number, (real, recon) in enumerate(examples):
         real, recon = to_uint8(real[0]), to_uint8(recon[0])
         chosen = torch.linspace(0, len(real) - 1, min(len(real), FRAMES_IN_GRID)).long()
-        write_grid(folder / f"{name}-{number}.png", [list(real[chosen]), list(recon[chosen])])
-        paths.append(folder / f"{name}-{number}.png")
+        path = folder / f"{name}-{number}.png"
+        write_grid(path, [list(real[chosen]), list(recon[chosen])])
         if len(real) > 1:
-            both = torch.cat((real, recon), dim=2)
-            write_video(folder / f"{name}-{number}.mp4", both, fps=fps or 8.0)
-            paths.append(folder / f"{name}-{number}.mp4")
+            path = path.with_suffix(".mp4")
+            write_video(path, torch.cat((real, recon), dim=2), fps=fps or 8.0)
+        paths.append(path)
     return paths

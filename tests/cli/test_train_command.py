@@ -108,6 +108,33 @@ def test_a_run_leaves_a_tokenizer_and_a_configuration_that_makes_it_again(
     assert (about["kind"], about["step"]) == ("checkpoint", 2)
 
 
+@pytest.mark.parametrize("flag", ["--dry-run", "--dry_run"])
+def test_a_dry_run_prints_a_plan_and_leaves_nothing(run, tmp_path, videos, flag):
+    status, said, err = run("train", videos, "-o", tmp_path / "run", *QUICK, flag)
+    assert (status, err) == (0, "")
+    assert said.startswith("Plan of 2 steps on cpu, 1 process, fp32")
+    assert "3 clips to train on, 1 held out" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_goes_on_and_refuses_as_training_does(run, tmp_path, videos):
+    words = ("train", videos, "-o", tmp_path / "run", *QUICK)
+    assert run(*words)[0] == 0
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
+    status, _, err = run(*words, "--dry-run")
+    assert status == 1
+    assert "--resume latest" in err
+    more = ("--resume", "latest", "--num_train_steps", 5)
+    status, said, _ = run(*words, *more, "--dry-run")
+    assert status == 0
+    assert "Plan of 3 steps" in said
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")} == before
+    (tmp_path / "file").touch()
+    status, _, err = run("train", videos, "-o", tmp_path / "file" / "run", *QUICK, "--dry-run")
+    assert status == 1
+    assert "Not a directory" in err
+
+
 def test_resuming(run, tmp_path, videos):
     out = tmp_path / "run"
     words = ("train", videos, "-o", out, *QUICK)

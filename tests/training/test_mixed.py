@@ -138,7 +138,7 @@ def test_discriminators_judge_them_too(seen, name):
         lecam_loss_weight=0.1,
     )
     trainer.train()
-    assert trainer.update.skipped_steps == 0
+    assert trainer.update.skips.total == 0
     assert len({shape[2] for shape in shapes[:4]}) == 2
 
 

@@ -9,7 +9,6 @@ import torch
 
 from magvit2_pytorch import VideoTokenizer
 from magvit2_pytorch.training.tracking import read_log
-from magvit2_pytorch.training.update import NonFiniteTraining
 from tests.training.conftest import clips
 
 
@@ -84,9 +83,10 @@ def test_a_step_is_seen_through_and_saved_on_ctrl_c(make_trainer, capsys):
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
     assert trainer.step == 3
-    assert "step-3" in capsys.readouterr().out
+    folder = trainer.checkpoints_folder / "step-3"
+    assert f'trainer.train(resume="{folder}")' in capsys.readouterr().out
     resumed = make_trainer("resumed", num_train_steps=100)
-    resumed.load(trainer.checkpoints_folder / "step-3")
+    resumed.load(folder)
     assert_same(weights(resumed), weights(trainer), atol=0, rtol=0)
 
 
@@ -104,23 +104,6 @@ def test_accumulated_micro_batches_equal_one_large_batch(make_trainer):
         small.optimizers[0].state.values(), large.optimizers[0].state.values(), strict=True
     ):
         torch.testing.assert_close(ours["exp_avg"], theirs["exp_avg"], atol=1e-7, rtol=1e-4)
-
-
-def test_steps_that_are_not_finite_are_skipped_counted_and_end_the_run(make_trainer):
-    trainer = make_trainer(num_train_steps=50, max_skipped_steps=3)
-    objective = trainer.objective
-
-    def broken(real, out, step, generator):
-        loss = objective(real, out, step, generator)
-        wrong = step >= 4 or step == 1
-        return loss._replace(picture=loss.picture * float("nan")) if wrong else loss
-
-    trainer.backward.objective = broken
-    with pytest.raises(NonFiniteTraining, match="learning_rate"):
-        trainer.train()
-    assert trainer.step == 6  # the seventh did not end
-    assert trainer.update.skipped_steps == 4
-    assert all(v.isfinite().all() for v in trainer.tokenizer.state_dict().values())
 
 
 def test_values_out_of_range_are_named_before_the_first_step(make_trainer):
@@ -164,16 +147,6 @@ def test_time_is_a_budget_too(make_trainer):
     assert 0 < trainer.step < 10**5
     rates = [line["learning_rate"] for line in log_of(trainer) if "learning_rate" in line]
     assert rates[-1] < 0.5 * rates[0]
-
-
-def test_another_tokenizers_checkpoint_is_refused(make_trainer):
-    trainer = make_trainer()
-    trainer.save(trainer.checkpoints_folder / "here")
-    other = make_trainer("other", quantizer="lfq")
-    with pytest.raises(ValueError, match="codebook_size"):
-        other.load(trainer.checkpoints_folder / "here")
-    with pytest.raises(FileNotFoundError, match="no training checkpoint"):
-        other.load(trainer.results_folder)
 
 
 def test_options_are_strict_and_not_shared(make_trainer):

@@ -1,31 +1,43 @@
-"""Two processes over gloo train what one process with twice the batch trains."""
+"""Two processes over gloo train what one process with twice the batch trains, and end as one."""
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from magvit2_pytorch.training.tracking import read_log
+from tests.training import faults_worker, lost_worker
 from tests.training import two_processes_worker as worker
+
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+
+
+def launch(*command: object, timeout: float = 300) -> subprocess.CompletedProcess:
+    """Runs Python with these words to its end, in the folder of this repository."""
+    return subprocess.run(
+        [sys.executable, *map(str, command)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=Path(__file__).parents[2],
+    )
+
+
+def both_ranks(folder: Path) -> list[dict]:
+    return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
 @pytest.fixture(scope="module", params=["plain", "adversarial"])
 def runs(request, tmp_path_factory):
     """What both ranks ended with, the folder they wrote, and the run of one process."""
     two, one = (tmp_path_factory.mktemp(name) for name in ("two", "one"))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run(
-        [*command, worker.__file__, str(two), request.param],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = launch(*TORCHRUN, worker.__file__, two, request.param)
     assert done.returncode == 0, done.stderr[-3000:]
-    ranks = [torch.load(two / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1)]
-    return ranks, two, worker.train(one, 4, request.param), one
+    return both_ranks(two), two, worker.train(one, 4, request.param), one
 
 
 def test_two_processes_ran(runs):
@@ -56,8 +68,91 @@ def test_the_loss_curves_are_one_and_written_once(runs):
     _, two, _, one = runs
     theirs, ours = read_log(two / "log.jsonl"), read_log(one / "log.jsonl")
     assert [line["step"] for line in theirs] == [line["step"] for line in ours]
-    own = {"steps_per_s", "clips_per_s", "data_wait"}  # figures of a clock
+    # Figures of a clock, and of the machine.
+    own = {"steps_per_s", "clips_per_s", "frames_per_s", "data_wait", "peak_memory_mb"}
     for a, b in zip(theirs, ours, strict=True):
         names = set(a) - own
         assert names == set(b) - own
         assert {n: a[n] for n in names} == pytest.approx({n: b[n] for n in names}, rel=1e-3)
+
+
+def test_resuming_on_two_processes_equals_never_stopping(runs):
+    (first, second), *_ = runs
+    for rank in (first, second):
+        assert rank["resumed"].keys() == rank["whole"].keys()
+        for name, value in rank["whole"].items():
+            torch.testing.assert_close(rank["resumed"][name], value, atol=1e-5, rtol=1e-4)
+    for name, value in first["resumed"].items():
+        torch.testing.assert_close(second["resumed"][name], value, atol=0, rtol=0)
+
+
+# What befalls one process
+
+
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faults")
+    done = launch(*TORCHRUN, faults_worker.__file__, folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    ranks = both_ranks(folder)
+    assert [rank["num_processes"] for rank in ranks] == [2, 2]
+    return ranks
+
+
+def assert_equal_state(ranks, scene):
+    ours, theirs = (rank[scene]["after"] for rank in ranks)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert value.isfinite().all(), name
+        assert torch.equal(value, theirs[name]), name
+
+
+def test_numbers_gone_wrong_in_one_process_are_skipped_in_both(faults):
+    for rank in faults:
+        scene = rank["nan_in_one_process"]
+        assert (scene["skipped"], scene["same"]) == (2, True)
+    assert_equal_state(faults, "nan_in_one_process")
+
+
+def test_a_signal_to_one_process_stops_and_saves_both(faults):
+    for rank in faults:
+        assert rank["interrupted_in_one_process"] == {"step": 3, "saved": [3]}
+
+
+def test_a_full_disk_is_an_error_in_both(faults):
+    for rank in faults:
+        assert rank["full_disk"]["saved"] == [2]
+        assert "step-4 could not be written" in rank["full_disk"]["said"]
+
+
+def test_both_pass_over_a_damaged_checkpoint(faults):
+    assert [rank["damaged"]["step"] for rank in faults] == [3, 3]
+    assert_equal_state(faults, "damaged")
+
+
+def test_a_parameter_that_no_gradient_reaches(faults):
+    for rank in faults:
+        scene = rank["parameter_without_gradient"]
+        assert (scene["step"], scene["told"]) == (0, 3)
+        assert "no gradient reached tokenizer.decoder.layers.0.idle:" in scene["said"]
+        assert "find_unused_parameters=True" in scene["said"]
+    assert_equal_state(faults, "parameter_without_gradient")
+
+
+@pytest.mark.parametrize(
+    ("launcher", "way"), [("torchrun", "kill"), (None, "kill"), (None, "hang")]
+)
+def test_a_process_that_dies_or_hangs_ends_the_run_with_a_message(tmp_path, launcher, way):
+    """Within the minutes that are waited here."""
+    script = [lost_worker.__file__, tmp_path, way]
+    if launcher:
+        done = launch(*TORCHRUN, *script, timeout=120)
+        code, said = done.returncode, done.stderr
+    else:
+        code, said = lost_worker.start_both(script)
+    assert code != 0
+    assert "LostProcess: process 0 of 2 no longer hears from another one" in said
+    assert "--resume auto" in said
+    # What was saved before is there to go on from.
+    again = worker.train(tmp_path, 4, "plain", resume="auto")
+    assert again.step == 5

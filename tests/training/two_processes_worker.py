@@ -21,8 +21,10 @@ ADVERSARIAL = dict(
 )
 
 
-def train(folder: Path, batch_size: int, kind: str, **options) -> VideoTokenizerTrainer:
-    torch.manual_seed(0)
+def train(
+    folder: Path, batch_size: int, kind: str, resume: Path | None = None, **options
+) -> VideoTokenizerTrainer:
+    torch.manual_seed(0 if resume is None else 1)
     torch.set_num_threads(1)
     tokenizer = VideoTokenizer(**SMALL, **QUANTIZERS["lfq"], layers=LAYERS)
     trainer = VideoTokenizerTrainer(
@@ -35,6 +37,7 @@ def train(folder: Path, batch_size: int, kind: str, **options) -> VideoTokenizer
         optimizer="adamw",
         warmup_steps=0,
         validate_every_step=2,
+        checkpoint_every_step=3,
         log_every_step=1,
         results_folder=str(folder),
         checkpoints_folder=str(folder / "checkpoints"),
@@ -42,20 +45,35 @@ def train(folder: Path, batch_size: int, kind: str, **options) -> VideoTokenizer
         **(ADVERSARIAL if kind == "adversarial" else {}),
         **options,
     )
-    trainer.train()
+    if trainer.accelerator.num_processes > 1:
+        # Tried before, it changes nothing: two processes still equal one that never did.
+        plan = trainer.dry_run()
+        assert (plan.num_processes, plan.clips_per_step, plan.num_steps) == (2, 2 * batch_size, 5)
+        if trainer.accelerator.is_main_process:
+            assert not list(folder.glob("*"))
+    trainer.train(resume)
     return trainer
+
+
+def all_state(trainer: VideoTokenizerTrainer) -> dict[str, torch.Tensor]:
+    """Weights, averages, moments and discriminators: what a checkpoint has."""
+    return trainer.state.gather(trainer.step, trainer.elapsed_s)[0]
 
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     trainer = train(folder, 2, sys.argv[2])
     accelerator = trainer.accelerator
+    checkpoint = folder / "checkpoints" / "step-3"
+    resumed = train(folder / "resumed", 2, sys.argv[2], resume=checkpoint)
     result = {
         "num_processes": accelerator.num_processes,
         "step": trainer.step,
         "tokenizer": trainer.tokenizer.state_dict(),
         "adversary": {n: t for a in trainer.adversaries for n, t in a.state_dict().items()},
         "ema": trainer.ema_tokenizer.state_dict(),
+        "whole": all_state(trainer),
+        "resumed": all_state(resumed),
     }
     torch.save(result, folder / f"rank-{accelerator.process_index}.pt")
     accelerator.end_training()

@@ -1,0 +1,193 @@
+"""Going on: from where, with what changed, and what is refused with nothing touched."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from magvit2_pytorch.training.schedule import lr_scale
+from magvit2_pytorch.training.state import (
+    CHECKSUMS_FILE,
+    STATE_FILE,
+    TENSORS_FILE,
+    DamagedCheckpoint,
+)
+from tests.training.test_adversarial import ONE, TINY
+from tests.training.test_trainer import assert_same, log_of, weights
+
+
+def everything(trainer):
+    """All state, and how far it is."""
+    tensors, values = trainer.state.gather(trainer.step, trainer.elapsed_s)
+    return {name: tensor.clone() for name, tensor in tensors.items()}, json.dumps(values)
+
+
+@pytest.mark.parametrize("which", ["auto", "latest", "a folder"])
+def test_train_goes_on_from_the_latest(make_trainer, which, capsys):
+    whole = make_trainer("whole")
+    whole.train()
+    first = make_trainer("same", num_train_steps=4, checkpoint_every_step=2, schedule="constant")
+    first.train()
+    assert "Going on" not in capsys.readouterr().out
+    # What the first one was trained with is taken up again, all but its schedule.
+    second = make_trainer("same", schedule="constant")
+    second.train(resume=first.checkpoints_folder / "step-4" if which == "a folder" else which)
+    said = capsys.readouterr().out
+    assert "step-4, step 4" in said
+    assert "num_train_steps 4 -> 6, checkpoint_every_step 2 -> 1000" in said
+    assert "results_folder" not in said
+    constant = make_trainer("constant", schedule="constant")
+    constant.train()
+    assert_same(weights(second), weights(constant), atol=0, rtol=0)
+
+
+def test_auto_begins_where_there_is_nothing(make_trainer):
+    trainer = make_trainer()
+    assert trainer.resume("auto") is None
+    trainer.train(resume="auto")
+    assert trainer.step == 6
+    with pytest.raises(FileNotFoundError, match="no checkpoint in"):
+        make_trainer("other").train(resume="latest")
+
+
+def test_the_schedule_follows_the_new_number_of_steps(make_trainer):
+    make_trainer("run", num_train_steps=6, schedule="linear").train()
+    trainer = make_trainer("run", num_train_steps=12, schedule="linear")
+    trainer.train(resume="auto")
+    rates = {x["step"]: x["learning_rate"] for x in log_of(trainer) if "learning_rate" in x}
+    expected = {s: 3e-3 * lr_scale(s - 1, 6 if s <= 6 else 12, 0, "linear") for s in range(1, 13)}
+    assert rates == pytest.approx(expected)
+    fewer = make_trainer("run", num_train_steps=3)
+    fewer.train(resume="auto")
+    assert fewer.step == 12  # there was nothing left to do
+
+
+def test_a_damaged_one_is_passed_over(make_trainer):
+    options = dict(checkpoint_every_step=2, validate_every_step=100)
+    whole = make_trainer("whole", **options)
+    whole.train()
+    (whole.checkpoints_folder / "step-6" / STATE_FILE).write_text("{}")
+    second = make_trainer("whole", **options)
+    with pytest.raises(DamagedCheckpoint, match=r"state\.json.* go on from .*step-4"):
+        second.resume("latest")
+    with pytest.warns(UserWarning, match=r"going on from .*step-4 instead"):
+        second.train(resume="auto")
+    assert_same(weights(second), weights(whole), atol=0, rtol=0)
+
+
+REFUSED = [
+    (dict(quantizer="lfq"), "codebook_size is null there and 64 here"),
+    (dict(layers=("residual", "compress_space")), "tokenizer's layers is"),
+    (dict(optimizer="muon"), 'optimizer is "adamw" there and "muon" here'),
+    (dict(video_discriminator=TINY | dict(dim=8)), r'video_discriminator is .*"dim": 4.*"dim": 8'),
+    (dict(video_discriminator=TINY | dict(num_frames=3)), "video_discriminator is"),
+]
+
+
+@pytest.mark.parametrize(("options", "words"), REFUSED, ids=[next(iter(o)) for o, _ in REFUSED])
+def test_what_does_not_fit_is_refused_with_the_difference_and_nothing_changed(
+    make_trainer, options, words
+):
+    make_trainer("run", **ONE, num_train_steps=2).train()
+    trainer = make_trainer("run", **(ONE | dict(num_train_steps=2) | options))
+    before, log = everything(trainer), log_of(trainer)
+    with pytest.raises(ValueError, match=words):
+        trainer.train(resume="latest")
+    after = everything(trainer)
+    assert_same(after[0], before[0], atol=0, rtol=0)
+    assert after[1] == before[1]
+    assert log_of(trainer) == log
+
+
+def test_options_that_tensors_do_not_depend_on_may_change(make_trainer):
+    make_trainer("run", **ONE, num_train_steps=2).train()
+    changed = dict(
+        learning_rate=1e-4, betas=(0.5, 0.9), weight_decay=0.1, batch_size=3, grad_accum_every=2,
+        num_train_steps=4, video_adversarial_weight=0.2, adversarial_loss="relativistic",
+        lecam_loss_weight=0.1, precision="bf16", max_grad_norm=None, seed=1, ema_decay=0.9,
+        keep_checkpoints=1, reconstruction_loss="l1", discriminator_betas=(0.5, 0.9),
+    )  # fmt: skip
+    trainer = make_trainer("run", **(ONE | changed))
+    trainer.train(resume="latest")
+    assert trainer.step == 4
+    assert trainer.optimizers[0].param_groups[0]["betas"] == (0.5, 0.9)
+
+
+@pytest.mark.parametrize("part", ["tokenizer.", "ema.", "optimizer_0.", "adversary_video."])
+@pytest.mark.parametrize("fault", ["shape", "too many"])
+def test_tensors_that_do_not_fit_are_named_and_nothing_is_loaded(make_trainer, part, fault):
+    first = make_trainer("run", **ONE, num_train_steps=2)
+    first.train()
+    folder = first.checkpoints_folder / "step-2"
+    tensors = load_file(folder / TENSORS_FILE)
+    name = [n for n, t in tensors.items() if n.startswith(part) and t.ndim > 1][-1]
+    if fault == "shape":
+        tensors[name] = tensors[name][:1].repeat(7, *[1] * (tensors[name].ndim - 1))
+    else:
+        index = name.removeprefix(part).split(".")[0]
+        extra = name.replace(f"{index}.", "999.", 1) if index.isdecimal() else f"{part}lecam.other"
+        tensors[extra] = torch.zeros(2)
+    save_file(tensors, folder / TENSORS_FILE)
+    (folder / CHECKSUMS_FILE).unlink()
+    trainer = make_trainer("other", **ONE, num_train_steps=2)
+    before = everything(trainer)
+    with pytest.raises(ValueError, match=f"does not fit this training: {part[:-1]}"):
+        trainer.load(folder)
+    after = everything(trainer)
+    assert_same(after[0], before[0], atol=0, rtol=0)
+    assert after[1] == before[1]
+
+
+def test_a_tokenizer_option_that_is_newer_than_the_checkpoint_has_its_default(make_trainer):
+    first = make_trainer("run", num_train_steps=2)
+    first.train()
+    folder = first.checkpoints_folder / "step-2"
+    values = json.loads((folder / STATE_FILE).read_text())
+    del values["tokenizer"]["pad_mode"], values["discriminator_skipped_steps"]
+    (folder / STATE_FILE).write_text(json.dumps(values))
+    (folder / CHECKSUMS_FILE).unlink()
+    trainer = make_trainer("run", num_train_steps=3)
+    trainer.train(resume="latest")
+    assert trainer.step == 3
+
+
+def test_counts_go_on(make_trainer):
+    first = make_trainer("run", **ONE, num_train_steps=2)
+    first.update.skips.total, first.adversaries[0].skips.total = 5, 7
+    first.train()
+    trainer = make_trainer("run", **ONE)
+    trainer.resume("latest")
+    assert (trainer.update.skips.total, trainer.adversaries[0].skips.total) == (5, 7)
+
+
+def test_what_no_checkpoint_is(make_trainer):
+    trainer = make_trainer()
+    trainer.results_folder.mkdir(parents=True, exist_ok=True)
+    with pytest.raises(FileNotFoundError, match="no training checkpoint"):
+        trainer.load(trainer.results_folder)
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        trainer.load(trainer.results_folder / "nowhere")
+
+
+@pytest.mark.parametrize("how", ["argument", "variable"])
+def test_a_sharded_model_is_refused(make_trainer, monkeypatch, how):
+    """On a CPU accelerate itself would pass over it without a word."""
+    from accelerate import FullyShardedDataParallelPlugin
+
+    given = {}
+    if how == "argument":
+        given = {"accelerate_kwargs": {"fsdp_plugin": FullyShardedDataParallelPlugin()}}
+    else:
+        monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(ValueError, match="each process holds the whole model"):
+        make_trainer(**given)
+
+
+def test_handlers_of_the_users_own_go_before_ours(make_trainer):
+    from accelerate import DistributedDataParallelKwargs
+
+    mine = DistributedDataParallelKwargs(find_unused_parameters=True, bucket_cap_mb=7)
+    trainer = make_trainer(accelerate_kwargs={"kwargs_handlers": [mine]})
+    assert trainer.accelerator.ddp_handler is mine
+    assert trainer.accelerator.init_handler.timeout.total_seconds() == 1800
