@@ -7,9 +7,11 @@ VERSION = (HERE / "magvit2_pytorch" / "version.py").read_text().split('"')[1]
 
 DEMO = ["scikit-video>=1.1.11"]
 TRACKING = ["tensorboard>=2.14"]
+EXPORT = ["onnx>=1.19", "onnxruntime>=1.23", "onnxscript>=0.6"]
 TEST = [
     *DEMO,
     *TRACKING,
+    *EXPORT,
     "hypothesis>=6.100",
     "pytest>=8",
     "ruff>=0.6",
@@ -39,6 +41,7 @@ setup(
         "matplotlib>=3.8",
         "numpy>=1.26",
         "pillow>=10.4",
+        "psutil>=5.9",
         "pyyaml>=6",
         "safetensors>=0.4.3",
         "torch>=2.4",
@@ -48,6 +51,7 @@ setup(
     extras_require={
         "demo": DEMO,
         "tracking": TRACKING,
+        "export": EXPORT,
         "test": TEST,
         "dev": TEST,
     },

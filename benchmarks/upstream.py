@@ -2,96 +2,82 @@
 
     python benchmarks/upstream.py
     python benchmarks/upstream.py --config small --batch 2 --operations adversarial
+    python benchmarks/upstream.py --config small --operations encode --sizes 256 --frames 17 65 129
 
-Both build the configuration of that project's README (17 frames of 128 x 128, batch 1), or a small
-one of 64 x 64. `adversarial` is a step of the tokenizer and one of a frame discriminator, each
-implementation's own default, without gradient penalty. Every figure is the median over rounds
-that take turns, each in a fresh process; memory is the peak of the process. The other
-implementation is installed into a virtual environment of its own, which stays in
-benchmarks/.venv-upstream for the next time.
+Both build the layers of that project's README, 64 channels wide (`readme`) or 16 (`small`), for 17
+frames of 128 x 128 (64 x 64), if not said otherwise, in batches of one. `adversarial` is a step of
+the tokenizer and one of a frame discriminator, each implementation's own default, without gradient
+penalty. With `--stream`, ours passes the video through a stream, 16 frames at a time.
+
+Every figure is the median over rounds that take turns, each in a fresh process; memory is the peak
+of the process. "of peak" is the share of this machine's convolution peak (conv_peak.py, measured in
+the same run) that ours reaches over the whole operation. The other implementation is installed into
+a virtual environment of its own, which stays in benchmarks/.venv-upstream for the next time.
 """
 
 import argparse
-import json
-import subprocess
 import sys
-from pathlib import Path
-from statistics import median
 
-HERE = Path(__file__).parent
+from conv_peak import conv_peak
+from side_by_side import OURS, environment, take_turns
+
 OTHER = "magvit2-pytorch 0.5.1"
 OPERATIONS = ("encode", "decode", "train", "adversarial")
-
-
-def other_python(given: str | None) -> str:
-    """The interpreter that has the other implementation; made on first use."""
-    if given:
-        return given
-    folder = HERE / ".venv-upstream"
-    python = folder / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        install = [str(python), "-m", "pip", "install", "-q", OTHER.replace(" ", "==")]
-        subprocess.run(install, check=True)
-    return str(python)
-
-
-def measure(python: str, implementation: str, operation: str, *options: str) -> dict:
-    worker = str(HERE / "upstream_worker.py")
-    command = [python, worker, implementation, operation, *options]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
+SIZES = {"readme": 128, "small": 64}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--upstream_python", help="an interpreter that has magvit2-pytorch 0.5.1")
-    parser.add_argument("--config", choices=("readme", "small"), default="readme")
+    parser.add_argument("--config", choices=tuple(SIZES), default="readme")
     parser.add_argument("--operations", nargs="+", choices=OPERATIONS, default=OPERATIONS[:3])
+    parser.add_argument("--precisions", nargs="+", default=("fp32", "bf16"))
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--frames", type=int, nargs="+", default=(17,))
+    parser.add_argument("--sizes", type=int, nargs="+", help="pixels to a side")
+    parser.add_argument("--stream", action="store_true", help="ours in pieces of 16 frames")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--repeat", type=int, default=3)
     args = parser.parse_args()
-    pythons = {"ours": sys.executable, OTHER: other_python(args.upstream_python)}
+    python = args.upstream_python or environment("upstream", OTHER.replace(" ", "=="))
+    pythons = {OURS: sys.executable, OTHER: python}
 
-    cells = {}
-    for operation in args.operations:
-        for round_number in range(args.rounds):
-            for precision in ("fp32", "bf16"):
-                for implementation, python in pythons.items():
-                    options = ("--config", args.config, "--precision", precision)
-                    counts = ("--repeat", str(args.repeat), "--batch", str(args.batch))
-                    result = measure(python, implementation, operation, *options, *counts)
-                    cell = cells.setdefault((operation, implementation, precision), [])
-                    cell.append(result)
-                    seconds = ", ".join(f"{s:.2f}" for s in result["seconds"])
-                    print(
-                        f"{operation} {implementation} {precision} round {round_number}: "
-                        f"{seconds} s, {result['peak_mb']:.0f} MB",
-                        file=sys.stderr,
-                    )
+    def task(operation: str, size: int, frames: int, precision: str) -> tuple[str, ...]:
+        options = dict(config=args.config, batch=args.batch, repeat=args.repeat)
+        options |= dict(size=size, frames=frames, precision=precision)
+        flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+        return (operation, *flags, *(["--stream"] if args.stream else []))
 
-    def seconds(*key):
-        return median(s for result in cells[key] for s in result["seconds"])
+    cases = [
+        (operation, size, frames, precision)
+        for operation in args.operations
+        for size in args.sizes or [SIZES[args.config]]
+        for frames in args.frames
+        for precision in args.precisions
+    ]
+    peak = conv_peak()
+    cells = take_turns(pythons, "upstream_worker.py", [task(*case) for case in cases], args.rounds)
 
-    def memory(*key):
-        return median(result["peak_mb"] for result in cells[key])
-
-    for implementation in pythons:
-        count = cells[args.operations[0], implementation, "fp32"][0]["parameters"]
-        print(f"{implementation}: {count / 1e6:.1f} M parameters")
-    print("\n| | precision | ours | magvit2-pytorch 0.5.1 | faster | than its fp32 | memory |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for operation in args.operations:
-        for precision in ("fp32", "bf16"):
-            ours, theirs = (operation, "ours", precision), (operation, OTHER, precision)
-            mine, other = seconds(*ours), seconds(*theirs)
-            base = seconds(operation, OTHER, "fp32")
-            print(
-                f"| {operation} | {precision} | {mine:.2f} s | {other:.2f} s | "
-                f"{other / mine:.2f}x | {base / mine:.2f}x | "
-                f"{memory(*ours):.0f} / {memory(*theirs):.0f} MB |"
-            )
+    for name in pythons:
+        print(f"{name}: {cells[name, task(*cases[0])].parameters / 1e6:.1f} M parameters")
+    print(
+        f"convolution peak: {peak['fp32'] / 1e12:.2f} TFLOP/s fp32, {peak['bf16'] / 1e12:.2f} bf16"
+    )
+    columns = ["", "size", "frames", "precision", "here", "frames/s", "of peak", OTHER, "faster"]
+    columns += ["than its fp32", "memory here", "there"]
+    print("\n| " + " | ".join(columns) + " |\n" + "| --- " * len(columns) + "|")
+    for operation, size, frames, precision in cases:
+        mine, other = (cells[name, task(operation, size, frames, precision)] for name in pythons)
+        base = cells.get((OTHER, task(operation, size, frames, "fp32")))
+        share = mine.flops / mine.median_s / peak[precision]
+        faster = "" if other.failure else f"{other.median_s / mine.median_s:.2f}x"
+        than_fp32 = "" if not base or base.failure else f"{base.median_s / mine.median_s:.2f}x"
+        print(
+            f"| {operation} | {size} | {frames} | {precision} | {mine.median_s:.2f} s | "
+            f"{frames * args.batch / mine.median_s:.1f} | {f'{share:.0%}' if share else ''} | "
+            f"{'' if other.failure else f'{other.median_s:.2f} s'} | {faster} | {than_fp32} | "
+            f"{mine.memory} | {other.memory} |"
+        )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """One measurement of one implementation, in a process (and an environment) of its own.
 
-Run by `upstream.py`; prints one line of JSON: seconds of each repetition and peak memory.
+Run by `upstream.py`; prints one line of JSON: seconds of each repetition, peak memory, parameters,
+and the floating-point operations of our encode and decode.
 """
 
 import argparse
@@ -29,12 +30,12 @@ README_LAYERS = (
     "attend_time",
 )
 CONFIGS = {
-    "readme": dict(image_size=128, init_dim=64, max_dim=512, codebook_size=1024),
-    "small": dict(image_size=64, init_dim=16, max_dim=512, codebook_size=1024),
+    "readme": dict(init_dim=64, max_dim=512, codebook_size=1024),
+    "small": dict(init_dim=16, max_dim=512, codebook_size=1024),
 }
 
 
-def build(implementation: str, config: str, use_gan: bool):
+def build(implementation: str, config: str, size: int, use_gan: bool):
     """The tokenizer; of the other implementation without what it would only carry along."""
     from magvit2_pytorch import VideoTokenizer
 
@@ -42,7 +43,7 @@ def build(implementation: str, config: str, use_gan: bool):
     if implementation == "magvit2-pytorch 0.5.1":
         extra = dict(use_gan=use_gan, perceptual_loss_weight=0.0)
     torch.manual_seed(0)
-    return VideoTokenizer(**CONFIGS[config], layers=README_LAYERS, **extra)
+    return VideoTokenizer(**CONFIGS[config], image_size=size, layers=README_LAYERS, **extra)
 
 
 def training_loss(implementation: str, tokenizer, video, precision: str):
@@ -95,8 +96,20 @@ def adversarial_step(implementation: str, tokenizer, video, precision: str):
     return lambda: trainer.train_step(iter([video]), meters)
 
 
-def operation(implementation: str, name: str, tokenizer, video, precision: str):
+def streamed(stream, whole, axis: int, pieces: int):
+    """A video or its codes through a stream, in pieces, as one."""
+    said = [stream.push(piece) for piece in whole.split(pieces, dim=axis)] + [stream.flush()]
+    return [part for part in said if part is not None]
+
+
+def operation(implementation: str, name: str, tokenizer, video, precision: str, stream: bool):
     """What is timed, as a function without arguments."""
+    if name in ("encode", "decode") and stream and implementation == "ours":
+        tokenizer.eval()
+        if name == "encode":
+            return lambda: streamed(tokenizer.encode_stream(precision=precision), video, 2, 16)
+        codes = tokenizer.tokenize(video)
+        return lambda: streamed(tokenizer.decode_stream(precision=precision), codes, 1, 4)
     if name == "encode":
         tokenizer.eval()
         return torch.inference_mode()(lambda: tokenizer.tokenize(video))
@@ -117,6 +130,22 @@ def operation(implementation: str, name: str, tokenizer, video, precision: str):
     return train_step
 
 
+def flops_of(tokenizer, video, name: str) -> float:
+    """Operations of an encode or a decode, counted and not computed."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True) as fake,
+        FlopCounterMode(display=False) as counter,
+        torch.no_grad(),
+    ):
+        latents = tokenizer.encode(fake.from_tensor(video))
+        encoding = counter.get_total_flops()
+        tokenizer.decode(latents)
+    return encoding if name == "encode" else counter.get_total_flops() - encoding
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("implementation")
@@ -124,16 +153,18 @@ def main():
     parser.add_argument("--config", choices=tuple(CONFIGS), default="readme")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--frames", type=int, default=17)
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--stream", action="store_true")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=3)
     args = parser.parse_args()
 
-    tokenizer = build(args.implementation, args.config, args.operation == "adversarial")
-    size = CONFIGS[args.config]["image_size"]
-    video = torch.rand(args.batch, 3, args.frames, size, size) * 2 - 1
+    tokenizer = build(args.implementation, args.config, args.size, args.operation == "adversarial")
+    video = torch.rand(args.batch, 3, args.frames, args.size, args.size) * 2 - 1
     bf16 = args.precision == "bf16"
     with torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext():
-        run = operation(args.implementation, args.operation, tokenizer, video, args.precision)
+        what = (args.implementation, args.operation)
+        run = operation(*what, tokenizer, video, args.precision, args.stream)
         run()
         seconds = []
         for _ in range(args.repeat):
@@ -142,7 +173,10 @@ def main():
             seconds.append(time.perf_counter() - started)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     parameters = sum(p.numel() for p in tokenizer.parameters())
-    print(json.dumps(dict(seconds=seconds, peak_mb=peak, parameters=parameters)))
+    result = dict(seconds=seconds, peak_mb=peak, parameters=parameters)
+    if args.implementation == "ours" and args.operation in ("encode", "decode"):
+        result["flops"] = flops_of(tokenizer, video, args.operation)
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from magvit2_pytorch.cli.convert import convert
 from magvit2_pytorch.cli.decode import decode
 from magvit2_pytorch.cli.demo import demo
 from magvit2_pytorch.cli.errors import UserError
+from magvit2_pytorch.cli.export import export
 from magvit2_pytorch.cli.info import info
 from magvit2_pytorch.cli.reconstruct import reconstruct
 from magvit2_pytorch.cli.tokenize import tokenize
@@ -25,7 +26,16 @@ from magvit2_pytorch.version import __version__
 
 COMMANDS = {
     function.__name__: function
-    for function in (train_command.train, tokenize, decode, reconstruct, convert, info, demo)
+    for function in (
+        train_command.train,
+        tokenize,
+        decode,
+        reconstruct,
+        convert,
+        export,
+        info,
+        demo,
+    )
 }
 
 DESCRIPTION = """\
@@ -37,11 +47,13 @@ A video tokenizer to train, stream and build on.
   magvit2 tokenize videos/ --model run -o codes/           video to discrete codes
   magvit2 decode codes/ --model run -o decoded/            and back
   magvit2 convert pytorch_model.bin -o o2                  O2-MAGVIT2's weights, for --model
+  magvit2 export run -o programs                           to ONNX, for other runtimes
 """
 
 EPILOG = """\
 `magvit2 COMMAND --help` lists a command's options.
-exit status: 0 done, 1 something is missing, damaged or does not fit, 2 wrong usage, 130 Ctrl-C.
+exit status: 0 done, 1 something is missing, damaged or does not fit, 2 wrong usage, 130 Ctrl-C,
+143 terminated.
 MAGVIT2_DEBUG=1 shows tracebacks of errors that are otherwise one line.
 """
 

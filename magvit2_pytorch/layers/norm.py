@@ -59,6 +59,7 @@ class FrameGroupNorm(nn.Module):
         # A view of channels-last memory, for which the native norm has a path of its own.
         frames = rearrange(x, "b c t h w -> (b t) c h w")
         out = self.norm(frames).to(x.dtype)
+        # Not len(x), a number that would close the batch of an exported program.
         return rearrange(out, "(b t) c h w -> b c t h w", b=x.shape[0])
 
     def statistics(self, x: Float[Tensor, "b c t h w"]) -> FrameStatistics:

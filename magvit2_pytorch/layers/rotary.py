@@ -22,6 +22,7 @@ def axial_angles(height: int, width: int, dim: int, like: Tensor) -> Float[Tenso
     """Half the frequencies turn with the row, half with the column; n = height * width."""
     rows = rotary_angles(height, dim // 2, like)
     columns = rotary_angles(width, dim // 2, like)
+    # Not repeat_interleave: to ONNX, torch translates that wrongly where the width is open.
     rows = rows[:, None].expand(-1, width, -1).flatten(0, 1)
     return torch.cat((rows, columns.repeat(height, 1)), dim=-1)
 

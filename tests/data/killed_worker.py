@@ -17,8 +17,8 @@ from magvit2_pytorch import VideoTokenizer, VideoTokenizerTrainer
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    temporary = folder / "temporary"
-    temporary.mkdir()
+    # Not below the folder: workers hand tensors over by sockets, whose whole path has 107 letters.
+    temporary = Path(tempfile.mkdtemp(prefix="kill-"))
     tempfile.tempdir = str(temporary)
     trainer = VideoTokenizerTrainer(
         VideoTokenizer.from_preset("tiny"),

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from itertools import islice
@@ -90,3 +91,4 @@ def test_training_ends_when_a_worker_is_killed(tmp_path, then):
     assert said["steps"] >= 1
     # It leaves nothing lying about.
     assert list(Path(said["temporary"]).glob("magvit2_*")) == []
+    shutil.rmtree(said["temporary"])

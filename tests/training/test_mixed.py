@@ -16,7 +16,7 @@ VIDEO_LAYERS = ("compress_space", "residual", "compress_time")
 
 def images(number=5):
     """Pictures unlike any frame of the clips: of one level each."""
-    return [torch.full((3, 16, 16), number / 20) for number in range(number)]
+    return [torch.full((3, 16, 16), number / 20 - 0.5) for number in range(number)]
 
 
 @pytest.fixture

@@ -242,7 +242,8 @@ def test_a_resumed_run_goes_on_in_the_same_log_curves_and_wandb_run(make_trainer
     run = read_run(second.results_folder / "run.json")
     assert [start["step"] for start in run["starts"]] == [0, 3]
     folders = wandb_runs(second)
-    assert {folder.name.rsplit("-", 1)[1] for folder in folders} == {run["wandb_id"]}
+    # offline-run-TIME-ID, and a number after it for the second in one second.
+    assert {folder.name.split("-")[3] for folder in folders} == {run["wandb_id"]}
     newest = max(folders, key=lambda folder: max(wandb_history(folder)))
     assert set(wandb_history(newest)) == {4, 5, 6}
     assert read_run(whole.results_folder / "run.json")["wandb_id"] != run["wandb_id"]
