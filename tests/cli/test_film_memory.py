@@ -29,6 +29,7 @@ for name in ("short", "long"):
 """
 
 
+@pytest.mark.slow
 def test_a_longer_film_takes_no_more_memory_in_one_process(tmp_path, model):
     make_video(tmp_path / "short.mp4", 200, 64, 64)
     make_video(tmp_path / "long.mp4", 1000, 64, 64)
