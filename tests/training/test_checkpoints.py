@@ -58,6 +58,7 @@ def names_in(folder: Path) -> set[str]:
 
 
 def save_in_a_loop(folder: Path, first: int, started, done) -> None:
+    torch.set_num_threads(1)  # those of the process that this one is a copy of are not there
     checkpoints = Checkpoints(folder, keep=2)
     started.set()
     for step in range(first, first + 1000):
@@ -98,7 +99,7 @@ def kill_at_random_moments(folder: Path, kills: int, longest_s: float) -> list[i
 
 def test_killed_at_any_moment_the_last_checkpoint_is_whole(tmp_path):
     reached = kill_at_random_moments(tmp_path, kills=25, longest_s=0.3)
-    assert max(reached) > 1  # it came to saving at all
+    assert max(reached, default=0) > 1  # it came to saving at all
 
 
 @pytest.mark.slow
