@@ -10,13 +10,11 @@ processes; diffusers is installed into benchmarks/.venv-diffusers.
 
 import argparse
 import json
-import resource
 import sys
-import time
 from contextlib import nullcontext
 
 import torch
-from side_by_side import OURS, environment, take_turns
+from side_by_side import OURS, environment, measure, take_turns
 
 THEIRS = "diffusers CogVideoX"
 
@@ -50,14 +48,9 @@ def worker(args):
     bf16 = args.precisions[0] == "bf16"
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext():
         run = operation(*args.worker, model, video)
-        seconds = []
-        for _ in range(args.repeat):
-            started = time.perf_counter()
-            run()
-            seconds.append(time.perf_counter() - started)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    parameters = sum(p.numel() for p in model.parameters())
-    print(json.dumps(dict(seconds=seconds, peak_mb=peak, parameters=parameters)))
+        result = measure(run, args.repeat)
+    result["parameters"] = sum(p.numel() for p in model.parameters())
+    print(json.dumps(result))
 
 
 def main():

@@ -4,12 +4,16 @@ Shared by the benchmarks that compare this library with others, each in an envir
 """
 
 import json
+import resource
 import subprocess
 import sys
+import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 HERE = Path(__file__).parent
 OURS = "ours"
@@ -23,6 +27,16 @@ def environment(name: str, *requirements: str) -> str:
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
         subprocess.run([str(python), "-m", "pip", "install", "-q", *requirements], check=True)
     return str(python)
+
+
+def measure(run: Callable[[], object], repeat: int) -> dict[str, Any]:
+    """For a worker: seconds of each repetition, and the peak of its process."""
+    seconds = []
+    for _ in range(repeat):
+        started = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - started)
+    return dict(seconds=seconds, peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 @dataclass

@@ -6,12 +6,11 @@ and the floating-point operations of our encode and decode.
 
 import argparse
 import json
-import resource
 import tempfile
-import time
 from contextlib import nullcontext
 
 import torch
+from side_by_side import measure
 
 README_LAYERS = (
     "residual",
@@ -166,14 +165,8 @@ def main():
         what = (args.implementation, args.operation)
         run = operation(*what, tokenizer, video, args.precision, args.stream)
         run()
-        seconds = []
-        for _ in range(args.repeat):
-            started = time.perf_counter()
-            run()
-            seconds.append(time.perf_counter() - started)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    parameters = sum(p.numel() for p in tokenizer.parameters())
-    result = dict(seconds=seconds, peak_mb=peak, parameters=parameters)
+        result = measure(run, args.repeat)
+    result["parameters"] = sum(p.numel() for p in tokenizer.parameters())
     if args.implementation == "ours" and args.operation in ("encode", "decode"):
         result["flops"] = flops_of(tokenizer, video, args.operation)
     print(json.dumps(result))

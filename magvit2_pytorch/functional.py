@@ -5,9 +5,8 @@ import warnings
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
-from magvit2_pytorch.types import Past, Precision, Video
+from magvit2_pytorch.types import Precision, Video
 
 
 def autocast(device: torch.device | str, precision: Precision) -> torch.autocast:
@@ -45,11 +44,6 @@ def kept(x: Tensor) -> Tensor:
     gradients they stay in memory anyway.
     """
     return x if torch.is_grad_enabled() else x.clone()
-
-
-def detach_past(past: Past) -> Past:
-    """A past that holds no graph and no more memory than its own values."""
-    return tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, past)
 
 
 def linear_scan(

@@ -1,6 +1,6 @@
 import torch
 
-from magvit2_pytorch.functional import detach_past, linear_scan, pad_frames
+from magvit2_pytorch.functional import kept, linear_scan, pad_frames
 
 
 def test_the_scan_has_the_gradients_of_the_loop():
@@ -24,11 +24,11 @@ def test_a_video_that_fits_is_not_copied():
     assert pad_frames(video, 3) is not video
 
 
-def test_detaching_keeps_the_tree_and_its_values():
-    leaf = torch.randn(3, requires_grad=True)
-    past = (leaf * 2, (), (None, [leaf[:2]]), 3)
-    detached = detach_past(past)
-    assert detached[1:3] == ((), (None, detached[2][1]))
-    assert detached[3] == 3
-    assert torch.equal(detached[0], past[0])
-    assert torch.equal(detached[2][1][0], leaf[:2])
+def test_what_is_kept_holds_no_more_than_itself_without_gradients():
+    whole = torch.randn(100, requires_grad=True) * 2
+    with torch.no_grad():
+        part = kept(whole[:2])
+    assert torch.equal(part, whole[:2])
+    assert part.untyped_storage().nbytes() == part.nbytes
+    assert not part.requires_grad
+    assert kept(whole[:2]).requires_grad

@@ -32,9 +32,10 @@ def tokenize(
 ) -> int:
     """Turns videos and images into files of discrete codes.
 
-    Any size and length will do: memory does not grow with the number of frames, and what the
-    tokenizer's strides do not divide is padded, and cut off again by `magvit2 decode`. Files that
-    cannot be used are named and skipped; the exit status is 1 if none could be.
+    Any size and length will do: memory does not grow with the number of frames, but for 8 bytes a
+    code, and what the tokenizer's strides do not divide is padded, and cut off again by
+    `magvit2 decode`. Files that cannot be used are named and skipped; the exit status is 1 if none
+    could be.
 
     The same command goes on where an earlier one stopped: what is there already is left as it is,
     if file, tokenizer, size and precision are the same. Several processes share the files:

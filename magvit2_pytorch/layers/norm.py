@@ -17,6 +17,7 @@ NormName = Literal["layer", "group"]
 class ChannelNorm(nn.Module):
     """Layer norm over the channels of each position.
 
+    It sees no frame, and so takes no notice of `statistics`, which norms over frames are given.
     The native layer norm on a channels-last view is 4 to 6 times as fast on a CPU, forward and
     backward, as an RMS norm written out (17 x 64 x 64 positions of 64 channels: 4.3 ms against
     27 ms), which is why this is the norm of the library.

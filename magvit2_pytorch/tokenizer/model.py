@@ -279,8 +279,7 @@ class VideoTokenizer(Pretrained, nn.Module):
     def compile(self, **options: Any) -> None:
         """Compiles both towers in place, for all methods; options are those of `torch.compile`.
 
-        The first call takes its time, and so does the first with a past, with another number of
-        frames or with another size; from then on numbers and sizes are variables of the graph.
+        The first call takes its time, and so does the first with a past or of another size.
         """
         # Both towers count as one function: whole videos, first chunks and later ones, each with
         # and without gradients, of fixed sizes and of any, are more graphs than PyTorch expects.

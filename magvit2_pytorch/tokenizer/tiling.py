@@ -7,9 +7,9 @@ left, attention over the frame, gets the frame brought together; it comes where 
 
 So nothing is blended, and nothing is approximate but for rounding. What differs is how much there
 is in memory at once. A tower without group norm and attention over space is one row: beside its
-input and its output there is never more than one tile. Otherwise the frames between two rows are
-kept, where the video is: give one that is on the CPU to a tokenizer on a GPU, and only tiles and
-attention are on the GPU.
+input and its output (and, in a stream, the pasts of all tiles) there is one tile. Otherwise the
+frames between two rows are kept, where the video is: give one that is on the CPU to a tokenizer on
+a GPU, and only tiles and attention are on the GPU.
 """
 
 from collections.abc import Iterable, Sequence

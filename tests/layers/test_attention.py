@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from magvit2_pytorch.functional import detach_past, linear_scan
+from magvit2_pytorch.functional import linear_scan
 from magvit2_pytorch.layers.attention import (
     AttentionSize,
     FeedForward,
@@ -169,12 +169,3 @@ def test_feed_forward_is_a_gated_unit_on_every_position():
 def test_token_shift_moves_half_of_the_channels_by_a_frame():
     x = torch.arange(1.0, 9).view(1, 2, 4, 1, 1)
     assert TokenShift()(x)[0][0, :, :, 0, 0].tolist() == [[1, 2, 3, 4], [0, 5, 6, 7]]
-
-
-def test_a_detached_past_holds_no_graph_and_no_more_than_itself():
-    whole = torch.zeros(100, requires_grad=True)
-    (kept, none), empty = detach_past(((whole[:2] * 1)[:1], None)), detach_past(())
-    assert not kept.requires_grad
-    assert none is None
-    assert empty == ()
-    assert kept.untyped_storage().nbytes() == kept.nbytes
