@@ -29,15 +29,14 @@ from magvit2_pytorch.training.state import (
     save_state,
     verify_state,
 )
+from tests.training import killed_worker
+from tests.training.killed_worker import STARTED, save_in_a_loop, save_until_killed, state_of
 
-FORK = multiprocessing.get_context("fork")
-"""Killed processes start in milliseconds; they only write, and start no threads."""
+FRESH = multiprocessing.get_context("forkserver")
+"""Processes to kill start in milliseconds, as copies of one that has no threads of PyTorch's yet.
 
-
-def state_of(step: int, size: int = 64) -> tuple[dict, dict]:
-    """A state that says in all its parts which step it is of."""
-    tensors = {"a": torch.full((size, 8), float(step)), "b": torch.tensor(step)}
-    return tensors, {"step": step, "elapsed_s": step / 7}
+A copy of this one would wait for threads of its pools that it does not have."""
+FRESH.set_forkserver_preload([killed_worker.__name__])
 
 
 def assert_whole(folder: Path) -> int:
@@ -57,34 +56,25 @@ def names_in(folder: Path) -> set[str]:
 # Killed
 
 
-def save_in_a_loop(folder: Path, first: int, started, done) -> None:
-    torch.set_num_threads(1)  # those of the process that this one is a copy of are not there
-    checkpoints = Checkpoints(folder, keep=2)
-    started.set()
-    for step in range(first, first + 1000):
-        checkpoints.save(*state_of(step, size=20_000))
-        # Every other one is the best so far, and so takes the best one's place.
-        checkpoints.keep_if_best(float(step // 2), *state_of(step, size=20_000))
-        done.value = step
-
-
 def kill_at_random_moments(folder: Path, kills: int, longest_s: float) -> list[int]:
     """Steps that each killed process had reported as saved; what is left is checked each time."""
     chance = random.Random(0)
     reached = []
     for _ in range(kills):
-        started, done = FORK.Event(), FORK.Value("q", -1)
+        done = FRESH.Value("q", -1, lock=False)  # who dies holding a lock never gives it back
         newest = max(Checkpoints(folder).steps(), default=0)
-        process = FORK.Process(target=save_in_a_loop, args=(folder, newest + 1, started, done))
+        process = FRESH.Process(target=save_in_a_loop, args=(folder, newest + 1, done))
         process.start()
-        assert started.wait(60)
+        while done.value < STARTED:
+            assert process.is_alive()
+            time.sleep(0.001)
         time.sleep(chance.uniform(0, longest_s))
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
         checkpoints = Checkpoints(folder)
         if not checkpoints.steps():
-            assert done.value == -1
+            assert done.value == STARTED
             continue
         for path in checkpoints.steps().values():
             verify_state(path)
@@ -107,39 +97,8 @@ def test_killed_hundreds_of_times(tmp_path):
     kill_at_random_moments(tmp_path, kills=200, longest_s=0.2)
 
 
-CALLS = {
-    os: ("replace", "fsync", "link", "unlink", "rmdir"),
-    Path: ("mkdir", "write_bytes", "write_text"),
-    state_module: ("save_file",),
-}
-"""What changes the disk, and is not of one piece with what comes next."""
-
-
-def save_until_killed(folder: Path, calls_left: int) -> None:
-    """Replaces a step and the best one, and dies before the n-th call that changes the disk."""
-    left = [calls_left]
-
-    def deadly(function):
-        def call(*args, **kwargs):
-            left[0] -= 1
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*args, **kwargs)
-
-        return call
-
-    for owner, names in CALLS.items():
-        for name in names:
-            setattr(owner, name, deadly(getattr(owner, name)))
-    checkpoints = Checkpoints(folder, keep=2)
-    for step, psnr in ((2, 20.0), (3, 30.0)):
-        checkpoints.save(*state_of(step))
-        checkpoints.keep_if_best(psnr, *state_of(step))
-
-
-def test_killed_between_any_two_steps_of_saving(tmp_path, monkeypatch):
+def test_killed_between_any_two_steps_of_saving(tmp_path):
     """Each moment in turn, those between two renames among them; the next run tidies up."""
-    monkeypatch.setattr(os, "fsync", lambda _: None)  # for a power cut, which this is not
     checkpoints = Checkpoints(tmp_path / "before", keep=2)
     for step in (1, 2):
         checkpoints.save(*state_of(step))
@@ -147,7 +106,7 @@ def test_killed_between_any_two_steps_of_saving(tmp_path, monkeypatch):
     for number in range(1, 200):
         folder = tmp_path / str(number)
         shutil.copytree(tmp_path / "before", folder)
-        process = FORK.Process(target=save_until_killed, args=(folder, number))
+        process = FRESH.Process(target=save_until_killed, args=(folder, number))
         process.start()
         process.join()
         assert process.exitcode in (0, -signal.SIGKILL)

@@ -1,0 +1,59 @@
+"""What processes do that are killed while they save. Nothing slow is imported: there are many."""
+
+import os
+import signal
+from pathlib import Path
+
+import torch
+
+from magvit2_pytorch.training import state as state_module
+from magvit2_pytorch.training.checkpoints import Checkpoints
+
+STARTED = 0
+
+
+def state_of(step: int, size: int = 64) -> tuple[dict, dict]:
+    """A state that says in all its parts which step it is of."""
+    tensors = {"a": torch.full((size, 8), float(step)), "b": torch.tensor(step)}
+    return tensors, {"step": step, "elapsed_s": step / 7}
+
+
+def save_in_a_loop(folder: Path, first: int, done) -> None:
+    checkpoints = Checkpoints(folder, keep=2)
+    done.value = STARTED
+    for step in range(first, first + 1000):
+        checkpoints.save(*state_of(step, size=20_000))
+        # Every other one is the best so far, and so takes the best one's place.
+        checkpoints.keep_if_best(float(step // 2), *state_of(step, size=20_000))
+        done.value = step
+
+
+CALLS = {
+    os: ("replace", "fsync", "link", "unlink", "rmdir"),
+    Path: ("mkdir", "write_bytes", "write_text"),
+    state_module: ("save_file",),
+}
+"""What changes the disk, and is not of one piece with what comes next."""
+
+
+def save_until_killed(folder: Path, calls_left: int) -> None:
+    """Replaces a step and the best one, and dies before the n-th call that changes the disk."""
+    os.fsync = lambda _: None  # for a power cut, which this is not
+    left = [calls_left]
+
+    def deadly(function):
+        def call(*args, **kwargs):
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+
+        return call
+
+    for owner, names in CALLS.items():
+        for name in names:
+            setattr(owner, name, deadly(getattr(owner, name)))
+    checkpoints = Checkpoints(folder, keep=2)
+    for step, psnr in ((2, 20.0), (3, 30.0)):
+        checkpoints.save(*state_of(step))
+        checkpoints.keep_if_best(psnr, *state_of(step))
