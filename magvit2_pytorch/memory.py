@@ -1,8 +1,8 @@
-"""How much memory a process took, and how much there is."""
+"""How much memory a process took, how much there is and how much of it is free."""
 
-import os
 import sys
 
+import psutil
 import torch
 
 
@@ -21,11 +21,15 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def total_memory(device: torch.device) -> int | None:
-    """Bytes of the GPU, else of the machine; None where the system does not say."""
+def total_memory(device: torch.device) -> int:
+    """Bytes of the GPU, else of the machine."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
+    return psutil.virtual_memory().total
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a device, without swapping."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available

@@ -1,9 +1,5 @@
 """`magvit2 convert`: a checkpoint of O2-MAGVIT2 to a tokenizer of this library."""
 
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -42,6 +38,7 @@ def convert(
     _check_new(folder)
     from safetensors import SafetensorError
 
+    from magvit2_pytorch.data.replace_folder import replacing_folder
     from magvit2_pytorch.discriminators.saved import save_discriminator
     from magvit2_pytorch.tokenizer.convert import read_checkpoint, tokenizer_from_state
 
@@ -49,7 +46,8 @@ def convert(
         weights = read_checkpoint(Path(checkpoint).expanduser())
         tokenizer = tokenizer_from_state(weights.tokenizer, checkpoint, bit_order)
     discriminator = _discriminator(weights.discriminator)
-    with mistakes(SafetensorError, about=f"cannot write {output}"), _whole_or_not(folder) as part:
+    cannot = mistakes(SafetensorError, about=f"cannot write {output}")
+    with cannot, replacing_folder(folder.resolve()) as part:
         tokenizer.save_pretrained(part)
         if discriminator is not None:
             save_discriminator(discriminator, part / DISCRIMINATOR_FILE)
@@ -79,22 +77,6 @@ def _discriminator(state: "State") -> "FrameDiscriminator | VideoDiscriminator |
     except ValueError as error:
         warn(f"{error}: it is left out", stacklevel=2)
         return None
-
-
-@contextmanager
-def _whole_or_not(folder: Path) -> Iterator[Path]:
-    """Gives a folder beside `folder` to write in; on success it takes that name."""
-    folder = folder.resolve()
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        yield part
-        if folder.exists():
-            folder.rmdir()
-        os.replace(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _about(

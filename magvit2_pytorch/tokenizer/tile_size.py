@@ -3,13 +3,13 @@
 import weakref
 from typing import TYPE_CHECKING, Literal
 
-import psutil
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from magvit2_pytorch.memory import free_memory
 from magvit2_pytorch.types import Context
 
 if TYPE_CHECKING:
@@ -62,13 +62,6 @@ def fit_tile_size(
             "give fewer frames at a time, or a smaller batch"
         )
     return fits * tokenizer.space_factor
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a device, without swapping."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
 
 
 def peak_bytes(tokenizer: "VideoTokenizer", tower: Tower, shape: tuple[int, ...]) -> int:

@@ -10,15 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
+from magvit2_pytorch.data.replace_folder import remove_folder, replacing_folder, whole
 from magvit2_pytorch.training.state import (
     STATE_FILE,
     CheckpointNotSaved,
     DamagedCheckpoint,
-    remove_folder,
-    replacing_folder,
     save_state,
     verify_state,
-    whole,
 )
 
 BEST = "best"

@@ -17,10 +17,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from magvit2_pytorch.memory import peak_memory, total_memory
 from magvit2_pytorch.metrics import bits_per_pixel
 from magvit2_pytorch.training.datasets import training_batches
 from magvit2_pytorch.training.latent_statistics import record_latents
-from magvit2_pytorch.training.memory import peak_memory, total_memory
 from magvit2_pytorch.training.meters import Meters
 from magvit2_pytorch.training.mixed import images_per_batch
 from magvit2_pytorch.training.plan import Plan

@@ -8,9 +8,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from magvit2_pytorch.memory import peak_memory
 from magvit2_pytorch.metrics import CodebookUsage
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
-from magvit2_pytorch.training.memory import peak_memory
 from magvit2_pytorch.training.objective import Loss, Reconstruction
 from magvit2_pytorch.training.processes import largest
 from magvit2_pytorch.types import Video

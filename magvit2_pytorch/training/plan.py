@@ -27,8 +27,8 @@ class Plan:
     peak_memory: int
     """The most that was held at once in two steps, a validation and a checkpoint: tensors of the
     fullest GPU, else the whole process, whatever it did before included."""
-    total_memory: int | None
-    """Of the GPU or the machine; None where the system does not say."""
+    total_memory: int
+    """Of the GPU or the machine."""
 
     clip: Grid
     """Of what the first batch held."""
@@ -93,7 +93,7 @@ class Plan:
                 f"{_size(self.disk_bytes)} will not fit on a disk with {_size(self.free_bytes)} "
                 "free: lower keep_checkpoints, or give another checkpoints_folder"
             )
-        if self.total_memory and self.peak_memory > 0.9 * self.total_memory:
+        if self.peak_memory > 0.9 * self.total_memory:
             found.append(
                 f"{_size(self.peak_memory)} of {_size(self.total_memory)} memory were in use: "
                 "lower batch_size and raise grad_accum_every"
@@ -145,7 +145,6 @@ class Plan:
 
     def _rows(self) -> list[tuple[str, str]]:
         held = ", ".join(f"{name} {_size(size)}" for name, size in self.held_memory.items())
-        of_total = f" of {_size(self.total_memory)}" if self.total_memory else ""
         tokens = f"{self.tokens_per_clip:,} tokens"
         if self.bits_per_pixel is None:
             tokens = f"{self.tokens_per_clip:,} latents"
@@ -157,7 +156,7 @@ class Plan:
         until = "all steps" if limit is None else f"at most {_time(limit)}"
         return [
             *((name, f"{number:,} parameters") for name, number in self.parameters.items()),
-            ("memory", f"{_size(self.peak_memory)}{of_total} at the peak"),
+            ("memory", f"{_size(self.peak_memory)} of {_size(self.total_memory)} at the peak"),
             ("", f"held throughout: {held}"),
             ("a clip", f"{_grid(self.clip)} to {_grid(self.latent_grid)}: {tokens}"),
             ("data", f"{self.num_clips:,} clips{images} to train on, {self.num_valid_clips:,} "
