@@ -88,9 +88,9 @@ class SkipLog:
             return
         self.known[path] = reason
         line = json.dumps([path, reason, os.getpid()]) + "\n"
-        # Short appends do not mix, so the first line about a file settles who names it.
-        with suppress(OSError), open(self.file, "a", encoding="utf-8") as file:
-            file.write(line)
+        # Single writes at the end do not mix, so the first line about a file settles who names it.
+        with suppress(OSError), open(self.file, "ab", buffering=0) as file:
+            file.write(line.encode())
         first = next((pid for name, _, pid in self._lines() if name == path), os.getpid())
         if first == os.getpid():
             warnings.warn(f"skipped {path}: {reason}", stacklevel=2)
@@ -106,7 +106,9 @@ class SkipLog:
 
     def _lines(self) -> list[tuple[str, str, int]]:
         with suppress(OSError):
-            return [tuple(json.loads(x)) for x in Path(self.file).read_text("utf-8").splitlines()]
+            # A line that another process is just writing has no end yet.
+            *whole, _ = Path(self.file).read_bytes().split(b"\n")
+            return [tuple(json.loads(line)) for line in whole]
         return []
 
 

@@ -1,0 +1,37 @@
+"""The list of unusable files that processes share."""
+
+import json
+import warnings
+
+import pytest
+
+from magvit2_pytorch.data.unusable import SkipLog
+
+ANOTHER = 1
+"""No process of a test has this number."""
+
+
+def line(path: str) -> bytes:
+    return json.dumps([path, "damaged", ANOTHER]).encode() + b"\n"
+
+
+@pytest.mark.parametrize("length", range(1, len(line("b.mp4"))))
+def test_a_line_that_another_process_is_just_writing_is_read_when_it_is_whole(length):
+    log = SkipLog()
+    with open(log.file, "wb", buffering=0) as other:
+        other.write(line("a.mp4") + line("b.mp4")[:length])
+        assert log.all() == {"a.mp4": "damaged"}
+        other.write(line("b.mp4")[length:])
+        assert log.all() == {"a.mp4": "damaged", "b.mp4": "damaged"}
+
+
+def test_who_wrote_first_names_the_file():
+    log = SkipLog()
+    with open(log.file, "wb") as other:
+        other.write(line("theirs.mp4"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        log.add("theirs.mp4", "damaged")
+    with pytest.warns(UserWarning, match=r"skipped ours\.mp4: damaged"):
+        log.add("ours.mp4", "damaged")
+    assert log.all() == {"theirs.mp4": "damaged", "ours.mp4": "damaged"}
