@@ -13,7 +13,7 @@ TEST = [
     *TRACKING,
     *EXPORT,
     "hypothesis>=6.100",
-    "pytest>=8",
+    "pytest>=9",
     "ruff>=0.6",
     "torchmetrics>=1.4",
     # Only what quantizers are checked against: importing it takes longer than importing torch.
