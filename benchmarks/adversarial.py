@@ -86,7 +86,7 @@ class WatchedTrainer(VideoTokenizerTrainer):
             f"{logits[0]} | {logits[1]} | {1 / line['steps_per_s']:.2f} |",
             flush=True,
         )
-        return figures
+        return {f"valid/{key}": value for key, value in figures.items()}
 
 
 def build_trainer(tokenizer: VideoTokenizer, folder: Path, **options) -> WatchedTrainer:

@@ -24,6 +24,8 @@ from side_by_side import OURS, environment, take_turns
 OTHER = "magvit2-pytorch 0.5.1"
 OPERATIONS = ("encode", "decode", "train", "adversarial")
 SIZES = {"readme": 128, "small": 64}
+SWITCHES = ("stream", "compile", "checkpoint_activations")
+"""Of ours only."""
 
 
 def main():
@@ -36,6 +38,8 @@ def main():
     parser.add_argument("--frames", type=int, nargs="+", default=(17,))
     parser.add_argument("--sizes", type=int, nargs="+", help="pixels to a side")
     parser.add_argument("--stream", action="store_true", help="ours in pieces of 16 frames")
+    parser.add_argument("--compile", action="store_true", help="ours compiled")
+    parser.add_argument("--checkpoint_activations", action="store_true", help="ours, in training")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--repeat", type=int, default=3)
     args = parser.parse_args()
@@ -46,7 +50,8 @@ def main():
         options = dict(config=args.config, batch=args.batch, repeat=args.repeat)
         options |= dict(size=size, frames=frames, precision=precision)
         flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-        return (operation, *flags, *(["--stream"] if args.stream else []))
+        switches = [name for name in SWITCHES if getattr(args, name)]
+        return (operation, *flags, *(f"--{name}" for name in switches))
 
     cases = [
         (operation, size, frames, precision)

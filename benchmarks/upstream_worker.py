@@ -154,6 +154,8 @@ def main():
     parser.add_argument("--frames", type=int, default=17)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--stream", action="store_true")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--checkpoint_activations", action="store_true")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=3)
     args = parser.parse_args()
@@ -161,15 +163,20 @@ def main():
     tokenizer = build(args.implementation, args.config, args.size, args.operation == "adversarial")
     video = torch.rand(args.batch, 3, args.frames, args.size, args.size) * 2 - 1
     bf16 = args.precision == "bf16"
+    flops = {}
+    if args.implementation == "ours":
+        if args.operation in ("encode", "decode"):
+            flops["flops"] = flops_of(tokenizer, video, args.operation)
+        tokenizer.checkpoint_activations(args.checkpoint_activations)
+        if args.compile:
+            tokenizer.compile()
     with torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext():
         what = (args.implementation, args.operation)
         run = operation(*what, tokenizer, video, args.precision, args.stream)
         run()
         result = measure(run, args.repeat)
     result["parameters"] = sum(p.numel() for p in tokenizer.parameters())
-    if args.implementation == "ours" and args.operation in ("encode", "decode"):
-        result["flops"] = flops_of(tokenizer, video, args.operation)
-    print(json.dumps(result))
+    print(json.dumps(result | flops))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,154 @@
+"""One table: this library, magvit2-pytorch 0.5.1 and frames one by one, after equal training.
+
+    python benchmarks/baselines.py --minutes 4.5 -o baselines
+    python benchmarks/baselines.py --minutes 4.5 -o baselines --only lfq per-frame
+
+Everyone trains for the same time on the same machine and the same clips, those of `magvit2 demo`
+(17 x 64 x 64 crops of frames with a short side of 128 pixels, half of them mirrored, in batches of
+four), in bf16, and codes and decodes the same held-out frames at full size. Held-out PSNR over
+time is kept with each result; rows that are there already are not trained again.
+
+- lfq, fsq: the `small` preset by its recipe.
+- per-frame: the same blocks, widths, norm and recipe without time: 16 x 16 pixels of one frame to
+  19 bits, which is the rate of 4 x 8 x 8 blocks with 16 bits, rounded up.
+- magvit2-pytorch: the layers of its README at the rate and nearly the size of `small`, in its own
+  `VideoTokenizerTrainer` with the learning rate of its README and its defaults: a discriminator of
+  frames from the first step, no schedule, no clipping, 1,000 steps of warm-up. Not its own: no
+  perceptual loss, as that needs a download; no accumulation over eight batches, which would leave
+  an eighth of the steps; two codebooks of 8 bits instead of one of 10, for the rate.
+- magvit2-pytorch-loop: that network in a plain loop: AdamW at 1e-3 with 30 steps of warm-up and a
+  linear fall, gradients clipped at 1, squared error and its FSQ, no discriminator.
+
+The other implementation is installed into a virtual environment of its own on first use.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from demo_training import (
+    Reconstructions,
+    Result,
+    evaluate,
+    held_out,
+    train,
+    write_held_out,
+    write_training_frames,
+)
+from equal_time import markdown, read_results, run_missing
+from side_by_side import HERE, environment
+
+from magvit2_pytorch import VideoTokenizer
+from magvit2_pytorch.evaluation.demo import QUANTIZERS
+from magvit2_pytorch.tokenizer.presets import preset
+from magvit2_pytorch.training.recipes import recipe
+
+PER_FRAME = dict(
+    patch_size=(1, 8),
+    separate_first_frame_encoding=False,
+    residual_conv_kernel_size=(1, 3, 3),
+    latent_conv_kernel_size=(1, 3, 3),
+    layers=(
+        ("consecutive_residual", 2),
+        ("compress_space", 256),
+        ("consecutive_residual", 4),
+    ),
+    codebook_size=2**19,
+)
+OURS: dict[str, dict[str, Any]] = {**QUANTIZERS, "per-frame": PER_FRAME}
+THEIRS = {"magvit2-pytorch": "trainer", "magvit2-pytorch-loop": "loop"}
+ROWS = ("lfq", "fsq", "magvit2-pytorch", "magvit2-pytorch-loop", "per-frame")
+CLIP_OPTIONS = dict(num_frames=17, size=64, batch=4, seed=42)
+
+
+def train_ours(name: str, folder: Path, minutes: float) -> Result:
+    torch.manual_seed(CLIP_OPTIONS["seed"])
+    tokenizer = VideoTokenizer(**(preset("small") | OURS[name]))
+    time = dict(num_train_steps=1_000_000, max_duration_s=minutes * 60)
+    return train(name, folder, tokenizer, recipe("small") | time)
+
+
+def train_theirs(name: str, folder: Path, minutes: float, python: str) -> Result:
+    """In their environment; what comes back are reconstructions, to be measured like ours."""
+    frames = write_training_frames(folder.parent / "frames-128")
+    clips = write_held_out(folder.parent / "held-out")
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        options = dict(how=THEIRS[name], frames=frames, clips=clips, output=scratch)
+        options |= CLIP_OPTIONS | dict(minutes=minutes)
+        flags = [word for flag, value in options.items() for word in (f"--{flag}", str(value))]
+        # Its trainer makes folders where it runs.
+        worker = [python, str(HERE / "baselines_worker.py"), *flags]
+        subprocess.run(worker, check=True, cwd=scratch)
+        facts = json.loads((Path(scratch) / "facts.json").read_text("utf-8"))
+        real = held_out()
+        points = []
+        for number, (step, seconds) in enumerate(facts["points"]):
+            with np.load(Path(scratch) / f"{number}.npz") as arrays:
+                # Theirs are in [0, 1].
+                recons = [torch.from_numpy(arrays[clip]) * 2 - 1 for clip in real]
+                codes = [torch.from_numpy(arrays[f"{clip}-codes"]) for clip in real]
+            points.append(Reconstructions(step, seconds, recons, codes))
+    return evaluate(name, points, real, facts["codebook_size"], facts["parameters"], "bf16")
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """The rows there are, in Markdown."""
+    clips = list(next(iter(results.values()))["psnr_db"]) if results else []
+    columns = ["", "parameters", "bits per pixel", "steps", *clips, "mean", "codes", "perplexity"]
+    rows = [
+        [
+            name,
+            f"{r['parameters'] / 1e6:.2f} M",
+            f"{r['bits_per_pixel']:.4f}",
+            r["steps"],
+            *(f"{r['psnr_db'][clip]:.2f}" for clip in clips),
+            f"**{r['mean_psnr_db']:.2f}**",
+            r["codes_used"],
+            f"{r['perplexity']:.0f}",
+        ]
+        for name, r in results.items()
+    ]
+    return markdown(columns, rows)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=4.5, help="of training, for each row")
+    parser.add_argument("--only", nargs="+", choices=ROWS, default=ROWS)
+    parser.add_argument("--upstream_python", help="an interpreter that has magvit2-pytorch 0.5.1")
+    parser.add_argument("-o", "--output", type=Path, default=Path("baselines"))
+    parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    # Results of other lengths of training lie elsewhere and are not mixed with these.
+    output = args.output.resolve() / f"{args.minutes:g}-minutes"
+    if args.row in OURS:
+        train_ours(args.row, output / args.row, args.minutes).write(output / f"{args.row}.json")
+        return 0
+    python = args.upstream_python
+    if any(name in THEIRS for name in args.only):
+        python = python or environment("upstream", "magvit2-pytorch==0.5.1")
+    if args.row in THEIRS:
+        result = train_theirs(args.row, output / args.row, args.minutes, python)
+        result.write(output / f"{args.row}.json")
+        return 0
+
+    def command(name: str, core: int | None) -> list[str]:
+        words = [sys.executable, __file__, "--row", name, "--minutes", str(args.minutes)]
+        words += ["-o", str(args.output)]
+        return words + (["--upstream_python", python] if name in THEIRS else [])
+
+    failed = run_missing(output, args.only, command)
+    print(table(read_results(output, ROWS)))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
