@@ -43,8 +43,12 @@ SMALLER_COMMANDS = {
 }
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def links(text: str) -> list[str]:
+    return re.findall(r"\]\(([^)#]+)\)", text)
 
 
 def marked(mark: str) -> str:
@@ -74,6 +78,15 @@ def test_every_cut_down_is_of_something_there():
     assert [text for text in SMALLER_COMMANDS if text not in commands] == []
 
 
+@pytest.mark.parametrize("page", sorted((ROOT / "examples").glob("*.md")), ids=lambda p: p.stem)
+def test_pages_run_and_their_links_lead_somewhere(page):
+    text = page.read_text(encoding="utf-8")
+    for number, code in enumerate(blocks("python", text)):
+        exec(compile(code, f"{page.name} block {number}", "exec"), {"__name__": "__main__"})
+    for target in links(text):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
 @pytest.mark.parametrize("number", range(len(blocks("python"))))
 def test_python_blocks_run_in_order(here, monkeypatch, number):
     monkeypatch.chdir(here)
@@ -86,7 +99,7 @@ def test_python_blocks_run_in_order(here, monkeypatch, number):
 def test_the_command_lines_run(here, monkeypatch, capsys):
     monkeypatch.chdir(here)
     lines = [x for block in blocks("bash") for x in block.splitlines() if x.startswith("magvit2")]
-    assert len(lines) == 11
+    assert len(lines) == 12
     for line in lines:
         for text, smaller in SMALLER_COMMANDS.items():
             line = line.replace(text, smaller)
@@ -109,7 +122,7 @@ def test_the_two_commands_are_one_line_each_and_do_all():
 
 
 def test_links_to_files_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
+    for target in links(README):
         assert target.startswith("https://") or (ROOT / target).exists(), target
 
 
