@@ -7,14 +7,17 @@ VERSION = (HERE / "magvit2_pytorch" / "version.py").read_text().split('"')[1]
 
 DEMO = ["scikit-video>=1.1.11"]
 TRACKING = ["tensorboard>=2.14"]
+ENTROPY = ["constriction>=0.4"]
 EXPORT = ["onnx>=1.19", "onnxruntime>=1.23", "onnxscript>=0.6"]
 TEST = [
     *DEMO,
     *TRACKING,
     *EXPORT,
+    *ENTROPY,
     "hypothesis>=6.100",
     "pytest>=9",
     "ruff>=0.6",
+    "scipy>=1.11",
     "torchmetrics>=1.4",
     # Only what quantizers are checked against: importing it takes longer than importing torch.
     "vector-quantize-pytorch>=1.17",
@@ -52,6 +55,7 @@ setup(
         "demo": DEMO,
         "tracking": TRACKING,
         "export": EXPORT,
+        "entropy": ENTROPY,
         "test": TEST,
         "dev": TEST,
     },

@@ -18,6 +18,7 @@ from magvit2_pytorch.cli.convert import convert
 from magvit2_pytorch.cli.decode import decode
 from magvit2_pytorch.cli.demo import demo
 from magvit2_pytorch.cli.errors import UserError
+from magvit2_pytorch.cli.evaluate import evaluate
 from magvit2_pytorch.cli.export import export
 from magvit2_pytorch.cli.info import info
 from magvit2_pytorch.cli.reconstruct import reconstruct
@@ -31,6 +32,7 @@ COMMANDS = {
         tokenize,
         decode,
         reconstruct,
+        evaluate,
         convert,
         export,
         info,
@@ -46,6 +48,7 @@ A video tokenizer to train, stream and build on.
   magvit2 reconstruct clip.mp4 --model run -o out.mp4      see what it keeps
   magvit2 tokenize videos/ --model run -o codes/           video to discrete codes
   magvit2 decode codes/ --model run -o decoded/            and back
+  magvit2 evaluate --model run --data videos/ -o report    measure it, with a report
   magvit2 convert pytorch_model.bin -o o2                  O2-MAGVIT2's weights, for --model
   magvit2 export run -o programs                           to ONNX, for other runtimes
 """

@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from magvit2_pytorch.tokenizer.config import TokenizerConfig
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
@@ -31,8 +32,13 @@ def fingerprint(tokenizer: VideoTokenizer) -> str:
 
     Equal for a tokenizer in memory and the same one saved and loaded, on any device.
     """
-    digest = hashlib.sha256(json.dumps(_own_options(tokenizer.config), sort_keys=True).encode())
-    for name, value in sorted(tokenizer.state_dict().items()):
+    return weights_hash(tokenizer, json.dumps(_own_options(tokenizer.config), sort_keys=True))
+
+
+def weights_hash(module: nn.Module, about: str = "") -> str:
+    """SHA-256 over a text and all tensors of a module, in hexadecimal."""
+    digest = hashlib.sha256(about.encode())
+    for name, value in sorted(module.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         value = value.detach().cpu().contiguous().reshape(-1)
         digest.update(value.view(torch.uint8).numpy())

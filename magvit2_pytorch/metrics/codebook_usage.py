@@ -100,6 +100,24 @@ class CodebookUsage:
         if other._sparse is not None:
             self._add_sparse(other._sparse)
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that was counted, on the CPU; `load_state_dict` of a like counter goes on from it."""
+        state = {"num_codes": torch.tensor(self.num_codes)}
+        if self._dense is not None:
+            state["dense"] = self._dense.cpu()
+        for book, seen in enumerate(self._sparse or ()):
+            state[f"codes.{book}"], state[f"counts.{book}"] = (x.cpu() for x in seen)
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Replaces what was counted."""
+        self.num_codes = int(state["num_codes"])
+        self._dense = state.get("dense")
+        self._sparse = None
+        if "codes.0" in state:
+            books = range(self.num_codebooks)
+            self._sparse = [(state[f"codes.{book}"], state[f"counts.{book}"]) for book in books]
+
     def gathered(self) -> "CodebookUsage":
         """A counter of what all processes counted, on the CPU; a collective that all must call."""
         mine = CodebookUsage(self.codebook_size, self.num_codebooks)

@@ -182,3 +182,24 @@ def one_process(rank, path):
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo rendezvous by file")
 def test_two_processes_count_as_one(tmp_path):
     mp.spawn(one_process, args=(str(tmp_path / "rendezvous"),), nprocs=2)
+
+
+@pytest.mark.parametrize("codebook_size", [2**6, 2**30], ids=["dense", "sparse"])
+@pytest.mark.parametrize("num_codebooks", [1, 3])
+def test_a_state_goes_on_where_it_was(codebook_size, num_codebooks):
+    shape = (50, num_codebooks) if num_codebooks > 1 else (50,)
+    codes = torch.randint(codebook_size, (2, *shape))
+    whole, before, after = (CodebookUsage(codebook_size, num_codebooks) for _ in range(3))
+    whole.update(codes)
+    before.update(codes[0])
+    after.load_state_dict(before.state_dict())
+    after.update(codes[1])
+    found, wanted = after.compute(), whole.compute()
+    assert found[:3] == wanted[:3]
+    assert torch.equal(found.bit_means, wanted.bit_means)
+    assert before.num_codes == 50
+    empty = CodebookUsage(codebook_size, num_codebooks)
+    after.load_state_dict(empty.state_dict())
+    assert after.num_codes == 0
+    after.update(codes.flatten(0, 1))
+    assert after.compute()[:3] == wanted[:3]

@@ -1,0 +1,166 @@
+"""From a line for each clip to a report: means, how sure they are, and what became of all."""
+
+import json
+import math
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from magvit2_pytorch.data.replace_file import replacing
+from magvit2_pytorch.evaluation.journal import LINES_FILE, CannotEvaluate
+from magvit2_pytorch.evaluation.measure import Judges, Totals
+from magvit2_pytorch.evaluation.report_text import as_markdown
+from magvit2_pytorch.metrics import FrechetDistance, bootstrap_interval
+from magvit2_pytorch.metrics.bootstrap import LEVEL, NUM_RESAMPLES
+from magvit2_pytorch.version import __version__
+
+FORMAT = "magvit2-evaluation"
+FORMAT_VERSION = 1
+Line = dict[str, Any]
+
+
+METRICS = (
+    "psnr", "ssim", "ms_ssim", "perceptual", "temporal_error", "motion_energy", "bits_per_pixel",
+    "tokens", "tokens_per_second",
+)  # fmt: skip
+"""Numbers of a clip, by their names in its line."""
+
+
+def summarize(
+    lines: Callable[[], Iterator[Line]], totals: dict[str, Totals], judges: Judges, seed: int
+) -> dict[str, Any]:
+    """All that is said of videos and of images, of each what clips gave together.
+
+    Raises `CannotEvaluate` where no clip was measured.
+    """
+    skipped = [line for line in lines() if "skipped" in line]
+    report: dict[str, Any] = dict(
+        magvit2_version=__version__,
+        clips_file=LINES_FILE,
+        interval=dict(level=LEVEL, resamples=NUM_RESAMPLES, of="files", kind="percentile"),
+        not_measured=_not_measured(totals, judges),
+        num_skipped=len(skipped),
+        skipped=[dict(path=line["path"], reason=line["skipped"]) for line in skipped],
+    )
+    for kind, name in (("video", "videos"), ("image", "images")):
+        report[name] = _summary(lines, kind, totals[kind], seed)
+    if report["videos"] is None and report["images"] is None:
+        first = "; ".join(f"{line['path']}: {line['skipped']}" for line in skipped[:3])
+        raise CannotEvaluate(f"no clip could be measured: {first}{'; ...' * (len(skipped) > 3)}")
+    return report
+
+
+def _summary(
+    lines: Callable[[], Iterator[Line]], kind: str, totals: Totals, seed: int
+) -> dict[str, Any] | None:
+    columns = {name: array("d") for name in METRICS}
+    file_of, line_of = array("q"), array("q")
+    num_frames, last_path = 0, None
+    for number, line in enumerate(lines()):
+        if line.get("kind") != kind:
+            continue
+        # Clips of a file come one after the other.
+        is_another = line["path"] != last_path
+        file_of.append(file_of[-1] + is_another if file_of else 0)
+        line_of.append(number)
+        last_path = line["path"]
+        num_frames += line["num_frames"]
+        for name, column in columns.items():
+            column.append(math.nan if line[name] is None else line[name])
+    if not line_of:
+        return None
+    metrics = {name: _metric(np.array(it), np.array(file_of), seed) for name, it in columns.items()}
+    error, energy = (metrics[name] for name in ("temporal_error", "motion_energy"))
+    moves = energy is not None and energy["mean"] > 0
+    return dict(
+        num_clips=len(line_of),
+        num_files=file_of[-1] + 1,
+        num_frames=num_frames,
+        metrics=metrics,
+        temporal_error_of_motion=error["mean"] / energy["mean"] if moves else None,
+        frechet={name: _distance(it) for name, it in sorted(totals.distances.items())},
+        codebook=_codebook(totals),
+        examples=_examples(lines, np.array(columns["psnr"]), np.array(line_of)),
+    )
+
+
+def _metric(values: np.ndarray, files: np.ndarray, seed: int) -> dict[str, Any] | None:
+    """The mean over clips where there is a number, its interval and how clips differ."""
+    known = ~np.isnan(values)
+    if not known.any():
+        return None
+    values = values[known]
+    interval = bootstrap_interval(values, files[known].tolist(), seed=seed)
+    return dict(
+        mean=float(values.mean()),
+        low=interval and interval.low,
+        high=interval and interval.high,
+        median=float(np.median(values)),
+        min=float(values.min()),
+        max=float(values.max()),
+        num_clips=len(values),
+    )
+
+
+def _distance(distance: FrechetDistance) -> dict[str, Any]:
+    return dict(
+        # One vector alone has no covariance.
+        distance=distance.compute() if distance.num_vectors > 1 else None,
+        num_vectors=distance.num_vectors,
+        dim=distance.real.dim,
+        is_rank_deficient=distance.is_rank_deficient,
+    )
+
+
+def _codebook(totals: Totals) -> dict[str, Any] | None:
+    if totals.usage is None:
+        return None
+    use = totals.usage.compute()
+    return dict(
+        num_codes=totals.usage.num_codes,
+        usage=use.usage,
+        usage_of_possible=use.usage_of_possible,
+        perplexity=use.perplexity,
+        dead_bits=use.dead_bits,
+    )
+
+
+def _examples(
+    lines: Callable[[], Iterator[Line]], psnrs: np.ndarray, line_of: np.ndarray
+) -> dict[str, Line]:
+    """The lines of the worst, the median and the best clip, as many of them as there are."""
+    # A clip that equals its original has no finite PSNR, and is the best there can be.
+    order = np.argsort(np.nan_to_num(psnrs, nan=math.inf), kind="stable")
+    places = {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}
+    if len(order) < 3:
+        del places["median"]
+    if len(order) < 2:
+        del places["worst"]
+    names = {int(line_of[place]): name for name, place in places.items()}
+    found = {names[number]: line for number, line in enumerate(lines()) if number in names}
+    return {name: found[name] for name in places}
+
+
+def _not_measured(totals: dict[str, Totals], judges: Judges) -> dict[str, str]:
+    """What is missing because something was not given, and what to give."""
+    missing = {}
+    if judges.perceptual is None:
+        missing["perceptual"] = "LPIPS needs weights: give perceptual_weights"
+        missing["frechet_frames"] = missing["frechet_motion"] = missing["perceptual"]
+    if judges.i3d is None:
+        missing["fvd"] = "FVD needs I3D as TorchScript: give i3d and fvd_protocol"
+    if all(it.usage is None for it in totals.values()):
+        missing["codebook"] = "the tokenizer is continuous and has no codes"
+    return missing
+
+
+def write_report(folder: Path, report: dict[str, Any], pictures: Sequence[str]) -> None:
+    """Writes report.json and report.md, each whole or not at all."""
+    text = json.dumps(report, indent=2, allow_nan=False) + "\n"
+    for name, contents in (("report.json", text), ("report.md", as_markdown(report, pictures))):
+        with replacing(folder / name) as part:
+            # Names of files need not be text.
+            part.write_text(contents, encoding="utf-8", errors="backslashreplace")
