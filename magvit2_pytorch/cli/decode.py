@@ -42,21 +42,21 @@ def decode(
     """
     check_counts(chunk_frames=chunk_frames)
     find_tokenizer(model)
-    from magvit2_pytorch.data import CODE_SUFFIX, UnusableMedia, read_codes
+    from magvit2_pytorch.data import CODE_SUFFIX, UnusableMedia, read_code_header, read_codes
     from magvit2_pytorch.evaluation.files import decode_file
     from magvit2_pytorch.evaluation.media import ALL_WRITABLE, SUFFIX_OF, check_writable
     from magvit2_pytorch.tokenizer.tile_size import check_tile_size
 
     def suffix(path: Path) -> str:
         try:
-            return SUFFIX_OF[read_codes(path)[1].kind]
+            return SUFFIX_OF[read_code_header(path).kind]
         except UnusableMedia:  # said when its turn comes
             return SUFFIX_OF["video"]
 
     jobs = plan_jobs(codes, output, [CODE_SUFFIX], suffix, ALL_WRITABLE)
     if len(jobs) == 1:
         with mistakes():
-            check_writable(jobs[0].target, read_codes(jobs[0].source)[1].kind)
+            check_writable(jobs[0].target, read_code_header(jobs[0].source).kind)
     tokenizer, identity = load_tokenizer(model, device)
     with mistakes():
         check_tile_size(tile_size, tokenizer.space_factor)

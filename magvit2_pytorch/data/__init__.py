@@ -1,5 +1,11 @@
 from magvit2_pytorch.data.clips import ClipSpec
-from magvit2_pytorch.data.code_file import CODE_SUFFIX, CodeHeader, read_codes, write_codes
+from magvit2_pytorch.data.code_file import (
+    CODE_SUFFIX,
+    CodeHeader,
+    read_code_header,
+    read_codes,
+    write_codes,
+)
 from magvit2_pytorch.data.codes_dataset import CodesDataset, CodesItem
 from magvit2_pytorch.data.datasets import ImageDataset, VideoDataset
 from magvit2_pytorch.data.dead_workers import DeadWorker, naming_dead_workers
@@ -30,6 +36,7 @@ __all__ = [
     "check_range",
     "find_media",
     "naming_dead_workers",
+    "read_code_header",
     "read_codes",
     "read_image",
     "split_files",

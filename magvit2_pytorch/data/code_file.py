@@ -194,6 +194,14 @@ def checksum(array: np.ndarray, crc: int) -> str:
     return f"{zlib.crc32(codes, crc):08x}"
 
 
+def read_code_header(path: str | os.PathLike) -> CodeHeader:
+    """The header alone, without the codes; raises as `read_codes` does."""
+    with reading(path), safe_open(os.fspath(path), framework="np") as file:
+        metadata = file.metadata() or {}
+        check_format(metadata)
+        return read_header(metadata)
+
+
 def read_codes(path: str | os.PathLike) -> tuple[OneVideosCodes, CodeHeader]:
     """The codes, int64, and their header.
 

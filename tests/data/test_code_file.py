@@ -8,7 +8,13 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from magvit2_pytorch.data import CodeHeader, UnusableMedia, read_codes, write_codes
+from magvit2_pytorch.data import (
+    CodeHeader,
+    UnusableMedia,
+    read_code_header,
+    read_codes,
+    write_codes,
+)
 from magvit2_pytorch.version import __version__
 
 HEADER = CodeHeader(
@@ -50,7 +56,7 @@ def test_what_is_written_is_read_in_the_smallest_integers(
     again, header_again = read_codes(path)
     assert again.dtype == torch.int64
     assert torch.equal(again, codes)
-    assert header_again == header
+    assert header_again == header == read_code_header(path)
     assert header_again.library_version == __version__
     assert load_file(path)["codes"].dtype == stored
 
@@ -147,6 +153,9 @@ def test_foreign_newer_and_damaged_files_are_refused(tmp_path, metadata, message
     with pytest.raises(UnusableMedia, match=message) as error:
         read_codes(path)
     assert error.value.path == str(path)
+    if "codes" not in metadata:
+        with pytest.raises(UnusableMedia, match=message):
+            read_code_header(path)
 
 
 def test_files_that_are_no_safetensors_at_all_are_refused(tmp_path):
