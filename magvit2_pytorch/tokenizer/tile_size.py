@@ -21,7 +21,8 @@ TileSize = int | Literal["auto"]
 Tower = Literal["encoder", "decoder"]
 
 SHARE_OF_FREE_MEMORY = 0.5
-"""What `auto` plans with: a convolution needs room of its own, and others need memory too."""
+"""What `auto` plans with: a convolution needs room of its own, and others need memory too. On a CPU
+its library takes some 0.2 GB whatever the tile (benchmarks/LOG.md, section 15)."""
 
 
 def check_tile_size(tile_size: TileSize | None, space_factor: int) -> None:
