@@ -30,10 +30,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from equal_time import markdown
 from torch import Tensor
 
 from magvit2_pytorch import VideoTokenizer
-from magvit2_pytorch.data import ClipSpec, VideoDataset, VideoFile, to_float, to_uint8, write_grid
+from magvit2_pytorch.data import VideoFile, to_float, to_uint8, write_grid
 from magvit2_pytorch.evaluation.codecs import (
     CODECS,
     available_codecs,
@@ -42,8 +43,8 @@ from magvit2_pytorch.evaluation.codecs import (
 )
 from magvit2_pytorch.evaluation.demo import (
     HELD_OUT_FRAMES,
-    SHORT_SIDE,
     demo_clips,
+    held_out_clips,
     names_of,
 )
 from magvit2_pytorch.evaluation.entropy_coding import compress, decompress
@@ -83,13 +84,8 @@ class Clip(NamedTuple):
 
 def last_frames(path: Path, num_frames: int) -> Tensor:
     """`t h w c` bytes of the last frames, or of all if there are fewer, as the demo sizes them."""
-    file = VideoFile(path)
-    scale = SHORT_SIDE / min(file.height, file.width)
-    sides = tuple(int(side * scale + 0.5) // 16 * 16 for side in (file.height, file.width))
-    num_frames = min(num_frames, file.num_frames)
-    spec = ClipSpec(num_frames=num_frames, image_size=sides)
-    clips = VideoDataset([path], spec, train=False, frame_range=(-num_frames, None))
-    return to_uint8(clips[0])
+    num_frames = min(num_frames, VideoFile(path).num_frames)
+    return to_uint8(held_out_clips([path], num_frames=num_frames)[0])
 
 
 def build_measures(weights: Path | None) -> Measures:
@@ -196,7 +192,7 @@ def table(name: str, rows: dict[str, list[Point]], ceilings: dict[str, float]) -
     heads = ["clip", "codes", "bits per pixel", name]
     heads += [f"{codec} at this rate" for codec in codecs]
     heads += [f"{codec}'s rate at this {name}" for codec in codecs]
-    lines = [heads, ["---"] * len(heads)]
+    lines = []
     for clip, points in rows.items():
         curves = [[p for p in points if p.series == codec] for codec in codecs]
         for point in (p for p in points if p.quality is None):
@@ -208,8 +204,7 @@ def table(name: str, rows: dict[str, list[Point]], ceilings: dict[str, float]) -
             cells += ["-" if x is None else f"{x:.4f} ({x / rate:.0%} of ours)" for x in rates]
             lines.append(cells)
     ceiling = ", ".join(f"{clip} {value:.3f}" for clip, value in ceilings.items())
-    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"## {name}\n\n{text}\n\n4:2:0 with nothing coded: {ceiling}\n"
+    return f"## {name}\n\n{markdown(heads, lines)}\n\n4:2:0 with nothing coded: {ceiling}\n"
 
 
 def plot(points: Sequence[Point], path: Path) -> None:

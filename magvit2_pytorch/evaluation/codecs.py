@@ -62,10 +62,6 @@ CODECS = {
         "libsvtav1", "libdav1d", "obu", "2", (20, 32, 43, 51, 57, 61, 63, 66, 70),
         {"preset": "2", "svtav1-params": "crf={crf}"},
     ),
-    "AV1 (libaom)": Codec(
-        "libaom-av1", "libdav1d", "obu", "2", (20, 30, 40, 48, 54, 58, 61, 63),
-        {"cpu-used": "1", "crf": "{crf}"},
-    ),
 }  # fmt: skip
 """By the name in tables. SVT-AV1 talks on stderr unless SVT_LOG=1 is in the environment."""
 

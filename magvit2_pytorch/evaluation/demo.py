@@ -141,17 +141,17 @@ def train_demo(
     return trainer
 
 
-def held_out_clips(paths: Sequence[Path], short_side: int = SHORT_SIDE) -> ConcatDataset:
+def held_out_clips(
+    paths: Sequence[Path], short_side: int = SHORT_SIDE, num_frames: int = HELD_OUT_FRAMES
+) -> ConcatDataset:
     """The last frames of every clip, whole but for what no stride of 16 divides."""
     datasets = []
     for path in paths:
         file = VideoFile(path)
         scale = short_side / min(file.height, file.width)
         sides = (max(16, int(side * scale + 0.5) // 16 * 16) for side in (file.height, file.width))
-        spec = ClipSpec(num_frames=HELD_OUT_FRAMES, image_size=tuple(sides))
-        datasets.append(
-            VideoDataset([path], spec, train=False, frame_range=(-HELD_OUT_FRAMES, None))
-        )
+        spec = ClipSpec(num_frames=num_frames, image_size=tuple(sides))
+        datasets.append(VideoDataset([path], spec, train=False, frame_range=(-num_frames, None)))
     return ConcatDataset(datasets)
 
 

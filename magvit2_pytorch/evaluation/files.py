@@ -74,7 +74,7 @@ def tokenize_file(
     media = open_media(path, tokenizer.config.channels, size)
     source = Path(path).name
     stream = tokenizer.encode_stream(precision=precision, tile_size=tile_size)
-    place = _place(tokenizer, tile_size)
+    place = frames_device(tokenizer, tile_size)
     # One block for all: small ones that stay, between chunks that go, tear the heap to pieces.
     promised = _header(tokenizer, identity, media, media.num_frames, source)
     codes = torch.empty(promised.codes_shape, dtype=torch.int64)
@@ -148,7 +148,7 @@ def reconstruct_file(
     writer = media_writer(out_path, media.kind, media.fps, audio_from=path)
     encoder = tokenizer.encode_stream(precision=precision, tile_size=tile_size)
     decoder = tokenizer.decode_stream(precision=precision, tile_size=tile_size)
-    place = _place(tokenizer, tile_size)
+    place = frames_device(tokenizer, tile_size)
     error = _SquaredError()
     _tell(on_frames, 0, media.num_frames)
     with ahead(runs) as coming, behind(writer) as write:
@@ -175,7 +175,7 @@ def decoded_frames(
     """The frames that a code file stands for, run by run, cut to their true size and number."""
     options = dict(precision=precision, tile_size=tile_size)
     stream = tokenizer.decode_stream(num_frames=header.num_frames, **options)
-    place = _place(tokenizer, tile_size)
+    place = frames_device(tokenizer, tile_size)
     step = max(chunk_frames // tokenizer.time_factor, 1)
     # The first latent is one frame alone; it goes with the first run.
     starts = [0, *range(1 + step, len(codes), step)]
@@ -187,7 +187,7 @@ def decoded_frames(
         yield levels
 
 
-def _place(tokenizer: VideoTokenizer, tile_size: TileSize | None) -> torch.device:
+def frames_device(tokenizer: VideoTokenizer, tile_size: TileSize | None) -> torch.device:
     """Where whole frames are: with the tokenizer, or, if that is to hold tiles only, on the CPU."""
     return tokenizer.device if tile_size is None else torch.device("cpu")
 

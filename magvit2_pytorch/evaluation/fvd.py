@@ -4,7 +4,6 @@ Two ways of getting them are in use, and their numbers are not to be compared wi
 with those of another number of frames, frame rate or set of clips.
 """
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -15,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from magvit2_pytorch.data.file_hash import sha256_of
 from magvit2_pytorch.types import VALUE_RANGE, Video
 
 Protocol = Literal["stylegan-v", "logits"]
@@ -65,7 +65,7 @@ class I3D:
             raise FileNotFoundError(f"there is no file {path}: give I3D as TorchScript")
         self.path, self.protocol = str(path), protocol
         self.way = PROTOCOLS[protocol]
-        self.file_hash = _hash(path)
+        self.file_hash = sha256_of(path)
         """SHA-256 of the file, in hexadecimal."""
         try:
             self.network = torch.jit.load(str(path), map_location=device).eval()
@@ -103,11 +103,3 @@ class I3D:
         """The length of the vectors; raises as `features` does on what clips will look like."""
         device = next((p.device for p in self.network.parameters()), torch.device("cpu"))
         return self.features(torch.zeros(1, channels, num_frames, 32, 32, device=device)).shape[1]
-
-
-def _hash(path: str | os.PathLike) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from magvit2_pytorch.data import to_float
 from magvit2_pytorch.evaluation.clips import Clip
+from magvit2_pytorch.evaluation.files import frames_device
 from magvit2_pytorch.evaluation.fvd import I3D
 from magvit2_pytorch.evaluation.journal import CannotEvaluate
+from magvit2_pytorch.evaluation.media import DEFAULT_CHUNK_FRAMES
 from magvit2_pytorch.evaluation.preprocess import pad_space
 from magvit2_pytorch.functional import pad_frames
 from magvit2_pytorch.losses import PerceptualLoss
@@ -29,8 +31,6 @@ from magvit2_pytorch.metrics.structural import MIN_SIDE, MS_SSIM_MIN_SIDE
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.tile_size import TileSize
 from magvit2_pytorch.types import Codes, Precision, Video
-
-CHUNK_FRAMES = 16
 
 FeaturePair = tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]
 """Of the reconstruction, and of the original."""
@@ -152,10 +152,10 @@ def round_trip(
     """A clip of any size and number of frames: what is decoded, the codes, and their grid."""
     num_frames, height, width = video.shape[2:]
     padded = pad_frames(pad_space(video, tokenizer.space_factor), tokenizer.time_factor)
-    place = tokenizer.device if tile_size is None else torch.device("cpu")
+    place = frames_device(tokenizer, tile_size)
     options = dict(precision=precision, tile_size=tile_size)
     encoder, decoder = tokenizer.encode_stream(**options), tokenizer.decode_stream(**options)
-    step = max(CHUNK_FRAMES // tokenizer.time_factor, 1) * tokenizer.time_factor
+    step = max(DEFAULT_CHUNK_FRAMES // tokenizer.time_factor, 1) * tokenizer.time_factor
     starts = [0, *range(1 + step, padded.shape[2], step)]
     codes, recon = [], []
     for start, stop in zip(starts, [*starts[1:], padded.shape[2]], strict=True):

@@ -12,7 +12,7 @@ import numpy as np
 from magvit2_pytorch.data.replace_file import replacing
 from magvit2_pytorch.evaluation.journal import LINES_FILE, CannotEvaluate
 from magvit2_pytorch.evaluation.measure import Judges, Totals
-from magvit2_pytorch.evaluation.report_text import as_markdown
+from magvit2_pytorch.evaluation.report_text import ROWS, as_markdown
 from magvit2_pytorch.metrics import FrechetDistance, bootstrap_interval
 from magvit2_pytorch.metrics.bootstrap import LEVEL, NUM_RESAMPLES
 from magvit2_pytorch.version import __version__
@@ -20,13 +20,6 @@ from magvit2_pytorch.version import __version__
 FORMAT = "magvit2-evaluation"
 FORMAT_VERSION = 1
 Line = dict[str, Any]
-
-
-METRICS = (
-    "psnr", "ssim", "ms_ssim", "perceptual", "temporal_error", "motion_energy", "bits_per_pixel",
-    "tokens", "tokens_per_second",
-)  # fmt: skip
-"""Numbers of a clip, by their names in its line."""
 
 
 def summarize(
@@ -56,7 +49,7 @@ def summarize(
 def _summary(
     lines: Callable[[], Iterator[Line]], kind: str, totals: Totals, seed: int
 ) -> dict[str, Any] | None:
-    columns = {name: array("d") for name in METRICS}
+    columns = {name: array("d") for name in ROWS}
     file_of, line_of = array("q"), array("q")
     num_frames, last_path = 0, None
     for number, line in enumerate(lines()):

@@ -29,6 +29,7 @@ ROWS = {
     "tokens": Row("tokens to a clip", 0),
     "tokens_per_second": Row("tokens per second of video", 1),
 }
+"""Numbers of a clip, by their names in its line."""
 DISTANCES = {
     "frechet_frames": "Fréchet distance of {features} of frames (not FVD)",
     "frechet_motion": "Fréchet distance of changes of {features} between frames (not FVD)",

@@ -1,6 +1,5 @@
 """Training state on disk: tensors in safetensors, the rest in JSON, checksums, never a pickle."""
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -12,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
+from magvit2_pytorch.data.file_hash import sha256_of
 from magvit2_pytorch.data.replace_folder import replacing_folder, whole
 from magvit2_pytorch.state_file import shared_as_usual
 
@@ -97,11 +97,7 @@ def _check_checksums(folder: Path) -> None:
 
 
 def _checksum(path: Path) -> bytes:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return f"{digest.hexdigest()}  {path.name}\n".encode()
+    return f"{sha256_of(path)}  {path.name}\n".encode()
 
 
 def _read_values(folder: Path) -> dict[str, Any]:

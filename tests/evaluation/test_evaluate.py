@@ -361,7 +361,7 @@ def test_tiles_and_halves_are_near_the_whole(tmp_path, data, whole):
 
 
 def test_a_clip_in_several_pieces_is_the_same_clip(tmp_path, data, whole, monkeypatch):
-    monkeypatch.setattr("magvit2_pytorch.evaluation.measure.CHUNK_FRAMES", 2)
+    monkeypatch.setattr("magvit2_pytorch.evaluation.measure.DEFAULT_CHUNK_FRAMES", 2)
     pieces = evaluated(whole[3], data, tmp_path / "report")
     wanted = whole[2]["videos"]
     for name in ("psnr", "ssim", "temporal_error"):

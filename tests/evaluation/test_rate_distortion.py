@@ -20,7 +20,9 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "rate_distortion.py"
 
 @pytest.fixture(scope="module")
 def benchmark():
-    return runpy.run_path(str(SCRIPT))
+    with pytest.MonkeyPatch.context() as context:
+        context.syspath_prepend(SCRIPT.parent)  # as for a script that is run
+        return runpy.run_path(str(SCRIPT))
 
 
 @pytest.fixture
