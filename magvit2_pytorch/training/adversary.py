@@ -21,6 +21,7 @@ from magvit2_pytorch.losses import (
 )
 from magvit2_pytorch.training.config import TrainingConfig
 from magvit2_pytorch.training.not_finite import SkippedSteps, finite_or_nan
+from magvit2_pytorch.training.optimizer import build_adam
 from magvit2_pytorch.training.schedule import lr_scale
 from magvit2_pytorch.training.state import (
     flatten_optimizer,
@@ -70,10 +71,11 @@ class Adversary:
         self.loss = ADVERSARIAL_LOSSES[config.adversarial_loss]
         self.penalty = GRADIENT_PENALTIES[config.gradient_penalty]
         self.lecam = LeCamRegularizer().to(accelerator.device)
-        optimizer = Adam(
-            discriminator.parameters(),
-            lr=config.discriminator_learning_rate,
-            betas=config.discriminator_betas,
+        optimizer = build_adam(
+            Adam,
+            [{"params": list(discriminator.parameters())}],
+            config.discriminator_learning_rate,
+            config.discriminator_betas,
         )
         self.module, self.optimizer = accelerator.prepare(discriminator, optimizer)
         self.skips = SkippedSteps()

@@ -83,7 +83,8 @@ class VideoTokenizerTrainer:
         )
 
         self.tokenizer = tokenizer.to(self.accelerator.device)
-        tokenizer.checkpoint_activations(config.checkpoint_activations)
+        if config.checkpoint_activations:
+            tokenizer.checkpoint_activations()
         self.ema = build_average(self.tokenizer, config).to(self.accelerator.device)
         self.objective = Objective(
             tokenizer.quantizer,

@@ -7,8 +7,10 @@ import signal
 import pytest
 import torch
 
-from magvit2_pytorch import VideoTokenizer
+from magvit2_pytorch import VideoTokenizer, VideoTokenizerTrainer
+from magvit2_pytorch.layers.stateful import Residual
 from magvit2_pytorch.training.tracking import read_log
+from tests.conftest import build
 from tests.training.conftest import clips
 
 
@@ -193,3 +195,14 @@ def test_the_log_of_an_earlier_run_is_kept_apart(make_trainer):
     names = {path.name for path in trainer.results_folder.glob("*.jsonl")}
     assert names == {"log.jsonl", "log-1.jsonl", "log-2.jsonl"}
     assert [line["step"] for line in log_of(trainer)] == [1, 2, 2]
+
+
+@pytest.mark.parametrize("asked", ["tokenizer", "trainer", None])
+def test_activations_are_recomputed_whoever_asked_for_it(asked):
+    tokenizer = build("residual")
+    if asked == "tokenizer":
+        tokenizer.checkpoint_activations()
+    VideoTokenizerTrainer(tokenizer, dataset=clips(), checkpoint_activations=asked == "trainer")
+    layers = [module for module in tokenizer.modules() if isinstance(module, Residual)]
+    assert layers
+    assert {layer.checkpointed for layer in layers} == {asked is not None}

@@ -1,0 +1,72 @@
+"""The optimizers that a trainer builds, against torch's plain loop over parameters."""
+
+import copy
+
+import pytest
+import torch
+from torch.optim import Adam, AdamW
+
+from magvit2_pytorch.training.config import TrainingConfig
+from magvit2_pytorch.training.muon import Muon
+from magvit2_pytorch.training.optimizer import build_adam, build_optimizers, decay_groups
+from tests.conftest import build
+
+ADAMS = {"adam": Adam, "adamw": AdamW}
+
+
+def with_gradients(tokenizer, seed):
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in tokenizer.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+
+
+@pytest.mark.parametrize("name", ADAMS)
+def test_fused_adam_is_adam(name):
+    fused = build("residual", "compress_space")
+    plain = copy.deepcopy(fused)
+    config = TrainingConfig(optimizer=name, learning_rate=1e-2, weight_decay=0.1)
+    (one,) = build_optimizers(fused, config)
+    groups = decay_groups(plain.parameters(), config.weight_decay)
+    other = ADAMS[name](groups, lr=1e-2, betas=config.betas, fused=False, foreach=False)
+    start = [parameter.detach().clone() for parameter in plain.parameters()]
+    for step in range(5):
+        for tokenizer, optimizer in ((fused, one), (plain, other)):
+            with_gradients(tokenizer, step)
+            optimizer.step()
+    for ours, theirs, before in zip(fused.parameters(), plain.parameters(), start, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+        assert not torch.equal(ours, before)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "muon"])
+def test_every_adam_of_a_run_is_fused(name, make_trainer):
+    trainer = make_trainer(optimizer=name, frame_adversarial_weight=0.1)
+    optimizers = [*trainer.optimizers, *(a.optimizer for a in trainer.adversaries)]
+    adams = [o.optimizer for o in optimizers if not isinstance(o.optimizer, Muon)]
+    assert len(adams) == 2
+    assert all(adam.defaults["fused"] for adam in adams)
+
+
+def test_where_torch_has_no_fused_adam_it_is_not_asked_for():
+    weight = torch.nn.Parameter(torch.zeros(1, device="meta"))
+    assert not build_adam(Adam, [{"params": [weight]}], 1e-3, (0.9, 0.99)).defaults["fused"]
+
+
+@pytest.mark.parametrize("where", ["gradient", "moments"])
+def test_memory_order_of_gradients_and_moments_does_not_matter(where):
+    order = torch.channels_last_3d
+    weights = [torch.nn.Parameter(torch.randn(4, 3, 3, 3, 3).contiguous(memory_format=order))]
+    weights.append(torch.nn.Parameter(weights[0].detach().clone(memory_format=order)))
+    odd, even = (build_adam(Adam, [{"params": [w]}], 1e-2, (0.9, 0.99)) for w in weights)
+    for step in range(3):
+        gradient = torch.randn(4, 3, 3, 3, 3)
+        weights[0].grad = gradient.clone(memory_format=torch.contiguous_format)
+        weights[1].grad = gradient.clone(memory_format=order)
+        if where == "moments":
+            weights[0].grad = weights[1].grad.clone(memory_format=order)
+            state = odd.state[weights[0]]
+            for name in ("exp_avg", "exp_avg_sq") if step else ():
+                state[name] = state[name].clone(memory_format=torch.contiguous_format)
+        odd.step()
+        even.step()
+    torch.testing.assert_close(*weights)
