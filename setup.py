@@ -16,6 +16,7 @@ TEST = [
     *ENTROPY,
     "hypothesis>=6.100",
     "pytest>=9",
+    "pytest-xdist>=3.5",
     "ruff>=0.6",
     "scipy>=1.11",
     "torchmetrics>=1.4",

@@ -1,5 +1,7 @@
 """What every test starts from: one thread's worth of determinism, and small tokenizers."""
 
+import os
+
 import jaxtyping
 import pytest
 import torch
@@ -7,6 +9,12 @@ import torch
 from magvit2_pytorch.tokenizer.layer_spec import LAYERS
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.presets import preset
+
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    # Side by side (`pytest -n`), with the processes that tests start: each has its share of cores.
+    share = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    torch.set_num_threads(share)
+    os.environ.setdefault("OMP_NUM_THREADS", str(share))
 
 SMALL = dict(
     image_size=16,
