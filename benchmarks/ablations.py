@@ -50,20 +50,23 @@ def and_then(*layers: Any) -> dict[str, Any]:
     return dict(layers=(*preset("small")["layers"], *layers))
 
 
-ENTROPY = dict(lfq_entropy_loss_weight=0.02, lfq_commitment_loss_weight=0.05)
+LFQ = QUANTIZERS["lfq"]
+ENTROPY = LFQ | dict(lfq_entropy_loss_weight=0.02, lfq_commitment_loss_weight=0.05)
 VARIANTS = {
     "small": Variant("everything as it is"),
     "small-again": Variant("how much is chance?", training=dict(seed=1)),
-    "fsq": Variant("LFQ or FSQ at equal bits?", QUANTIZERS["fsq"]),
-    "no-norm": Variant("norm before LFQ?", dict(lfq_norm=None)),
-    "rms-norm": Variant("layer norm or RMS norm?", dict(lfq_norm="rms")),
-    "losses-no-norm": Variant("LFQ's losses instead of the norm?", ENTROPY | dict(lfq_norm=None)),
-    "losses": Variant("LFQ's losses beside the norm, at the model's default weights?", ENTROPY),
-    "losses-annealed": Variant(
+    "lfq": Variant("FSQ or LFQ at equal bits?", LFQ),
+    "lfq-no-norm": Variant("norm before LFQ?", LFQ | dict(lfq_norm=None)),
+    "lfq-rms-norm": Variant("layer norm or RMS norm?", LFQ | dict(lfq_norm="rms")),
+    "lfq-losses-no-norm": Variant("losses instead of the norm?", ENTROPY | dict(lfq_norm=None)),
+    "lfq-losses": Variant("losses beside the norm, at the model's default weights?", ENTROPY),
+    "lfq-losses-annealed": Variant(
         "with an entropy weight that falls from three times its own, in 100 steps?",
         ENTROPY | dict(lfq_entropy_anneal_factor=3.0, lfq_entropy_anneal_steps=100),
     ),
-    "entropy-0.1": Variant("the papers' entropy weight?", dict(lfq_entropy_loss_weight=0.1)),
+    "lfq-entropy-0.1": Variant(
+        "the papers' entropy weight?", LFQ | dict(lfq_entropy_loss_weight=0.1)
+    ),
     "attend-space": Variant("attention in space?", and_then("attend_space")),
     "attend-time": Variant("attention in time?", and_then("attend_time")),
     "linear-attention": Variant("linear attention in space?", and_then("linear_attend_space")),

