@@ -16,7 +16,7 @@ TEST = [
     *ENTROPY,
     "hypothesis>=6.100",
     "pytest>=9",
-    "pytest-xdist>=3.5",
+    "pytest-xdist>=3.8",
     "ruff>=0.6",
     "scipy>=1.11",
     "torchmetrics>=1.4",

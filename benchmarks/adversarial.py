@@ -46,6 +46,7 @@ GENTLE_GAN = GAN | dict(
     adversarial_ramp_steps=100,
 )
 PATCH_GAN = GAN | dict(
+    adversarial_loss="relativistic",
     frame_adversarial_weight=0.05,
     multiscale_adversarial_weight=0.05,
     frame_discriminator=dict(dim=16, dim_mults=(2, 4), num_frames=4, head="patch"),
@@ -62,7 +63,8 @@ WAYS = {
     "gan and perceptual": GAN | PERCEPTUAL,
     "gentle gan": GENTLE_GAN,
     "patch gan": PATCH_GAN,
-    "relativistic patch gan": PATCH_GAN | dict(adversarial_loss="relativistic"),
+    "hinge patch gan": PATCH_GAN | dict(adversarial_loss="hinge"),
+    "patch gan and perceptual": PATCH_GAN | PERCEPTUAL,
     "gentle gan and perceptual": GENTLE_GAN | PERCEPTUAL,
 }
 

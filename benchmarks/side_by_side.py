@@ -29,6 +29,11 @@ def environment(name: str, *requirements: str) -> str:
     return str(python)
 
 
+def peak_mb() -> float:
+    """Of this process, so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def measure(run: Callable[[], object], repeat: int) -> dict[str, Any]:
     """For a worker: seconds of each repetition, and the peak of its process."""
     seconds = []
@@ -36,7 +41,7 @@ def measure(run: Callable[[], object], repeat: int) -> dict[str, Any]:
         started = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - started)
-    return dict(seconds=seconds, peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    return dict(seconds=seconds, peak_mb=peak_mb())
 
 
 @dataclass
@@ -45,6 +50,8 @@ class Measured:
 
     seconds: list[float] = field(default_factory=list)
     peak_mb: list[float] = field(default_factory=list)
+    imported_mb: list[float] = field(default_factory=list)
+    """Peak with torch imported and no model yet, where the worker tells it."""
     parameters: int = 0
     flops: float = 0.0
     failure: str = ""
@@ -56,6 +63,12 @@ class Measured:
     @property
     def memory(self) -> str:
         return self.failure or f"{median(self.peak_mb):.0f} MB"
+
+    @property
+    def beyond_torch(self) -> str:
+        if self.failure or not self.imported_mb:
+            return ""
+        return f"{median(self.peak_mb) - median(self.imported_mb):.0f} MB"
 
 
 def run_worker(python: str, worker: str, *arguments: str) -> dict:
@@ -85,6 +98,7 @@ def take_turns(
                 if not cell.failure:
                     cell.seconds += result["seconds"]
                     cell.peak_mb.append(result["peak_mb"])
+                    cell.imported_mb += [result["imported_mb"]] if "imported_mb" in result else []
                     cell.parameters, cell.flops = result["parameters"], result.get("flops", 0.0)
                 times = ", ".join(f"{s:.2f}" for s in result.get("seconds", ()))
                 said = cell.failure or f"{times} s, {result['peak_mb']:.0f} MB"

@@ -10,9 +10,10 @@ the tokenizer and one of a frame discriminator, each implementation's own defaul
 penalty. With `--stream`, ours passes the video through a stream, 16 frames at a time.
 
 Every figure is the median over rounds that take turns, each in a fresh process; memory is the peak
-of the process. "of peak" is the share of this machine's convolution peak (conv_peak.py, measured in
-the same run) that ours reaches over the whole operation. The other implementation is installed into
-a virtual environment of its own, which stays in benchmarks/.venv-upstream for the next time.
+of the process, "beyond torch" that less what importing torch takes. "of peak" is the share of this
+machine's convolution peak (conv_peak.py, measured in the same run) that ours reaches over the whole
+operation. The other implementation is installed into a virtual environment of its own, which stays
+in benchmarks/.venv-upstream for the next time.
 """
 
 import argparse
@@ -69,7 +70,7 @@ def main():
         f"convolution peak: {peak['fp32'] / 1e12:.2f} TFLOP/s fp32, {peak['bf16'] / 1e12:.2f} bf16"
     )
     columns = ["", "size", "frames", "precision", "here", "frames/s", "of peak", OTHER, "faster"]
-    columns += ["than its fp32", "memory here", "there"]
+    columns += ["than its fp32", "memory here", "there", "beyond torch here", "there"]
     print("\n| " + " | ".join(columns) + " |\n" + "| --- " * len(columns) + "|")
     for operation, size, frames, precision in cases:
         mine, other = (cells[name, task(operation, size, frames, precision)] for name in pythons)
@@ -81,7 +82,7 @@ def main():
             f"| {operation} | {size} | {frames} | {precision} | {mine.median_s:.2f} s | "
             f"{frames * args.batch / mine.median_s:.1f} | {f'{share:.0%}' if share else ''} | "
             f"{'' if other.failure else f'{other.median_s:.2f} s'} | {faster} | {than_fp32} | "
-            f"{mine.memory} | {other.memory} |"
+            f"{mine.memory} | {other.memory} | {mine.beyond_torch} | {other.beyond_torch} |"
         )
 
 

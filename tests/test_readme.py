@@ -115,7 +115,7 @@ def test_the_command_lines_run(here, monkeypatch, capsys):
 
 
 def test_the_two_commands_are_one_line_each_and_do_all():
-    for mark, end in (("demo", "magvit2 demo"), ("test", "pytest")):
+    for mark, end in (("demo", "magvit2 demo"), ("test", "pytest -n 2 --dist loadfile")):
         command = marked(mark)
         assert "\n" not in command
         assert command.endswith(f"&& {end}")

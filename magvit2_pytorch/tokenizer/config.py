@@ -180,7 +180,8 @@ class TokenizerConfig:
         chosen = [self.codebook_size is not None, self.use_fsq, self.continuous_dim is not None]
         if sum(chosen) > 1 and not (self.use_fsq and self.codebook_size == self._fsq_size()):
             raise ValueError(
-                "choose one of codebook_size (LFQ), use_fsq with fsq_levels, or continuous_dim"
+                "choose one of codebook_size (LFQ), use_fsq with fsq_levels, or continuous_dim, "
+                "and set use_fsq to false and the others to null (None)"
             )
         if not any(chosen):
             raise ValueError(

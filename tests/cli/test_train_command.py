@@ -222,7 +222,12 @@ def test_wandb_is_a_short_name(run, tmp_path, videos, monkeypatch):
         (["{videos}", "-o", "{out}", "--learning_rate", "fast"], 2, "learning_rate"),
         (["{videos}", "-o", "{out}", "--learning_rate", "0"], 2, "learning_rate"),
         (["{videos}", "-o", "{out}", "--model.layers", "[residul]"], 2, "residual"),
-        (["{videos}", "-o", "{out}", "--model.codebook_size", "1000"], 2, "power of two"),
+        (["{videos}", "-o", "{out}", "--model.codebook_size", "1000"], 2, "use_fsq to false"),
+        (
+            ["{videos}", "-o", "{out}", "--preset", "tiny", "--model.codebook_size", "1000"],
+            2,
+            "power of two",
+        ),
         (["{videos}", "-o", "{out}", "--config", "/nowhere.yaml"], 2, "nowhere.yaml"),
         (["{videos}", "-o", "{out}", "--results_folder", "x"], 2, "results_folder"),
     ],
