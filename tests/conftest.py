@@ -1,6 +1,7 @@
 """What every test starts from: one thread's worth of determinism, and small tokenizers."""
 
 import os
+import signal
 
 import jaxtyping
 import pytest
@@ -9,6 +10,9 @@ import torch
 from magvit2_pytorch.tokenizer.layer_spec import LAYERS
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.presets import preset
+
+# Tests press Ctrl-C, which processes in the background of a shell script are born deaf to.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     # Side by side (`pytest -n`), with the processes that tests start: each has its share of cores.
