@@ -5,7 +5,8 @@
 Trains the `small` preset on the demo's clips for its error alone, then goes on from there for
 the same number of steps in several ways, and measures held-out clips on the way: PSNR, and the
 distance in the features of a judge that no way was trained with (both files are such as
-`magvit2_pytorch.losses.PerceptualLoss` reads). Pictures lie in the output folder.
+`magvit2_pytorch.losses.PerceptualLoss` reads). Pictures lie in the output folder; comparison.png
+has all ways' ends below each other.
 """
 
 import argparse
@@ -87,7 +88,7 @@ class WatchedTrainer(VideoTokenizerTrainer):
         self.name, self.perceptual, self.folder = name, perceptual, folder
 
     def validate(self) -> dict[str, float]:
-        picture = self.folder / f"{self.name.replace(' ', '-').replace(',', '')}-{self.step}.png"
+        picture = self.folder / f"{self.name.replace(' ', '-')}-{self.step}.png"
         figures = measure(self.ema_tokenizer, self.perceptual, picture)
         line = [x for x in read_log(self.tracking.path) if "loss" in x][-1]
         logits = [
@@ -128,9 +129,25 @@ def measure(tokenizer: VideoTokenizer, perceptual: torch.nn.Module, picture: Pat
         values["psnr"].append(float(psnr(recon, real).mean()))
         values["perceptual"].append(float(perceptual(recon, real)))
         for row, video in zip(rows, (real, recon), strict=True):
-            row.append(to_uint8(video[0])[8, :, :144])
+            row.append(shown(video))
     write_grid(picture, rows)
     return {name: sum(figures) / len(figures) for name, figures in values.items()}
+
+
+@torch.no_grad()
+def write_comparison(path: Path, folders: list[Path]) -> None:
+    """Frame 8 of each held-out clip, and below it what each way's tokenizer makes of it."""
+    videos = [clip[None] for clip in held_out_clips(demo_clips())]
+    rows = [[shown(video) for video in videos]]
+    for folder in folders:
+        tokenizer = VideoTokenizer.from_pretrained(folder / "tokenizer").eval()
+        rows.append([shown(tokenizer(video).clamp(-1, 1)) for video in videos])
+    write_grid(path, rows)
+
+
+def shown(video: torch.Tensor) -> torch.Tensor:
+    """Frame 8 of the first clip, at most 144 pixels of its width."""
+    return to_uint8(video[0])[8, :, :144]
 
 
 def main():
@@ -155,11 +172,12 @@ def main():
         trainer = build_trainer(VideoTokenizer.from_preset("small"), start, **options)
         trainer.watch("before", perceptual, args.output)
         trainer.train()
-    for way in args.ways:
+    folders = [args.output / way.replace(" ", "-") for way in args.ways]
+    for way, folder in zip(args.ways, folders, strict=True):
         torch.manual_seed(0)
         trainer = build_trainer(
             VideoTokenizer.from_pretrained(start / "tokenizer"),
-            args.output / way.replace(",", "").replace(" ", "-"),
+            folder,
             # A quarter of the first stage's rate: its last steps were slower still.
             learning_rate=recipe("small")["learning_rate"] / 4,
             num_train_steps=args.steps,
@@ -169,6 +187,7 @@ def main():
         )
         trainer.watch(way, perceptual, args.output)
         trainer.train()
+    write_comparison(args.output / "comparison.png", [start, *folders])
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ FOLDER = Path(__file__).parents[1] / "examples" / "recipes"
 BEGIN, END = "<!-- measured -->", "<!-- end of measured -->"
 NOT_OF_TRAINING = ("preset", "type")
 NUM_STEPS = 3
-"""That are timed; one more goes before them."""
+"""That are timed, unless --steps says another number; one more goes before them."""
 TOO_LITTLE_MEMORY = "can't allocate|not enough memory|out of memory|bad_alloc|MemoryError"
 
 
@@ -89,7 +89,9 @@ def measure_curve(name: str, output: Path) -> None:
     write(name, {"curve": curve})
 
 
-def measure_step(name: str, batch_size: int | None, checkpoint_activations: bool) -> None:
+def measure_step(
+    name: str, batch_size: int | None, checkpoint_activations: bool, num_steps: int = NUM_STEPS
+) -> None:
     """A few steps of the recipe on noise."""
     recipe = read_recipe(name)
     options = training_options(name)
@@ -112,7 +114,7 @@ def measure_step(name: str, batch_size: int | None, checkpoint_activations: bool
         )
         device = trainer.accelerator.device
         batch, meters, seconds = noise.to(device), Meters(tokenizer, trainer.accelerator), []
-        for _ in range(1 + NUM_STEPS):
+        for _ in range(1 + num_steps):
             started = time.perf_counter()
             trainer.train_step(iter([batch]), meters)
             if device.type == "cuda":
@@ -126,6 +128,7 @@ def measure_step(name: str, batch_size: int | None, checkpoint_activations: bool
         precision=trainer.config.precision,
         batch_size=options["batch_size"],
         checkpoint_activations=checkpoint_activations,
+        timed_steps=num_steps,
         seconds=round(median(seconds[1:]), 3),
         peak_gb=round(peak_memory(device) / 1e9, 2),
         discriminator_parameters=discriminators,
@@ -133,11 +136,13 @@ def measure_step(name: str, batch_size: int | None, checkpoint_activations: bool
     write(name, {"step": step})
 
 
-def measure_step_apart(name: str, batch_size: int | None, checkpoint_activations: bool) -> None:
+def measure_step_apart(
+    name: str, batch_size: int | None, checkpoint_activations: bool, num_steps: int = NUM_STEPS
+) -> None:
     """In a process that cannot take more memory than is free; too little is a result."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     limit_gb = 0.95 * free_memory(device) / 1e9
-    command = [sys.executable, __file__, "step", name]
+    command = [sys.executable, __file__, "step", name, "--steps", str(num_steps)]
     command += [] if batch_size is None else ["--batch_size", str(batch_size)]
     command += ["--checkpoint_activations"] if checkpoint_activations else []
     command += [] if device.type == "cuda" else ["--limit_gb", str(limit_gb)]
@@ -218,6 +223,7 @@ def main():
     parser.add_argument("presets", nargs="*", help="names, for curve and step")
     parser.add_argument("--batch_size", type=int, help="of a step, in place of the recipe's")
     parser.add_argument("--checkpoint_activations", action="store_true", help="in a step")
+    parser.add_argument("--steps", type=int, default=NUM_STEPS, help="to time, after a first one")
     parser.add_argument("--output", type=Path, default=Path("curves"), help="for runs of `curve`")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--limit_gb", type=float, help=argparse.SUPPRESS)
@@ -228,12 +234,12 @@ def main():
         limit_memory(args.limit_gb)
     for name in args.presets:
         if args.here:
-            measure_step(name, args.batch_size, args.checkpoint_activations)
+            measure_step(name, args.batch_size, args.checkpoint_activations, args.steps)
             return
         if args.what == "curve":
             measure_curve(name, args.output.resolve())
         else:
-            measure_step_apart(name, args.batch_size, args.checkpoint_activations)
+            measure_step_apart(name, args.batch_size, args.checkpoint_activations, args.steps)
     write_table()
 
 
