@@ -99,8 +99,8 @@ def measure_step(
         options |= dict(batch_size=batch_size)
     tokenizer = VideoTokenizer.from_preset(name)
     config = tokenizer.config
-    frames = () if recipe.get("type") == "images" else (options["num_frames"],)
-    shape = (options["batch_size"], config.channels, *frames, *config.height_and_width)
+    num_frames = 1 if recipe.get("type") == "images" else options["num_frames"]
+    shape = (options["batch_size"], config.channels, num_frames, *config.height_and_width)
     noise = torch.rand(shape) * 2 - 1
     with tempfile.TemporaryDirectory() as folder:
         trainer = VideoTokenizerTrainer(

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from magvit2_pytorch import VideoTokenizer
+from magvit2_pytorch import VideoTokenizer, VideoTokenizerTrainer
 from magvit2_pytorch.tokenizer.presets import preset
 from magvit2_pytorch.training.config import TrainingConfig
 from magvit2_pytorch.training.recipes import recipe
+from magvit2_pytorch.training.tracking import read_log
 from tests.data.clip_files import make_video
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -193,6 +194,38 @@ def test_every_variant_can_be_built_and_differs_from_small(load):
         training = TrainingConfig(**(recipe("small") | variant.training)).to_dict()
         assert (model, training) not in seen, name
         seen.append((model, training))
+
+
+@pytest.mark.parametrize("way", ["gan", "gentle gan", "patch gan", "hinge patch gan"])
+def test_adversarial_ways_train(load, tmp_path, way):
+    trainer = VideoTokenizerTrainer(
+        VideoTokenizer.from_preset("tiny"),
+        dataset=list(torch.rand(8, 3, 17, 16, 16) * 2 - 1),
+        batch_size=2,
+        results_folder=str(tmp_path),
+        checkpoints_folder=str(tmp_path / "checkpoints"),
+        progress_bar=False,
+        log_every_step=1,
+        **(load("adversarial").WAYS[way] | dict(num_train_steps=2, adversarial_start_step=1)),
+    )
+    trainer.train()
+    last = read_log(trainer.tracking.path)[-1]
+    assert 0 < last["weight/frame_adversarial"] < 0.1  # on its ramp
+    assert last["frame_adaptive_weight"] > 0
+
+
+def test_ways_differ(load):
+    ways = list(load("adversarial").WAYS.values())
+    assert all(way not in ways[:i] for i, way in enumerate(ways))
+    for way in ways:
+        TrainingConfig(**way)
+
+
+def test_memory_is_told_without_what_torch_takes(load):
+    measured = load("side_by_side").Measured(peak_mb=[900.0, 1000.0, 5000.0])
+    assert (measured.memory, measured.beyond_torch) == ("1000 MB", "")
+    measured.imported_mb = [600.0, 600.0, 700.0]
+    assert measured.beyond_torch == "400 MB"
 
 
 def test_tables_hold_a_row_for_each_result(load):

@@ -143,6 +143,16 @@ def test_a_step_and_a_curve_are_written_and_told(few, tmp_path):
     assert "| `small` | not measured |" in readme
 
 
+def test_a_step_of_images_with_a_discriminator(few, tmp_path):
+    file = {k: v for k, v in said("tiny").items() if k != "num_frames"}
+    file |= dict(type="images", frame_adversarial_weight=0.1)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(file), encoding="utf-8")
+    few.measure_step("tiny", batch_size=2, checkpoint_activations=True, num_steps=1)
+    step = json.loads((tmp_path / "tiny.json").read_text(encoding="utf-8"))["step"]
+    assert step["discriminator_parameters"] > 0
+    assert (step["timed_steps"], step["checkpoint_activations"]) == (1, True)
+
+
 def test_too_little_memory_is_a_result_and_a_mistake_is_none(few, tmp_path, monkeypatch):
     words = ["recipes.py", "step", "tiny"]
     stub = tmp_path / "stub.py"
