@@ -64,7 +64,6 @@ WAYS = {
     "gan and perceptual": GAN | PERCEPTUAL,
     "gentle gan": GENTLE_GAN,
     "patch gan": PATCH_GAN,
-    "hinge patch gan": PATCH_GAN | dict(adversarial_loss="hinge"),
     "patch gan and perceptual": PATCH_GAN | PERCEPTUAL,
     "gentle gan and perceptual": GENTLE_GAN | PERCEPTUAL,
 }

@@ -40,7 +40,8 @@ def build_adam(
 ) -> Optimizer:
     """Adam in one pass over memory where torch has that: exact, and without temporaries.
 
-    On a CPU it takes a tenth of the time of the loop over parameters that is torch's default.
+    On two CPU cores it takes a quarter of the time of the loop over parameters that is torch's
+    default there (benchmarks/LOG.md, section 17).
     """
     fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
     optimizer = kind(groups, lr=learning_rate, betas=betas, fused=fused)
