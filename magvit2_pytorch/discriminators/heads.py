@@ -6,6 +6,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from magvit2_pytorch.layers.arithmetic import CONVS, Linear
+
 HeadName = Literal["pooled", "patch", "fixed"]
 
 
@@ -28,8 +30,7 @@ class PatchHead(nn.Module):
 
     def __init__(self, num_axes: int, dim: int):
         super().__init__()
-        conv = nn.Conv2d if num_axes == 2 else nn.Conv3d
-        self.to_logits = conv(dim, 1, 1)
+        self.to_logits = CONVS[num_axes](dim, 1, 1)
 
     def forward(self, x: Float[Tensor, "b d ..."]) -> Float[Tensor, "b ..."]:
         return self.to_logits(x).squeeze(1)
@@ -60,7 +61,7 @@ class FixedHead(nn.Module):
 
 def two_layers(dim_in: int, dim: int) -> nn.Sequential:
     """Hidden layer and logit."""
-    return nn.Sequential(nn.Linear(dim_in, dim), nn.LeakyReLU(0.2), nn.Linear(dim, 1))
+    return nn.Sequential(Linear(dim_in, dim), nn.LeakyReLU(0.2), Linear(dim, 1))
 
 
 def build_head(

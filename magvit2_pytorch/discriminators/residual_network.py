@@ -9,31 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from magvit2_pytorch.discriminators.heads import HeadName, build_head
+from magvit2_pytorch.layers.arithmetic import CONVS
 from magvit2_pytorch.layers.blur import BlurPool
 
 BlockOrder = Literal["o2", "paper"]
 CHANNELS = (1, 3, 4)
 FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
 NEGATIVE_SLOPE = 0.2
-
-
-class Conv3d(nn.Conv3d):
-    """The usual one, with the right gradient for clips of two frames.
-
-    With bfloat16 on CPUs that have it, PyTorch 2.15's weight gradient of a convolution padded in
-    time holds uninitialised memory, often NaN, when the map is two frames long, as every clip's
-    is once. Frames of zeros that are really there are the same to all the rest.
-    """
-
-    def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d t h w"]:
-        time, *space = self.padding
-        if x.shape[2] != 2 or not time:
-            return super().forward(x)
-        x = F.pad(x, (0, 0, 0, 0, time, time))
-        return F.conv3d(x, self.weight, self.bias, self.stride, (0, *space))
-
-
-CONVS = {2: nn.Conv2d, 3: Conv3d}
 
 
 def leaky_relu(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from magvit2_pytorch.functional import kept
+from magvit2_pytorch.layers.arithmetic import Linear
 from magvit2_pytorch.layers.norm import AdaptiveNorm, ChannelNorm
 from magvit2_pytorch.layers.rotary import axial_angles, rotary_angles, rotate
 from magvit2_pytorch.layers.stateful import Chain, Pointwise, Reach, Residual, StatefulLayer
@@ -37,8 +38,8 @@ class SpaceAttention(StatefulLayer):
     def __init__(self, dim: int, size: AttentionSize):
         super().__init__()
         self.size = size
-        self.to_qkv = nn.Linear(dim, size.heads * size.dim_head * 3, bias=False)
-        self.to_out = nn.Linear(size.heads * size.dim_head, dim, bias=False)
+        self.to_qkv = Linear(dim, size.heads * size.dim_head * 3, bias=False)
+        self.to_out = Linear(size.heads * size.dim_head, dim, bias=False)
 
     def forward(self, x, past: Past = None, context: Context = Context()):
         batch, _, _, height, width = x.shape
@@ -65,8 +66,8 @@ class TimeAttention(StatefulLayer):
         if window is not None and window < 1:
             raise ValueError(f"an attention window of {window} frames sees nothing: use 1 or more")
         self.size, self.window = size, window
-        self.to_qkv = nn.Linear(dim, size.heads * size.dim_head * 3, bias=False)
-        self.to_out = nn.Linear(size.heads * size.dim_head, dim, bias=False)
+        self.to_qkv = Linear(dim, size.heads * size.dim_head * 3, bias=False)
+        self.to_out = Linear(size.heads * size.dim_head, dim, bias=False)
 
     def forward(self, x, past: Past = None, context: Context = Context()):
         batch, _, num_frames, height, _ = x.shape
@@ -123,8 +124,8 @@ class FeedForward(nn.Module):
     def __init__(self, dim: int, expansion: int = 4):
         super().__init__()
         dim_inner = dim * expansion * 2 // 3
-        self.to_inner = nn.Linear(dim, dim_inner * 2)
-        self.to_out = nn.Linear(dim_inner, dim)
+        self.to_inner = Linear(dim, dim_inner * 2)
+        self.to_out = Linear(dim_inner, dim)
 
     def forward(self, x):
         x = rearrange(x, "b c t h w -> b t h w c")

@@ -5,10 +5,11 @@ from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from magvit2_pytorch.functional import kept
+from magvit2_pytorch.layers.arithmetic import Conv3d, convolve
 from magvit2_pytorch.layers.stateful import Reach, StatefulLayer
 from magvit2_pytorch.types import Context, Past
 
@@ -57,7 +58,7 @@ class CausalConv3d(StatefulLayer):
             )
         self.time_pad = kernel_size[0] - 1
         self.zero_start = pad_mode == "constant"
-        self.conv = nn.Conv3d(
+        self.conv = Conv3d(
             dim,
             dim_out,
             kernel_size,
@@ -100,8 +101,8 @@ class CausalConv3d(StatefulLayer):
         if not self.zero_start:
             height, width = conv.padding[1:]
             x = F.pad(x, (width, width, height, height, 0, 0), mode=conv.padding_mode)
-        padding = (0, *conv.padding[1:]) if self.zero_start else 0
-        return F.conv3d(x, weight, conv.bias, (1, *conv.stride[1:]), padding)
+        padding = (0, *conv.padding[1:]) if self.zero_start else (0, 0, 0)
+        return convolve(x, weight, conv.bias, (1, *conv.stride[1:]), padding)
 
     def _past_of_first(self, x: Float[Tensor, "b c 1 h w"]) -> Float[Tensor, "b c p h w"]:
         return kept(torch.cat((self._before(x), x), dim=2)[:, :, self.time_stride :])

@@ -5,6 +5,7 @@ from einops import rearrange
 from torch import nn
 
 from magvit2_pytorch.functional import kept, linear_scan
+from magvit2_pytorch.layers.arithmetic import Linear
 from magvit2_pytorch.layers.stateful import Reach, StatefulLayer
 from magvit2_pytorch.types import Context, Past
 
@@ -18,8 +19,8 @@ class GateLoop(StatefulLayer):
 
     def __init__(self, dim: int):
         super().__init__()
-        self.to_parts = nn.Linear(dim, dim * 3)
-        self.to_out = nn.Linear(dim, dim)
+        self.to_parts = Linear(dim, dim * 3)
+        self.to_out = Linear(dim, dim)
 
     def forward(self, x, past: Past = None, context: Context = Context()):
         tokens = rearrange(x, "b c t h w -> b t h w c")

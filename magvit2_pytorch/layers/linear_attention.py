@@ -2,8 +2,9 @@
 
 import torch
 from einops import rearrange
-from torch import einsum, nn
+from torch import einsum
 
+from magvit2_pytorch.layers.arithmetic import Linear
 from magvit2_pytorch.layers.stateful import StatefulLayer
 from magvit2_pytorch.types import Context, Past
 
@@ -18,8 +19,8 @@ class LinearSpaceAttention(StatefulLayer):
     def __init__(self, dim: int, dim_head: int = 8, heads: int = 16):
         super().__init__()
         self.heads = heads
-        self.to_qkv = nn.Linear(dim, heads * dim_head * 3, bias=False)
-        self.to_out = nn.Linear(heads * dim_head, dim, bias=False)
+        self.to_qkv = Linear(dim, heads * dim_head * 3, bias=False)
+        self.to_out = Linear(heads * dim_head, dim, bias=False)
 
     def forward(self, x, past: Past = None, context: Context = Context()):
         batch, _, _, height, _ = x.shape

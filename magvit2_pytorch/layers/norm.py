@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from magvit2_pytorch.functional import wide
+from magvit2_pytorch.layers.arithmetic import LayerNorm, Linear
 from magvit2_pytorch.layers.stateful import Pointwise, Reach
 from magvit2_pytorch.types import Context, FrameStatistics, Latents, Past
 
@@ -25,7 +26,7 @@ class ChannelNorm(nn.Module):
 
     def __init__(self, dim: int, affine: bool = True, eps: float = 1e-5):
         super().__init__()
-        self.norm = nn.LayerNorm(dim, eps=eps, elementwise_affine=affine)
+        self.norm = LayerNorm(dim, eps=eps, elementwise_affine=affine)
 
     def forward(
         self, x: Float[Tensor, "b c t h w"], statistics: FrameStatistics | None = None
@@ -125,7 +126,7 @@ class AdaptiveNorm(NormLayer):
 
     def __init__(self, dim: int, dim_cond: int, norm: Norm = Norm()):
         super().__init__(norm.build(dim, affine=False))
-        self.to_gamma_beta = nn.Linear(dim_cond, dim * 2)
+        self.to_gamma_beta = Linear(dim_cond, dim * 2)
 
     def forward(self, x, past: Past = None, context: Context = Context()):
         assert context.cond is not None, "the model checks that a condition is given"
@@ -146,7 +147,7 @@ class LatentNorm(NormLayer):
 
     def __init__(self, dim: int, latent_dim: int, norm: Norm = Norm()):
         super().__init__(norm.build(dim, affine=False))
-        self.to_gamma_beta = nn.Linear(latent_dim, dim * 2)
+        self.to_gamma_beta = Linear(latent_dim, dim * 2)
 
     def forward(self, x, past: Past = None, context: Context = Context()):
         assert context.latents is not None, "the decoder is given them"

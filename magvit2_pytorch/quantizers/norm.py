@@ -5,7 +5,8 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from magvit2_pytorch.layers.arithmetic import layer_norm
 
 Norm = Literal["layer", "rms"]
 
@@ -35,4 +36,4 @@ class CodeNorm(nn.Module):
         gain = self.gain.to(z.dtype).view(-1, self.dim)
         if self.bias is None:
             return z * torch.rsqrt(z.square().mean(dim=-1, keepdim=True) + 1e-6) * gain
-        return F.layer_norm(z, (self.dim,)) * gain + self.bias.to(z.dtype).view(-1, self.dim)
+        return layer_norm(z) * gain + self.bias.to(z.dtype).view(-1, self.dim)

@@ -7,6 +7,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from magvit2_pytorch.functional import pad_frames, padded_num_frames, warn_of_range
+from magvit2_pytorch.layers.arithmetic import Linear
 from magvit2_pytorch.layers.stateful import Residual
 from magvit2_pytorch.options import keyword_signature
 from magvit2_pytorch.quantizers import Quantized
@@ -45,7 +46,7 @@ class VideoTokenizer(Pretrained, nn.Module):
         self.embed_cond = nn.ModuleDict()
         if dim_cond is not None:
             for tower in ("encoder", "decoder"):
-                linear = nn.Linear(config.dim_cond, dim_cond)
+                linear = Linear(config.dim_cond, dim_cond)
                 self.embed_cond[tower] = nn.Sequential(linear, nn.SiLU())
         # Convolutions on a CPU and on tensor cores run fastest over channels-last memory.
         self.to(memory_format=torch.channels_last_3d)

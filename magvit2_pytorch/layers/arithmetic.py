@@ -1,0 +1,243 @@
+"""The library's only convolution, linear map and layer norm, with right gradients everywhere.
+
+PyTorch's kernels for half precision on CPUs are wrong for some shapes: weight gradients of small
+kernels (NaN, or a quarter off), strided convolutions of narrow maps, gradients of a layer norm's
+gain and bias. Which shapes depends on the processor, so what follows avoids all such kernels by
+construction instead of by trial: weight gradients of small kernels are matrix products, sums are
+taken in float32, time is padded with frames that are really there, and what is left is computed
+in float32. float32 and other devices take PyTorch's own way.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from itertools import product
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+MAX_PRODUCT_TAPS = 9
+"""Kernels of up to this many taps get their weight gradient by matrix products. Larger ones keep
+PyTorch's: none was seen to be wrong, and 27 products take several times as long as they do."""
+
+MIN_STRIDED_SIZE = 8
+"""Strided convolutions of maps narrower than this are computed in float32. oneDNN's are wrong
+where the output is one column wide (pytorch PR 188426); maps of this size cost nothing."""
+
+
+def half_precision(x: Tensor) -> torch.dtype | None:
+    """The half-precision type that a CPU computes a convolution of `x` in; None for float32."""
+    if x.device.type != "cpu" or x.dtype == torch.float64:
+        return None
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    return dtype if dtype in (torch.bfloat16, torch.float16) else None
+
+
+@torch.compiler.assume_constant_result
+@cache
+def has_kernels(dtype: torch.dtype) -> bool:
+    """Returns whether this CPU has oneDNN's convolutions and matrix products in `dtype`.
+
+    Without them PyTorch's own loops take up to a hundred times as long as float32. A trial tells
+    what the processor's flags do not: oneDNN may be held to fewer (`ONEDNN_MAX_CPU_ISA`).
+    """
+    name = {torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
+    if not (
+        torch.backends.mkldnn.is_available()
+        and getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported")()
+    ):
+        return False
+    x = torch.ones(1, 32, 3, 8, 8, dtype=dtype)
+    try:
+        F.conv3d(x, torch.ones(32, 32, 1, 3, 3, dtype=dtype))
+        F.linear(x.movedim(1, -1), torch.ones(32, 32, dtype=dtype))
+    except RuntimeError:
+        return False
+    return True
+
+
+def linear(
+    x: Float[Tensor, "... c"], weight: Float[Tensor, "d c"], bias: Float[Tensor, " d"] | None
+) -> Float[Tensor, "... d"]:
+    """`F.linear`, in float32 where the CPU has no products in half precision."""
+    dtype = half_precision(x)
+    if dtype is None or has_kernels(dtype):
+        return F.linear(x, weight, bias)
+    with torch.autocast("cpu", enabled=False):
+        return F.linear(x.float(), weight.float(), None if bias is None else bias.float()).to(dtype)
+
+
+def convolve(
+    x: Float[Tensor, "b c ..."],
+    weight: Float[Tensor, "d c ..."],
+    bias: Float[Tensor, " d"] | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+) -> Float[Tensor, "b d ..."]:
+    """Convolution over two or three axes, zeros beyond the edges; `padding` in time must be 0."""
+    conv = F.conv3d if x.ndim == 5 else F.conv2d
+    dtype = half_precision(x)
+    if dtype is None:
+        return conv(x, weight, bias, stride, padding)
+    if weight[0, 0].numel() == 1 and set(stride) == {1}:
+        out = linear(x.movedim(1, -1), weight.flatten(1), bias)
+        return out.movedim(-1, 1)
+    narrow = max(stride) > 1 and min(x.shape[-2:]) < MIN_STRIDED_SIZE
+    if narrow or not has_kernels(dtype):
+        with torch.autocast("cpu", enabled=False):
+            bias = None if bias is None else bias.float()
+            return conv(x.float(), weight.float(), bias, stride, padding).to(dtype)
+    return _HalfConvolution.apply(x.to(dtype), weight, bias, tuple(stride), tuple(padding))
+
+
+class _HalfConvolution(torch.autograd.Function):
+    """A convolution in half precision on a CPU; gradients of weight and bias in float32.
+
+    Whatever the backward pass calls is differentiable, so that gradient penalties work.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, stride, padding):
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.padding = stride, padding
+        conv = F.conv3d if x.ndim == 5 else F.conv2d
+        bias = None if bias is None else bias.to(x.dtype)
+        return conv(x, weight.to(x.dtype), bias, stride, padding)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        by_products = weight[0, 0].numel() <= MAX_PRODUCT_TAPS
+        axes = len(ctx.stride)
+        grad_x = grad_weight = grad_bias = None
+        if needs_x or (needs_weight and not by_products):
+            grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
+                grad, x, weight.to(x.dtype), None, ctx.stride, ctx.padding, (1,) * axes, False,
+                (0,) * axes, 1, (needs_x, needs_weight and not by_products, False),
+            )  # fmt: skip
+        if needs_weight and by_products:
+            grad_weight = weight_gradient(x, grad, weight.shape[2:], ctx.stride, ctx.padding)
+        if needs_weight:
+            grad_weight = grad_weight.to(weight.dtype)
+        if needs_bias:
+            grad_bias = grad.sum((0, *range(2, grad.ndim)), dtype=torch.float32).to(weight.dtype)
+        return grad_x, grad_weight, grad_bias, None, None
+
+
+def weight_gradient(
+    x: Float[Tensor, "b c ..."],
+    grad: Float[Tensor, "b d ..."],
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+) -> Float[Tensor, "d c ..."]:
+    """A convolution's weight gradient: for each tap, outputs' gradients times what the tap saw.
+
+    A row of taps along the last axis is one product.
+    """
+    if any(padding):
+        x = F.pad(x, [p for size in reversed(padding) for p in (size, size)])
+    x, grad = x.movedim(1, -1), grad.movedim(1, -1)
+    sizes = grad.shape[1:-1]
+    grad = grad.flatten(0, -2).T
+
+    def window(offset: Sequence[int]) -> Tensor:
+        """The positions that one tap meets."""
+        spans = zip(offset, sizes, stride, strict=True)
+        return x[(slice(None), *(slice(o, o + (n - 1) * s + 1, s) for o, n, s in spans))]
+
+    rows = []
+    for offset in product(*map(range, kernel_size[:-1])):
+        windows = [window((*offset, last)) for last in range(kernel_size[-1])]
+        seen = windows[0] if len(windows) == 1 else torch.cat(windows, dim=-1)
+        rows.append((grad @ seen.flatten(0, -2)).unflatten(1, (kernel_size[-1], -1)))
+    taps = torch.stack(rows, dim=1).movedim(-1, 1)  # d c rows taps
+    return taps.unflatten(2, tuple(kernel_size[:-1]))
+
+
+def layer_norm(
+    x: Float[Tensor, "... c"],
+    weight: Float[Tensor, " c"] | None = None,
+    bias: Float[Tensor, " c"] | None = None,
+    eps: float = 1e-5,
+) -> Float[Tensor, "... c"]:
+    """Layer norm over the last axis."""
+    half = x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16)
+    if half and weight is not None and not torch.compiler.is_compiling():
+        return _HalfLayerNorm.apply(x, weight, bias, eps)
+    return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
+
+
+class _ConvNd:
+    """`forward` of a convolution whose zeros before and after in time are really there."""
+
+    def forward(self, x: Float[Tensor, "b c ..."]) -> Float[Tensor, "b d ..."]:
+        weight, padding = self.weight, list(self.padding)
+        if self.padding_mode != "zeros":
+            x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+            padding = [0] * len(padding)
+        if len(padding) == 3 and padding[0]:
+            time, padding[0] = padding[0], 0
+            if x.shape[2] == 1 and weight.shape[2] == 2 * time + 1:
+                # One frame between zeros meets one tap: a fraction of the work.
+                weight = weight[:, :, time : time + 1]
+            else:
+                x = F.pad(x, (0, 0, 0, 0, time, time))
+        return convolve(x, weight, self.bias, self.stride, padding)
+
+
+class Conv2d(_ConvNd, nn.Conv2d):
+    """`nn.Conv2d` with right gradients in half precision; no dilation, no groups."""
+
+
+class Conv3d(_ConvNd, nn.Conv3d):
+    """`nn.Conv3d` with right gradients in half precision; no dilation, no groups."""
+
+
+CONVS = {2: Conv2d, 3: Conv3d}
+"""Convolutions by their number of axes."""
+
+
+class Linear(nn.Linear):
+    """`nn.Linear`, in float32 where the CPU has no products in half precision."""
+
+    def forward(self, x: Float[Tensor, "... c"]) -> Float[Tensor, "... d"]:
+        return linear(x, self.weight, self.bias)
+
+
+class LayerNorm(nn.LayerNorm):
+    """`nn.LayerNorm` with right gradients of gain and bias in half precision on a CPU."""
+
+    def forward(self, x: Float[Tensor, "... c"]) -> Float[Tensor, "... c"]:
+        return layer_norm(x, self.weight, self.bias, self.eps)
+
+
+class _HalfLayerNorm(torch.autograd.Function):
+    """Layer norm whose gain and bias get gradients from sums of their own.
+
+    PyTorch's backward pass adds them up in half precision, where a sum stops growing once it is
+    some hundred times its terms: of 20,480 equal terms 0.41 is left. Compiled code is right.
+    The norm of `x.float()` would be right too, and takes two to five times as long as this.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, eps):
+        out, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], weight, bias, eps)
+        ctx.save_for_backward(x, weight, bias, mean, rstd)
+        ctx.eps = eps
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight, bias, mean, rstd = ctx.saved_tensors
+        grad_x = torch.ops.aten.native_layer_norm_backward(
+            grad, x, x.shape[-1:], mean, rstd, weight, bias, (True, False, False)
+        )[0]
+        normalized = torch.native_layer_norm(x, x.shape[-1:], None, None, ctx.eps)[0]
+        grad = grad.flatten(0, -2)
+        # A sum over rows is accumulated in float32 and rounded once.
+        grad_weight = (normalized.flatten(0, -2) * grad).sum(0)
+        grad_bias = grad.sum(0)
+        return grad_x, grad_weight.to(weight.dtype), grad_bias.to(bias.dtype), None
