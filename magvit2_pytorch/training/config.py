@@ -106,6 +106,9 @@ class TrainingConfig:
 
     precision: Precision = "fp32"
     """bf16 and fp16 run convolutions and matrices in it; weights and quantizer stay fp32."""
+    check_arithmetic: bool = True
+    """In half precision on a CPU, compare each layer's first value and gradients with float32 and
+    stop before a weight changes where they differ; not with `compile`."""
     compile: bool = False
     """Compile the forward pass with torch.compile."""
     checkpoint_activations: bool = False

@@ -13,6 +13,7 @@ from magvit2_pytorch.data import naming_dead_workers
 from magvit2_pytorch.options import check_known, keyword_signature
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.training.adversary import build_adversaries
+from magvit2_pytorch.training.arithmetic_check import ArithmeticCheck
 from magvit2_pytorch.training.averaging import build_average
 from magvit2_pytorch.training.backward import Backward
 from magvit2_pytorch.training.checkpoints import Checkpoints
@@ -103,6 +104,11 @@ class VideoTokenizerTrainer:
         self.adversaries = build_adversaries(tokenizer.config.channels, config, self.accelerator)
         self.backward = Backward(
             self.tokenizer, self.objective, self.adversaries, config, self.accelerator
+        )
+        checks = config.check_arithmetic and not config.compile
+        self.arithmetic_check = ArithmeticCheck(
+            (tokenizer, *(adversary.discriminator for adversary in self.adversaries)),
+            config.precision if checks else "fp32",
         )
         self.update = Update(self.autoencoder, self.optimizers, self.ema, config, self.accelerator)
         self._forward = torch.compile(self.autoencoder) if config.compile else self.autoencoder
@@ -203,6 +209,7 @@ class VideoTokenizerTrainer:
             with sync, self._keyed_randomness(micro_step) as generator:
                 out = self._forward(video)
                 self.backward(video, out, self.step, generator, meters, sync=last)
+        self.arithmetic_check.check(self.accelerator)
         check_all_have_gradients(self.accelerator, self.autoencoder)
         meters.add_step(learning_rate, self.update.apply())
         for adversary in self.adversaries:

@@ -1,0 +1,138 @@
+"""The one home of convolutions, linear maps and norms: right in half precision, and alone."""
+
+import ast
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import magvit2_pytorch
+from magvit2_pytorch.layers import arithmetic
+
+PACKAGE = Path(magvit2_pytorch.__file__).parent
+OWNERS = {"layers"}
+EXCEPTED = {
+    "losses/feature_trunks.py": "frozen networks of other people, in float32 or as they came",
+    "metrics/structural.py": "a fixed filter",
+}
+REFUSED = {
+    "Conv1d", "Conv2d", "Conv3d", "ConvTranspose2d", "ConvTranspose3d", "Linear", "LayerNorm",
+    "GroupNorm", "conv1d", "conv2d", "conv3d", "conv_transpose2d", "conv_transpose3d", "linear",
+    "layer_norm", "group_norm",
+}  # fmt: skip
+
+CPU_FLAGS = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+LIMITS = ["AVX2"]
+LIMITS += ["AVX512_CORE"] if "avx512bw" in CPU_FLAGS else []
+LIMITS += ["AVX512_CORE_BF16"] if "avx512_bf16" in CPU_FLAGS else []
+LIMITS += ["ALL"]
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.stem)
+def test_only_layers_compute(path):
+    name = path.relative_to(PACKAGE).as_posix()
+    if name.split("/")[0] in OWNERS or name in EXCEPTED:
+        return
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        function = call.func
+        owner = getattr(getattr(function, "value", None), "id", "")
+        refused = owner in ("nn", "F", "torch") and function.attr in REFUSED
+        assert not refused, f"{name}:{call.lineno}: use layers.arithmetic"
+
+
+def run_worker(threads: int, offset: int, share: int, *options: str, limit: str = "ALL") -> dict:
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": limit, "OMP_NUM_THREADS": str(threads)}
+    arguments = [*map(str, (threads, offset, share)), *options]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.layers.arithmetic_worker", *arguments],
+        env=environment,
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_half_precision_is_near_float32(limit, threads):
+    """A quarter of all cases in each process, other ones in each; see the worker."""
+    offset = 2 * LIMITS.index(limit) + threads
+    found = run_worker(threads, offset, 8, limit=limit)
+    assert found["wrong"] == []
+    assert found["count"] > 500
+    assert found["compared"] > 500
+
+
+def test_the_way_of_machines_with_half_precision_kernels():
+    """Run on any machine, with PyTorch's own loops where it has none."""
+    found = run_worker(1, 0, 24, "half")
+    assert found["wrong"] == []
+    assert found["kernels"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_half_precision_is_near_float32_everywhere(limit, threads):
+    found = run_worker(threads, 0, 1, limit=limit)
+    assert found["wrong"] == []
+
+
+KERNELS = list(itertools.product([(1, 1, 1), (1, 3, 3), (3, 1, 1), (2, 3, 1)], [1, 2]))
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [*KERNELS, ((3, 3, 3), 1), ((3, 3), 1), ((3, 1), 2)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_gradients_by_matrix_products_are_the_convolution_s(kernel, stride, bias):
+    axes = len(kernel)
+    stride, padding = (stride,) * axes, tuple(k // 2 for k in kernel)
+    double = dict(dtype=torch.float64, requires_grad=True)
+    x = torch.randn(2, 3, *(5, 6, 7)[:axes], **double)
+    weight, bias = torch.randn(4, 3, *kernel, **double), torch.randn(4, **double) if bias else None
+    inputs = [t for t in (x, weight, bias) if t is not None]
+    ours = arithmetic._HalfConvolution.apply(x, weight, bias, stride, padding)
+    right = (F.conv3d if axes == 3 else F.conv2d)(x, weight, bias, stride, padding)
+    torch.testing.assert_close(ours, right)
+    grad = torch.randn_like(right)
+    firsts = [torch.autograd.grad(out, inputs, grad, create_graph=True) for out in (ours, right)]
+    torch.testing.assert_close(*firsts)
+    # Twice, as gradient penalties do.
+    seconds = [
+        torch.autograd.grad(sum(g.square().sum() for g in first), inputs[:2]) for first in firsts
+    ]
+    torch.testing.assert_close(*seconds)
+
+
+def test_layer_norm_differentiates_twice():
+    x = torch.randn(6, 8, dtype=torch.float64, requires_grad=True)
+    weight, bias = (torch.randn(8, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    inputs = (x, weight, bias)
+    norms = (
+        lambda *a: arithmetic._HalfLayerNorm.apply(*a, 1e-5),
+        lambda x, *affine: F.layer_norm(x, (8,), *affine),
+    )
+    firsts = [
+        torch.autograd.grad(norm(*inputs).pow(3).sum(), inputs, create_graph=True) for norm in norms
+    ]
+    torch.testing.assert_close(*firsts)
+    seconds = [torch.autograd.grad(sum(g.square().sum() for g in f), inputs) for f in firsts]
+    torch.testing.assert_close(*seconds)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3])
+@pytest.mark.parametrize("mode", ["zeros", "replicate"])
+def test_padding_in_time_is_pytorch_s(frames, mode):
+    ours = arithmetic.Conv3d(3, 4, 3, padding=1, padding_mode=mode)
+    right = torch.nn.Conv3d(3, 4, 3, padding=1, padding_mode=mode)
+    right.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 3, frames, 5, 6)
+    torch.testing.assert_close(ours(x), right(x))
