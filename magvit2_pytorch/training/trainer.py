@@ -11,6 +11,7 @@ import torch
 
 from magvit2_pytorch.data import naming_dead_workers
 from magvit2_pytorch.options import check_known, keyword_signature
+from magvit2_pytorch.seeds import keyed_seed
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.training.adversary import build_adversaries
 from magvit2_pytorch.training.averaging import build_average
@@ -214,11 +215,11 @@ class VideoTokenizerTrainer:
     @contextmanager
     def _keyed_randomness(self, micro_step: int):
         """Draws depend on seed, step and process alone, so a resumed run repeats them."""
-        key = (self.config.seed, self.step, micro_step, self.accelerator.process_index)
-        number = hash(key) & 0x7FFF_FFFF_FFFF_FFFF
+        process = self.accelerator.process_index
+        seed = keyed_seed("step", self.config.seed, self.step, micro_step, process)
         with torch.random.fork_rng(enabled=True):
-            torch.manual_seed(number)
-            yield torch.Generator().manual_seed(number)
+            torch.manual_seed(seed)
+            yield torch.Generator().manual_seed(seed)
 
     # Between steps
 

@@ -6,6 +6,7 @@ from torch import nn
 
 from magvit2_pytorch.discriminators import DISCRIMINATORS, Discriminator
 from magvit2_pytorch.losses import ADVERSARIAL_LOSSES
+from magvit2_pytorch.seeds import keyed_seed
 from magvit2_pytorch.training.config import TrainingConfig
 from magvit2_pytorch.training.meters import Meters
 from tests.training.conftest import clips
@@ -253,6 +254,21 @@ def test_the_adaptive_weight_balances_gradients_at_the_last_layer(make_trainer):
     (of_both,) = torch.autograd.grad(out.recon, last, adversarial * weight, retain_graph=True)
     (of_picture,) = torch.autograd.grad(out.recon, last, gradient)
     torch.testing.assert_close(of_both.norm(), of_picture.norm(), rtol=1e-2, atol=0)
+
+
+def test_draws_are_keyed_by_seed_step_and_micro_step(make_trainer):
+    trainer, before = make_trainer(seed=7), torch.get_rng_state()
+
+    def drawn(step, micro_step):
+        trainer.step = step
+        with trainer._keyed_randomness(micro_step) as generator:
+            assert generator.initial_seed() == keyed_seed("step", 7, step, micro_step, 0)
+            return float(torch.rand(())), float(torch.rand((), generator=generator))
+
+    draws = [drawn(*key) for key in ((0, 0), (0, 1), (1, 0))]
+    assert len(set(draws)) == 3
+    assert drawn(0, 1) == draws[1]
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 class Blur(nn.Module):
