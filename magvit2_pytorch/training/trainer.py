@@ -215,9 +215,10 @@ class VideoTokenizerTrainer:
     @contextmanager
     def _keyed_randomness(self, micro_step: int):
         """Draws depend on seed, step and process alone, so a resumed run repeats them."""
-        process = self.accelerator.process_index
+        process, device = self.accelerator.process_index, self.accelerator.device
         seed = keyed_seed("step", self.config.seed, self.step, micro_step, process)
-        with torch.random.fork_rng(enabled=True):
+        # Unless told, it saves and restores the state of every GPU in sight, used or not.
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             yield torch.Generator().manual_seed(seed)
 

@@ -1,5 +1,8 @@
 """Discriminators and perceptual networks in training: one look serves both sides."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -254,6 +257,25 @@ def test_the_adaptive_weight_balances_gradients_at_the_last_layer(make_trainer):
     (of_both,) = torch.autograd.grad(out.recon, last, adversarial * weight, retain_graph=True)
     (of_picture,) = torch.autograd.grad(out.recon, last, gradient)
     torch.testing.assert_close(of_both.norm(), of_picture.norm(), rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("device", "saved"), [("cpu", []), (torch.device("cuda", 1), [torch.device("cuda", 1)])]
+)
+def test_the_state_of_the_device_in_use_is_saved_and_no_other(
+    make_trainer, monkeypatch, device, saved
+):
+    trainer, calls = make_trainer(), []
+    trainer.accelerator = SimpleNamespace(device=torch.device(device), process_index=0)
+
+    def fork_rng(devices=None, enabled=True):
+        calls.append(devices)
+        return nullcontext()
+
+    monkeypatch.setattr(torch.random, "fork_rng", fork_rng)
+    with torch.random.fork_rng(), trainer._keyed_randomness(0):
+        pass
+    assert calls[1:] == [saved]
 
 
 def test_draws_are_keyed_by_seed_step_and_micro_step(make_trainer):
