@@ -67,10 +67,16 @@ class TrainingConfig:
     multiscale_adversarial_weight: float = 0.0
     """Weight of the discriminators of short runs of frames at several strides."""
     adaptive_adversarial_weight: bool = False
-    """Multiply these weights so that they compare the lengths of the gradients that reconstruction
-    and discriminator send to the last layer (VQGAN, arXiv 2012.09841, eq. 7)."""
+    """Measure these weights against the reconstruction. Each adversarial loss, besides its weight
+    and ramp, is multiplied by the length of the gradient of reconstruction and perceptual loss at
+    the last layer over that of its own gradient there (VQGAN, arXiv 2012.09841, eq. 7). So a
+    discriminator of weight 0.1 pulls a tenth as strongly as they do. Each discriminator has its own
+    factor, so weights add: two of weight 0.1 pull up to a fifth as strongly. Feature matching has
+    no factor. A factor is that of one forward pass in one process."""
     feature_matching_weight: float = 0.0
-    """Weight of the distance between a discriminator's features of real and decoded clips."""
+    """Weight of the distance between a discriminator's features of real and decoded clips, relative
+    to the mean of the real ones in a forward pass. It holds in full from `adversarial_start_step`
+    on, without ramp or adaptive factor."""
     frame_discriminator: dict[str, Any] | None = None
     """Options of `FrameDiscriminator`."""
     video_discriminator: dict[str, Any] | None = None

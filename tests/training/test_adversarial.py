@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from magvit2_pytorch.discriminators import DISCRIMINATORS, Discriminator
-from magvit2_pytorch.losses import ADVERSARIAL_LOSSES
+from magvit2_pytorch.losses import ADVERSARIAL_LOSSES, adaptive_weight
 from magvit2_pytorch.seeds import keyed_seed
 from magvit2_pytorch.training.config import TrainingConfig
 from magvit2_pytorch.training.meters import Meters
@@ -42,10 +42,10 @@ def gradients(trainer):
     return {n: p.grad.clone() for n, p in named.items() if p.grad is not None}
 
 
-def one_backward(trainer, video):
+def one_backward(trainer, video, step=0):
     with trainer._keyed_randomness(0) as generator:
         meters = Meters(trainer.tokenizer, trainer.accelerator)
-        trainer.backward(video, trainer.autoencoder(video), 0, generator, meters)
+        trainer.backward(video, trainer.autoencoder(video), step, generator, meters)
     return gradients(trainer), meters.read()
 
 
@@ -257,6 +257,94 @@ def test_the_adaptive_weight_balances_gradients_at_the_last_layer(make_trainer):
     (of_both,) = torch.autograd.grad(out.recon, last, adversarial * weight, retain_graph=True)
     (of_picture,) = torch.autograd.grad(out.recon, last, gradient)
     torch.testing.assert_close(of_both.norm(), of_picture.norm(), rtol=1e-2, atol=0)
+
+
+def last_layer(trainer):
+    return trainer.tokenizer.decoder.layers[-1].layers[-1].conv.weight
+
+
+def adversarial_part(make_trainer, step=0, **options):
+    """What discriminators add to the gradient of the tokenizer, as one vector, and of its last
+    layer relative to the length of the reconstruction's."""
+    video = torch.stack(clips(2))
+    trainer, alone = make_trainer(**options), make_trainer()
+    found, plain = one_backward(trainer, video, step)[0], one_backward(alone, video)[0]
+    part = torch.cat([(found[name] - plain[name]).flatten() for name in plain])
+    last, rest = last_layer(trainer).grad, last_layer(alone).grad
+    return part, float((last - rest).norm() / rest.norm())
+
+
+def assert_nearly(found, expected, share=1e-3):
+    assert expected.norm() > 0
+    assert (found - expected).norm() < share * expected.norm()
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_weight_and_ramp_multiply_the_adversarial_gradient(make_trainer, adaptive):
+    options = dict(video_discriminator=TINY, adaptive_adversarial_weight=adaptive)
+    whole, share = adversarial_part(make_trainer, video_adversarial_weight=0.4, **options)
+    half, half_share = adversarial_part(make_trainer, video_adversarial_weight=0.2, **options)
+    # The second of four steps up a ramp of three.
+    options |= dict(adversarial_ramp_steps=3, video_adversarial_weight=0.4)
+    on_ramp, ramp_share = adversarial_part(make_trainer, step=1, **options)
+    assert_nearly(2 * half, whole)
+    assert_nearly(2 * on_ramp, whole)
+    if adaptive:
+        shares = [share, half_share, ramp_share]
+        assert shares == pytest.approx([0.4, 0.2, 0.2], rel=1e-2)
+
+
+def test_the_adaptive_weight_is_that_of_the_unweighted_loss(make_trainer):
+    """Against one graph of everything, with the weight by its textbook formula."""
+    options = ONE | dict(video_adversarial_weight=0.3, adversarial_ramp_steps=3)
+    trainer = make_trainer(**options, adaptive_adversarial_weight=True)
+    video = torch.stack(clips(2))
+    ours, measured = one_backward(trainer, video, step=1)
+    ours = {n: g for n, g in ours.items() if not n.startswith("video.")}
+
+    trainer.tokenizer.zero_grad()
+    out, discriminator = trainer.autoencoder(video), trainer.adversaries[0].discriminator
+    picks = discriminator.pick(video, torch.Generator())  # a short clip is seen whole
+    real, fake = (
+        discriminator(discriminator.views(x, picks)).logits[0] for x in (video, out.recon)
+    )
+    picture = trainer.objective(video, out, 1).picture
+    loss = ADVERSARIAL_LOSSES["hinge"].generator(real, fake)
+    factor = adaptive_weight(picture, loss, last_layer(trainer))
+    (picture + 0.3 * 2 / 4 * factor * loss).backward()
+    theirs = {n: g for n, g in gradients(trainer).items() if not n.startswith("video.")}
+    assert measured["video_adaptive_weight"] == pytest.approx(float(factor), rel=1e-4)
+    assert_same(ours, theirs, atol=1e-6, rtol=1e-3)
+
+
+def test_discriminators_add_by_their_weights(make_trainer):
+    """Each has a factor of its own, so that its share is its own weight."""
+    options = dict(
+        frame_discriminator=TINY, video_discriminator=TINY, adaptive_adversarial_weight=True
+    )
+
+    def part(frame, video):
+        weights = dict(frame_adversarial_weight=frame, video_adversarial_weight=video)
+        return adversarial_part(make_trainer, **weights, **options)
+
+    (frame, frame_share), (video, video_share) = part(0.2, 1e-9), part(1e-9, 0.1)
+    both, share = part(0.2, 0.1)
+    assert [frame_share, video_share] == pytest.approx([0.2, 0.1], rel=1e-2)
+    assert_nearly(both, frame + video)
+    assert share < 0.31
+
+
+def test_feature_matching_has_no_ramp_and_no_adaptive_weight(make_trainer):
+    def part(**more):
+        with_it, without = (
+            adversarial_part(make_trainer, **ONE, **more, feature_matching_weight=weight)[0]
+            for weight in (0.5, 0.0)
+        )
+        return with_it - without
+
+    plain = part()
+    assert_nearly(part(adaptive_adversarial_weight=True), plain)
+    assert_nearly(part(adversarial_ramp_steps=3), plain)
 
 
 @pytest.mark.parametrize(
