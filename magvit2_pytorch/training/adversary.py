@@ -83,8 +83,8 @@ class Adversary:
         )
         self.module, self.optimizer = accelerator.prepare(discriminator, optimizer)
         self.skips = SkippedSteps()
-        self._means_before: dict[str, Tensor] | None = None
-        """Running means as they were before the step in hand."""
+        self._logits: list[tuple[Tensor, Tensor]] = []
+        """Real and fake logits of the step's micro-batches so far, for the running means."""
 
     @property
     def discriminator(self) -> torch.nn.Module:
@@ -180,9 +180,8 @@ class Adversary:
         weights = {f"{name}_discriminator": 1.0}
         if config.lecam_loss_weight > 0:
             real, fake = _flat(seen.real), _flat(seen.fake)
-            if self._means_before is None:
-                self._means_before = {n: v.clone() for n, v in self.lecam.state_dict().items()}
-            self.lecam.update(real.detach(), fake.detach())
+            # Its means are those before this step, as no micro-batch knows the ones to come.
+            self._logits.append((real.detach().flatten(), fake.detach().flatten()))
             terms[f"{name}_lecam"] = self.lecam(real, fake)
             weights[f"{name}_lecam"] = config.lecam_loss_weight
         if seen.steep:
@@ -215,9 +214,9 @@ class Adversary:
         finite = norm < float("inf")  # false for NaN too
         if finite:
             self.optimizer.step()
-        elif self._means_before is not None:
-            self.lecam.load_state_dict(self._means_before)
-        self._means_before = None
+        if finite and self._logits:
+            self.lecam.update(*(torch.cat(side) for side in zip(*self._logits, strict=True)))
+        self._logits.clear()
         self.optimizer.zero_grad(set_to_none=True)
         self.skips.count(finite)
         values = {"learning_rate": rate, "skipped_steps": self.skips.total}
@@ -236,7 +235,7 @@ class Adversary:
         self.discriminator.load_state_dict(under(tensors, "discriminator"))
         self.lecam.load_state_dict(under(tensors, "lecam"))
         restore_optimizer(self.optimizer, tensors, "optimizer")
-        self._means_before = None
+        self._logits.clear()
 
 
 def build_adversaries(

@@ -21,7 +21,9 @@ class TrainingConfig:
     num_train_steps: int = 100_000
     """Optimizer steps of the whole run."""
     grad_accum_every: int = 1
-    """Forward passes to an optimizer step."""
+    """Forward passes to an optimizer step. The step is that of one pass over as many clips at once,
+    but for three things that are not means over clips: LFQ's entropy of the codebook, feature
+    matching and adaptive weights are computed for each pass by itself."""
 
     learning_rate: float = 1e-4
     """Reached at the end of warm-up; MAGVIT-v2 trains at 1e-4."""
@@ -103,7 +105,9 @@ class TrainingConfig:
     gradient_penalty_every: int = 16
     """Steps between two penalties, which are multiplied by this to make up for the others."""
     lecam_loss_weight: float = 0.0
-    """Weight of the pull of logits towards their running means (LeCAM, arXiv 2104.03310)."""
+    """Weight of the pull of logits towards their running means (LeCAM, arXiv 2104.03310). The means
+    are those of earlier steps, and take in all logits of a step at its end. In the first step there
+    are none, and this loss is 0."""
 
     ema_decay: float = 0.999
     """Decay of the averaged weights, approached from 0 as 1 - (1 + step)^(-2/3)."""

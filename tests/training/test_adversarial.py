@@ -182,20 +182,56 @@ def test_discriminators_may_join_later(make_trainer):
     again.train()
 
 
-def test_accumulating_equals_the_large_batch(make_trainer):
-    options = ONE | dict(
-        gradient_penalty_weight=0.1, num_train_steps=3, optimizer="adam", betas=(0.5, 0.9)
-    )
-    large = make_trainer("large", **options, batch_size=4)
+def accumulated_and_large(make_trainer, **options):
+    """A run of two micro-batches a step, and one of batches twice as large."""
+    options = ONE | dict(num_train_steps=3, optimizer="adam", betas=(0.5, 0.9)) | options
     small = make_trainer("small", **options, batch_size=2, grad_accum_every=2)
-    for trainer in (large, small):
+    large = make_trainer("large", **options, batch_size=4)
+    for trainer in (small, large):
         trainer.train()
+    return small, large
+
+
+def test_accumulating_equals_the_large_batch(make_trainer):
+    """With everything but adaptive weights and feature matching: see the next test."""
+    options = dict(gradient_penalty_weight=0.1, lecam_loss_weight=1.0)
+    small, large = accumulated_and_large(make_trainer, **options)
     assert_same(weights(small), weights(large), atol=2e-5, rtol=1e-3)
     ours, theirs = (t.adversaries[0].discriminator.state_dict() for t in (small, large))
     assert_same(ours, theirs, atol=2e-5, rtol=1e-3)
+    ours, theirs = (t.adversaries[0].lecam.state_dict() for t in (small, large))
+    assert_same(ours, theirs, atol=1e-6, rtol=1e-4)
+    assert int(ours["num_updates"]) == 3
     # Adam forgives a gradient of the wrong length.
-    norms = [log_of(t)[0]["video_discriminator_grad_norm"] for t in (small, large)]
-    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+    for ours, theirs in zip(*(log_of(t)[:3] for t in (small, large)), strict=True):
+        for name in ("video_discriminator_grad_norm", "video_lecam", "grad_norm"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
+
+
+@pytest.mark.parametrize(
+    "option", [dict(adaptive_adversarial_weight=True), dict(feature_matching_weight=0.1)]
+)
+def test_ratios_of_means_are_those_of_each_micro_batch(make_trainer, option):
+    """The two exceptions: near the large batch, and not equal to it."""
+    norms = [log_of(t)[0]["grad_norm"] for t in accumulated_and_large(make_trainer, **option)]
+    assert norms[0] == pytest.approx(norms[1], rel=5e-2)
+    assert norms[0] != pytest.approx(norms[1], rel=1e-5)
+
+
+def test_the_first_step_has_no_lecam_and_the_next_one_the_means_of_the_first(make_trainer):
+    trainer = make_trainer(**ONE, lecam_loss_weight=0.1)
+    adversary = trainer.adversaries[0]
+    video = torch.stack(clips(2))
+    first = adversary.judge(video, (video * 0.5).requires_grad_(), 0, torch.Generator())
+    assert first.terms["video_lecam"] == 0
+    adversary.apply_gradients(0)
+    means = [first.terms[f"video_{side}_logit"] for side in ("real", "fake")]
+    torch.testing.assert_close([adversary.lecam.real_mean, adversary.lecam.fake_mean], means)
+    adversary.lecam.fake_mean -= 5  # far enough for the logits to be pulled to it
+    before = {n: v.clone() for n, v in adversary.lecam.state_dict().items()}
+    second = adversary.judge(video, (video * 0.5).requires_grad_(), 1, torch.Generator())
+    assert second.terms["video_lecam"] > 0
+    assert_same(adversary.lecam.state_dict(), before, atol=0, rtol=0)
 
 
 def test_a_gradient_that_is_not_finite_moves_no_discriminator(make_trainer):
