@@ -101,7 +101,9 @@ class TrainingConfig:
     gradient_penalty: str = "r1"
     """`r1` (arXiv 1801.04406) or `one_centered` (arXiv 1704.00028)."""
     gradient_penalty_weight: float = 0.0
-    """Weight of the penalty on a discriminator's gradient with respect to what it sees."""
+    """Weight of the penalty on a discriminator's gradient with respect to what it sees. It is the
+    gradient of a sample's mean logit, so R1 of a frame discriminator with num_frames=n is 1/n of
+    the mean R1 of its single frames; n times the weight makes up for that."""
     gradient_penalty_every: int = 16
     """Steps between two penalties, which are multiplied by this to make up for the others."""
     lecam_loss_weight: float = 0.0
