@@ -10,7 +10,7 @@ import magvit2_pytorch
 PACKAGE = Path(magvit2_pytorch.__file__).parent
 FLOORS = {
     "types": 0, "functional": 0, "registry": 0, "options": 0, "version": 0, "data": 0, "metrics": 0,
-    "state_file": 0, "memory": 0,
+    "state_file": 0, "memory": 0, "seeds": 0,
     "layers": 1,
     "quantizers": 2, "discriminators": 2, "losses": 2,
     "tokenizer": 3,

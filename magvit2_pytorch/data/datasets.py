@@ -30,6 +30,7 @@ from magvit2_pytorch.data.pixels import to_float
 from magvit2_pytorch.data.sources import MediaKind, Source, find_media
 from magvit2_pytorch.data.unusable import SkipLog, UnusableMedia
 from magvit2_pytorch.data.video_file import VideoFile
+from magvit2_pytorch.seeds import keyed_seed
 
 Key = int | tuple[int, int]
 """The number of an item, or (epoch, number)."""
@@ -89,7 +90,7 @@ class MediaDataset(Dataset, ABC):
         path = self.paths[number % len(self.paths)]
         # A few draws find a usable file where most are; where few are, look through them all.
         for attempt in range(32):
-            rng = random.Random(f"{self.seed} {epoch} {number} {attempt}")
+            rng = random.Random(keyed_seed("item", self.seed, epoch, number, attempt))
             if attempt:
                 path = self.paths[rng.randrange(len(self.paths))]
             item = self._try(path, number, rng)
@@ -100,7 +101,8 @@ class MediaDataset(Dataset, ABC):
     def _first_usable(self, number: int) -> Tensor:
         """The example of the first file that gives one; raises `ValueError` if none does."""
         for path in self.paths:
-            item = self._try(path, number, random.Random(f"{self.seed} {number} {path}"))
+            rng = random.Random(keyed_seed("first usable", self.seed, number, str(path)))
+            item = self._try(path, number, rng)
             if item is not None:
                 return item
         reasons = list(self.skipped.items())

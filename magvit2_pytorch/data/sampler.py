@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import Sampler
 
+from magvit2_pytorch.seeds import keyed_seed
+
 
 class ResumableSampler(Sampler):
     """Batches of items without end, as keys (epoch, item); the only state is `position`.
@@ -62,7 +64,7 @@ class ResumableSampler(Sampler):
         if epoch not in self._orders:
             # Ranks and batches ask for neighbouring epochs only.
             self._orders = {e: o for e, o in self._orders.items() if abs(e - epoch) <= 1}
-            generator = torch.Generator().manual_seed(hash_seed(self.seed, epoch))
+            generator = torch.Generator().manual_seed(keyed_seed("order", self.seed, epoch))
             self._orders[epoch] = torch.randperm(self.num_items, generator=generator).tolist()
         return self._orders[epoch]
 
@@ -86,14 +88,6 @@ class FiniteSampler(Sampler):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for start in range(0, len(self.items), self.batch_size):
             yield [(0, item) for item in self.items[start : start + self.batch_size]]
-
-
-def hash_seed(seed: int, epoch: int) -> int:
-    """Distinct 63-bit seeds for distinct pairs, near ones too (splitmix64)."""
-    mixed = (seed * 0x9E3779B97F4A7C15 + epoch + 1) % 2**64
-    mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
-    mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB % 2**64
-    return (mixed ^ (mixed >> 31)) >> 1
 
 
 def _check_sharding(num_items: int, batch_size: int, rank: int, world_size: int) -> None:

@@ -5,11 +5,12 @@ Only names are read here, never contents: thousands of files cost one walk over 
 
 import csv
 import os
-import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
+
+from magvit2_pytorch.seeds import keyed_seed
 
 T = TypeVar("T")
 
@@ -129,6 +130,7 @@ def split_files(
             "of each video with frame_range"
         )
     num_valid = min(max(round(len(paths) * valid_fraction), 1), len(paths) - 1)
-    held_out = set(random.Random(f"split {seed}").sample(range(len(paths)), num_valid))
+    drawn = sorted(range(len(paths)), key=lambda i: keyed_seed("split", seed, i))
+    held_out = set(drawn[:num_valid])
     train = [path for i, path in enumerate(paths) if i not in held_out]
     return train, [path for i, path in enumerate(paths) if i in held_out]

@@ -22,7 +22,8 @@ class FrameDiscriminator(Discriminator):
 
     It knows nothing of motion and costs a fraction of a clip. Logits are `b t`, with head
     "patch" `b t y x`; head "fixed" needs `input_size=(height, width)`. `blur_taps=1` leaves the
-    anti-aliasing out. Default widths are a quarter of O2-MAGVIT2's 128.
+    anti-aliasing out. Default widths are a quarter of O2-MAGVIT2's 128. A gradient penalty takes
+    the mean logit of a sample's frames: R1 is 1 / `num_frames` of the mean R1 of single frames.
     """
 
     def __init__(

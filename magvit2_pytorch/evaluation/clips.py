@@ -25,6 +25,7 @@ from magvit2_pytorch.data.sources import SUFFIXES, Source
 from magvit2_pytorch.data.unusable import blame
 from magvit2_pytorch.evaluation.media import MediaKind, media_kind
 from magvit2_pytorch.evaluation.preprocess import frame_size
+from magvit2_pytorch.seeds import keyed_seed
 from magvit2_pytorch.types import Frames
 
 Split = Literal["all", "train", "valid"]
@@ -133,7 +134,7 @@ def find_files(source: Source, choice: ClipChoice) -> list[EvaluatedFile]:
     files = [EvaluatedFile(path, path.relative_to(root).as_posix()) for path in paths]
     if choice.max_clips is None:
         return sorted(files, key=lambda file: file.name)
-    return sorted(files, key=lambda file: (_draw(file.name, choice.seed), file.name))
+    return sorted(files, key=lambda file: keyed_seed("draw", choice.seed, file.name))
 
 
 def digest_of(files: Sequence[EvaluatedFile], with_times: bool = False) -> str:
@@ -247,7 +248,3 @@ def _root(source: Source, paths: Sequence[Path]) -> Path:
     if isinstance(source, str | os.PathLike) and Path(source).expanduser().is_dir():
         return Path(source).expanduser()
     return Path(os.path.commonpath([path.parent for path in paths]))
-
-
-def _draw(name: str, seed: int) -> str:
-    return hashlib.sha256(f"{seed} {name}".encode("utf-8", "surrogateescape")).hexdigest()

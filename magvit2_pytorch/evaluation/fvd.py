@@ -42,7 +42,9 @@ class I3D:
     """Features of clips, one vector each, of a network in a TorchScript file.
 
     Clips are in [-1, 1], clamped, and every frame is squeezed to 224 x 224, bilinearly, whatever
-    its proportions, as in Google's reference. Grey is repeated to RGB.
+    its proportions. Grey is repeated to RGB. Google's reference resizes bilinearly by TensorFlow 1,
+    where a pixel's position is its upper left corner and not its centre as here: its frames are
+    shifted by up to half a pixel of the larger size, and its distances differ a little.
 
     "stylegan-v": the file is one such as StyleGAN-V's i3d_torchscript.pt, called with
     rescale=False, resize=False and return_features=True, for 400 numbers before the softmax; the
@@ -50,8 +52,8 @@ class I3D:
     them, which is the same but for the rounding of reconstructions to bytes.
 
     "logits": the file is called with the clip alone and gives logits, averaged over frames (and
-    rows and columns) where it gives them for each; the covariance is divided by n - 1, as in the
-    reference.
+    rows and columns) where it gives them for each; the covariance is divided by n - 1, as in
+    Google's reference.
 
     A TorchScript file is a program: it cannot do what Python can, but give only one that you trust.
     Raises `FileNotFoundError`, or `ValueError` on a file that is no TorchScript.

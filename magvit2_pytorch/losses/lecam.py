@@ -45,8 +45,10 @@ class LeCamRegularizer(nn.Module):
     `start_at_zero` is how O2-MAGVIT2 starts: the zeros are averaged in, and matter for some
     1 / (1 - decay) updates. The decay is O2's.
 
-    Means are float32 and part of the state dict. Call `update` before `forward`, as both do;
-    before the first update the means are 0. With `distributed`, an update in training
+    Means are float32 and part of the state dict. Both call `update` before `forward`. Training here
+    calls it after: the means of all micro-batches of a step are known at its end only. Before the
+    first update there are no means to be pulled to, and the loss and its gradient are 0; with
+    `start_at_zero` the means are 0 then. With `distributed`, an update in training
     mode averages the logits of all processes, which must all make it: their means stay equal.
     """
 
@@ -88,7 +90,9 @@ class LeCamRegularizer(nn.Module):
         self.fake_mean.lerp_(fake_now, share)
 
     def forward(self, real: RealLogits, fake: FakeLogits) -> Float[Tensor, ""]:
-        return lecam_loss(real, fake, self.real_mean, self.fake_mean, self.of_batch_means)
+        loss = lecam_loss(real, fake, self.real_mean, self.fake_mean, self.of_batch_means)
+        # A factor, so that logits that are not finite are noticed at the first step too.
+        return loss if self.start_at_zero else loss * (self.num_updates > 0)
 
 
 def _several_processes() -> bool:

@@ -35,8 +35,12 @@ from magvit2_pytorch.types import Video
 class Verdict(NamedTuple):
     """What one discriminator made of a micro-batch."""
 
-    gradient: Float[Tensor, "b c t h w"] | None
-    """Of its weighted terms with respect to the reconstruction; None while it is not felt."""
+    adversarial: Float[Tensor, "b c t h w"] | None
+    """Gradient of the adversarial loss with respect to the reconstruction, without its weight;
+    None while the tokenizer does not feel it."""
+
+    feature_matching: Float[Tensor, "b c t h w"] | None
+    """Gradient of the weighted feature matching; None where there is none."""
 
     terms: dict[str, Tensor]
     """Losses of both sides and mean logits, for the log."""
@@ -79,8 +83,8 @@ class Adversary:
         )
         self.module, self.optimizer = accelerator.prepare(discriminator, optimizer)
         self.skips = SkippedSteps()
-        self._means_before: dict[str, Tensor] | None = None
-        """Running means as they were before the step in hand."""
+        self._logits: list[tuple[Tensor, Tensor]] = []
+        """Real and fake logits of the step's micro-batches so far, for the running means."""
 
     @property
     def discriminator(self) -> torch.nn.Module:
@@ -123,15 +127,15 @@ class Adversary:
         with nullcontext() if sync else self.accelerator.no_sync(self.module):
             with autocast(real.device, "fp32" if penalizes else self.config.precision):
                 seen = self._look(real, recon, generator, penalizes)
-            gradient, felt, weights = self._felt(recon, seen, step)
+            felt = self._felt(recon, seen, step)
             terms, own_weights = self._own_loss(seen)
             total = torch.stack([terms[name] * own_weights[name] for name in own_weights]).sum()
             self.accelerator.backward(total * finite_or_nan(total) / accumulate)
-        terms |= felt
+        terms |= felt.terms
         terms[f"{self.name}_real_logit"] = _flat(seen.real).mean()
         terms[f"{self.name}_fake_logit"] = _flat(seen.fake).mean()
         detached = {name: term.detach() for name, term in terms.items()}
-        return Verdict(gradient, detached, own_weights | weights)
+        return felt._replace(terms=detached, weights=own_weights | felt.weights)
 
     def _look(self, real: Video, recon: Video, generator: torch.Generator, penalizes: bool) -> Seen:
         """One pass over everything, side by side in the batch."""
@@ -153,24 +157,21 @@ class Adversary:
         where_steep = judged[0 if steep is sides[0] else -1]
         return Seen(judged[0], judged[1], steep, where_steep.logits)
 
-    def _felt(
-        self, recon: Video, seen: Seen, step: int
-    ) -> tuple[Tensor | None, dict[str, Tensor], dict[str, float]]:
-        weight = self.adversarial_weight(step)
+    def _felt(self, recon: Video, seen: Seen, step: int) -> Verdict:
+        """The tokenizer's side, with its terms and weights alone."""
+        weight, matching_weight = self.adversarial_weight(step), self.config.feature_matching_weight
         if weight == 0:
-            return None, {}, {}
-        name = f"{self.name}_adversarial"
+            return Verdict(None, None, {}, {})
         real_logits = tuple(logits.detach() for logits in seen.real.logits)
-        terms = {name: _mean_over_views(self.loss.generator, real_logits, seen.fake.logits)}
-        weights = {name: weight}
-        if self.config.feature_matching_weight > 0:
-            name = f"{self.name}_feature_matching"
-            terms[name] = feature_matching_loss(seen.real.features, seen.fake.features)
-            weights[name] = self.config.feature_matching_weight
-        total = torch.stack([terms[name] * weights[name] for name in terms]).sum()
-        # The discriminator's own backward pass needs the same graph once more.
-        gradient = torch.autograd.grad(total, recon, retain_graph=True)[0]
-        return gradient * finite_or_nan(total), terms, weights
+        loss = _mean_over_views(self.loss.generator, real_logits, seen.fake.logits)
+        adversarial = _gradient(loss, recon)
+        terms, weights = ({f"{self.name}_adversarial": x} for x in (loss, weight))
+        if matching_weight == 0:
+            return Verdict(adversarial, None, terms, weights)
+        loss = feature_matching_loss(seen.real.features, seen.fake.features)
+        terms[f"{self.name}_feature_matching"] = loss
+        weights[f"{self.name}_feature_matching"] = matching_weight
+        return Verdict(adversarial, _gradient(loss * matching_weight, recon), terms, weights)
 
     def _own_loss(self, seen: Seen) -> tuple[dict[str, Tensor], dict[str, float]]:
         name, config = self.name, self.config
@@ -179,9 +180,8 @@ class Adversary:
         weights = {f"{name}_discriminator": 1.0}
         if config.lecam_loss_weight > 0:
             real, fake = _flat(seen.real), _flat(seen.fake)
-            if self._means_before is None:
-                self._means_before = {n: v.clone() for n, v in self.lecam.state_dict().items()}
-            self.lecam.update(real.detach(), fake.detach())
+            # Its means are those before this step, as no micro-batch knows the ones to come.
+            self._logits.append((real.detach().flatten(), fake.detach().flatten()))
             terms[f"{name}_lecam"] = self.lecam(real, fake)
             weights[f"{name}_lecam"] = config.lecam_loss_weight
         if seen.steep:
@@ -214,9 +214,9 @@ class Adversary:
         finite = norm < float("inf")  # false for NaN too
         if finite:
             self.optimizer.step()
-        elif self._means_before is not None:
-            self.lecam.load_state_dict(self._means_before)
-        self._means_before = None
+        if finite and self._logits:
+            self.lecam.update(*(torch.cat(side) for side in zip(*self._logits, strict=True)))
+        self._logits.clear()
         self.optimizer.zero_grad(set_to_none=True)
         self.skips.count(finite)
         values = {"learning_rate": rate, "skipped_steps": self.skips.total}
@@ -235,7 +235,7 @@ class Adversary:
         self.discriminator.load_state_dict(under(tensors, "discriminator"))
         self.lecam.load_state_dict(under(tensors, "lecam"))
         restore_optimizer(self.optimizer, tensors, "optimizer")
-        self._means_before = None
+        self._logits.clear()
 
 
 def build_adversaries(
@@ -247,6 +247,12 @@ def build_adversaries(
         for name in DISCRIMINATORS
         if getattr(config, f"{name}_adversarial_weight") > 0
     ]
+
+
+def _gradient(loss: Float[Tensor, ""], recon: Video) -> Video:
+    """With respect to the reconstruction, not finite where the loss is not."""
+    # The discriminator's own backward pass needs the same graph once more.
+    return torch.autograd.grad(loss, recon, retain_graph=True)[0] * finite_or_nan(loss)
 
 
 def _mean_over_views(

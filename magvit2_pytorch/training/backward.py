@@ -58,14 +58,16 @@ class Backward:
                 continue
             verdict = adversary.judge(video, recon, step, generator, self.accumulate, sync)
             meters.add_terms(verdict.terms, verdict.weights)
-            if verdict.gradient is None:
-                continue
-            pull = verdict.gradient
-            if self.adaptive:
-                weight = self.adaptive_weight(out.recon, gradient, pull)
-                meters.add_terms({f"{adversary.name}_adaptive_weight": weight})
-                pull = weight * pull
-            total = total + pull
+            if verdict.adversarial is not None:
+                pull = adversary.adversarial_weight(step) * verdict.adversarial
+                if self.adaptive:
+                    # Of the loss without its weight, which would cancel out with the ramp.
+                    factor = self.adaptive_weight(out.recon, gradient, verdict.adversarial)
+                    meters.add_terms({f"{adversary.name}_adaptive_weight": factor})
+                    pull = factor * pull
+                total = total + pull
+            if verdict.feature_matching is not None:
+                total = total + verdict.feature_matching
         # Its derivative with respect to the reconstruction is `total`.
         proxy = (out.recon.float() * total).sum()
         sound = finite_or_nan(loss.total)
@@ -75,7 +77,7 @@ class Backward:
     def adaptive_weight(
         self, recon: Video, reference: Video, adversarial: Video
     ) -> Float[Tensor, ""]:
-        """What makes two gradients of the reconstruction equally long at the last layer."""
+        """The factor that makes `adversarial` as long as `reference` at the last layer."""
         at_last_layer = (
             torch.autograd.grad(
                 recon,

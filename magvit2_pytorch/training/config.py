@@ -21,7 +21,9 @@ class TrainingConfig:
     num_train_steps: int = 100_000
     """Optimizer steps of the whole run."""
     grad_accum_every: int = 1
-    """Forward passes to an optimizer step."""
+    """Forward passes to an optimizer step. The step is that of one pass over as many clips at once,
+    but for three things that are not means over clips: LFQ's entropy of the codebook, feature
+    matching and adaptive weights are computed for each pass by itself."""
 
     learning_rate: float = 1e-4
     """Reached at the end of warm-up; MAGVIT-v2 trains at 1e-4."""
@@ -67,10 +69,16 @@ class TrainingConfig:
     multiscale_adversarial_weight: float = 0.0
     """Weight of the discriminators of short runs of frames at several strides."""
     adaptive_adversarial_weight: bool = False
-    """Multiply these weights so that they compare the lengths of the gradients that reconstruction
-    and discriminator send to the last layer (VQGAN, arXiv 2012.09841, eq. 7)."""
+    """Measure these weights against the reconstruction. Each adversarial loss, besides its weight
+    and ramp, is multiplied by the length of the gradient of reconstruction and perceptual loss at
+    the last layer over that of its own gradient there (VQGAN, arXiv 2012.09841, eq. 7). So a
+    discriminator of weight 0.1 pulls a tenth as strongly as they do. Each discriminator has its own
+    factor, so weights add: two of weight 0.1 pull up to a fifth as strongly. Feature matching has
+    no factor. A factor is that of one forward pass in one process."""
     feature_matching_weight: float = 0.0
-    """Weight of the distance between a discriminator's features of real and decoded clips."""
+    """Weight of the distance between a discriminator's features of real and decoded clips, relative
+    to the mean of the real ones in a forward pass. It holds in full from `adversarial_start_step`
+    on, without ramp or adaptive factor."""
     frame_discriminator: dict[str, Any] | None = None
     """Options of `FrameDiscriminator`."""
     video_discriminator: dict[str, Any] | None = None
@@ -93,11 +101,15 @@ class TrainingConfig:
     gradient_penalty: str = "r1"
     """`r1` (arXiv 1801.04406) or `one_centered` (arXiv 1704.00028)."""
     gradient_penalty_weight: float = 0.0
-    """Weight of the penalty on a discriminator's gradient with respect to what it sees."""
+    """Weight of the penalty on a discriminator's gradient with respect to what it sees. It is the
+    gradient of a sample's mean logit, so R1 of a frame discriminator with num_frames=n is 1/n of
+    the mean R1 of its single frames; n times the weight makes up for that."""
     gradient_penalty_every: int = 16
     """Steps between two penalties, which are multiplied by this to make up for the others."""
     lecam_loss_weight: float = 0.0
-    """Weight of the pull of logits towards their running means (LeCAM, arXiv 2104.03310)."""
+    """Weight of the pull of logits towards their running means (LeCAM, arXiv 2104.03310). The means
+    are those of earlier steps, and take in all logits of a step at its end. In the first step there
+    are none, and this loss is 0."""
 
     ema_decay: float = 0.999
     """Decay of the averaged weights, approached from 0 as 1 - (1 + step)^(-2/3)."""

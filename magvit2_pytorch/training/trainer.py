@@ -11,6 +11,7 @@ import torch
 
 from magvit2_pytorch.data import naming_dead_workers
 from magvit2_pytorch.options import check_known, keyword_signature
+from magvit2_pytorch.seeds import keyed_seed
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.training.adversary import build_adversaries
 from magvit2_pytorch.training.arithmetic_check import ArithmeticCheck
@@ -221,11 +222,12 @@ class VideoTokenizerTrainer:
     @contextmanager
     def _keyed_randomness(self, micro_step: int):
         """Draws depend on seed, step and process alone, so a resumed run repeats them."""
-        key = (self.config.seed, self.step, micro_step, self.accelerator.process_index)
-        number = hash(key) & 0x7FFF_FFFF_FFFF_FFFF
-        with torch.random.fork_rng(enabled=True):
-            torch.manual_seed(number)
-            yield torch.Generator().manual_seed(number)
+        process, device = self.accelerator.process_index, self.accelerator.device
+        seed = keyed_seed("step", self.config.seed, self.step, micro_step, process)
+        # Unless told, it saves and restores the state of every GPU in sight, used or not.
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            yield torch.Generator().manual_seed(seed)
 
     # Between steps
 

@@ -87,6 +87,9 @@ def test_split_by_file():
     assert len(valid) == 2
     assert (train, valid) == split_files(paths, 0.25, seed=1)
     assert (train, valid) != split_files(paths, 0.25, seed=2)
+    # python -c "from magvit2_pytorch.data import split_files
+    # print(split_files(range(20), 0.25, seed=0)[1])"
+    assert split_files(range(20), 0.25, seed=0)[1] == [0, 6, 10, 14, 15]
     assert train == sorted(train)
     assert [len(part) for part in split_files(paths[:2], 0.01)] == [1, 1]
     with pytest.raises(ValueError, match="between 0 and 1"):

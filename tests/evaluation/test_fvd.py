@@ -14,7 +14,7 @@ def path(tmp_path_factory):
 
 
 def resized(video):
-    """As the paper's reference does it, frame by frame, whatever the proportions."""
+    """Frame by frame, whatever the proportions, by the centres of pixels."""
     frames = [
         F.interpolate(frame, (224, 224), mode="bilinear") for frame in video.clamp(-1, 1).unbind(2)
     ]

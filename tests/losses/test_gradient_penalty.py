@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from magvit2_pytorch.discriminators import FrameDiscriminator
 from magvit2_pytorch.losses import (
     GRADIENT_PENALTIES,
     one_centered_penalty,
@@ -33,6 +34,16 @@ def test_r1_of_a_quadratic_discriminator():
     penalty = r1_penalty((x,), (((x @ a) * x).sum(1) / 2,)).detach()
     expected = sum(float((a @ row).square().sum()) for row in x.detach()) / 5
     assert float(penalty) == pytest.approx(expected, rel=1e-12)
+
+
+def test_r1_of_several_frames_is_that_of_single_ones_over_their_number():
+    """The score is the mean of the frames' logits, as `gradient_penalty_weight` says."""
+    discriminator = FrameDiscriminator(dim=4, dim_mults=(2,), num_frames=3).double()
+    clip = samples(2, 3, 3, 8, 8)
+    whole = r1_penalty((clip,), discriminator((clip,)).logits)
+    frames = [clip.detach()[:, :, i : i + 1].requires_grad_() for i in range(3)]
+    single = [r1_penalty((frame,), discriminator((frame,)).logits) for frame in frames]
+    torch.testing.assert_close(whole, sum(single) / 3 / 3)
 
 
 def test_one_centered_of_a_linear_discriminator():

@@ -101,6 +101,18 @@ def test_the_first_update_copies_and_the_next_averages():
     assert (float(lecam.real_mean), float(lecam.fake_mean)) == pytest.approx((3, -3), abs=1e-3)
 
 
+@pytest.mark.parametrize("start_at_zero", [False, True])
+def test_before_the_first_update_nothing_pulls_unless_means_start_at_zero(start_at_zero):
+    lecam, (real, fake) = LeCamRegularizer(start_at_zero=start_at_zero), logits()
+    real.requires_grad_()
+    loss = lecam(real, fake)
+    (gradient,) = torch.autograd.grad(loss, real)
+    zeros = scalar(0.0), scalar(0.0)
+    torch.testing.assert_close(loss, lecam_loss(real, fake, *zeros) * start_at_zero)
+    assert bool(gradient.any()) == start_at_zero
+    assert not lecam(real * float("inf"), fake).isfinite()
+
+
 def test_state_round_trips_and_training_goes_on_as_if_it_never_stopped():
     batches = [list(logits()) for _ in range(4)]
     whole, first = LeCamRegularizer(0.9), LeCamRegularizer(0.9)

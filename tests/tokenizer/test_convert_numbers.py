@@ -155,17 +155,31 @@ def expected():
     return json.loads((DATA / "o2_3d_full_topology.json").read_text(encoding="utf-8"))
 
 
-def test_every_term_of_a_training_step(step, expected):
+def entropy_of_rounding(video):
+    """What rounding in the encoder's convolutions makes of the entropy per sample, to first order.
+
+    A bit's entropy has slopes of up to 90 per unit of its latent (0.224 * 4 / temperature), so
+    latents that are off by 4e-6, as float32 convolutions of about 1 are by a hundred summands in
+    another order, move the mean by 5e-5 of itself on one CPU and by 2e-5 on another.
+    """
+    data = stored("o2_3d_full_topology")
+    with torch.no_grad():
+        moved = video.encode(data["input"]) - data["latent_prequant"]
+    assert moved.abs().max() < 3e-5
+    latents = data["latent_prequant"].requires_grad_()
+    entropy = video.quantizer.loss_terms(latents)["sample_entropy"]
+    (slope,) = torch.autograd.grad(entropy, latents)
+    return float((slope * moved).sum())
+
+
+def test_every_term_of_a_training_step(video, step, expected):
     right = {name: value for name, value in expected["train"].items() if name in step}
     assert set(right) == set(step)
     assert set(expected["train"]) - set(right) == {
         "entropy_loss_weight", "inv_temperature", "eps", "diversity_gamma", "commitment_weight",
         "recon_loss_weight", "g_adv_weight",
     }  # fmt: skip
-    # It is steep at latents near 0, which rounding in the convolutions moves by 4e-6 of about 1.
-    assert float(step["per_sample_entropy"].detach()) == pytest.approx(
-        right.pop("per_sample_entropy"), rel=5e-5
-    )
+    right["per_sample_entropy"] += entropy_of_rounding(video)
     for name, value in right.items():
         assert float(step[name].detach()) == pytest.approx(value, rel=1e-5), name
 

@@ -1,11 +1,15 @@
 """Discriminators and perceptual networks in training: one look serves both sides."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
 from magvit2_pytorch.discriminators import DISCRIMINATORS, Discriminator
-from magvit2_pytorch.losses import ADVERSARIAL_LOSSES
+from magvit2_pytorch.losses import ADVERSARIAL_LOSSES, adaptive_weight
+from magvit2_pytorch.seeds import keyed_seed
 from magvit2_pytorch.training.config import TrainingConfig
 from magvit2_pytorch.training.meters import Meters
 from tests.training.conftest import clips
@@ -38,10 +42,10 @@ def gradients(trainer):
     return {n: p.grad.clone() for n, p in named.items() if p.grad is not None}
 
 
-def one_backward(trainer, video):
+def one_backward(trainer, video, step=0):
     with trainer._keyed_randomness(0) as generator:
         meters = Meters(trainer.tokenizer, trainer.accelerator)
-        trainer.backward(video, trainer.autoencoder(video), 0, generator, meters)
+        trainer.backward(video, trainer.autoencoder(video), step, generator, meters)
     return gradients(trainer), meters.read()
 
 
@@ -178,20 +182,56 @@ def test_discriminators_may_join_later(make_trainer):
     again.train()
 
 
-def test_accumulating_equals_the_large_batch(make_trainer):
-    options = ONE | dict(
-        gradient_penalty_weight=0.1, num_train_steps=3, optimizer="adam", betas=(0.5, 0.9)
-    )
-    large = make_trainer("large", **options, batch_size=4)
+def accumulated_and_large(make_trainer, **options):
+    """A run of two micro-batches a step, and one of batches twice as large."""
+    options = ONE | dict(num_train_steps=3, optimizer="adam", betas=(0.5, 0.9)) | options
     small = make_trainer("small", **options, batch_size=2, grad_accum_every=2)
-    for trainer in (large, small):
+    large = make_trainer("large", **options, batch_size=4)
+    for trainer in (small, large):
         trainer.train()
+    return small, large
+
+
+def test_accumulating_equals_the_large_batch(make_trainer):
+    """With everything but adaptive weights and feature matching: see the next test."""
+    options = dict(gradient_penalty_weight=0.1, lecam_loss_weight=1.0)
+    small, large = accumulated_and_large(make_trainer, **options)
     assert_same(weights(small), weights(large), atol=2e-5, rtol=1e-3)
     ours, theirs = (t.adversaries[0].discriminator.state_dict() for t in (small, large))
     assert_same(ours, theirs, atol=2e-5, rtol=1e-3)
+    ours, theirs = (t.adversaries[0].lecam.state_dict() for t in (small, large))
+    assert_same(ours, theirs, atol=1e-6, rtol=1e-4)
+    assert int(ours["num_updates"]) == 3
     # Adam forgives a gradient of the wrong length.
-    norms = [log_of(t)[0]["video_discriminator_grad_norm"] for t in (small, large)]
-    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+    for ours, theirs in zip(*(log_of(t)[:3] for t in (small, large)), strict=True):
+        for name in ("video_discriminator_grad_norm", "video_lecam", "grad_norm"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
+
+
+@pytest.mark.parametrize(
+    "option", [dict(adaptive_adversarial_weight=True), dict(feature_matching_weight=0.1)]
+)
+def test_ratios_of_means_are_those_of_each_micro_batch(make_trainer, option):
+    """The two exceptions: near the large batch, and not equal to it."""
+    norms = [log_of(t)[0]["grad_norm"] for t in accumulated_and_large(make_trainer, **option)]
+    assert norms[0] == pytest.approx(norms[1], rel=5e-2)
+    assert norms[0] != pytest.approx(norms[1], rel=1e-5)
+
+
+def test_the_first_step_has_no_lecam_and_the_next_one_the_means_of_the_first(make_trainer):
+    trainer = make_trainer(**ONE, lecam_loss_weight=0.1)
+    adversary = trainer.adversaries[0]
+    video = torch.stack(clips(2))
+    first = adversary.judge(video, (video * 0.5).requires_grad_(), 0, torch.Generator())
+    assert first.terms["video_lecam"] == 0
+    adversary.apply_gradients(0)
+    means = [first.terms[f"video_{side}_logit"] for side in ("real", "fake")]
+    torch.testing.assert_close([adversary.lecam.real_mean, adversary.lecam.fake_mean], means)
+    adversary.lecam.fake_mean -= 5  # far enough for the logits to be pulled to it
+    before = {n: v.clone() for n, v in adversary.lecam.state_dict().items()}
+    second = adversary.judge(video, (video * 0.5).requires_grad_(), 1, torch.Generator())
+    assert second.terms["video_lecam"] > 0
+    assert_same(adversary.lecam.state_dict(), before, atol=0, rtol=0)
 
 
 def test_a_gradient_that_is_not_finite_moves_no_discriminator(make_trainer):
@@ -253,6 +293,128 @@ def test_the_adaptive_weight_balances_gradients_at_the_last_layer(make_trainer):
     (of_both,) = torch.autograd.grad(out.recon, last, adversarial * weight, retain_graph=True)
     (of_picture,) = torch.autograd.grad(out.recon, last, gradient)
     torch.testing.assert_close(of_both.norm(), of_picture.norm(), rtol=1e-2, atol=0)
+
+
+def last_layer(trainer):
+    return trainer.tokenizer.decoder.layers[-1].layers[-1].conv.weight
+
+
+def adversarial_part(make_trainer, step=0, **options):
+    """What discriminators add to the gradient of the tokenizer, as one vector, and of its last
+    layer relative to the length of the reconstruction's."""
+    video = torch.stack(clips(2))
+    trainer, alone = make_trainer(**options), make_trainer()
+    found, plain = one_backward(trainer, video, step)[0], one_backward(alone, video)[0]
+    part = torch.cat([(found[name] - plain[name]).flatten() for name in plain])
+    last, rest = last_layer(trainer).grad, last_layer(alone).grad
+    return part, float((last - rest).norm() / rest.norm())
+
+
+def assert_nearly(found, expected, share=1e-3):
+    assert expected.norm() > 0
+    assert (found - expected).norm() < share * expected.norm()
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_weight_and_ramp_multiply_the_adversarial_gradient(make_trainer, adaptive):
+    options = dict(video_discriminator=TINY, adaptive_adversarial_weight=adaptive)
+    whole, share = adversarial_part(make_trainer, video_adversarial_weight=0.4, **options)
+    half, half_share = adversarial_part(make_trainer, video_adversarial_weight=0.2, **options)
+    # The second of four steps up a ramp of three.
+    options |= dict(adversarial_ramp_steps=3, video_adversarial_weight=0.4)
+    on_ramp, ramp_share = adversarial_part(make_trainer, step=1, **options)
+    assert_nearly(2 * half, whole)
+    assert_nearly(2 * on_ramp, whole)
+    if adaptive:
+        shares = [share, half_share, ramp_share]
+        assert shares == pytest.approx([0.4, 0.2, 0.2], rel=1e-2)
+
+
+def test_the_adaptive_weight_is_that_of_the_unweighted_loss(make_trainer):
+    """Against one graph of everything, with the weight by its textbook formula."""
+    options = ONE | dict(video_adversarial_weight=0.3, adversarial_ramp_steps=3)
+    trainer = make_trainer(**options, adaptive_adversarial_weight=True)
+    video = torch.stack(clips(2))
+    ours, measured = one_backward(trainer, video, step=1)
+    ours = {n: g for n, g in ours.items() if not n.startswith("video.")}
+
+    trainer.tokenizer.zero_grad()
+    out, discriminator = trainer.autoencoder(video), trainer.adversaries[0].discriminator
+    picks = discriminator.pick(video, torch.Generator())  # a short clip is seen whole
+    real, fake = (
+        discriminator(discriminator.views(x, picks)).logits[0] for x in (video, out.recon)
+    )
+    picture = trainer.objective(video, out, 1).picture
+    loss = ADVERSARIAL_LOSSES["hinge"].generator(real, fake)
+    factor = adaptive_weight(picture, loss, last_layer(trainer))
+    (picture + 0.3 * 2 / 4 * factor * loss).backward()
+    theirs = {n: g for n, g in gradients(trainer).items() if not n.startswith("video.")}
+    assert measured["video_adaptive_weight"] == pytest.approx(float(factor), rel=1e-4)
+    assert_same(ours, theirs, atol=1e-6, rtol=1e-3)
+
+
+def test_discriminators_add_by_their_weights(make_trainer):
+    """Each has a factor of its own, so that its share is its own weight."""
+    options = dict(
+        frame_discriminator=TINY, video_discriminator=TINY, adaptive_adversarial_weight=True
+    )
+
+    def part(frame, video):
+        weights = dict(frame_adversarial_weight=frame, video_adversarial_weight=video)
+        return adversarial_part(make_trainer, **weights, **options)
+
+    (frame, frame_share), (video, video_share) = part(0.2, 1e-9), part(1e-9, 0.1)
+    both, share = part(0.2, 0.1)
+    assert [frame_share, video_share] == pytest.approx([0.2, 0.1], rel=1e-2)
+    assert_nearly(both, frame + video)
+    assert share < 0.31
+
+
+def test_feature_matching_has_no_ramp_and_no_adaptive_weight(make_trainer):
+    def part(**more):
+        with_it, without = (
+            adversarial_part(make_trainer, **ONE, **more, feature_matching_weight=weight)[0]
+            for weight in (0.5, 0.0)
+        )
+        return with_it - without
+
+    plain = part()
+    assert_nearly(part(adaptive_adversarial_weight=True), plain)
+    assert_nearly(part(adversarial_ramp_steps=3), plain)
+
+
+@pytest.mark.parametrize(
+    ("device", "saved"), [("cpu", []), (torch.device("cuda", 1), [torch.device("cuda", 1)])]
+)
+def test_the_state_of_the_device_in_use_is_saved_and_no_other(
+    make_trainer, monkeypatch, device, saved
+):
+    trainer, calls = make_trainer(), []
+    trainer.accelerator = SimpleNamespace(device=torch.device(device), process_index=0)
+
+    def fork_rng(devices=None, enabled=True):
+        calls.append(devices)
+        return nullcontext()
+
+    monkeypatch.setattr(torch.random, "fork_rng", fork_rng)
+    with torch.random.fork_rng(), trainer._keyed_randomness(0):
+        pass
+    assert calls[1:] == [saved]
+
+
+def test_draws_are_keyed_by_seed_step_and_micro_step(make_trainer):
+    trainer, before = make_trainer(seed=7), torch.get_rng_state()
+
+    def drawn(step, micro_step):
+        trainer.step = step
+        with trainer._keyed_randomness(micro_step) as generator:
+            assert generator.initial_seed() == keyed_seed("step", 7, step, micro_step, 0)
+            return float(torch.rand(())), float(torch.rand((), generator=generator))
+
+    draws = [drawn(*key) for key in ((0, 0), (0, 1), (1, 0))]
+    assert len(set(draws)) == 3
+    assert drawn(0, 1) == draws[1]
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 class Blur(nn.Module):

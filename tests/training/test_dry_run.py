@@ -293,7 +293,7 @@ def assert_untouched(trainer, state, folder, files):
     assert all(p.grad is None for p in parameters)
     for adversary in trainer.adversaries:
         assert all(p.grad is None for p in adversary.discriminator.parameters())
-        assert adversary._means_before is None  # else a later step would go back to these
+        assert not adversary._logits  # else a later step would average them in
 
 
 def snapshot(trainer):

@@ -84,9 +84,11 @@ def test_running_means_forget_all_parts_of_a_bad_step(make_trainer):
         ("real_mean", "fake_mean", "num_updates"), 0.0
     )
     assert adversary.skips.total == 1
-    adversary.judge(video, video.clone().requires_grad_(), 1, torch.Generator())
+    verdict = adversary.judge(video, video.clone().requires_grad_(), 1, torch.Generator())
     adversary.apply_gradients(1)
     assert int(adversary.lecam.num_updates) == 1
+    means = [verdict.terms[f"video_{side}_logit"] for side in ("real", "fake")]
+    torch.testing.assert_close([adversary.lecam.real_mean, adversary.lecam.fake_mean], means)
 
 
 def test_many_in_a_row_end_the_run_with_the_state_from_before(make_trainer):
