@@ -32,12 +32,12 @@ def pad_frames(video: Video, time_factor: int, first: bool = True) -> Float[Tens
     return torch.cat((video, last), dim=2)
 
 
-def wide(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
     """The tensor in float32, or in float64 if it is: half precision has no room for squares."""
     return x if x.dtype == torch.float64 else x.float()
 
 
-def kept(x: Tensor) -> Tensor:
+def own_copy(x: Tensor) -> Tensor:
     """A part of an activation, to be a past: without gradients a copy.
 
     A view would keep all of the activation in memory, and so a tower all of its activations. With

@@ -1,6 +1,6 @@
 import torch
 
-from magvit2_pytorch.functional import kept, linear_scan, pad_frames
+from magvit2_pytorch.functional import linear_scan, own_copy, pad_frames
 
 
 def test_the_scan_has_the_gradients_of_the_loop():
@@ -27,8 +27,8 @@ def test_a_video_that_fits_is_not_copied():
 def test_what_is_kept_holds_no_more_than_itself_without_gradients():
     whole = torch.randn(100, requires_grad=True) * 2
     with torch.no_grad():
-        part = kept(whole[:2])
+        part = own_copy(whole[:2])
     assert torch.equal(part, whole[:2])
     assert part.untyped_storage().nbytes() == part.nbytes
     assert not part.requires_grad
-    assert kept(whole[:2]).requires_grad
+    assert own_copy(whole[:2]).requires_grad

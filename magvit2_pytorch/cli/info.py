@@ -83,8 +83,8 @@ def _path(path: str) -> dict[str, Any]:
     from magvit2_pytorch.evaluation.describe import (
         describe_checkpoint,
         describe_file,
-        describe_tokenizer,
         is_checkpoint,
+        tokenizer_info,
     )
 
     with mistakes(UnusableMedia):
@@ -93,4 +93,4 @@ def _path(path: str) -> dict[str, Any]:
         if is_checkpoint(place):
             return describe_checkpoint(place)
     find_tokenizer(path)
-    return describe_tokenizer(load_tokenizer(path, "cpu")[0])
+    return tokenizer_info(load_tokenizer(path, "cpu")[0])

@@ -7,16 +7,16 @@ from magvit2_pytorch.discriminators.discriminator import (
     gather_frames,
 )
 from magvit2_pytorch.discriminators.frame import FrameDiscriminator
-from magvit2_pytorch.discriminators.judgement import Judgement
 from magvit2_pytorch.discriminators.multiscale import MultiScaleDiscriminator
+from magvit2_pytorch.discriminators.output import DiscriminatorOutput
 from magvit2_pytorch.discriminators.picking import pick_consecutive_frames, pick_frames
 from magvit2_pytorch.discriminators.video import VideoDiscriminator
 
 __all__ = [
     "DISCRIMINATORS",
     "Discriminator",
+    "DiscriminatorOutput",
     "FrameDiscriminator",
-    "Judgement",
     "MultiScaleDiscriminator",
     "VideoDiscriminator",
     "build_discriminator",

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from magvit2_pytorch.discriminators.judgement import Judgement
+from magvit2_pytorch.discriminators.output import DiscriminatorOutput
 from magvit2_pytorch.options import check_known, to_tuples
 from magvit2_pytorch.registry import Registry
 from magvit2_pytorch.types import Video
@@ -44,7 +44,7 @@ class Discriminator(nn.Module, ABC):
         return tuple(gather_frames(video, pick) for pick in picks)
 
     @abstractmethod
-    def forward(self, views: Views) -> Judgement:
+    def forward(self, views: Views) -> DiscriminatorOutput:
         """Logits and hidden maps of these views; sizes may differ from call to call."""
 
     def check_views(self, views: Views) -> None:

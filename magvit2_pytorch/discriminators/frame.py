@@ -10,7 +10,7 @@ from magvit2_pytorch.discriminators.discriminator import (
     Views,
 )
 from magvit2_pytorch.discriminators.heads import HeadName
-from magvit2_pytorch.discriminators.judgement import Judgement
+from magvit2_pytorch.discriminators.output import DiscriminatorOutput
 from magvit2_pytorch.discriminators.picking import check_positive, pick_frames
 from magvit2_pytorch.discriminators.residual_network import BlockOrder, ResidualNetwork
 from magvit2_pytorch.types import Video
@@ -49,12 +49,12 @@ class FrameDiscriminator(Discriminator):
         pick = pick_frames(video.shape[2], self.num_frames, video.shape[0], generator)
         return (pick.to(video.device),)
 
-    def forward(self, views: Views) -> Judgement:
+    def forward(self, views: Views) -> DiscriminatorOutput:
         self.check_views(views)
         num_frames = views[0].shape[2]
         frames = rearrange(views[0], "b c t h w -> (b t) c h w")
         logits, features = self.network(frames)
-        return Judgement(
+        return DiscriminatorOutput(
             (rearrange(logits, "(b t) ... -> b t ...", t=num_frames),),
             tuple(rearrange(x, "(b t) d y x -> b d t y x", t=num_frames) for x in features),
         )

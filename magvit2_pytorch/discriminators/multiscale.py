@@ -10,7 +10,7 @@ from magvit2_pytorch.discriminators.discriminator import (
     Views,
 )
 from magvit2_pytorch.discriminators.heads import HeadName
-from magvit2_pytorch.discriminators.judgement import Judgement
+from magvit2_pytorch.discriminators.output import DiscriminatorOutput
 from magvit2_pytorch.discriminators.residual_network import BlockOrder
 from magvit2_pytorch.discriminators.video import VideoDiscriminator
 from magvit2_pytorch.types import Video
@@ -59,10 +59,10 @@ class MultiScaleDiscriminator(Discriminator):
     def pick(self, video: Video, generator: torch.Generator | None = None) -> Picks:
         return tuple(pick for d in self.discriminators for pick in d.pick(video, generator))
 
-    def forward(self, views: Views) -> Judgement:
+    def forward(self, views: Views) -> DiscriminatorOutput:
         self.check_views(views)
         said = [d((view,)) for d, view in zip(self.discriminators, views, strict=True)]
-        return Judgement(
+        return DiscriminatorOutput(
             tuple(logits for judgement in said for logits in judgement.logits),
             tuple(x for judgement in said for x in judgement.features),
         )

@@ -9,7 +9,7 @@ from magvit2_pytorch.discriminators.discriminator import (
     Views,
 )
 from magvit2_pytorch.discriminators.heads import HeadName
-from magvit2_pytorch.discriminators.judgement import Judgement
+from magvit2_pytorch.discriminators.output import DiscriminatorOutput
 from magvit2_pytorch.discriminators.picking import check_positive, pick_consecutive_frames
 from magvit2_pytorch.discriminators.residual_network import BlockOrder, ResidualNetwork
 from magvit2_pytorch.types import Video
@@ -52,7 +52,7 @@ class VideoDiscriminator(Discriminator):
         pick = pick_consecutive_frames(length, num_frames, self.stride, batch, generator)
         return (pick.to(video.device),)
 
-    def forward(self, views: Views) -> Judgement:
+    def forward(self, views: Views) -> DiscriminatorOutput:
         self.check_views(views)
         logits, features = self.network(views[0])
-        return Judgement((logits,), features)
+        return DiscriminatorOutput((logits,), features)

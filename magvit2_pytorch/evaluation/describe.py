@@ -22,7 +22,7 @@ from magvit2_pytorch.training.state import STATE_FILE
 Description = dict[str, Any]
 
 
-def describe_tokenizer(tokenizer: VideoTokenizer, with_fingerprint: bool = True) -> Description:
+def tokenizer_info(tokenizer: VideoTokenizer, with_fingerprint: bool = True) -> Description:
     """Sizes, rates, the layers one by one, and the configuration.
 
     `with_fingerprint` needs weights; without it a tokenizer on the device "meta" will do.
@@ -52,7 +52,7 @@ def describe_preset(options: dict[str, Any]) -> Description:
     """As for a tokenizer; nothing is computed, so that a large one takes no memory."""
     config = TokenizerConfig.from_dict(options)
     with torch.device("meta"):
-        return describe_tokenizer(VideoTokenizer.from_config(config), with_fingerprint=False)
+        return tokenizer_info(VideoTokenizer.from_config(config), with_fingerprint=False)
 
 
 def describe_file(path: str | os.PathLike) -> Description:

@@ -8,11 +8,17 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from magvit2_pytorch.functional import kept
+from magvit2_pytorch.functional import own_copy
 from magvit2_pytorch.layers.arithmetic import Linear
 from magvit2_pytorch.layers.norm import AdaptiveNorm, ChannelNorm
 from magvit2_pytorch.layers.rotary import axial_angles, rotary_angles, rotate
-from magvit2_pytorch.layers.stateful import Chain, Pointwise, Reach, Residual, StatefulLayer
+from magvit2_pytorch.layers.stateful import (
+    Chain,
+    Pointwise,
+    ReceptiveField,
+    Residual,
+    StatefulLayer,
+)
 from magvit2_pytorch.types import Context, Past
 
 
@@ -87,11 +93,11 @@ class TimeAttention(StatefulLayer):
         out = self.to_out(rearrange(out, "b g n d -> b n (g d)"))
         start = 0 if self.window is None else max(0, k.shape[2] - (self.window - 1))
         out = rearrange(out, "(b h w) t c -> b c t h w", b=batch, h=height)
-        return out, () if context.last else (kept(k[:, :, start:]), kept(v[:, :, start:]))
+        return out, () if context.last else (own_copy(k[:, :, start:]), own_copy(v[:, :, start:]))
 
     @property
-    def reach(self) -> Reach:
-        return Reach()
+    def receptive_field(self) -> ReceptiveField:
+        return ReceptiveField()
 
     def _visible(self, queries: int, keys: int, device: torch.device) -> Bool[Tensor, "q k"]:
         now = torch.arange(keys - queries, keys, device=device)[:, None]
@@ -111,11 +117,11 @@ class TokenShift(StatefulLayer):
         if past is None:
             past = torch.zeros_like(before[:, :, :1])
         before = torch.cat((past, before), dim=2)
-        return torch.cat((now, before[:, :, :-1]), dim=1), kept(before[:, :, -1:])
+        return torch.cat((now, before[:, :, :-1]), dim=1), own_copy(before[:, :, -1:])
 
     @property
-    def reach(self) -> Reach:
-        return Reach()
+    def receptive_field(self) -> ReceptiveField:
+        return ReceptiveField()
 
 
 class FeedForward(nn.Module):

@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from magvit2_pytorch.functional import kept
+from magvit2_pytorch.functional import own_copy
 from magvit2_pytorch.layers.arithmetic import Conv3d, convolve
-from magvit2_pytorch.layers.stateful import Reach, StatefulLayer
+from magvit2_pytorch.layers.stateful import ReceptiveField, StatefulLayer
 from magvit2_pytorch.types import Context, Past
 
 PadMode = Literal["constant", "replicate", "reflect"]
@@ -79,12 +79,12 @@ class CausalConv3d(StatefulLayer):
         if context.last or not self.time_pad:
             return out, ()
         # Strides need not divide the chunk: keep every frame from the next window's start.
-        return out, kept(x[:, :, out.shape[2] * self.time_stride :])
+        return out, own_copy(x[:, :, out.shape[2] * self.time_stride :])
 
     @property
-    def reach(self) -> Reach | None:
+    def receptive_field(self) -> ReceptiveField | None:
         stride, halo = self.conv.stride[1], max(self.conv.kernel_size[1:]) // 2
-        return Reach(Fraction(stride), Fraction(halo), stride)
+        return ReceptiveField(Fraction(stride), Fraction(halo), stride)
 
     def _before(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c p h w"]:
         first = x[:, :, :1]
@@ -105,4 +105,4 @@ class CausalConv3d(StatefulLayer):
         return convolve(x, weight, conv.bias, (1, *conv.stride[1:]), padding)
 
     def _past_of_first(self, x: Float[Tensor, "b c 1 h w"]) -> Float[Tensor, "b c p h w"]:
-        return kept(torch.cat((self._before(x), x), dim=2)[:, :, self.time_stride :])
+        return own_copy(torch.cat((self._before(x), x), dim=2)[:, :, self.time_stride :])

@@ -4,9 +4,9 @@ import torch
 from einops import rearrange
 from torch import nn
 
-from magvit2_pytorch.functional import kept, linear_scan
+from magvit2_pytorch.functional import linear_scan, own_copy
 from magvit2_pytorch.layers.arithmetic import Linear
-from magvit2_pytorch.layers.stateful import Reach, StatefulLayer
+from magvit2_pytorch.layers.stateful import ReceptiveField, StatefulLayer
 from magvit2_pytorch.types import Context, Past
 
 
@@ -32,8 +32,8 @@ class GateLoop(StatefulLayer):
             value = torch.cat((value[:, :1] + decay[:, :1] * past, value[:, 1:]), dim=1)
         state = linear_scan(decay, value)
         out = self.to_out(state.to(gate.dtype) * nn.functional.silu(gate))
-        return rearrange(out, "b t h w c -> b c t h w"), kept(state[:, -1:])
+        return rearrange(out, "b t h w c -> b c t h w"), own_copy(state[:, -1:])
 
     @property
-    def reach(self) -> Reach:
-        return Reach()
+    def receptive_field(self) -> ReceptiveField:
+        return ReceptiveField()

@@ -7,9 +7,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from magvit2_pytorch.functional import wide
+from magvit2_pytorch.functional import at_least_float32
 from magvit2_pytorch.layers.arithmetic import LayerNorm, Linear
-from magvit2_pytorch.layers.stateful import Pointwise, Reach
+from magvit2_pytorch.layers.stateful import Pointwise, ReceptiveField
 from magvit2_pytorch.types import Context, FrameStatistics, Latents, Past
 
 NormName = Literal["layer", "group"]
@@ -66,7 +66,9 @@ class FrameGroupNorm(nn.Module):
 
     def statistics(self, x: Float[Tensor, "b c t h w"]) -> FrameStatistics:
         """Mean and variance of each group in each frame, in float32 or wider."""
-        groups = rearrange(wide(x), "b (g d) t h w -> b g t (d h w)", g=self.norm.num_groups)
+        groups = rearrange(
+            at_least_float32(x), "b (g d) t h w -> b g t (d h w)", g=self.norm.num_groups
+        )
         variance, mean = torch.var_mean(groups, dim=-1, correction=0)
         return mean, variance
 
@@ -114,8 +116,8 @@ class NormLayer(Pointwise):
         return self.module if isinstance(self.module, FrameGroupNorm) else None
 
     @property
-    def reach(self) -> Reach | None:
-        return Reach() if self.frame_norm is None else None
+    def receptive_field(self) -> ReceptiveField | None:
+        return ReceptiveField() if self.frame_norm is None else None
 
 
 class AdaptiveNorm(NormLayer):

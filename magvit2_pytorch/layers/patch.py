@@ -5,7 +5,7 @@ from fractions import Fraction
 import torch
 from einops import rearrange
 
-from magvit2_pytorch.layers.stateful import Reach, StatefulLayer
+from magvit2_pytorch.layers.stateful import ReceptiveField, StatefulLayer
 from magvit2_pytorch.types import Context, Past
 
 
@@ -32,8 +32,8 @@ class SpaceToDepth(StatefulLayer):
         return rearrange(x, "b t h w c -> b c t h w"), ()
 
     @property
-    def reach(self) -> Reach:
-        return Reach(Fraction(self.space), align=self.space)
+    def receptive_field(self) -> ReceptiveField:
+        return ReceptiveField(Fraction(self.space), align=self.space)
 
 
 class DepthToSpace(StatefulLayer):
@@ -61,5 +61,5 @@ class DepthToSpace(StatefulLayer):
         return x[:, :, self.time - 1 :] if past is None else x, ()
 
     @property
-    def reach(self) -> Reach:
-        return Reach(Fraction(1, self.space))
+    def receptive_field(self) -> ReceptiveField:
+        return ReceptiveField(Fraction(1, self.space))

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from magvit2_pytorch.types import Context, Past
 
 
-class Reach(NamedTuple):
+class ReceptiveField(NamedTuple):
     """What a run of cells of the output needs of the input, along height and along width alike.
 
     Cells a to b (b excluded) need those from a * scale - halo to b * scale + halo, rounded outwards
@@ -27,9 +27,9 @@ class Reach(NamedTuple):
     halo: Fraction = Fraction(0)
     align: int = 1
 
-    def then(self, later: "Reach") -> "Reach":
-        """The reach of two layers in a row, this one the first."""
-        return Reach(
+    def then(self, later: "ReceptiveField") -> "ReceptiveField":
+        """The receptive field of two layers in a row, this one the first."""
+        return ReceptiveField(
             later.scale * self.scale,
             later.halo * self.scale + self.halo,
             lcm(self.align, (later.align * self.scale).numerator),
@@ -53,7 +53,7 @@ class StatefulLayer(nn.Module, ABC):
     ) -> tuple[Float[Tensor, "b d u y x"], Past]: ...
 
     @property
-    def reach(self) -> Reach | None:
+    def receptive_field(self) -> ReceptiveField | None:
         """How far it looks within a frame; None, which is always safe to say, if everywhere."""
         return None
 
@@ -69,8 +69,8 @@ class Chain(StatefulLayer):
         return run_chain(self.layers, x, past, context)
 
     @property
-    def reach(self) -> Reach | None:
-        return chain_reach(self.layers)
+    def receptive_field(self) -> ReceptiveField | None:
+        return chain_receptive_field(self.layers)
 
 
 def run_chain(
@@ -86,10 +86,10 @@ def run_chain(
     return x, tuple(next_pasts)
 
 
-def chain_reach(layers: Iterable[StatefulLayer]) -> Reach | None:
-    """The reach of layers in a row; None if one of them looks everywhere."""
-    reaches = [layer.reach for layer in layers]
-    return None if None in reaches else reduce(Reach.then, reaches, Reach())
+def chain_receptive_field(layers: Iterable[StatefulLayer]) -> ReceptiveField | None:
+    """The receptive field of layers in a row; None if one of them looks everywhere."""
+    reaches = [layer.receptive_field for layer in layers]
+    return None if None in reaches else reduce(ReceptiveField.then, reaches, ReceptiveField())
 
 
 class Residual(StatefulLayer):
@@ -116,8 +116,8 @@ class Residual(StatefulLayer):
         return out + self.shortcut(x)[0], next_past
 
     @property
-    def reach(self) -> Reach | None:
-        return self.layer.reach
+    def receptive_field(self) -> ReceptiveField | None:
+        return self.layer.receptive_field
 
 
 class Pointwise(StatefulLayer):
@@ -131,5 +131,5 @@ class Pointwise(StatefulLayer):
         return self.module(x), ()
 
     @property
-    def reach(self) -> Reach:
-        return Reach()
+    def receptive_field(self) -> ReceptiveField:
+        return ReceptiveField()

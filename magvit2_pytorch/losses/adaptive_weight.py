@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from magvit2_pytorch.functional import wide
+from magvit2_pytorch.functional import at_least_float32
 
 
 def adaptive_weight(
@@ -53,6 +53,6 @@ def adaptive_weight_from_gradients(
     discriminator. Gradients are those of one process; for one weight on all of them, average
     the gradients over processes first.
     """
-    pull, push = (torch.linalg.vector_norm(wide(x)) for x in (reference, adversarial))
+    pull, push = (torch.linalg.vector_norm(at_least_float32(x)) for x in (reference, adversarial))
     weight = (pull / (push + eps)).clamp(max=max_weight)
     return torch.where(pull.isfinite() & push.isfinite(), weight, torch.zeros_like(weight))

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from magvit2_pytorch.functional import wide
+from magvit2_pytorch.functional import at_least_float32
 from magvit2_pytorch.registry import Registry
 
 RealLogits = Float[Tensor, "b ..."]
@@ -42,11 +42,11 @@ class Hinge(AdversarialLoss):
 
     @staticmethod
     def discriminator(real: RealLogits, fake: FakeLogits) -> Float[Tensor, ""]:
-        return F.relu(1 - wide(real)).mean() + F.relu(1 + wide(fake)).mean()
+        return F.relu(1 - at_least_float32(real)).mean() + F.relu(1 + at_least_float32(fake)).mean()
 
     @staticmethod
     def generator(real: RealLogits, fake: FakeLogits) -> Float[Tensor, ""]:
-        return -wide(fake).mean()
+        return -at_least_float32(fake).mean()
 
 
 @ADVERSARIAL_LOSSES.register("non_saturating")
@@ -59,11 +59,13 @@ class NonSaturating(AdversarialLoss):
 
     @staticmethod
     def discriminator(real: RealLogits, fake: FakeLogits) -> Float[Tensor, ""]:
-        return F.softplus(-wide(real)).mean() + F.softplus(wide(fake)).mean()
+        return (
+            F.softplus(-at_least_float32(real)).mean() + F.softplus(at_least_float32(fake)).mean()
+        )
 
     @staticmethod
     def generator(real: RealLogits, fake: FakeLogits) -> Float[Tensor, ""]:
-        return F.softplus(-wide(fake)).mean()
+        return F.softplus(-at_least_float32(fake)).mean()
 
 
 @ADVERSARIAL_LOSSES.register("relativistic")
@@ -91,4 +93,4 @@ def _advantage(real: RealLogits, fake: FakeLogits) -> Float[Tensor, "b ..."]:
             f"logits of real {tuple(real.shape)} and of fake {tuple(fake.shape)} are no pairs: "
             "a relativistic loss needs one fake to each real video, of the same size"
         )
-    return wide(real) - wide(fake)
+    return at_least_float32(real) - at_least_float32(fake)

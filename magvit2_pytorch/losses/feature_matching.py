@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from magvit2_pytorch.functional import wide
+from magvit2_pytorch.functional import at_least_float32
 
 
 def feature_matching_loss(
@@ -35,7 +35,7 @@ def feature_matching_loss(
                 f"features of layer {place} are {tuple(theirs.shape)} of real and "
                 f"{tuple(ours.shape)} of fake: each fake is compared with its own real video"
             )
-        theirs = wide(theirs.detach())
-        difference = (wide(ours) - theirs).abs().mean()
+        theirs = at_least_float32(theirs.detach())
+        difference = (at_least_float32(ours) - theirs).abs().mean()
         terms.append(difference / (theirs.abs().mean() + eps) if relative else difference)
     return torch.stack(terms).mean()

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from magvit2_pytorch.functional import wide
+from magvit2_pytorch.functional import at_least_float32
 from magvit2_pytorch.registry import Registry
 
 Inputs = tuple[Float[Tensor, "b ..."], ...]
@@ -36,7 +36,7 @@ def r1_penalty(inputs: Inputs, logits: Logits) -> Float[Tensor, ""]:
     without multiplying it by 20.
     Source: Mescheder et al. (arXiv 1801.04406), equation 9.
     """
-    squares = [wide(g).square().sum() for g in _score_gradients(inputs, logits)]
+    squares = [at_least_float32(g).square().sum() for g in _score_gradients(inputs, logits)]
     return torch.stack(squares).sum() / len(inputs[0])
 
 
@@ -46,7 +46,7 @@ def one_centered_penalty(inputs: Inputs, logits: Logits) -> Float[Tensor, ""]:
 
     Source: WGAN-GP (arXiv 1704.00028), equation 3, where it weighs 10.
     """
-    gradients = [wide(g).reshape(len(g), -1) for g in _score_gradients(inputs, logits)]
+    gradients = [at_least_float32(g).reshape(len(g), -1) for g in _score_gradients(inputs, logits)]
     # Its gradient at 0 is 0; that of a square root would not be a number.
     norms = torch.linalg.vector_norm(torch.cat(gradients, dim=1), dim=1)
     return (norms - 1).square().mean()
@@ -84,5 +84,7 @@ def _score_gradients(inputs: Inputs, logits: Logits) -> tuple[Tensor, ...]:
             "x.detach().requires_grad_() with gradients enabled"
         )
     # Samples do not mix in a discriminator, so one sum holds every sample's own gradient.
-    score = torch.stack([wide(x).reshape(len(x), -1).mean(1).sum() for x in logits]).sum()
+    score = torch.stack(
+        [at_least_float32(x).reshape(len(x), -1).mean(1).sum() for x in logits]
+    ).sum()
     return torch.autograd.grad(score, inputs, create_graph=True)

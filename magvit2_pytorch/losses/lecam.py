@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from magvit2_pytorch.functional import wide
+from magvit2_pytorch.functional import at_least_float32
 
 RealLogits = Float[Tensor, "b ..."]
 FakeLogits = Float[Tensor, "c ..."]
@@ -31,7 +31,7 @@ def lecam_loss(
     blind to logits that differ but balance.
     Source: Tseng et al. (arXiv 2104.03310), section 3.2; google/lecam-gan, stylegan2.
     """
-    real, fake = wide(real), wide(fake)
+    real, fake = at_least_float32(real), at_least_float32(fake)
     if of_batch_means:
         real, fake = real.mean(), fake.mean()
     return F.relu(real - fake_mean).square().mean() + F.relu(real_mean - fake).square().mean()
@@ -71,7 +71,7 @@ class LeCamRegularizer(nn.Module):
     @torch.no_grad()
     def update(self, real: RealLogits, fake: FakeLogits) -> None:
         """Takes the logits of one step into the means. Nothing waits for the device."""
-        sums = torch.stack((wide(real).sum(), wide(fake).sum()))
+        sums = torch.stack((at_least_float32(real).sum(), at_least_float32(fake).sum()))
         counts = torch.stack([sums.new_full((), logits.numel()) for logits in (real, fake)])
         if self.distributed and self.training and _several_processes():
             # Processes may hold different numbers of samples: their means do not average.

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from magvit2_pytorch.functional import wide
+from magvit2_pytorch.functional import at_least_float32
 from magvit2_pytorch.losses.feature_trunks import FeatureTrunk
 from magvit2_pytorch.losses.perceptual_weights import download_trunk, load_heads, load_trunk
 
@@ -125,7 +125,7 @@ class PerceptualLoss(nn.Module):
         channels = pictures.shape[1]
         if channels not in (1, 3, 4):
             raise ValueError(f"{channels} channels: a trunk sees 1 (grey), 3 (RGB) or 4 (RGBA)")
-        x = (wide(pictures) + 1) / 2
+        x = (at_least_float32(pictures) + 1) / 2
         if channels == 1:
             x = repeat(x, "n 1 h w -> n c h w", c=3)
         elif channels == 4:
@@ -167,7 +167,7 @@ def _distance(
 
 
 def _unit(features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-    features = wide(features)
+    features = at_least_float32(features)
     return features * (features.square().sum(dim=1, keepdim=True) + NORM_EPS).rsqrt()
 
 

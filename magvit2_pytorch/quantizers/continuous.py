@@ -7,7 +7,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from magvit2_pytorch.functional import wide
+from magvit2_pytorch.functional import at_least_float32
 from magvit2_pytorch.quantizers.quantizer import (
     QUANTIZERS,
     Quantized,
@@ -53,7 +53,7 @@ class Continuous(Quantizer):
         """`generator` makes the draw repeatable; it lives where the latents do."""
         self.check_latents(latents)
         if not self.kl:
-            return Quantized(wide(latents), None)
+            return Quantized(at_least_float32(latents), None)
         with without_autocast(latents):
             mean, log_variance = self._gaussian(latents)
             if not self.training:
@@ -86,13 +86,13 @@ class Continuous(Quantizer):
         """(latents - mean) / std of each channel, in the type that the latents have."""
         self._check_normalizable(latents)
         mean, std = self._statistics(latents)
-        return ((wide(latents) - mean) / std).to(latents.dtype)
+        return ((at_least_float32(latents) - mean) / std).to(latents.dtype)
 
     def denormalize(self, normalized: Latents) -> Latents:
         """Undoes `normalize`."""
         self._check_normalizable(normalized)
         mean, std = self._statistics(normalized)
-        return (wide(normalized) * std + mean).to(normalized.dtype)
+        return (at_least_float32(normalized) * std + mean).to(normalized.dtype)
 
     @torch.no_grad()
     def store_statistics(
@@ -120,7 +120,7 @@ class Continuous(Quantizer):
         self, latents: Latents
     ) -> tuple[Float[Tensor, "1 c 1 1 1"], Float[Tensor, "1 c 1 1 1"]]:
         return tuple(
-            rearrange(wide(value.to(latents.device)), "c -> 1 c 1 1 1")
+            rearrange(at_least_float32(value.to(latents.device)), "c -> 1 c 1 1 1")
             for value in (self.latent_mean, self.latent_std)
         )
 
@@ -151,5 +151,5 @@ class Continuous(Quantizer):
     def _gaussian(
         self, latents: Latents
     ) -> tuple[Float[Tensor, "b c t h w"], Float[Tensor, "b c t h w"]]:
-        mean, log_variance = wide(latents).chunk(2, dim=1)
+        mean, log_variance = at_least_float32(latents).chunk(2, dim=1)
         return mean, log_variance.clamp(*LOG_VARIANCE_RANGE)

@@ -8,7 +8,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from magvit2_pytorch.functional import wide
+from magvit2_pytorch.functional import at_least_float32
 from magvit2_pytorch.quantizers.norm import CodeNorm, Norm
 from magvit2_pytorch.quantizers.quantizer import (
     QUANTIZERS,
@@ -55,7 +55,9 @@ class FSQ(Quantizer):
     def forward(self, latents: Latents) -> Quantized:
         self.check_latents(latents)
         with without_autocast(latents):
-            z = rearrange(wide(latents), "b (q d) t h w -> b t h w q d", q=self.num_codebooks)
+            z = rearrange(
+                at_least_float32(latents), "b (q d) t h w -> b t h w q d", q=self.num_codebooks
+            )
             z = z if self.norm is None else self.norm(z)
             half, bounded = self._halves(z), self._bounded(z)
             rounded = bounded.round()

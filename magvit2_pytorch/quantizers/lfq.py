@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from magvit2_pytorch.functional import wide
+from magvit2_pytorch.functional import at_least_float32
 from magvit2_pytorch.quantizers.bits import MAX_BITS, BitOrder, bits_to_codes, codes_to_bits
 from magvit2_pytorch.quantizers.entropy import (
     bit_logits,
@@ -159,7 +159,9 @@ class LFQ(Quantizer):
 
     def _prepared(self, latents: Latents) -> Float[Tensor, "b t h w q k"]:
         self.check_latents(latents)
-        z = rearrange(wide(latents), "b (q d) t h w -> b t h w q d", q=self.num_codebooks)
+        z = rearrange(
+            at_least_float32(latents), "b (q d) t h w -> b t h w q d", q=self.num_codebooks
+        )
         z = z if self.norm is None else self.norm(z)
         z = z if self.soft_clamp is None else self.soft_clamp * (z / self.soft_clamp).tanh()
         # The eps bounds the gradient of latents near 0, which no sphere can hold.

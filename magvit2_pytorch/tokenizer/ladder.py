@@ -10,7 +10,7 @@ from magvit2_pytorch.tokenizer.config import TokenizerConfig
 from magvit2_pytorch.tokenizer.stem import input_stem, output_stem
 
 
-def build_ladder(
+def build_encoder_decoder(
     config: TokenizerConfig, latent_dim: int, quantized_dim: int
 ) -> tuple[Chain, Chain]:
     """Encoder from pixels to `latent_dim` channels, decoder from `quantized_dim` to pixels."""

@@ -103,6 +103,6 @@ def units(dim: int, dim_out: int, num: int, options: LayerOptions) -> list[State
 
 def steered_units(dim: int, dim_out: int, num: int, options: LayerOptions) -> list[StatefulLayer]:
     """The same behind a norm whose gain and shift come from the quantized latents."""
-    assert options.quantized_dim is not None, "build_ladder fills it in"
+    assert options.quantized_dim is not None, "build_encoder_decoder fills it in"
     norm = LatentNorm(dim, options.quantized_dim, options.norm)
     return [norm, *units(dim, dim_out, num, options)]

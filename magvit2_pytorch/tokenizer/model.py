@@ -16,7 +16,7 @@ from magvit2_pytorch.tokenizer.checkpoint import Pretrained
 from magvit2_pytorch.tokenizer.code_grid import on_grid
 from magvit2_pytorch.tokenizer.config import TokenizerConfig
 from magvit2_pytorch.tokenizer.inputs import as_video, check_size
-from magvit2_pytorch.tokenizer.ladder import build_ladder
+from magvit2_pytorch.tokenizer.ladder import build_encoder_decoder
 from magvit2_pytorch.tokenizer.presets import preset
 from magvit2_pytorch.tokenizer.streaming import DecodeStream, EncodeStream
 from magvit2_pytorch.tokenizer.tile_size import TileSize, Tower, check_tile_size, fit_tile_size
@@ -39,7 +39,7 @@ class VideoTokenizer(Pretrained, nn.Module):
         self.config = config = TokenizerConfig.from_dict(options)
         self.time_factor, self.space_factor = config.time_factor, config.space_factor
         self.quantizer = build_quantizer(config)
-        self.encoder, self.decoder = build_ladder(
+        self.encoder, self.decoder = build_encoder_decoder(
             config, self.quantizer.latent_dim, self.quantizer.quantized_dim
         )
         dim_cond = config.layer_options.dim_cond

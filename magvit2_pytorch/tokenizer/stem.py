@@ -6,7 +6,7 @@ from torch import nn
 from magvit2_pytorch.layers.conv import CausalConv3d, PadMode, Triple, triple
 from magvit2_pytorch.layers.norm import Norm
 from magvit2_pytorch.layers.patch import DepthToSpace, SpaceToDepth
-from magvit2_pytorch.layers.stateful import Chain, Pointwise, Reach, StatefulLayer
+from magvit2_pytorch.layers.stateful import Chain, Pointwise, ReceptiveField, StatefulLayer
 from magvit2_pytorch.types import Context, Past
 
 Patch = tuple[int, int]
@@ -30,8 +30,8 @@ class FirstFrameApart(StatefulLayer):
         return torch.cat((first, out[:, :, 1:]), dim=2), past
 
     @property
-    def reach(self) -> Reach | None:
-        return self.rest.reach  # the other has the same kernel in space
+    def receptive_field(self) -> ReceptiveField | None:
+        return self.rest.receptive_field  # the other has the same kernel in space
 
 
 def input_stem(

@@ -23,10 +23,10 @@ from torch import Tensor
 from magvit2_pytorch.layers.norm import FrameGroupNorm, LatentNorm, NormLayer
 from magvit2_pytorch.layers.stateful import (
     Chain,
-    Reach,
+    ReceptiveField,
     Residual,
     StatefulLayer,
-    chain_reach,
+    chain_receptive_field,
     run_chain,
 )
 from magvit2_pytorch.types import Context, FrameStatistics, Past
@@ -41,7 +41,7 @@ class Span(NamedTuple):
     start: int
     stop: int
 
-    def seen(self, reach: Reach, size: int, align: int) -> "Span":
+    def seen(self, reach: ReceptiveField, size: int, align: int) -> "Span":
         """What these cells of an output see of an input of `size` cells, in units of `align`."""
         start = floor((self.start * reach.scale - reach.halo) / align) * align
         stop = ceil((self.stop * reach.scale + reach.halo) / align) * align
@@ -78,7 +78,7 @@ class Tiling:
         ]
 
     def run(self, layer: StatefulLayer, x: Features, past: Past) -> tuple[Made, Past]:
-        if isinstance(layer, Residual) and layer.reach is None:
+        if isinstance(layer, Residual) and layer.receptive_field is None:
             out, past = self.run(layer.layer, x, past)
             if layer.shortcut is not None:
                 x, _ = self._tile_by_tile([layer.shortcut], x, None)
@@ -94,7 +94,7 @@ class Tiling:
         first, *_ = row
         if norm := group_norm(first):
             return self._tile_by_tile(row, x, past, self._frame_statistics(norm, x))
-        if first.reach is not None:
+        if first.receptive_field is not None:
             return self._tile_by_tile(row, x, past)
         if isinstance(first, Chain | Residual):
             return self.run(first, x, past)
@@ -108,7 +108,7 @@ class Tiling:
         past: Past,
         statistics: FrameStatistics | None = None,
     ) -> tuple[Made, Past]:
-        reach = chain_reach(layer for layer in row if group_norm(layer) is None)
+        reach = chain_receptive_field(layer for layer in row if group_norm(layer) is None)
         assert reach is not None, "in_rows looked"
         reads_latents = any(isinstance(m, LatentNorm) for layer in row for m in layer.modules())
         cells, sides = self._cells(x), x.shape[3:]
@@ -165,7 +165,7 @@ def in_rows(layers: Iterable[StatefulLayer]) -> list[list[StatefulLayer]]:
     """
     rows: list[list[StatefulLayer]] = []
     for layer in layers:
-        if layer.reach is not None and rows and _goes_by_tiles(rows[-1][0]):
+        if layer.receptive_field is not None and rows and _goes_by_tiles(rows[-1][0]):
             rows[-1].append(layer)
         else:
             rows.append([layer])
@@ -173,7 +173,7 @@ def in_rows(layers: Iterable[StatefulLayer]) -> list[list[StatefulLayer]]:
 
 
 def _goes_by_tiles(layer: StatefulLayer) -> bool:
-    return layer.reach is not None or group_norm(layer) is not None
+    return layer.receptive_field is not None or group_norm(layer) is not None
 
 
 def group_norm(layer: StatefulLayer) -> FrameGroupNorm | None:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.optim import Adam
 
-from magvit2_pytorch.discriminators import DISCRIMINATORS, Judgement, build_discriminator
+from magvit2_pytorch.discriminators import DISCRIMINATORS, DiscriminatorOutput, build_discriminator
 from magvit2_pytorch.functional import autocast
 from magvit2_pytorch.losses import (
     ADVERSARIAL_LOSSES,
@@ -32,7 +32,7 @@ from magvit2_pytorch.training.state import (
 from magvit2_pytorch.types import Video
 
 
-class Verdict(NamedTuple):
+class AdversarialStep(NamedTuple):
     """What one discriminator made of a micro-batch."""
 
     adversarial: Float[Tensor, "b c t h w"] | None
@@ -51,8 +51,8 @@ class Verdict(NamedTuple):
 class Seen(NamedTuple):
     """Both sides of a micro-batch as the discriminator judged them."""
 
-    real: Judgement
-    fake: Judgement
+    real: DiscriminatorOutput
+    fake: DiscriminatorOutput
     steep: tuple[Tensor, ...]
     """The views where a penalty wants its gradient; none where there is no penalty."""
 
@@ -121,7 +121,7 @@ class Adversary:
         generator: torch.Generator,
         accumulate: int = 1,
         sync: bool = True,
-    ) -> Verdict:
+    ) -> AdversarialStep:
         """Looks once at both, and adds to its own gradients. `recon` is a leaf with gradient."""
         penalizes = self.penalizes(step)
         with nullcontext() if sync else self.accelerator.no_sync(self.module):
@@ -151,27 +151,31 @@ class Adversary:
             sides.append(steep)
         judgement = self.module(tuple(torch.cat(views) for views in zip(*sides, strict=True)))
         judged = [
-            Judgement(*(tuple(x.chunk(len(sides))[i] for x in part) for part in judgement))
+            DiscriminatorOutput(
+                *(tuple(x.chunk(len(sides))[i] for x in part) for part in judgement)
+            )
             for i in range(len(sides))
         ]
         where_steep = judged[0 if steep is sides[0] else -1]
         return Seen(judged[0], judged[1], steep, where_steep.logits)
 
-    def _felt(self, recon: Video, seen: Seen, step: int) -> Verdict:
+    def _felt(self, recon: Video, seen: Seen, step: int) -> AdversarialStep:
         """The tokenizer's side, with its terms and weights alone."""
         weight, matching_weight = self.adversarial_weight(step), self.config.feature_matching_weight
         if weight == 0:
-            return Verdict(None, None, {}, {})
+            return AdversarialStep(None, None, {}, {})
         real_logits = tuple(logits.detach() for logits in seen.real.logits)
         loss = _mean_over_views(self.loss.generator, real_logits, seen.fake.logits)
         adversarial = _gradient(loss, recon)
         terms, weights = ({f"{self.name}_adversarial": x} for x in (loss, weight))
         if matching_weight == 0:
-            return Verdict(adversarial, None, terms, weights)
+            return AdversarialStep(adversarial, None, terms, weights)
         loss = feature_matching_loss(seen.real.features, seen.fake.features)
         terms[f"{self.name}_feature_matching"] = loss
         weights[f"{self.name}_feature_matching"] = matching_weight
-        return Verdict(adversarial, _gradient(loss * matching_weight, recon), terms, weights)
+        return AdversarialStep(
+            adversarial, _gradient(loss * matching_weight, recon), terms, weights
+        )
 
     def _own_loss(self, seen: Seen) -> tuple[dict[str, Tensor], dict[str, float]]:
         name, config = self.name, self.config
@@ -262,7 +266,7 @@ def _mean_over_views(
     return torch.stack([loss(*pair) for pair in zip(real, fake, strict=True)]).mean()
 
 
-def _flat(judgement: Judgement) -> Float[Tensor, "b n"]:
+def _flat(judgement: DiscriminatorOutput) -> Float[Tensor, "b n"]:
     """All logits of a sample, of all views."""
     logits = [view.float().reshape(len(view), -1) for view in judgement.logits]
     return torch.cat(logits, dim=1)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from magvit2_pytorch.discriminators import DISCRIMINATORS, Judgement, build_discriminator
+from magvit2_pytorch.discriminators import DISCRIMINATORS, DiscriminatorOutput, build_discriminator
 from tests.conftest import random_video
 
 SMALL = dict(dim=4, dim_mults=(2, 2))
@@ -30,7 +30,7 @@ def judge(discriminator, video):
 @pytest.mark.parametrize("num_frames", range(1, 19))
 def test_clips_may_be_of_any_length(name, head, num_frames):
     judgement = judge(small(name, head=head), random_video(num_frames, (9, 7), batch=2))
-    assert isinstance(judgement, Judgement)
+    assert isinstance(judgement, DiscriminatorOutput)
     for logits in judgement.logits:
         assert logits.shape[0] == 2
         assert logits.isfinite().all()
@@ -110,7 +110,7 @@ def test_real_and_fake_together_are_judged_as_apart(name, head):
     views = [discriminator.views(video, picks) for video in (real, fake)]
     both = discriminator(tuple(torch.cat(pair) for pair in zip(*views, strict=True)))
     apart = [discriminator(view) for view in views]
-    for field in Judgement._fields:
+    for field in DiscriminatorOutput._fields:
         for together, *parts in zip(
             getattr(both, field), *(getattr(j, field) for j in apart), strict=True
         ):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from magvit2_pytorch.data import write_image
-from magvit2_pytorch.evaluation.describe import describe_file, describe_preset, describe_tokenizer
+from magvit2_pytorch.evaluation.describe import describe_file, describe_preset, tokenizer_info
 from magvit2_pytorch.tokenizer.presets import PRESETS, preset
 from tests.conftest import QUANTIZERS, build
 from tests.evaluation.clips import clip
@@ -15,7 +15,7 @@ from tests.evaluation.clips import clip
 @pytest.mark.parametrize("quantizer", QUANTIZERS)
 def test_the_layers_hold_all_parameters(quantizer):
     tokenizer = build("residual", "compress_space", ("attend_time", 3), quantizer=quantizer)
-    about = json.loads(json.dumps(describe_tokenizer(tokenizer)))
+    about = json.loads(json.dumps(tokenizer_info(tokenizer)))
     names = [row["layer"] for row in about["layers"]]
     assert names == ["pixels", "residual", "compress_space", "attend_time 3", "latents"]
     for tower in ("encoder", "decoder"):
@@ -50,11 +50,11 @@ def test_media_are_described(tmp_path):
 
 def test_continuous_latents_are_described_once_they_are_measured():
     tokenizer = build("residual", quantizer="continuous")
-    assert describe_tokenizer(tokenizer)["latent_statistics"] == "not measured"
+    assert tokenizer_info(tokenizer)["latent_statistics"] == "not measured"
     mean, std = torch.tensor([0.5, -1.0, 0.0, 2.0]), torch.tensor([1.0, 0.25, 3.0, 0.5])
     tokenizer.quantizer.store_statistics(mean, std, 12)
-    about = json.loads(json.dumps(describe_tokenizer(tokenizer)["latent_statistics"]))
+    about = json.loads(json.dumps(tokenizer_info(tokenizer)["latent_statistics"]))
     assert about["num_latents"] == 12
     assert about["channels"][1] == {"channel": 1, "mean": -1.0, "std": 0.25}
     assert [row["std"] for row in about["channels"]] == std.tolist()
-    assert "latent_statistics" not in describe_tokenizer(build("residual"))
+    assert "latent_statistics" not in tokenizer_info(build("residual"))

@@ -47,7 +47,7 @@ def test_a_residual_unit_is_norm_wide_convolution_narrow_convolution(dim_cond):
     out, _ = unit(x, None, Context(cond=cond))
     norm, _, wide, _, narrow = unit.layer.layers
     hidden, _ = norm(x, None, Context(cond=cond))
-    hidden, _ = wide(F.silu(hidden))
+    hidden, _ = at_least_float32(F.silu(hidden))
     weight = narrow.conv.weight[:, :, 0, 0, 0]
     mixed = torch.einsum("d c, b c t h w -> b d t h w", weight, F.silu(hidden))
     expected = x + mixed + narrow.conv.bias[:, None, None, None]

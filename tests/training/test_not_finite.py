@@ -99,7 +99,7 @@ def test_many_in_a_row_end_the_run_with_the_state_from_before(make_trainer):
     breaking(trainer, {1, *range(4, 50)}, factor=NAN)
     step, before = trainer.train_step, {}
 
-    def kept(*args):
+    def own_copy(*args):
         if trainer.step == 4:
             before.update(everything(trainer))
         step(*args)

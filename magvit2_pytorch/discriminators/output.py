@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-class Judgement(NamedTuple):
+class DiscriminatorOutput(NamedTuple):
     """Logits (high is real) and hidden maps, all with the batch first."""
 
     logits: tuple[Float[Tensor, "b ..."], ...]
