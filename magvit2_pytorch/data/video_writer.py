@@ -72,8 +72,10 @@ class VideoWriter:
         # An mp4's table of contents in front: it plays before it is loaded.
         has_table = self.path.suffix.lower() in (".mp4", ".mov", ".m4v")
         options = {"movflags": "+faststart"} if has_table else {}
-        # The muxer that FFmpeg takes for m4v by itself writes no colour tag.
-        muxer = "mp4" if self.path.suffix.lower() == ".m4v" else None
+        self._has_x264 = "libx264" in av.codecs_available
+        # FFmpeg's own muxer for m4v writes no colour tag: H.264 has its own, mpeg4 has none.
+        tag_is_lost = self.path.suffix.lower() == ".m4v" and not self._has_x264
+        muxer = "mp4" if tag_is_lost else None
         container = av.open(str(part), "w", format=muxer, options=options)
         self._container = self._exits.enter_context(container)
         self._stream = None
@@ -118,19 +120,17 @@ class VideoWriter:
             self._container.mux(packet)
 
     def _add_stream(self) -> Any:
-        import av
-
         height, width = self.size
         if self._is_gif:
             stream = self._container.add_stream("gif", rate=self.rate)
             stream.pix_fmt, stream.height, stream.width = "pal8", height, width
             return stream
-        has_x264 = "libx264" in av.codecs_available
-        stream = self._container.add_stream("libx264" if has_x264 else "mpeg4", rate=self.rate)
+        codec = "libx264" if self._has_x264 else "mpeg4"
+        stream = self._container.add_stream(codec, rate=self.rate)
         # chromaloc=1: `_even_frame` puts chroma into the middle of its four pixels, while readers
         # of H.264 expect it at the left two unless told otherwise.
         x264 = {"crf": str(self.crf), "x264-params": "chromaloc=1"}
-        stream.options = x264 if has_x264 else {"qscale": "2"}
+        stream.options = x264 if self._has_x264 else {"qscale": "2"}
         stream.pix_fmt = "yuv420p"
         stream.height, stream.width = height + height % 2, width + width % 2
         context = stream.codec_context
