@@ -25,7 +25,7 @@ from magvit2_pytorch.data.video_file import VideoFile
 from magvit2_pytorch.types import Frames
 
 # Raised when the meaning of an entry changes: older entries are then not found.
-_VERSION = 1
+_VERSION = 2
 
 # A video that would take more than this part of the cache is read from its file: one film
 # would push out the many clips that a cache is for, and take minutes before its first item.

@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from magvit2_pytorch.data.audio_track import AudioTrack
+from magvit2_pytorch.data.frame_array import ACCURATE, AREA
 from magvit2_pytorch.data.frame_index import as_fraction
 from magvit2_pytorch.data.pixels import as_channels, to_uint8
 from magvit2_pytorch.data.replace_file import replacing
@@ -24,10 +25,10 @@ class VideoWriter:
     """Writes frames one by one, in constant memory; the file appears whole on leaving.
 
     mp4, mov, m4v and mkv hold h264 in 4:2:0 (what plays everywhere; mpeg4 where PyAV has no
-    x264), tagged Rec. 709 so that red stays red; odd sides are made even by repeating the
-    last row or column. A gif has a palette for each frame. Grey becomes RGB; opacity is
-    resolved over black. The first audio stream of the file `audio_from`, if it has one, goes
-    along as far as the frames do (never into a gif); see `AudioTrack`.
+    x264), tagged Rec. 709 at every size so that red stays red; odd sides are made even by
+    repeating the last row or column. A gif has a palette for each frame. Grey becomes RGB;
+    opacity is resolved over black. The first audio stream of the file `audio_from`, if it has
+    one, goes along as far as the frames do (never into a gif); see `AudioTrack`.
 
         with VideoWriter("out.mp4", fps=25) as writer:
             for frame in frames:        # uint8 h w c, or float c h w in [-1, 1]
@@ -71,7 +72,12 @@ class VideoWriter:
         # An mp4's table of contents in front: it plays before it is loaded.
         has_table = self.path.suffix.lower() in (".mp4", ".mov", ".m4v")
         options = {"movflags": "+faststart"} if has_table else {}
-        self._container = self._exits.enter_context(av.open(str(part), "w", options=options))
+        self._has_x264 = "libx264" in av.codecs_available
+        # FFmpeg's own muxer for m4v writes no colour tag: H.264 has its own, mpeg4 has none.
+        tag_is_lost = self.path.suffix.lower() == ".m4v" and not self._has_x264
+        muxer = "mp4" if tag_is_lost else None
+        container = av.open(str(part), "w", format=muxer, options=options)
+        self._container = self._exits.enter_context(container)
         self._stream = None
         self._audio: AudioTrack | None = None
         self._is_gif = is_gif
@@ -114,16 +120,17 @@ class VideoWriter:
             self._container.mux(packet)
 
     def _add_stream(self) -> Any:
-        import av
-
         height, width = self.size
         if self._is_gif:
             stream = self._container.add_stream("gif", rate=self.rate)
             stream.pix_fmt, stream.height, stream.width = "pal8", height, width
             return stream
-        has_x264 = "libx264" in av.codecs_available
-        stream = self._container.add_stream("libx264" if has_x264 else "mpeg4", rate=self.rate)
-        stream.options = {"crf": str(self.crf)} if has_x264 else {"qscale": "2"}
+        codec = "libx264" if self._has_x264 else "mpeg4"
+        stream = self._container.add_stream(codec, rate=self.rate)
+        # chromaloc=1: `_even_frame` puts chroma into the middle of its four pixels, while readers
+        # of H.264 expect it at the left two unless told otherwise.
+        x264 = {"crf": str(self.crf), "x264-params": "chromaloc=1"}
+        stream.options = x264 if self._has_x264 else {"qscale": "2"}
         stream.pix_fmt = "yuv420p"
         stream.height, stream.width = height + height % 2, width + width % 2
         context = stream.codec_context
@@ -163,7 +170,9 @@ def _even_frame(frame: UInt8[np.ndarray, "h w 3"]) -> Any:
     height, width, _ = frame.shape
     even = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), "rgb24")
-    return picture.reformat(format="yuv420p", dst_colorspace="ITU709")
+    return picture.reformat(
+        format="yuv420p", dst_colorspace="ITU709", interpolation=ACCURATE | AREA
+    )
 
 
 def _palette_frame(frame: UInt8[np.ndarray, "h w 3"]) -> Any:

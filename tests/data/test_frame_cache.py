@@ -55,6 +55,16 @@ def test_later_epochs_do_not_decode(folder, tmp_path, monkeypatch):
     assert torch.equal(items(dataset), expected)
 
 
+def test_entries_of_an_older_version_are_not_found(folder, tmp_path, monkeypatch):
+    """Frames read before a change of colours or resizing are read again."""
+    video = VideoFile(folder / "b_frames.mp4")
+    monkeypatch.setattr("magvit2_pytorch.data.cache._VERSION", 1)
+    FrameCache(tmp_path / "cache").get(video, (24, 32))
+    monkeypatch.undo()
+    FrameCache(tmp_path / "cache").get(video, (24, 32))
+    assert len(list((tmp_path / "cache").glob("*.json"))) == 2
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "no json", "bad json", "wrong shape"])
 def test_damaged_entries_are_made_again(folder, tmp_path, damage):
     cache = tmp_path / "cache"

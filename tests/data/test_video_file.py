@@ -23,8 +23,10 @@ def any_format(request, tmp_path_factory):
 
 def from_the_start(path, **options) -> torch.Tensor:
     """Independent of our reader: what PyAV gives when asked for one frame after the other."""
+    # Bicubic with swscale's accurate rounding and full chroma; `test_colours` says why.
+    exact = dict(format="gbrp", interpolation=0x4 | 0x40000 | 0x2000)
     with av.open(str(path)) as container:
-        arrays = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        arrays = [frame.to_ndarray(**exact) for frame in container.decode(video=0)]
     return torch.from_numpy(np.stack(arrays))
 
 

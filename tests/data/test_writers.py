@@ -41,6 +41,31 @@ def test_colours_stay(tmp_path, suffix, name):
     assert (back.int() - frames[:2].int()).abs().max() <= 3
 
 
+@pytest.mark.parametrize("size", [(96, 160), (96, 1280), (720, 64)])
+@pytest.mark.parametrize("has_x264", [True, False])
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "m4v", "mkv"])
+def test_written_colours_are_read_alike_at_any_size(tmp_path, monkeypatch, suffix, has_x264, size):
+    """One matrix and its tag at every size, though readers of untagged video go by the size."""
+    if not has_x264:
+        monkeypatch.setattr(av, "codecs_available", av.codecs_available - {"libx264"})
+    for name in ("red", "blue", "skin", "white"):
+        frames = torch.tensor(COLOURS[name], dtype=torch.uint8).expand(2, *size, 3)
+        write_video(tmp_path / f"a.{suffix}", frames, 25, crf=0)
+        back = VideoFile(tmp_path / f"a.{suffix}").read([0, 1])
+        # One level: planes of whole levels, 1.16 of RGB each, and RGB are both rounded.
+        assert (back.int() - frames.int()).abs().max() <= 1
+
+
+def test_chroma_is_read_where_it_was_written(tmp_path):
+    """Half a pixel to the left or right of its place leaves 44 dB of 51."""
+    y, x = np.mgrid[:96, :160]
+    waves = (np.sin(x / 19 + y / 38), np.sin(y / 22 - x / 28), np.cos(x / 23 + y / 13))
+    frame = np.rint(127.5 + 102 * np.stack(waves, -1)).astype(np.uint8)
+    write_video(tmp_path / "a.mp4", torch.from_numpy(frame)[None], 25, crf=0)
+    error = VideoFile(tmp_path / "a.mp4").read([0])[0].numpy().astype(float) - frame
+    assert 10 * np.log10(255**2 / np.mean(error**2)) > 48
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "gif"])
 @pytest.mark.parametrize("num_frames", [1, 2, 17])
 def test_count_and_rate(tmp_path, suffix, num_frames):
