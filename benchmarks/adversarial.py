@@ -29,32 +29,25 @@ from magvit2_pytorch.training.tracking import read_log
 
 GAN = dict(
     adaptive_adversarial_weight=True,
-    frame_adversarial_weight=0.1,
-    multiscale_adversarial_weight=0.1,
+    # As strong as reconstruction, each: what these ways had when they were measured, whatever
+    # their weights and ramps said (LOG.md, section 7).
+    frame_adversarial_weight=1.0,
+    multiscale_adversarial_weight=1.0,
     frame_discriminator=dict(dim=16),
     multiscale_discriminator=dict(dim=16, scales=((5, 1), (5, 3))),
     discriminator_learning_rate=2e-4,
     adversarial_start_step=50,
-    adversarial_ramp_steps=50,
     gradient_penalty_weight=1.0,
     gradient_penalty_every=8,
     lecam_loss_weight=0.001,
 )
-GENTLE_GAN = GAN | dict(
-    frame_adversarial_weight=0.03,
-    multiscale_adversarial_weight=0.03,
-    adversarial_start_step=100,
-    adversarial_ramp_steps=100,
-)
+GENTLE_GAN = GAN | dict(adversarial_start_step=100)
 PATCH_GAN = GAN | dict(
     adversarial_loss="relativistic",
-    frame_adversarial_weight=0.05,
-    multiscale_adversarial_weight=0.05,
     frame_discriminator=dict(dim=16, dim_mults=(2, 4), num_frames=4, head="patch"),
     multiscale_discriminator=dict(dim=16, dim_mults=(2, 4), scales=((5, 1), (5, 3)), head="patch"),
     discriminator_learning_rate=1e-3,
     adversarial_start_step=150,
-    adversarial_ramp_steps=100,
 )
 PERCEPTUAL = dict(perceptual_loss_weight=0.02, perceptual_num_frames=2)
 WAYS = {
@@ -157,6 +150,9 @@ def main():
     parser.add_argument("--steps", type=int, default=200, help="of each way")
     parser.add_argument("--every", type=int, default=50, help="steps between two rows")
     parser.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=tuple(WAYS))
+    parser.add_argument(
+        "--adversarial_weight", type=float, help="of each discriminator, in place of the way's own"
+    )
     parser.add_argument("--output", type=Path, default=Path("adversarial"))
     args = parser.parse_args()
     perceptual = build_perceptual(args.judge)
@@ -171,6 +167,10 @@ def main():
         trainer = build_trainer(VideoTokenizer.from_preset("small"), start, **options)
         trainer.watch("before", perceptual, args.output)
         trainer.train()
+    weights = {}
+    if args.adversarial_weight is not None:
+        names = ("frame", "multiscale")
+        weights = {f"{name}_adversarial_weight": args.adversarial_weight for name in names}
     folders = [args.output / way.replace(" ", "-") for way in args.ways]
     for way, folder in zip(args.ways, folders, strict=True):
         torch.manual_seed(0)
@@ -182,7 +182,7 @@ def main():
             num_train_steps=args.steps,
             validate_every_step=args.every,
             perceptual_weights=args.weights,
-            **WAYS[way],
+            **(WAYS[way] | weights),
         )
         trainer.watch(way, perceptual, args.output)
         trainer.train()
