@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from magvit2_pytorch.data.replace_file import replacing
 from magvit2_pytorch.data.unusable import UnusableMedia
 from magvit2_pytorch.functional import padded_num_frames
 from magvit2_pytorch.state_file import shared_as_usual
-from magvit2_pytorch.types import Precision
+from magvit2_pytorch.types import MediaKind, Precision
 from magvit2_pytorch.version import __version__
 
 CODE_SUFFIX = ".codes.safetensors"
@@ -45,7 +45,7 @@ class NewerFormat(ValueError):
 class CodeHeader:
     """What the codes were made from, and by which tokenizer."""
 
-    kind: Literal["video", "image"]
+    kind: MediaKind
     """An image is decoded to an image again, though to a tokenizer it is a video of one frame."""
     num_frames: int
     """Frames of the video, before the last one was repeated to fill a latent frame."""

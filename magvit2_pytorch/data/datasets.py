@@ -27,10 +27,11 @@ from magvit2_pytorch.data.dead_workers import note_file
 from magvit2_pytorch.data.frame_array import resize_array
 from magvit2_pytorch.data.image_files import read_image
 from magvit2_pytorch.data.pixels import to_float
-from magvit2_pytorch.data.sources import MediaKind, Source, find_media
+from magvit2_pytorch.data.sources import Source, find_media
 from magvit2_pytorch.data.unusable import SkipLog, UnusableMedia
 from magvit2_pytorch.data.video_file import VideoFile
 from magvit2_pytorch.seeds import keyed_seed
+from magvit2_pytorch.types import MediaKind
 
 Key = int | tuple[int, int]
 """The number of an item, or (epoch, number)."""
@@ -108,7 +109,7 @@ class MediaDataset(Dataset, ABC):
         reasons = list(self.skipped.items())
         shown = "; ".join(f"{path}: {reason}" for path, reason in reasons[:3])
         raise ValueError(
-            f"none of the {len(self.paths)} {self.kind} in {self._source} can be used: {shown}"
+            f"none of the {len(self.paths)} {self.kind}s in {self._source} can be used: {shown}"
             + ("; ..." if len(reasons) > 3 else "")
         )
 
@@ -141,7 +142,7 @@ class VideoDataset(MediaDataset):
     Raises `FileNotFoundError` or `ValueError` where there is nothing that can be used.
     """
 
-    kind: MediaKind = "videos"
+    kind: MediaKind = "video"
 
     def __init__(
         self,
@@ -209,7 +210,7 @@ class ImageDataset(MediaDataset):
     Of the spec only what concerns one frame is used. See `VideoDataset` for the rest.
     """
 
-    kind: MediaKind = "images"
+    kind: MediaKind = "image"
 
     def __init__(
         self, source: Source, spec: ClipSpec | None = None, *, train: bool = True, seed: int = 0

@@ -8,25 +8,24 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from magvit2_pytorch.seeds import keyed_seed
+from magvit2_pytorch.types import MediaKind
 
 T = TypeVar("T")
-
-MediaKind = Literal["videos", "images"]
 
 VIDEO_SUFFIXES = (
     ".mp4", ".webm", ".mkv", ".avi", ".mov", ".mpg", ".mpeg", ".m4v", ".gif",
 )  # fmt: skip
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-SUFFIXES = {"videos": VIDEO_SUFFIXES, "images": IMAGE_SUFFIXES}
+SUFFIXES: dict[MediaKind, tuple[str, ...]] = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}
 
 Source = str | os.PathLike | Sequence[str | os.PathLike]
 """A folder, a `.txt` list, a `.csv` table, one media file, or several media files."""
 
 
-def find_media(source: Source, kind: MediaKind = "videos") -> list[Path]:
+def find_media(source: Source, kind: MediaKind = "video") -> list[Path]:
     """The media files of one kind that `source` names, in a fixed order.
 
     A folder is walked to the bottom, through links, and gives its files sorted by name;
@@ -40,7 +39,7 @@ def find_media(source: Source, kind: MediaKind = "videos") -> list[Path]:
     no file of this kind, with what was found and what would do.
     """
     if kind not in SUFFIXES:
-        raise ValueError(f"no media kind is called {kind!r}: use 'videos' or 'images'")
+        raise ValueError(f"kind is {kind!r}: use 'video' or 'image'")
     if not isinstance(source, str | os.PathLike):
         paths, name = [Path(path) for path in source], f"the {len(source)} given paths"
     else:
@@ -48,7 +47,7 @@ def find_media(source: Source, kind: MediaKind = "videos") -> list[Path]:
         name = str(root)
         if not root.exists():
             raise FileNotFoundError(
-                f"{name} does not exist: give a folder of {kind}, a .txt list, a .csv table "
+                f"{name} does not exist: give a folder of {kind}s, a .txt list, a .csv table "
                 f"or a file ({accepted(kind)})"
             )
         if root.is_dir():
@@ -74,10 +73,10 @@ def nothing_found(name: str, paths: Sequence[Path], kind: MediaKind) -> str:
     """Says what there is instead, and the likely way out."""
     counts = Counter(path.suffix.lower() or "no suffix" for path in paths)
     there = ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(6))
-    other = "images" if kind == "videos" else "videos"
+    other = "image" if kind == "video" else "video"
     num_other = sum(counts[suffix] for suffix in SUFFIXES[other])
-    hint = f"; its {num_other} {other} are read with dataset_type='{other}'" if num_other else ""
-    return f"no {kind} in {name} (found: {there or 'nothing'}); accepted: {accepted(kind)}{hint}"
+    hint = f"; its {num_other} {other}s are read with dataset_type='{other}s'" if num_other else ""
+    return f"no {kind}s in {name} (found: {there or 'nothing'}); accepted: {accepted(kind)}{hint}"
 
 
 def walk(folder: Path) -> Iterator[Path]:

@@ -25,7 +25,7 @@ def names(paths, folder):
 
 def test_a_folder_is_walked_to_the_bottom(folder):
     assert names(find_media(folder), folder) == ["a.webm", "b.MP4", "d.gif", "deep/er/c.MkV"]
-    assert names(find_media(str(folder), "images"), folder) == ["deep/f.PNG", "e.jpg"]
+    assert names(find_media(str(folder), "image"), folder) == ["deep/f.PNG", "e.jpg"]
 
 
 def test_links_are_followed_once(folder, tmp_path_factory):
