@@ -124,11 +124,11 @@ def _tokenize_to_files(
 ) -> int:
     """A code file for each input of this process's share."""
     from magvit2_pytorch.data.code_file import Origin, write_codes
-    from magvit2_pytorch.data.unusable import blame
+    from magvit2_pytorch.data.unusable import decoding_errors
     from magvit2_pytorch.evaluation.files import tokenize_file
 
     def work(job: Job, on_frames: OnFrames) -> str:
-        with blame(job.source):
+        with decoding_errors(job.source):
             how = options["size"], options["precision"]
             origin = Origin.of(job.source, job.source.name, *how)
         header, there = _made_before(job.target, options["identity"].fingerprint, origin), True

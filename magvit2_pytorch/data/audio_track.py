@@ -10,7 +10,7 @@ from typing import Any
 
 from magvit2_pytorch.data.audio_packets import copied_packets, encoded_packets
 from magvit2_pytorch.data.frame_index import as_fraction, decode, open_container, open_video
-from magvit2_pytorch.data.unusable import UnusableMedia, blame
+from magvit2_pytorch.data.unusable import UnusableMedia, decoding_errors
 
 
 class AudioTrack:
@@ -71,7 +71,7 @@ class AudioTrack:
     @contextmanager
     def _ending_on_errors(self) -> Iterator[None]:
         try:
-            with blame(self.path):
+            with decoding_errors(self.path):
                 yield
         except UnusableMedia as error:
             self.close()

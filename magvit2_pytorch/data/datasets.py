@@ -23,7 +23,7 @@ from magvit2_pytorch.data.clips import (
     crop,
     resolve_range,
 )
-from magvit2_pytorch.data.dead_workers import note_file
+from magvit2_pytorch.data.dead_workers import record_file
 from magvit2_pytorch.data.frame_array import resize_array
 from magvit2_pytorch.data.image_files import read_image
 from magvit2_pytorch.data.pixels import to_float
@@ -116,7 +116,7 @@ class MediaDataset(Dataset, ABC):
     def _try(self, path: Path, number: int, rng: random.Random) -> Tensor | None:
         if path in self._skips:
             return None
-        note_file(path)
+        record_file(path)
         try:
             return self._load(path, number, rng if self.train else None)
         except UnusableMedia as error:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from magvit2_pytorch.data.unusable import UnusableMedia, check_regular
+from magvit2_pytorch.data.unusable import UnusableMedia, check_regular_file
 
 # Containers that find a keyframe by its exact time. MPEG program and transport streams guess
 # a byte position and invent times after it, and a gif's frames paint on the ones before.
@@ -80,7 +80,7 @@ def open_container(path: str | os.PathLike) -> Any:
     """
     import av
 
-    check_regular(path)
+    check_regular_file(path)
     # PyAV before 19 raises on a comment that is not UTF-8, which is no fault of the frames.
     old = int(av.__version__.split(".")[0]) < 19
     limits = {"format_whitelist": ",".join(_SELF_CONTAINED), "protocol_whitelist": "file"}

@@ -12,7 +12,7 @@ from torch import Tensor
 from magvit2_pytorch.data.frame_array import resize_array
 from magvit2_pytorch.data.pixels import as_channels, check_channels, to_uint8
 from magvit2_pytorch.data.replace_file import replacing
-from magvit2_pytorch.data.unusable import blame, check_regular
+from magvit2_pytorch.data.unusable import check_regular_file, decoding_errors
 
 Picture = Float[Tensor, "c h w"] | UInt8[Tensor, "h w c"]
 """Floats in [-1, 1], channels first, or bytes, channels last."""
@@ -30,8 +30,8 @@ def read_image(
     from PIL import Image
 
     check_channels(channels)
-    with blame(path):
-        check_regular(path)
+    with decoding_errors(path):
+        check_regular_file(path)
         with Image.open(path) as image:
             levels = as_channels(np.array(_upright(image)), channels)
         return torch.from_numpy(levels if size is None else resize_array(levels, size))

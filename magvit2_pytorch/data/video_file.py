@@ -16,7 +16,7 @@ from magvit2_pytorch.data.frame_array import FrameToArray
 from magvit2_pytorch.data.frame_index import FrameIndex, build_index, decode_all, open_video
 from magvit2_pytorch.data.pixels import check_channels
 from magvit2_pytorch.data.seek import decode_at
-from magvit2_pytorch.data.unusable import UnusableMedia, blame
+from magvit2_pytorch.data.unusable import UnusableMedia, decoding_errors
 from magvit2_pytorch.types import Frames
 
 
@@ -41,7 +41,7 @@ class VideoFile:
 
     @cached_property
     def index(self) -> FrameIndex:
-        with blame(self.path):
+        with decoding_errors(self.path):
             return build_index(self.path, self._num_threads())
 
     @cached_property
@@ -53,7 +53,7 @@ class VideoFile:
         # What several threads make of damaged frames depends on which is first.
         file = VideoFile(self.path, self.channels, num_threads=1)
         if not self.index.decoded:
-            with blame(self.path):
+            with decoding_errors(self.path):
                 file.index = build_index(self.path, 1, by_decoding=True)
         elif len(self.index.keyframes):
             file.index = replace(self.index, keyframes=np.array([], np.int64))
@@ -132,7 +132,7 @@ class VideoFile:
                 f"no frames {indices[0]} to {indices[-1]}"
             )
         size = size or self._size
-        with blame(self.path):
+        with decoding_errors(self.path):
             found = self._decode(set(indices), size, self._num_threads())
             if len(found) < len(set(indices)):
                 found = self._decode(set(indices), size, num_threads=1)
@@ -145,7 +145,7 @@ class VideoFile:
 
     def frames(self, size: tuple[int, int] | None = None) -> Iterator[UInt8[Tensor, "h w c"]]:
         """All frames from the first to the last, in constant memory; sizes as in `read`."""
-        with blame(self.path):
+        with decoding_errors(self.path):
             to_array = FrameToArray(self.channels, size)
             frame = None
             with closing(decode_all(self.path, self._num_threads())) as frames:

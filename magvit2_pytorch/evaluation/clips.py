@@ -22,7 +22,7 @@ from magvit2_pytorch.data.clips import (
     resolve_range,
 )
 from magvit2_pytorch.data.sources import SUFFIXES, Source
-from magvit2_pytorch.data.unusable import blame
+from magvit2_pytorch.data.unusable import decoding_errors
 from magvit2_pytorch.evaluation.media import media_kind
 from magvit2_pytorch.evaluation.preprocess import frame_size
 from magvit2_pytorch.seeds import keyed_seed
@@ -195,7 +195,7 @@ def _clips_of_video(
             return
         frames = video.try_read(_numbers(starts[number], choice), size)
         if frames is None:  # damaged: it is asked again by what can be decoded
-            with blame(file.path):
+            with decoding_errors(file.path):
                 video = video.distrusting
             continue
         about = (number, len(starts), starts[number], video.fps / choice.frame_stride)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,10 +20,10 @@ import torch
 from magvit2_pytorch.data import (
     ClipSpec,
     ImageDataset,
+    InfiniteBatches,
     UnusableMedia,
     VideoDataset,
     VideoFile,
-    build_loader,
     read_image,
 )
 from magvit2_pytorch.data.frame_index import _index, open_container
@@ -111,14 +112,14 @@ def test_the_loader_passes_over_them(variants, answers, kind, suffix, num_worker
     dataset = kind(variants[0], SPEC, train=False)
     shape = (3, 5, 16, 16) if kind is VideoDataset else (3, 16, 16)
     for _ in range(2):
-        loader = build_loader(dataset, 16, train=False, num_workers=num_workers)
+        batches = InfiniteBatches(dataset, 16, num_workers=num_workers, shuffle=False)
         num_items = 0
-        for batch in loader:
+        for batch in islice(batches, -(-len(dataset) // 16)):
             assert batch.shape[1:] == shape
             assert batch.dtype == torch.float32
             assert bool(((batch >= -1) & (batch <= 1)).all())
             num_items += len(batch)
-        assert num_items == len(dataset) > 100
+        assert num_items >= len(dataset) > 100
         unusable = {str(path) for path in dataset.paths if not answers[path]["usable"]}
         assert set(dataset.skipped) == unusable
         assert all(dataset.skipped.values())
