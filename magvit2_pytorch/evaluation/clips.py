@@ -196,7 +196,7 @@ def _clips_of_video(
         frames = video.try_read(_numbers(starts[number], choice), size)
         if frames is None:  # damaged: it is asked again by what can be decoded
             with decoding_errors(file.path):
-                video = video.distrusting
+                video = video.fallback
             continue
         about = (number, len(starts), starts[number], video.fps / choice.frame_stride)
         yield Clip(file.name, "video", *about, _cropped(frames, choice))

@@ -15,6 +15,7 @@ from magvit2_pytorch.data import (
     read_codes,
     write_codes,
 )
+from magvit2_pytorch.data.code_file import video_metadata
 from magvit2_pytorch.version import __version__
 
 HEADER = CodeHeader(
@@ -119,8 +120,8 @@ def test_an_older_file_stays_when_writing_fails(tmp_path, monkeypatch):
 
 
 def rewritten(path, codes=None, **metadata):
-    values = {"format": "magvit2-codes", "version": "1", "header": json.dumps(HEADER.to_dict())}
     codes = np.zeros((4, 4, 4), np.uint16) if codes is None else codes
+    values = {"format": "magvit2-codes", "version": "1", **video_metadata(codes, HEADER)}
     save_file({"codes": codes}, path, metadata={**values, **metadata})
 
 
@@ -131,7 +132,7 @@ def header_json(**changes):
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        (dict(format="someone's"), "no code file"),
+        (dict(format="someone's"), "not a code file"),
         (dict(version="2"), "version 2.*upgrade"),
         (dict(version="new"), "damaged"),
         (dict(header="{"), "damaged"),
@@ -173,7 +174,7 @@ def test_files_that_are_no_safetensors_at_all_are_refused(tmp_path):
         with pytest.raises(UnusableMedia, match="damaged or foreign"):
             read_codes(path)
     save_file({"weight": np.zeros(3)}, path)
-    with pytest.raises(UnusableMedia, match="no code file"):
+    with pytest.raises(UnusableMedia, match="not a code file"):
         read_codes(path)
     with pytest.raises(UnusableMedia, match=r"cannot be read|damaged"):
         read_codes(tmp_path)
