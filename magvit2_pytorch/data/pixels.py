@@ -23,9 +23,7 @@ def to_float(frames: UInt8[Tensor, "*frames h w c"]) -> Float[Tensor, "..."]:
         raise ValueError(f"frames have 3 to 5 axes (h w c last), not shape {tuple(frames.shape)}")
     video = rearrange(frames, _TO_FLOAT[frames.ndim])
     # One pass into contiguous memory; a division makes 255 exactly 1.
-    return (
-        channels_first.to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1)
-    )
+    return video.to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1)
 
 
 def to_uint8(video: Float[Tensor, "*video h w"]) -> UInt8[Tensor, "..."]:
@@ -49,7 +47,7 @@ def to_uint8(video: Float[Tensor, "*video h w"]) -> UInt8[Tensor, "..."]:
 def check_range(video: Float[Tensor, "..."], tolerance: float = 1e-3) -> None:
     """Raises `ValueError` unless all values lie in [-1, 1], up to a tolerance."""
     if not video.numel():
-        raise ValueError(f"a video of shape {tuple(video.shape)} is empty")
+        raise ValueError(f"an empty video, shape {tuple(video.shape)}")
     low, high = (float(value) for value in video.detach().aminmax())
     if -1 - tolerance <= low and high <= 1 + tolerance:
         return

@@ -89,7 +89,7 @@ def test_ranges():
     assert resolve_range(100, (0.0, 0.9)) == (0, 90)
     assert resolve_range(100, (0.9, 1.0)) == (90, 100)
     assert resolve_range(10, (-17, 300)) == (0, 10)
-    with pytest.raises(ValueError, match="parts of a video"):
+    with pytest.raises(ValueError, match="floats are fractions"):
         check_frame_range((0.5, 17.0))
 
 
@@ -125,7 +125,7 @@ def test_a_spec_goes_through_json():
     ("options", "message"),
     [
         (dict(num_frames=0), "at least one frame"),
-        (dict(fps=8, frame_stride=2), "give one"),
+        (dict(fps=8, frame_stride=2), "give only one"),
         (dict(fps=0), "more than 0"),
         (dict(frame_stride=0), "1 takes every frame"),
         (dict(image_size=0), "give a side"),
