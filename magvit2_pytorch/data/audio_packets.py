@@ -1,4 +1,4 @@
-"""Audio packets for a container that is being written: copied, or encoded as AAC.
+"""Audio packets for an output container, copied or encoded as AAC.
 
 Both generators add their stream to the container with the first packet, so ask for it before the
 container's header is written. Both shift times by `start`, in seconds of the source.
@@ -80,7 +80,7 @@ def _discarded_container(format_name: str) -> Iterator[Any]:
 
 @contextmanager
 def _muxing_errors(path: str, format_name: str) -> Iterator[None]:
-    """Turns a muxer's error, which names its output, into `UnusableMedia` of the input."""
+    """Turns a muxer's error about its output into `UnusableMedia` of the input."""
     import av
 
     try:
@@ -108,7 +108,7 @@ def _decode(source: Any) -> Iterator[Any]:
 
 
 def _with_sample_times(frames: Iterator[Any], start: Fraction) -> Iterator[Any]:
-    """Sets times from the sample count, so that rounded times do not stretch or cut sound."""
+    """Sets times by sample count; rounded times would stretch or cut sound."""
     count = None
     for frame in frames:
         rate = frame.sample_rate

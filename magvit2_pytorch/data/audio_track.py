@@ -14,7 +14,7 @@ from magvit2_pytorch.data.unusable import UnusableMedia, decoding_errors
 
 
 class AudioTrack:
-    """First audio stream of a file, written into a container packet by packet.
+    """First audio stream of a file, written packet by packet to another.
 
     Packets are copied if the container accepts them, and encoded as AAC otherwise. Times are
     relative to the first frame of the file's video (to zero if it has no video), so that sound
@@ -80,7 +80,7 @@ class AudioTrack:
 
 
 def _first_frame_time(path: str | os.PathLike) -> Fraction:
-    """Time of the first video frame of a file in seconds; 0 without video."""
+    """Time of a file's first video frame in seconds; 0 without video."""
     try:
         container, stream = open_video(path, num_threads=1)
     except UnusableMedia:

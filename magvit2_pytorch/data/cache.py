@@ -1,8 +1,9 @@
-"""Cache of decoded videos on disk, at training size, so that later epochs need no decoding.
+"""Disk cache of decoded videos at training size.
 
-An entry is two files: `<key>.bin` holds the frames, and `<key>.json` their shape and times. The
-latter is written last and marks a complete entry. The key is a hash of the video's path, size and
-time of its last change, so a changed video gets a new entry.
+From the second epoch on, frames are read instead of decoded. An entry is two files: `<key>.bin`
+holds the frames, and `<key>.json` their shape and times. The latter is written last and marks a
+complete entry. The key is a hash of the video's path, size and time of its last change, so a
+changed video gets a new entry.
 """
 
 import hashlib
@@ -47,10 +48,10 @@ class CachedVideo:
 
 
 class FrameCache:
-    """Stores decoded videos in a folder, up to `max_gb` (10^9 bytes); safe with many processes.
+    """Folder of decoded videos of up to `max_gb` (10^9 bytes).
 
-    Entries are never evicted: when the cache is full, further videos are read from their files.
-    Damaged entries (checked once per process) are written again.
+    Several processes may share it. Entries are never evicted: when the cache is full, further
+    videos are read from their files. Damaged entries (checked once per process) are written again.
     """
 
     def __init__(self, folder: str | os.PathLike, max_gb: float | int = 20.0):
@@ -62,9 +63,9 @@ class FrameCache:
         self._writable = True
 
     def get(self, video: VideoFile, size: tuple[int, int]) -> CachedVideo | None:
-        """Returns the frames resized to `size`, decoded now if missing; None if they do not fit.
+        """Returns the frames resized to `size`; None if they do not fit.
 
-        Raises `UnusableMedia` if decoding fails.
+        Missing entries are decoded now. Raises `UnusableMedia` if decoding fails.
         """
         key = self._key(video, size)
         cached = self._load(key)

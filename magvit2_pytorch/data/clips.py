@@ -1,4 +1,4 @@
-"""Choice of the frames of a clip, and of the crop of each frame."""
+"""Choice of the frames and the crop of a clip."""
 
 import os
 import random
@@ -91,7 +91,7 @@ class ClipSpec:
 
 
 class Window(NamedTuple):
-    """Size of the resized frame, corner of the crop in it, and whether to mirror it."""
+    """Size of the resized frame, corner of the crop, and mirroring."""
 
     size: tuple[int, int]
     top: int
@@ -113,10 +113,10 @@ def covering_size(
 def check_proportions(
     path: str | os.PathLike, height: int, width: int, target: tuple[int, int]
 ) -> None:
-    """Raises `UnusableMedia` if the covering size has over 64 times the pixels of `target`.
+    """Raises `UnusableMedia` on frames of an extreme aspect ratio.
 
-    Such a frame (8192 x 1 pixels, for example) is hardly a picture, and resized it would fill
-    the memory.
+    Their covering size has over 64 times the pixels of `target`. Such a frame (8192 x 1 pixels,
+    for example) is hardly a picture, and resized it would fill the memory.
     """
     resized_height, resized_width = covering_size(height, width, target)
     if resized_height * resized_width > 64 * target[0] * target[1]:
@@ -124,7 +124,7 @@ def check_proportions(
 
 
 def choose_window(height: int, width: int, spec: ClipSpec, rng: random.Random | None) -> Window:
-    """Chooses the crop of a frame of this size: at random with `rng`, else central."""
+    """Chooses the crop of a frame: random with `rng`, otherwise central."""
     scale = rng.uniform(*spec.random_scale) if rng and spec.random_scale else 1.0
     size = covering_size(height, width, spec.size, scale)
     spare = size[0] - spec.size[0], size[1] - spec.size[1]
@@ -137,13 +137,13 @@ def choose_window(height: int, width: int, spec: ClipSpec, rng: random.Random | 
 def crop(
     frames: UInt8[Tensor, "t h w c"], window: Window, size: tuple[int, int]
 ) -> UInt8[Tensor, "t y x c"]:
-    """Crops frames that are already resized to `window.size`, and mirrors them if asked."""
+    """Crops, and mirrors, frames that have been resized to `window.size`."""
     frames = frames[:, window.top : window.top + size[0], window.left : window.left + size[1]]
     return frames.flip(2) if window.flip else frames
 
 
 def resolve_range(num_frames: int, frame_range: FrameRange | None) -> tuple[int, int]:
-    """Converts a frame range to start and stop in a video of `num_frames`.
+    """Start and stop of a frame range in a video of `num_frames`.
 
     Integers are frame numbers as in a slice, floats in [0, 1] are fractions of the video:
     `(None, -17)` is all but the last 17 frames, `(-17, None)` is the last 17, and `(0.0, 0.9)`
@@ -182,7 +182,7 @@ def choose_frames(
     rng: random.Random | None,
     position: float = 0.5,
 ) -> list[int]:
-    """Chooses the frame numbers of a clip in a video with frames at `times` (seconds).
+    """Chooses the frame numbers of a clip, given all `times` in seconds.
 
     The clip lies within `bounds`, at a random position with `rng`, otherwise at `position`: 0 is
     the earliest that fits, 1 the latest. Raises `ValueError` if the video is too short and the
@@ -217,7 +217,7 @@ def choose_frames(
 
 
 def nearest(times: Float[np.ndarray, " t"], moments: Float[np.ndarray, " n"]) -> list[int]:
-    """Numbers of the frames nearest in time to each moment; on a tie the earlier one."""
+    """Numbers of the frames nearest to `moments`; the earlier on a tie."""
     right = np.searchsorted(times, moments).clip(0, len(times) - 1)
     left = (right - 1).clip(0)
     # A small tolerance: rounding errors in the times must not decide a tie.

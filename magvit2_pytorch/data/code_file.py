@@ -1,4 +1,4 @@
-"""Code files: the codes of one video or image, with the metadata that decoding needs.
+"""Code files: codes of one video or image, with metadata for decoding.
 
 A code file is a safetensors file. It holds one tensor `codes` (`j y x`, or `j y x q` for several
 codebooks) in the smallest integer type that fits the codebook, a JSON header, and a checksum.
@@ -38,12 +38,12 @@ VideoCodes = Int[Tensor, "j y x"] | Int[Tensor, "j y x q"]
 
 
 class NewerFormat(ValueError):
-    """A file in a newer version of the format than this library knows."""
+    """The format version of a file is newer than this library."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CodeHeader:
-    """Metadata of the codes of one video: its size and rate, and the tokenizer."""
+    """Metadata of codes: size and rate of the video, and the tokenizer."""
 
     kind: MediaKind
     """To a tokenizer an image is a video of one frame; decoding gives an image again."""
@@ -106,7 +106,7 @@ class CodeHeader:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "CodeHeader":
-        """Builds a header from JSON values; raises `ValueError` on missing and unknown keys."""
+        """Reads JSON values; raises `ValueError` on missing and unknown keys."""
         known = {field.name for field in fields(cls)}
         wrong = known ^ set(values)
         if wrong:
@@ -118,7 +118,7 @@ class CodeHeader:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """State of the source file and settings that the codes were made with.
+    """Source file and settings that codes were made from.
 
     Equal origins and equal tokenizers give equal codes.
     """
@@ -136,7 +136,7 @@ class Origin:
     def from_file(
         cls, file: str | os.PathLike, path: str, size: int | None, precision: Precision
     ) -> "Origin":
-        """Origin of codes made from a file now; raises `OSError` if it is missing."""
+        """Origin with the file's current state; raises `OSError` if it is missing."""
         stat = os.stat(file)
         return cls(
             path=path,
@@ -161,7 +161,7 @@ class Origin:
         return cls(**values)
 
     def to_json(self) -> str:
-        """Converts to one line of ASCII, also for file names that are not UTF-8."""
+        """One line of ASCII, also for file names that are not UTF-8."""
         return json.dumps(asdict(self))
 
 
@@ -199,7 +199,7 @@ def metadata_crc(metadata: Mapping[str, str]) -> int:
 
 
 def codes_checksum(array: np.ndarray, crc: int) -> str:
-    """CRC-32 of one video's metadata, whose own CRC-32 is `crc`, followed by its codes."""
+    """CRC-32 of metadata followed by codes; `crc` is that of the metadata."""
     codes = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
     return f"{zlib.crc32(codes, crc):08x}"
 
@@ -236,7 +236,7 @@ def read_codes(path: str | os.PathLike) -> tuple[VideoCodes, CodeHeader]:
 
 @contextmanager
 def reading_errors(path: str | os.PathLike) -> Iterator[None]:
-    """Turns errors of reading a file of codes into `UnusableMedia` with its name."""
+    """Turns errors while reading codes into `UnusableMedia` with the file's name."""
     try:
         yield
     except UnusableMedia:
@@ -253,14 +253,14 @@ def reading_errors(path: str | os.PathLike) -> Iterator[None]:
 
 
 def storage_array(codes: VideoCodes, header: CodeHeader) -> np.ndarray:
-    """Converts codes to the integer type of files; raises `ValueError` as `check_codes` does."""
+    """Converts codes to the integer type of files, after `check_codes`."""
     check_codes(codes, header)
     array = codes.detach().cpu().numpy().astype(_storage_dtype(header.codebook_size))
     return np.ascontiguousarray(array)
 
 
 def _storage_dtype(codebook_size: int) -> np.dtype:
-    """The smallest of uint16, int32 and int64 that holds all indices of a codebook."""
+    """Smallest of uint16, int32 and int64 for indices of a codebook."""
     for dtype in (np.uint16, np.int32):
         if codebook_size - 1 <= np.iinfo(dtype).max:
             return np.dtype(dtype)
@@ -288,7 +288,7 @@ def check_format(metadata: Mapping[str, str], expected: str = FORMAT) -> None:
 
 
 def parse_header(metadata: Mapping[str, str]) -> CodeHeader:
-    """Parses the header in a video's metadata; raises `ValueError` if it is unusable."""
+    """Parses the header in a video's metadata; raises `ValueError` on errors."""
     try:
         return CodeHeader.from_dict(json.loads(metadata["header"]))
     except (KeyError, TypeError, ValueError) as error:

@@ -45,7 +45,7 @@ MAX_METADATA_BYTES = 10_000_000
 
 
 class ShardName(NamedTuple):
-    """Name of a shard; shards sort by name, and the codes in a later one take precedence."""
+    """File name of a shard; in this order, later codes take precedence."""
 
     run: int
     """Number of earlier runs on this folder."""
@@ -59,7 +59,7 @@ class ShardName(NamedTuple):
 
     @classmethod
     def parse(cls, name: str) -> "ShardName | None":
-        """Parses a file name; None if it is not the name of a shard."""
+        """Parses a file name; None if it does not name a shard."""
         match = re.fullmatch(r"codes-(\d{4,})-(\d{5,})-(\d{5,})\.safetensors", name)
         return cls(*map(int, match.groups())) if match else None
 
@@ -69,7 +69,7 @@ class DamagedCodes(UnusableMedia):
 
 
 class CodesLocation(NamedTuple):
-    """File, byte offset, type and shape of the stored codes of one video."""
+    """File, byte offset, type and shape of a video's stored codes."""
 
     file: Path
     offset: int
@@ -93,7 +93,7 @@ class StoredVideo(NamedTuple):
 
 
 class ShardWriter:
-    """Collects the codes of videos and writes a shard whenever there are enough.
+    """Collects codes of videos and writes a shard whenever there are enough.
 
     A shard has up to `max_bytes`, or holds one larger video. The writer needs that much memory,
     and twice as much while it writes. `first` is the name of the first shard.
@@ -109,7 +109,7 @@ class ShardWriter:
         self._code_bytes = self._metadata_bytes = 0
 
     def add(self, codes: VideoCodes, header: CodeHeader, origin: Origin) -> Path | None:
-        """Adds a video; first writes the videos before it if all together are too large.
+        """Adds a video, after writing a shard that would become too large.
 
         Returns the path of the shard if one was written. Raises `ValueError` if codes and header
         do not match.
@@ -158,7 +158,7 @@ class ShardWriter:
 
 
 def list_videos(path: str | os.PathLike) -> list[StoredVideo]:
-    """Reads the metadata of all videos in a shard or code file, without their codes.
+    """Reads the metadata of all videos in a shard or code file.
 
     Raises `DamagedCodes` if the file is truncated or its metadata changed, and another
     `UnusableMedia` if it is missing or written by a newer version of this library.
@@ -179,7 +179,7 @@ def list_videos(path: str | os.PathLike) -> list[StoredVideo]:
 
 
 def load_codes(location: CodesLocation, start: int = 0, stop: int | None = None) -> VideoCodes:
-    """Reads latent frames `start` to `stop` of a video's codes, and no others, as int64."""
+    """Reads only latent frames `start` to `stop` of a video, as int64."""
     file, offset, dtype, shape = location
     frames = range(*slice(start, stop).indices(shape[0]))
     codes_per_frame = int(np.prod(shape[1:]))
@@ -194,7 +194,7 @@ def load_codes(location: CodesLocation, start: int = 0, stop: int | None = None)
 
 
 def verify_codes(video: StoredVideo) -> None:
-    """Reads a video's codes and raises `DamagedCodes` if they changed after they were written."""
+    """Raises `DamagedCodes` if a video's codes changed after they were written."""
     codes = load_codes(video.location)
     try:
         check_codes(codes, video.header)
@@ -256,7 +256,7 @@ def _locations(path: Path) -> dict[str, CodesLocation]:
 
 
 def _dtype(name: str) -> np.dtype:
-    """Little-endian NumPy type of a safetensors type name such as U16 or I32."""
+    """NumPy type of a safetensors type name such as U16."""
     if name[0] not in "UI":
         raise ValueError(f"is damaged: its codes are {name}, not integers")
     return np.dtype(f"<{name[0].lower()}{int(name[1:]) // 8}")

@@ -1,7 +1,7 @@
-"""Dataset of stored codes, for training a generator on the output of `magvit2 tokenize`.
+"""Dataset of stored codes, to train a generator on.
 
-An item is a whole video or a window of a fixed number of latent frames. Only the files are needed,
-no tokenizer.
+`magvit2 tokenize` writes the codes. An item is a whole video or a window of a fixed number of
+latent frames. Only the files are needed, no tokenizer.
 """
 
 import math
@@ -43,7 +43,7 @@ _COLUMNS = np.dtype(
 
 
 class CodesItem(NamedTuple):
-    """Codes and the metadata of their video; torch's default collation can batch it."""
+    """Codes and metadata of an item, for torch's default collation."""
 
     codes: Int[Tensor, "j y x"] | Int[Tensor, "j y x q"]
     """int64, latent frames first."""
@@ -60,13 +60,14 @@ class CodesItem(NamedTuple):
 
 
 class CodesDataset(Dataset):
-    """Videos, or windows of videos, from a folder of shards, code files, or both.
+    """Videos or windows of videos from a folder of stored codes.
 
-    Without `num_latent_frames` an item is a whole video. With it, an item is a window of that
-    many latent frames. Windows start every `stride` latent frames (default: `num_latent_frames`);
-    a rest at the end of a video that is too short for a window is left out. Only a window with
-    `start` 0 contains the latent of a single frame. Items are sorted by path, then by time, and
-    depend on the files alone, not on the process that wrote them.
+    The folder holds shards, code files, or both. Without `num_latent_frames` an item is a whole
+    video. With it, an item is a window of that many latent frames. Windows start every `stride`
+    latent frames (default: `num_latent_frames`); a rest at the end of a video that is too short
+    for a window is left out. Only a window with `start` 0 contains the latent of a single frame.
+    Items are sorted by path, then by time, and depend on the files alone, not on the process that
+    wrote them.
 
     Opening reads the headers; an item reads its own codes. If a video was tokenized twice, the
     later codes are used. Raises `FileNotFoundError` or `ValueError` if there are no codes or no
@@ -100,7 +101,7 @@ class CodesDataset(Dataset):
 
     @property
     def num_codebooks(self) -> int:
-        """Length of the last axis of the codes, which is absent for 1."""
+        """Length of the codes' last axis, which is absent if 1."""
         return self._common.num_codebooks
 
     @property

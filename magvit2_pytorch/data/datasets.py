@@ -79,9 +79,10 @@ class MediaDataset(Dataset, ABC):
         return self._skips.all()
 
     def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch of plain numbers as keys; running workers do not see the change.
+        """Sets the epoch for keys that are plain numbers.
 
-        `InfiniteBatches` uses keys (epoch, number) and needs no call.
+        Running workers do not see the change. `InfiniteBatches` uses keys (epoch, number) and
+        needs no call.
         """
         self.epoch = epoch
 
@@ -126,11 +127,11 @@ class MediaDataset(Dataset, ABC):
 
 
 class VideoDataset(MediaDataset):
-    """Clips of videos as `spec` describes them: float32 `c t h w` in [-1, 1].
+    """Clips of videos, float32 `c t h w` in [-1, 1].
 
-    `source` is that of `find_media`. In training an item is a random clip of its video. With
-    `train=False` clips have fixed positions (one: the middle of the video; several: spread from
-    its start to its end), cropped at the centre and never mirrored.
+    `spec` describes the clips, and `source` is that of `find_media`. In training an item is a
+    random clip of its video. With `train=False` clips have fixed positions (one: the middle of the
+    video; several: spread from its start to its end), cropped at the centre and never mirrored.
 
     clips_per_video: number of items per video.
     frame_range: the part of each video that clips may use, e.g. `(None, -17)` to train on all
@@ -207,7 +208,7 @@ class VideoDataset(MediaDataset):
 
 
 class ImageDataset(MediaDataset):
-    """Images, resized and cropped as `spec` describes: float32 `c h w` in [-1, 1].
+    """Images, resized and cropped, float32 `c h w` in [-1, 1].
 
     Of `spec` only the options about single frames are used. See `VideoDataset` for the rest.
     """
@@ -235,7 +236,7 @@ def _window(
 
 
 def _get_or_make(cache: dict[Path, V], path: Path, make: Callable[[], V]) -> V:
-    """Returns `cache[path]`, made if missing; drops the oldest entry if there are too many."""
+    """Returns `cache[path]`, made if missing; a full cache drops its oldest entry."""
     if path not in cache:
         if len(cache) >= _MAX_OPEN_VIDEOS:
             del cache[next(iter(cache))]

@@ -1,4 +1,4 @@
-"""Errors that name a dead worker process of a loader and the last file it opened."""
+"""Errors that name a dead data worker and its last file."""
 
 import os
 import re
@@ -24,14 +24,14 @@ _all_worker_files: "weakref.WeakSet[WorkerFiles]" = weakref.WeakSet()
 
 
 class DeadWorker(RuntimeError):
-    """A worker process of a loader died; the message names it, its last file and a remedy."""
+    """A data worker died; the message names it and its last file."""
 
 
 class WorkerFiles:
-    """Last opened file of each worker of a loader, kept in a temporary file.
+    """Temporary file with the last opened file of each data worker.
 
-    It is the loader's `worker_init_fn`. The temporary file survives the death of a worker,
-    which cannot report anything itself.
+    It is the loader's `worker_init_fn`. It survives the death of a worker, which cannot report
+    anything itself.
     """
 
     def __init__(self):
@@ -82,7 +82,7 @@ class WorkerFiles:
 
 
 def record_file(path: str | os.PathLike) -> None:
-    """Records the file that is about to be opened; does nothing outside a worker."""
+    """Records the file to be opened next; does nothing outside a worker."""
     if _slot is not None:
         descriptor, start = _slot
         entry = f"{os.getpid()} {os.fspath(path)}".encode("utf-8", "replace")[:_SLOT_BYTES]
@@ -108,7 +108,7 @@ def naming_dead_workers() -> Iterator[None]:
 
 
 def _message(pids: list[int], end: str) -> str:
-    """Message about workers that died as `end` says ("died", "is killed by signal ...")."""
+    """Message about dead workers; `end` is "died" or torch's words."""
     workers = " and ".join(map(_describe, pids))
     return (
         f"{workers} {end}. A killed worker has most likely run out of memory: use fewer "

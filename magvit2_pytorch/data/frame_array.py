@@ -1,4 +1,4 @@
-"""Conversion of decoded frames to bytes `h w c`: size, rotation, colour, opacity."""
+"""Conversion of decoded frames to bytes: size, rotation, colour, opacity."""
 
 from functools import lru_cache
 from typing import Any

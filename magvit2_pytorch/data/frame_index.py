@@ -1,4 +1,4 @@
-"""Index of the frames of a video file and their times, mostly without decoding.
+"""Index of a video file's frames and their times, mostly without decoding.
 
 Headers can be wrong about counts and rates, so frames are counted. In most files each packet is
 one frame, and reading the packets is enough (a millisecond per hundred frames). Where that is
@@ -74,7 +74,7 @@ class FrameIndex:
 
 
 def open_container(path: str | os.PathLike) -> Any:
-    """Opens a media file for reading, but no other file that it refers to.
+    """Opens a media file, but no other file that it refers to.
 
     Raises `UnusableMedia` if it is not a media file, and PyAV's errors if it is damaged.
     """
@@ -97,7 +97,7 @@ def open_container(path: str | os.PathLike) -> Any:
 
 
 def open_video(path: str | os.PathLike, num_threads: int) -> tuple[Any, Any]:
-    """Opens a file; returns its container and first video stream that is not a cover picture."""
+    """Opens a file's first video stream that is not a cover picture."""
     container = open_container(path)
     try:
         streams = container.streams.video
@@ -122,7 +122,7 @@ def _is_cover(stream: Any) -> bool:
 
 
 def build_index(path: str | os.PathLike, num_threads: int, by_decoding: bool = False) -> FrameIndex:
-    """Builds the index from the packets of a file, or from all frames where that is uncertain.
+    """Builds the index from packets, or where that is uncertain, from frames.
 
     Raises `UnusableMedia` if there is no frame.
     """
@@ -190,7 +190,7 @@ def _has_format(container: Any, names: tuple[str, ...]) -> bool:
 
 
 def as_fraction(rational: Any) -> Fraction | None:
-    """Converts PyAV's rational to `Fraction`; from version 19 on it is a class of its own."""
+    """Converts PyAV's rational, since version 19 another class, to `Fraction`."""
     return Fraction(rational.numerator, rational.denominator) if rational else None
 
 
@@ -240,7 +240,7 @@ def decode(container: Any, stream: Any, packets: Iterator[Any] | None = None) ->
 
 
 def decode_all(path: str | os.PathLike, num_threads: int) -> Iterator[Any]:
-    """Yields all frames in presentation order, the same for any number of threads.
+    """Yields all frames in order, the same for any number of threads.
 
     On an error PyAV drops the intact frames in its other threads. So if a packet gave no frame,
     one thread decodes the file again for the missing frames.

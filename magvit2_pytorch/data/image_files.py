@@ -21,11 +21,12 @@ Picture = Float[Tensor, "c h w"] | UInt8[Tensor, "h w c"]
 def read_image(
     path: str | os.PathLike, channels: int = 3, size: tuple[int, int] | None = None
 ) -> UInt8[Tensor, "h w c"]:
-    """Reads an image as bytes, upright (EXIF); of an animation the first frame.
+    """Reads an image as bytes, upright (EXIF).
 
-    An image with opacity is composed over black unless 4 channels are asked for. `size` (height,
-    width) resizes as videos are resized. Raises `UnusableMedia` if the file cannot be read or its
-    header claims more pixels than Pillow accepts (twice `PIL.Image.MAX_IMAGE_PIXELS`).
+    Of an animation this is the first frame. An image with opacity is composed over black unless 4
+    channels are asked for. `size` (height, width) resizes as videos are resized. Raises
+    `UnusableMedia` if the file cannot be read or its header claims more pixels than Pillow accepts
+    (twice `PIL.Image.MAX_IMAGE_PIXELS`).
     """
     from PIL import Image
 
@@ -38,7 +39,7 @@ def read_image(
 
 
 def _upright(image: Any) -> Any:
-    """Applies the EXIF orientation and converts to RGB, or to RGBA if there is opacity."""
+    """Applies the EXIF orientation and converts to RGB or RGBA."""
     from PIL import Image, ImageOps
 
     # 16 bits a pixel: Pillow's own conversion clips them to white.
@@ -66,11 +67,11 @@ def write_grid(
     rows: Sequence[Sequence[Picture] | Tensor],
     separator: int = 2,
 ) -> None:
-    """Writes rows of pictures of one size as one image, with thin white lines between them.
+    """Writes rows of pictures of one size as one image.
 
-    A row is a list of pictures, or a video (`c t h w` floats or `t h w c` bytes) whose frames
-    are placed side by side: `write_grid("step.png", [original, reconstruction])`. Rows may
-    differ in length.
+    Thin white lines separate them. A row is a list of pictures, or a video (`c t h w` floats or `t
+    h w c` bytes) whose frames are placed side by side: `write_grid("step.png", [original,
+    reconstruction])`. Rows may differ in length.
     """
     cells = [[as_channels(_to_bytes(cell), 3) for cell in _cells(row)] for row in rows]
     sizes = {cell.shape for row in cells for cell in row}

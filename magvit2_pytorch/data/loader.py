@@ -15,7 +15,7 @@ from magvit2_pytorch.types import Clips
 
 
 class InfiniteBatches:
-    """Endless training batches, stacked: `b c t h w` or `b c h w`; resumable from a number.
+    """Endless, resumable training batches `b c t h w` or `b c h w`.
 
         batches = InfiniteBatches(dataset, batch_size=4, num_workers=2, seed=0)
         video = next(batches)                      # b c t h w

@@ -45,7 +45,7 @@ def to_uint8(video: Float[Tensor, "*video h w"]) -> UInt8[Tensor, "..."]:
 
 
 def check_range(video: Float[Tensor, "..."], tolerance: float = 1e-3) -> None:
-    """Raises `ValueError` unless all values lie in [-1, 1], up to a tolerance."""
+    """Raises `ValueError` on values outside [-1, 1], up to a tolerance."""
     if not video.numel():
         raise ValueError(f"an empty video, shape {tuple(video.shape)}")
     low, high = (float(value) for value in video.detach().aminmax())

@@ -12,7 +12,7 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """Gives a temporary path beside `path` to write to; on success it replaces `path`.
+    """Gives a temporary path that replaces `path` on success.
 
     On an error the temporary file is removed and an older file stays as it was. Its name starts
     with a dot, so no dataset reads it, and keeps the suffix, which selects the format. If the
@@ -30,7 +30,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def remove_abandoned(folder: str | os.PathLike) -> None:
-    """Removes temporary files that processes of this host left in a folder when they died."""
+    """Removes the temporary files of this host's dead processes from a folder."""
     pattern = re.compile(rf"\.part-{_host()}-(\d+)-[0-9a-f]{{8}}-.*")
     for part in Path(folder).iterdir():
         match = pattern.fullmatch(part.name)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """Gives an empty folder beside this one to fill; on success it replaces this one.
+    """Gives an empty folder that replaces this one on success.
 
     After a kill or a power cut at any moment, either the old or the new folder is complete.
     `intact_folder` finds it if the replacement itself was interrupted.
@@ -33,7 +33,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
 
 def remove_folder(folder: Path) -> None:
-    """Removes a folder; a kill meanwhile leaves no incomplete folder under its name."""
+    """Removes a folder; a kill meanwhile leaves no incomplete one."""
     part = _part_folder(folder)
     shutil.rmtree(part, ignore_errors=True)
     os.replace(folder, part)

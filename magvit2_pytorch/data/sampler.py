@@ -48,7 +48,7 @@ class ResumableSampler(Sampler):
         self._orders: dict[int, list[int]] = {}
 
     def set_position(self, position: int) -> None:
-        """Sets the batch number that iteration begins with, counted from the start of training."""
+        """Sets the number of the batch that iteration starts with."""
         if position < 0:
             raise ValueError(f"position is {position}: batch numbers start at 0")
         self.position = position

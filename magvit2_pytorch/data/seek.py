@@ -31,7 +31,7 @@ def decode_at(
 
 
 def _runs(wanted: Sequence[int], index: FrameIndex) -> Iterator[list[int]]:
-    """Splits the wanted numbers where a seek to a later keyframe saves decoding."""
+    """Splits the wanted numbers where seeking to a keyframe saves decoding."""
     run = []
     for i in wanted:
         if run and i - run[-1] >= _SEEK_GAP and _keyframe(index, i) > _keyframe(index, run[-1]):
@@ -77,7 +77,7 @@ def _decode_run(
 
 
 def _decode_from(container: Any, stream: Any, tick: int, wanted: set[int] | None) -> Iterator[Any]:
-    """Frames from the keyframe at or before `tick`; none if the seek lands after it.
+    """Frames from the keyframe at or before `tick`, if seeking finds it.
 
     Frames that no other frame refers to are decoded only if wanted (by their ticks; None wants
     all). This saves half of the work on the way to a frame.

@@ -1,4 +1,4 @@
-"""Media files of a folder, a list, a table, or a single file.
+"""Search for media files in a folder, a list or a table.
 
 Only names are read here, never contents: thousands of files cost one walk over the folder.
 """
@@ -70,7 +70,7 @@ def suffix_list(kind: MediaKind) -> str:
 
 
 def no_media_message(name: str, paths: Sequence[Path], kind: MediaKind) -> str:
-    """Error message with the suffixes that were found and those that are accepted."""
+    """Error message with the suffixes that were found and are accepted."""
     counts = Counter(path.suffix.lower() or "no suffix" for path in paths)
     found = ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(6)) or "nothing"
     other = "image" if kind == "video" else "video"
@@ -101,7 +101,7 @@ def read_list(path: Path) -> list[str]:
 
 
 def read_table(path: Path) -> list[str]:
-    """Cells of the column `path`, else of the first column; a header row is dropped."""
+    """Cells of the column `path`, or else of the first, without header."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = [row for row in csv.reader(file) if any(cell.strip() for cell in row)]
     if not rows:

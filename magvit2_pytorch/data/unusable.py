@@ -1,4 +1,4 @@
-"""Errors about unusable files, and a list of such files that all processes share."""
+"""Errors about unusable files, and a list of them across processes."""
 
 import json
 import os
@@ -25,9 +25,10 @@ class UnusableMedia(ValueError):
 
 
 def check_regular_file(path: str | os.PathLike) -> None:
-    """Raises `UnusableMedia` unless the path is a regular file, and `OSError` as `open` does.
+    """Raises `UnusableMedia` unless the path is a regular file.
 
-    Pipes and devices may have the names of media, by mistake or malice; reading them never ends.
+    Raises `OSError` as `open` does. Pipes and devices may have the names of media, by mistake or
+    malice; reading them never ends.
     """
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
@@ -62,7 +63,7 @@ def decoding_errors(path: str | os.PathLike) -> Iterator[None]:
 
 
 class SkipLog:
-    """Files that a dataset skipped, with one warning for each, from all processes.
+    """Files that a dataset skipped in all processes, with one warning each.
 
     Worker processes return items and nothing else, so all of them append lines to one small
     temporary file, and each process reads the lines of the others.
@@ -76,7 +77,7 @@ class SkipLog:
         return {"file": self.file, "known": dict(self.known)}
 
     def add(self, path: str | os.PathLike, reason: str) -> None:
-        """Records a file and the reason, and warns unless another process already did."""
+        """Records a file and the reason; warns unless another process did."""
         path = str(path)
         if path in self.known:
             return
@@ -90,7 +91,7 @@ class SkipLog:
             warnings.warn(f"skipped {path}: {reason}", stacklevel=2)
 
     def all(self) -> dict[str, str]:
-        """Reason by path, from this process and all others that share the log."""
+        """Reason by path, from all processes that share the log."""
         for path, reason, _ in self._lines():
             self.known.setdefault(path, reason)
         return dict(self.known)
@@ -107,7 +108,7 @@ class SkipLog:
 
 
 def temporary_file(owner: object, prefix: str) -> str:
-    """Creates an empty temporary file that is removed with `owner`; returns its path."""
+    """Creates a temporary file that is removed with `owner`; returns its path."""
     descriptor, path = tempfile.mkstemp(prefix=prefix)
     os.close(descriptor)
     weakref.finalize(owner, _remove, path, os.getpid())

@@ -1,4 +1,4 @@
-"""Frames of a video file, by exact random access or as a stream."""
+"""Frames of a video file, by random access or as a stream."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ from magvit2_pytorch.types import Frames
 
 
 class VideoFile:
-    """Frames of a video file, by number, as bytes `t h w c`.
+    """Frames of a video file by number, as bytes `t h w c`.
 
     `read` gives the same bytes as decoding from the start, for every codec. `read` and `frames`
     use constant memory. Frames are rotated upright as the metadata says, opacity is composed
@@ -46,7 +46,7 @@ class VideoFile:
 
     @cached_property
     def fallback(self) -> "VideoFile":
-        """The same file with an index by decoding; its own fallback never seeks.
+        """This file with an index by decoding; its own fallback never seeks.
 
         It may have fewer frames. Raises `UnusableMedia` if there is no further fallback.
         """
@@ -78,7 +78,7 @@ class VideoFile:
 
     @property
     def duration_s(self) -> float:
-        """Seconds from the start of the first frame to the end of the last."""
+        """Seconds from the first frame to the end of the last."""
         return float(self.index.times[-1]) + 1 / self.fps
 
     @property
@@ -104,10 +104,11 @@ class VideoFile:
         return f"VideoFile({self.path!r}, channels={self.channels})"
 
     def read(self, indices: Sequence[int], size: tuple[int, int] | None = None) -> Frames:
-        """Reads the frames of these numbers, which must not decrease; repeats are allowed.
+        """Reads the frames of these numbers.
 
-        `size` (height, width) resizes inside the decoder, antialiased; without it frames have
-        the size of the first. Raises `IndexError` on numbers outside the file.
+        Numbers must not decrease; repeats are allowed. `size` (height, width) resizes inside the
+        decoder, antialiased; without it frames have the size of the first. Raises `IndexError` on
+        numbers outside the file.
         """
         file = self
         while (frames := file.try_read(indices, size)) is None:
@@ -118,7 +119,7 @@ class VideoFile:
     def try_read(
         self, indices: Sequence[int], size: tuple[int, int] | None = None
     ) -> Frames | None:
-        """As `read`, but returns None if frames of the index cannot be decoded.
+        """As `read`, but None if frames of the index cannot be decoded.
 
         These are damaged; `fallback` indexes the frames that can be decoded.
         """
@@ -155,7 +156,7 @@ class VideoFile:
                 raise UnusableMedia(self.path, "holds no frame that can be decoded")
 
     def chunks(self, num_frames: int, size: tuple[int, int] | None = None) -> Iterator[Frames]:
-        """Yields all frames in chunks of `num_frames`; the last one may be shorter."""
+        """Yields all frames in chunks of `num_frames`; the last may be shorter."""
         if num_frames < 1:
             raise ValueError(f"num_frames is {num_frames}: a chunk holds at least one frame")
         frames = self.frames(size)

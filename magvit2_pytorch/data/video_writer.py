@@ -1,4 +1,4 @@
-"""Writing of video files frame by frame: mp4, mov, m4v, mkv or gif."""
+"""Writing of video files (mp4, mov, m4v, mkv, gif) frame by frame."""
 
 import os
 from contextlib import ExitStack, closing
@@ -89,7 +89,7 @@ class VideoWriter:
                 self._audio.write_until(self.num_frames / self.rate)
 
     def write(self, frame: UInt8[Tensor, "h w c"] | Float[Tensor, "c h w"]) -> None:
-        """Adds one frame: bytes `h w c`, or floats `c h w` in [-1, 1]."""
+        """Adds a frame: bytes, or floats in [-1, 1]."""
         levels = frame if frame.dtype == torch.uint8 else to_uint8(frame)
         array = _as_rgb(levels.cpu().numpy())
         if self.size is None:
@@ -138,7 +138,7 @@ def write_video(
     fps: float | int,
     crf: int = 17,
 ) -> None:
-    """Writes a clip: bytes `t h w c`, or floats `c t h w` in [-1, 1]. See `VideoWriter`."""
+    """Writes a clip of bytes, or of floats in [-1, 1], with `VideoWriter`."""
     if video.ndim != 4:
         raise ValueError(
             f"one video has 4 axes, `t h w c` bytes or `c t h w` floats, not {tuple(video.shape)}"
