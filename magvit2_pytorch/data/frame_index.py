@@ -93,7 +93,7 @@ def open_container(path: str | os.PathLike) -> Any:
             **({"metadata_errors": "ignore"} if old else {}),
         )
     except av.error.ArgumentError as error:
-        raise UnusableMedia(path, "has no known video or audio format") from error
+        raise UnusableMedia(path, "holds no known video or audio format") from error
 
 
 def open_video(path: str | os.PathLike, num_threads: int) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""Code files: what is written is what is read, and nothing else is taken for it."""
+"""Code files: round trips, and refusal of foreign and damaged files."""
 
 import json
 from dataclasses import replace
@@ -47,9 +47,7 @@ def codes_for(header):
     ("codebook_size", "stored"),
     [(2, "uint16"), (2**16, "uint16"), (2**16 + 1, "int32"), (2**31, "int32"), (2**40, "int64")],
 )
-def test_what_is_written_is_read_in_the_smallest_integers(
-    tmp_path, num_codebooks, codebook_size, stored
-):
+def test_round_trip_in_the_smallest_integers(tmp_path, num_codebooks, codebook_size, stored):
     header = replace(HEADER, codebook_size=codebook_size, num_codebooks=num_codebooks)
     codes = codes_for(header)
     path = tmp_path / "new" / "clip.codes.safetensors"
@@ -97,7 +95,7 @@ def test_a_header_that_contradicts_itself_is_refused(change, message):
         (torch.zeros(4, 4, 4, 1, dtype=torch.int64), r"\(4, 4, 4, 1\)"),
     ],
 )
-def test_codes_that_are_not_the_headers_are_refused(tmp_path, codes, message):
+def test_codes_that_do_not_match_the_header_are_refused(tmp_path, codes, message):
     with pytest.raises(ValueError, match=message):
         write_codes(tmp_path / "x", codes, HEADER)
     assert not list(tmp_path.iterdir())
@@ -159,7 +157,7 @@ def test_foreign_newer_and_damaged_files_are_refused(tmp_path, metadata, message
             read_code_header(path)
 
 
-def test_files_that_are_no_safetensors_at_all_are_refused(tmp_path):
+def test_files_that_are_not_safetensors_are_refused(tmp_path):
     path = tmp_path / "clip.codes.safetensors"
     with pytest.raises(UnusableMedia, match="missing"):
         read_codes(path)

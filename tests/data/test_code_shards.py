@@ -1,4 +1,4 @@
-"""Shards: what is written is what is read, piece by piece, and no change of it goes unseen."""
+"""Shards: round trips, partial reads, and detection of every change."""
 
 import json
 from dataclasses import replace
@@ -40,7 +40,7 @@ def video_of(num_frames, number=0, **changes):
 
 
 def write_shard(folder, videos, name=FIRST, max_bytes=10**9):
-    """Shards of (path, codes, header); gives their files."""
+    """Writes shards of (path, codes, header); returns their paths."""
     writer = ShardWriter(folder, name, max_bytes)
     written = [writer.add(codes, header, origin(path)) for path, codes, header in videos]
     return [path for path in (*written, writer.flush()) if path]
@@ -54,7 +54,7 @@ def some_videos(num=5, **changes):
 @pytest.mark.parametrize(
     ("codebook_size", "stored"), [(2**16, "uint16"), (2**16 + 1, "int32"), (2**40, "int64")]
 )
-def test_what_is_written_is_read(tmp_path, num_codebooks, codebook_size, stored):
+def test_round_trip(tmp_path, num_codebooks, codebook_size, stored):
     videos = some_videos(codebook_size=codebook_size, num_codebooks=num_codebooks)
     (path,) = write_shard(tmp_path / "new", videos)
     assert path.name == "codes-0000-00000-00000.safetensors"
@@ -80,7 +80,7 @@ def test_a_part_of_the_codes_is_their_slice(tmp_path):
 
 
 def video_sizes(path):
-    """Bytes of codes and texts of each video in a shard."""
+    """Bytes of codes and metadata of each video in a shard."""
     metadata, codes = safe_open(path, "np").metadata(), load_file(path)
     return [
         codes[key].nbytes + sum(len(text) for name, text in metadata.items() if key in name)
@@ -88,7 +88,7 @@ def video_sizes(path):
     ]
 
 
-def test_shards_are_closed_at_their_size_and_lose_nothing(tmp_path):
+def test_shards_respect_their_size_and_lose_nothing(tmp_path):
     videos = some_videos(12)
     large = ("large.mp4", *video_of(4000))
     videos.insert(5, large)
@@ -107,7 +107,7 @@ def test_shards_are_closed_at_their_size_and_lose_nothing(tmp_path):
         assert sum(of_videos) + following > 3000
 
 
-def test_headers_of_very_many_videos_stay_within_what_safetensors_reads(tmp_path):
+def test_metadata_of_many_videos_stays_below_the_limit_of_safetensors(tmp_path):
     codes, header = video_of(1)
     codes, header = codes[:1], replace(header, kind="image", fps=None)
     # The longest that there are, of bytes that take most room in JSON within JSON.
@@ -120,7 +120,7 @@ def test_headers_of_very_many_videos_stay_within_what_safetensors_reads(tmp_path
             assert int.from_bytes(file.read(8), "little") < 50_000_000
 
 
-def test_names_that_are_no_text_are_kept(tmp_path):
+def test_names_that_are_not_utf8_are_kept(tmp_path):
     strange = b"caf\xe9/\xff\xf0.mp4".decode("utf-8", "surrogateescape")
     codes, header = video_of(3)
     (path,) = write_shard(tmp_path, [(strange, codes, replace(header, source=strange))])
@@ -128,7 +128,7 @@ def test_names_that_are_no_text_are_kept(tmp_path):
     assert video.origin.path == video.header.source == strange
 
 
-def test_a_full_disk_leaves_no_part_and_what_was_gathered(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_part_and_keeps_the_collected_codes(tmp_path, monkeypatch):
     def full_disk(tensors, part, metadata):
         part.write_bytes(b"half")
         raise OSError("no space left on device")
@@ -145,7 +145,7 @@ def test_a_full_disk_leaves_no_part_and_what_was_gathered(tmp_path, monkeypatch)
     assert writer.flush() is None
 
 
-def test_a_shard_that_is_there_is_not_replaced(tmp_path):
+def test_an_existing_shard_is_not_replaced(tmp_path):
     (path,) = write_shard(tmp_path, some_videos(1))
     before = path.read_bytes()
     with pytest.raises(FileExistsError, match="another process of rank 0"):
@@ -163,21 +163,21 @@ def test_a_shard_that_is_there_is_not_replaced(tmp_path):
         "codes-0000-00000-00000.safetensors.damaged",
     ],
 )
-def test_only_our_own_names_are_shards(name):
+def test_other_names_are_not_shards(name):
     assert ShardName.parse(name) is None
     for shard in (FIRST, ShardName(12345, 123456, 99999)):
         assert ShardName.parse(str(shard)) == shard
 
 
 def seen(path):
-    """All that a reader learns of a file; raises where it is damaged."""
+    """Everything that reading a file returns; raises if it is damaged."""
     videos = list_videos(path)
     for video in videos:
         verify_codes(video)
     return [(v.header, v.origin, load_codes(v.location).tolist()) for v in videos]
 
 
-def test_no_flipped_bit_of_a_shard_goes_unseen(tmp_path):
+def test_flipped_bits_of_a_shard_are_detected(tmp_path):
     (path,) = write_shard(tmp_path, some_videos(2))
     before, whole = seen(path), path.read_bytes()
     num_seen = 0
@@ -193,7 +193,7 @@ def test_no_flipped_bit_of_a_shard_goes_unseen(tmp_path):
     assert num_seen > len(whole) - 10
 
 
-def test_no_missing_end_of_a_shard_goes_unseen(tmp_path):
+def test_truncated_shards_are_detected(tmp_path):
     (path,) = write_shard(tmp_path, some_videos(3))
     whole = path.read_bytes()
     for length in range(0, len(whole), 7):
@@ -202,7 +202,7 @@ def test_no_missing_end_of_a_shard_goes_unseen(tmp_path):
             list_videos(path)
 
 
-def test_a_file_that_is_cut_while_it_is_open_is_damaged(tmp_path):
+def test_a_file_that_is_truncated_while_open_is_damaged(tmp_path):
     (path,) = write_shard(tmp_path, some_videos(2))
     video = list_videos(path)[-1]
     path.write_bytes(path.read_bytes()[:-1])
@@ -239,7 +239,7 @@ def test_foreign_and_newer_shards_are_refused(tmp_path, changes, message):
     rewritten(path, **changes)
     with pytest.raises(UnusableMedia, match=message) as error:
         list_videos(path)
-    # What a newer version wrote is no damage, and nobody sets it aside.
+    # A file of a newer version is not damaged and must not be set aside.
     assert isinstance(error.value, DamagedCodes) == ("upgrade" not in message)
 
 
@@ -263,7 +263,7 @@ def test_a_code_file_reads_as_a_shard_of_one(tmp_path, known):
     verify_codes(video)
 
 
-def test_no_flipped_bit_of_a_code_file_goes_unseen(tmp_path):
+def test_flipped_bits_of_a_code_file_are_detected(tmp_path):
     path = tmp_path / "clip.codes.safetensors"
     write_codes(path, *video_of(5), origin())
     (codes, header), whole = read_codes(path), path.read_bytes()

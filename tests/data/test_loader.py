@@ -35,7 +35,7 @@ def test_resuming_equals_never_stopping(dataset, num_workers):
     stopped = InfiniteBatches(dataset, 4, num_workers=num_workers)
     for batch in whole[:3]:
         assert torch.equal(next(stopped), batch)
-    # Workers are ahead by now; the state is what was handed out.
+    # Workers have prefetched by now; the state counts the batches returned.
     assert stopped.state_dict() == {"position": 3}
     assert stopped.epoch == 2
     resumed = InfiniteBatches(dataset, 4, num_workers=num_workers)
@@ -46,7 +46,7 @@ def test_resuming_equals_never_stopping(dataset, num_workers):
 
 
 class _Ring:
-    """Garbage that only the garbage collector finds, as a decoder in a traceback can be."""
+    """A reference cycle that only the garbage collector frees, like a decoder in a traceback."""
 
     def __init__(self, told):
         self.told, self.itself = told, self
@@ -91,7 +91,7 @@ def test_no_global_randomness_is_used(dataset):
 
 
 @pytest.mark.parametrize(("num_items", "batch_size"), [(10, 4), (3, 8), (1, 1), (7, 7)])
-def test_each_item_comes_once_an_epoch(num_items, batch_size):
+def test_each_item_comes_once_per_epoch(num_items, batch_size):
     sampler = ResumableSampler(num_items, batch_size)
     keys = [key for batch in islice(sampler, 5 * num_items) for key in batch]
     assert max(Counter(keys).values()) == 1
@@ -118,13 +118,13 @@ def test_two_processes_equal_one():
         assert two[0].batch(number) + two[1].batch(number) == one.batch(number)
 
 
-def test_a_set_smaller_than_a_batch_fills_it(dataset):
+def test_a_dataset_smaller_than_a_batch_fills_it(dataset):
     with pytest.warns(UserWarning, match="6 items are fewer than a batch of 16"):
         batches = InfiniteBatches(dataset, 16)
     assert len(next(batches)) == 16
 
 
-def test_other_datasets_are_asked_by_number():
+def test_other_datasets_have_numbers_as_keys():
     numbers = TensorDataset(torch.arange(10.0))
     batches = InfiniteBatches(numbers, 5)
     assert sorted(torch.cat([next(batches)[0], next(batches)[0]]).tolist()) == list(range(10))
