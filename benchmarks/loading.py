@@ -151,7 +151,7 @@ def data_wait(paths: list[Path], num_workers: int, num_steps: int, cache: str | 
             checkpoints_folder=f"{folder}/checkpoints",
             progress_bar=False,
         )
-        spec = clip_spec(TrainingConfig(**options), tokenizer.config, "videos")
+        spec = clip_spec(TrainingConfig(**options), tokenizer.config, "video")
         trainer = VideoTokenizerTrainer(
             tokenizer,
             dataset=VideoDataset(paths, spec, clips_per_video=16, cache_dir=cache),

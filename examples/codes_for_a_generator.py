@@ -7,9 +7,10 @@ import argparse
 
 import torch
 from safetensors.torch import save_file
+from torch.utils.data import DataLoader
 
 from magvit2_pytorch import VideoTokenizer
-from magvit2_pytorch.data import ClipSpec, VideoDataset, build_loader
+from magvit2_pytorch.data import ClipSpec, VideoDataset
 
 
 @torch.inference_mode()
@@ -24,7 +25,7 @@ def main():
     tokenizer = VideoTokenizer.from_pretrained(args.tokenizer)
     spec = ClipSpec(num_frames=args.num_frames, image_size=tokenizer.config.image_size)
     clips = VideoDataset(args.folder, spec, train=False)
-    codes = [tokenizer.tokenize(video) for video in build_loader(clips, 4, train=False)]
+    codes = [tokenizer.tokenize(video) for video in DataLoader(clips, batch_size=4)]
     codes = torch.cat(codes)
     sequences = codes.flatten(1)
     save_file({"codes": sequences}, args.target)

@@ -44,6 +44,8 @@ class Clips(Protocol):
     def __getitem__(self, number: int, /) -> Any: ...
 
 
+MediaKind = Literal["video", "image"]
+
 Precision = Literal["fp32", "bf16", "fp16"]
 """What convolutions and matrices compute in; weights and quantizers stay in float32."""
 

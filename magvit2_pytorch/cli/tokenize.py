@@ -124,13 +124,13 @@ def _tokenize_to_files(
 ) -> int:
     """A code file for each input of this process's share."""
     from magvit2_pytorch.data.code_file import Origin, write_codes
-    from magvit2_pytorch.data.unusable import blame
+    from magvit2_pytorch.data.unusable import decoding_errors
     from magvit2_pytorch.evaluation.files import tokenize_file
 
     def work(job: Job, on_frames: OnFrames) -> str:
-        with blame(job.source):
+        with decoding_errors(job.source):
             how = options["size"], options["precision"]
-            origin = Origin.of(job.source, job.source.name, *how)
+            origin = Origin.from_file(job.source, job.source.name, *how)
         header, there = _made_before(job.target, options["identity"].fingerprint, origin), True
         if header is None:
             codes, header = tokenize_file(tokenizer, job.source, on_frames=on_frames, **options)
@@ -156,12 +156,12 @@ def _tokenize_to_files(
 def _made_before(target: Path, fingerprint: str, origin: "Origin") -> "CodeHeader | None":
     """The header of a code file that holds what would be made now, if there is one."""
     from magvit2_pytorch.data import UnusableMedia
-    from magvit2_pytorch.data.code_shards import check_stored, stored_videos
+    from magvit2_pytorch.data.code_shards import list_videos, verify_codes
 
     try:
-        videos = stored_videos(target)
+        videos = list_videos(target)
         for video in videos:
-            check_stored(video)
+            verify_codes(video)
     except UnusableMedia:
         return None
     same = [v.header for v in videos if (v.header.fingerprint, v.origin) == (fingerprint, origin)]

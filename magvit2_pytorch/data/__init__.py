@@ -10,7 +10,7 @@ from magvit2_pytorch.data.codes_dataset import CodesDataset, CodesItem
 from magvit2_pytorch.data.datasets import ImageDataset, VideoDataset
 from magvit2_pytorch.data.dead_workers import DeadWorker, naming_dead_workers
 from magvit2_pytorch.data.image_files import read_image, write_grid, write_image
-from magvit2_pytorch.data.loader import InfiniteBatches, build_loader
+from magvit2_pytorch.data.loader import InfiniteBatches
 from magvit2_pytorch.data.pixels import check_range, to_float, to_uint8
 from magvit2_pytorch.data.sampler import ResumableSampler
 from magvit2_pytorch.data.sources import find_media, split_files
@@ -32,7 +32,6 @@ __all__ = [
     "VideoDataset",
     "VideoFile",
     "VideoWriter",
-    "build_loader",
     "check_range",
     "find_media",
     "naming_dead_workers",

@@ -1,4 +1,4 @@
-"""The sound of a video file, carried over into another file while that is written."""
+"""Audio of one video file for another file that is being written."""
 
 import os
 import warnings
@@ -10,18 +10,18 @@ from typing import Any
 
 from magvit2_pytorch.data.audio_packets import copied_packets, encoded_packets
 from magvit2_pytorch.data.frame_index import as_fraction, decode, open_container, open_video
-from magvit2_pytorch.data.unusable import UnusableMedia, blame
+from magvit2_pytorch.data.unusable import UnusableMedia, decoding_errors
 
 
 class AudioTrack:
-    """The first audio stream of a file, and no other, for a container that is being written.
+    """First audio stream of a file, written packet by packet to another.
 
-    Packets are copied as they are where the container takes them, and become AAC where it does
-    not. Times count from the first frame of the file's video (from its own zero if it has none),
-    so that what was seen and heard together still is. One packet is held at a time.
+    Packets are copied if the container accepts them, and encoded as AAC otherwise. Times are
+    relative to the first frame of the file's video (to zero if it has no video), so that sound
+    and picture stay in sync. One packet is in memory at a time.
 
-    To be made before the container's first packet is written. A file without sound adds no
-    stream; sound that cannot be read or written ends there with a warning, and breaks nothing.
+    Create it before the container's first packet is written. A file without sound adds no
+    stream. Sound that cannot be read or written ends with a warning, not an error.
     """
 
     def __init__(self, path: str | os.PathLike, target: Any):
@@ -30,19 +30,19 @@ class AudioTrack:
         self._exits = ExitStack()
         self._packets: Iterator[Any] = iter(())
         self._next: Any = None
-        with self._ending_on_errors():
+        with self._stopping_on_errors():
             self._packets = self._open_packets()
             self._next = next(self._packets, None)
 
     def write_until(self, time_s: Fraction) -> None:
-        """Writes the packets that begin before this time."""
-        with self._ending_on_errors():
-            while self._next is not None and _begin(self._next) < time_s:
+        """Writes the packets that start before this time."""
+        with self._stopping_on_errors():
+            while self._next is not None and _start_time(self._next) < time_s:
                 self._target.mux(self._next)
                 self._next = next(self._packets, None)
 
     def close(self) -> None:
-        """Lets go of the file; nothing more is written."""
+        """Closes the file; nothing more is written."""
         self._packets, self._next = iter(()), None
         self._exits.close()
 
@@ -69,18 +69,18 @@ class AudioTrack:
         return next(iter(container.streams.audio), None)
 
     @contextmanager
-    def _ending_on_errors(self) -> Iterator[None]:
+    def _stopping_on_errors(self) -> Iterator[None]:
         try:
-            with blame(self.path):
+            with decoding_errors(self.path):
                 yield
         except UnusableMedia as error:
             self.close()
-            # Over this, contextlib and the method, to the line that called it.
+            # The line that called the method, above this function and contextlib.
             warnings.warn(f"no more sound from {error}", stacklevel=4)
 
 
 def _first_frame_time(path: str | os.PathLike) -> Fraction:
-    """When the first frame of a file's video is shown, seconds; 0 without one."""
+    """Time of a file's first video frame in seconds; 0 without video."""
     try:
         container, stream = open_video(path, num_threads=1)
     except UnusableMedia:
@@ -92,5 +92,5 @@ def _first_frame_time(path: str | os.PathLike) -> Fraction:
         return frame.pts * as_fraction(stream.time_base)
 
 
-def _begin(packet: Any) -> Fraction:
+def _start_time(packet: Any) -> Fraction:
     return packet.pts * as_fraction(packet.time_base)

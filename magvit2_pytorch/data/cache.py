@@ -1,8 +1,9 @@
-"""Decoded videos on disk, at training size: the second epoch reads bytes, not codecs.
+"""Disk cache of decoded videos at training size.
 
-One video is two files: `<key>.bin`, its frames one after the other, and `<key>.json`, which
-says their shape and times and is written last, so that it stands for a whole entry. The key
-holds the video's path, size and time of change: a video that changes gets a new entry.
+From the second epoch on, frames are read instead of decoded. An entry is two files: `<key>.bin`
+holds the frames, and `<key>.json` their shape and times. The latter is written last and marks a
+complete entry. The key is a hash of the video's path, size and time of its last change, so a
+changed video gets a new entry.
 """
 
 import hashlib
@@ -27,13 +28,13 @@ from magvit2_pytorch.types import Frames
 # Raised when the meaning of an entry changes: older entries are then not found.
 _VERSION = 2
 
-# A video that would take more than this part of the cache is read from its file: one film
-# would push out the many clips that a cache is for, and take minutes before its first item.
-_LARGEST_SHARE = 0.1
+# A video that needs more than this fraction of the cache is read from its file: one film would
+# take the space of many clips, and minutes of decoding before its first item.
+_MAX_SHARE = 0.1
 
 
 class CachedVideo:
-    """A decoded video: what `VideoFile` says and reads, from a memory map."""
+    """A decoded video in a memory map, with the interface of `VideoFile`."""
 
     def __init__(self, frames: np.ndarray, times: Float[np.ndarray, " t"], fps: float):
         self._frames = frames
@@ -47,24 +48,24 @@ class CachedVideo:
 
 
 class FrameCache:
-    """Keeps decoded videos in a folder up to `max_gb` (10^9 bytes); safe with many processes.
+    """Folder of decoded videos of up to `max_gb` (10^9 bytes).
 
-    What is in it stays: when it is full, further videos are read from their files. Entries
-    that are damaged (checked once a process) are made again.
+    Several processes may share it. Entries are never evicted: when the cache is full, further
+    videos are read from their files. Damaged entries (checked once per process) are written again.
     """
 
     def __init__(self, folder: str | os.PathLike, max_gb: float | int = 20.0):
         if not max_gb > 0:
-            raise ValueError(f"cache_max_gb is {max_gb}: leave out cache_dir to keep nothing")
+            raise ValueError(f"cache_max_gb is {max_gb}: give a number above 0, or no cache_dir")
         self.folder = Path(folder).expanduser()
         self.max_bytes = int(max_gb * 1e9)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._writable = True
 
     def get(self, video: VideoFile, size: tuple[int, int]) -> CachedVideo | None:
-        """The video's frames resized to `size`, decoded now if need be; None if they do not fit.
+        """Returns the frames resized to `size`; None if they do not fit.
 
-        Raises `UnusableMedia` as decoding does.
+        Missing entries are decoded now. Raises `UnusableMedia` if decoding fails.
         """
         key = self._key(video, size)
         cached = self._load(key)
@@ -74,36 +75,36 @@ class FrameCache:
 
     def _fits(self, video: VideoFile, size: tuple[int, int]) -> bool:
         num_bytes = video.num_frames * size[0] * size[1] * video.channels
-        if num_bytes > self.max_bytes * _LARGEST_SHARE:
+        if num_bytes > self.max_bytes * _MAX_SHARE:
             return False
         return num_bytes + self._num_bytes() <= self.max_bytes
 
     def _try_store(self, key: str, video: VideoFile, size: tuple[int, int]) -> bool:
         try:
             return self._writable and self._store(key, video, size)
-        except OSError as error:  # a full disk is no reason to stop training
+        except OSError as error:  # a full disk need not stop training
             self._writable = False
-            warnings.warn(f"no more frames are kept in {self.folder}: {error}", stacklevel=2)
+            warnings.warn(f"no more frames are stored in {self.folder}: {error}", stacklevel=2)
             return False
 
     def _key(self, video: VideoFile, size: tuple[int, int]) -> str:
         try:
-            about = os.stat(video.path)
+            stat = os.stat(video.path)
         except OSError as error:
             raise UnusableMedia(video.path, "the file is missing") from error
         path = os.path.abspath(video.path)
-        parts = (_VERSION, path, about.st_size, about.st_mtime_ns, *size, video.channels)
+        parts = (_VERSION, path, stat.st_size, stat.st_mtime_ns, *size, video.channels)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
     def _load(self, key: str) -> CachedVideo | None:
-        """None where there is no such entry, or not all of it is as it was written."""
+        """Loads an entry; None if it is missing or damaged."""
         try:
-            about = json.loads((self.folder / f"{key}.json").read_text())
+            metadata = json.loads((self.folder / f"{key}.json").read_text())
             frames = np.memmap(self.folder / f"{key}.bin", np.uint8, "r")
-            frames = frames.reshape(about["shape"])
-            if _checksum(frames) != about["checksum"]:
+            frames = frames.reshape(metadata["shape"])
+            if _checksum(frames) != metadata["checksum"]:
                 return None
-            return CachedVideo(frames, np.array(about["times"]), about["fps"])
+            return CachedVideo(frames, np.array(metadata["times"]), metadata["fps"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -116,10 +117,10 @@ class FrameCache:
                 file.write(data)
                 count += 1
         if count != video.num_frames:
-            # The file promises frames that it does not give: leave it to exact reading.
+            # Not all frames of the index can be decoded: leave the file to exact reading.
             (self.folder / f"{key}.bin").unlink()
             return False
-        about = {
+        metadata = {
             "path": video.path,
             "shape": [count, *size, video.channels],
             "times": video.times.tolist(),
@@ -127,13 +128,13 @@ class FrameCache:
             "checksum": checksum,
         }
         with replacing(self.folder / f"{key}.json") as part:
-            part.write_text(json.dumps(about))
+            part.write_text(json.dumps(metadata))
         return True
 
     def _num_bytes(self) -> int:
         total = 0
         for entry in os.scandir(self.folder):
-            with suppress(FileNotFoundError):  # another process tidied up
+            with suppress(FileNotFoundError):  # another process removed it
                 total += entry.stat().st_size
         return total
 

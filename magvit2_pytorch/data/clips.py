@@ -1,4 +1,4 @@
-"""Which frames a clip takes from a video, and which window of each frame."""
+"""Choice of the frames and the crop of a clip."""
 
 import os
 import random
@@ -18,35 +18,35 @@ FrameRange = tuple[int | float | None, int | float | None]
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSpec:
-    """What one training example is: how many frames, how far apart, how large.
+    """Length, frame rate, size and augmentation of one training example.
 
-    A frame is resized, keeping its proportions, to the smallest size that covers
-    `image_size` (so its short side fits), and then cropped: at a random place in training,
-    at the centre otherwise. Shrinking averages areas, growing is bicubic.
+    A frame is resized to the smallest size of the same aspect ratio that covers `image_size`,
+    and then cropped: at a random position in training, at the centre otherwise. Shrinking
+    averages areas, enlarging is bicubic.
     """
 
     num_frames: int = 17
-    """Frames a clip; 1 + a multiple of the tokenizer's time factor. Images have one."""
+    """Frames per clip; 1 + a multiple of the tokenizer's time factor. Images have one."""
 
     fps: float | int | None = None
-    """Frames a second: takes the frames shown nearest to these moments, so a slower video
-    repeats some. None takes frames by their number."""
+    """Frames per second of the clip: takes the frames nearest in time, so a slower video
+    repeats some. None takes frames by number."""
 
     frame_stride: int | None = None
-    """Every how manyeth frame, whatever the frame rate; 1 unless `fps` is given."""
+    """Takes every n-th frame, whatever the frame rate; 1 unless `fps` is given."""
 
     image_size: int | tuple[int, int] = 128
-    """Height and width of the clip, or its side."""
+    """Height and width of the clip in pixels, or one number for both."""
 
     channels: int = 3
     """1 grey, 3 RGB, 4 RGB and opacity."""
 
     flip: bool = False
-    """Mirrors half of the training clips left to right."""
+    """Mirrors training clips left to right with probability 1/2."""
 
     random_scale: tuple[float | int, float | int] | None = None
-    """In training, first makes the frame larger by a random factor from this range (from 1
-    on), so that the crop shows a part of it."""
+    """In training, first enlarges the frame by a random factor from this range (at least 1), so
+    that the crop shows a part of it."""
 
     pad_short: bool = False
     """Repeats the last frame of videos that are shorter than a clip, instead of skipping
@@ -57,9 +57,9 @@ class ClipSpec:
         if self.num_frames < 1:
             raise ValueError(f"num_frames is {self.num_frames}: a clip has at least one frame")
         if self.fps is not None and self.frame_stride is not None:
-            raise ValueError(f"fps {self.fps} and frame_stride {self.frame_stride}: give one")
+            raise ValueError(f"fps {self.fps} and frame_stride {self.frame_stride}: give only one")
         if self.fps is not None and not self.fps > 0:
-            raise ValueError(f"fps is {self.fps}: frames a second are more than 0")
+            raise ValueError(f"fps is {self.fps}: give a number above 0")
         if self.frame_stride is not None and self.frame_stride < 1:
             raise ValueError(f"frame_stride is {self.frame_stride}: 1 takes every frame")
         if len(self.size) != 2 or min(self.size) < 1:
@@ -68,8 +68,8 @@ class ClipSpec:
             low, high = self.random_scale
             if not 1 <= low <= high:
                 raise ValueError(
-                    f"random_scale is {self.random_scale}: (low, high), each at least 1, since "
-                    "a frame made smaller would not cover the crop"
+                    f"random_scale is {self.random_scale}: give (low, high), both at least 1; "
+                    "a smaller frame does not cover the crop"
                 )
 
     @property
@@ -85,13 +85,13 @@ class ClipSpec:
     def from_dict(cls, config: dict[str, Any]) -> "ClipSpec":
         unknown = set(config) - {field.name for field in fields(cls)}
         if unknown:
-            raise ValueError(f"a clip knows no {', '.join(sorted(unknown))}")
+            raise ValueError(f"a clip has no option {', '.join(sorted(unknown))}")
         # JSON has lists only.
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})
 
 
 class Window(NamedTuple):
-    """The frame's whole size after resizing, the crop's corner in it, and its mirror."""
+    """Size of the resized frame, corner of the crop, and mirroring."""
 
     size: tuple[int, int]
     top: int
@@ -102,9 +102,9 @@ class Window(NamedTuple):
 def covering_size(
     height: int, width: int, target: tuple[int, int], scale: float = 1.0
 ) -> tuple[int, int]:
-    """The smallest size of these proportions that covers `target` made `scale` larger."""
+    """Smallest (height, width) of this aspect ratio that covers `scale` times `target`."""
     target = (max(round(target[0] * scale), target[0]), max(round(target[1] * scale), target[1]))
-    # Whichever side is tight fits exactly: the other is never rounded below its target.
+    # The tight side fits exactly; the other is never rounded below its target.
     if target[0] * width >= target[1] * height:
         return target[0], max(round(width * target[0] / height), target[1])
     return max(round(height * target[1] / width), target[0]), target[1]
@@ -113,17 +113,18 @@ def covering_size(
 def check_proportions(
     path: str | os.PathLike, height: int, width: int, target: tuple[int, int]
 ) -> None:
-    """Raises `UnusableMedia` on a frame that is 64 times `target` where it just covers it.
+    """Raises `UnusableMedia` on frames of an extreme aspect ratio.
 
-    That is hardly a picture (8192 x 1 pixels, say), and enlarged it would fill the memory.
+    Their covering size has over 64 times the pixels of `target`. Such a frame (8192 x 1 pixels,
+    for example) is hardly a picture, and resized it would fill the memory.
     """
-    tall, wide = covering_size(height, width, target)
-    if tall * wide > 64 * target[0] * target[1]:
+    resized_height, resized_width = covering_size(height, width, target)
+    if resized_height * resized_width > 64 * target[0] * target[1]:
         raise UnusableMedia(path, f"too narrow: {width} pixels wide and {height} high")
 
 
 def choose_window(height: int, width: int, spec: ClipSpec, rng: random.Random | None) -> Window:
-    """Where to crop a frame of this size: at random with `rng`, else at its centre."""
+    """Chooses the crop of a frame: random with `rng`, otherwise central."""
     scale = rng.uniform(*spec.random_scale) if rng and spec.random_scale else 1.0
     size = covering_size(height, width, spec.size, scale)
     spare = size[0] - spec.size[0], size[1] - spec.size[1]
@@ -136,17 +137,17 @@ def choose_window(height: int, width: int, spec: ClipSpec, rng: random.Random | 
 def crop(
     frames: UInt8[Tensor, "t h w c"], window: Window, size: tuple[int, int]
 ) -> UInt8[Tensor, "t y x c"]:
-    """The window's part of frames that have the window's whole size."""
-    cut = frames[:, window.top : window.top + size[0], window.left : window.left + size[1]]
-    return cut.flip(2) if window.flip else cut
+    """Crops, and mirrors, frames that have been resized to `window.size`."""
+    frames = frames[:, window.top : window.top + size[0], window.left : window.left + size[1]]
+    return frames.flip(2) if window.flip else frames
 
 
 def resolve_range(num_frames: int, frame_range: FrameRange | None) -> tuple[int, int]:
-    """Start and stop within a video of `num_frames`, both inside it.
+    """Start and stop of a frame range in a video of `num_frames`.
 
-    Whole numbers are frame numbers as in a slice, floats in [0, 1] are parts of the video:
-    `(None, -17)` is all but the last 17 frames, `(-17, None)` those, `(0.0, 0.9)` the first
-    nine tenths.
+    Integers are frame numbers as in a slice, floats in [0, 1] are fractions of the video:
+    `(None, -17)` is all but the last 17 frames, `(-17, None)` is the last 17, and `(0.0, 0.9)`
+    is the first nine tenths.
     """
 
     def resolve(bound: int | float | None, default: int) -> int:
@@ -161,15 +162,15 @@ def resolve_range(num_frames: int, frame_range: FrameRange | None) -> tuple[int,
 
 
 def check_frame_range(frame_range: FrameRange | None) -> None:
-    """Raises `ValueError` on what cannot be a range of frames of any video."""
+    """Raises `ValueError` if this is not a valid range of frames."""
     if frame_range is None:
         return
     if len(frame_range) != 2:
         raise ValueError(f"frame_range is {frame_range}: give (start, stop)")
     if any(isinstance(bound, float) and not 0 <= bound <= 1 for bound in frame_range):
         raise ValueError(
-            f"frame_range is {frame_range}: floats are parts of a video, from 0.0 to 1.0; "
-            "frame numbers are whole numbers"
+            f"frame_range is {frame_range}: floats are fractions from 0.0 to 1.0; "
+            "give frame numbers as integers"
         )
 
 
@@ -181,11 +182,11 @@ def choose_frames(
     rng: random.Random | None,
     position: float = 0.5,
 ) -> list[int]:
-    """The numbers of a clip's frames in a video whose frames are shown at `times` (seconds).
+    """Chooses the frame numbers of a clip, given all `times` in seconds.
 
-    The clip lies within `bounds`, at a random place with `rng`, and else at `position`: 0 is
-    the earliest that fits, 1 the latest. Raises `ValueError` where none fits (and the spec
-    does not pad).
+    The clip lies within `bounds`, at a random position with `rng`, otherwise at `position`: 0 is
+    the earliest that fits, 1 the latest. Raises `ValueError` if the video is too short and the
+    spec does not pad.
     """
     start, stop = bounds
     length = max(stop - start, 0)
@@ -197,14 +198,14 @@ def choose_frames(
         needs = f"{offsets[-1] + 1} frames ({spec.num_frames} at a stride of {stride})"
     else:
         span = (spec.num_frames - 1) / spec.fps
-        # The last frame is still the nearest one for half of the time it is shown.
+        # The last frame is the nearest one until half of its duration has passed.
         last = times[-1] + 0.5 / fps if length else 0.0
         num_starts = int(np.searchsorted(times, last - span, side="right"))
-        needs = f"{span:.3g} s ({spec.num_frames} frames at {spec.fps:g} a second)"
+        needs = f"{span:.3g} s ({spec.num_frames} frames at {spec.fps:g} per second)"
     if num_starts < 1:
         if not (spec.pad_short and length):
-            lasts = f"{length} frames" + (f", {length / fps:.3g} s" if spec.fps else "")
-            raise ValueError(f"too short: {lasts} to choose from, a clip needs {needs}")
+            available = f"{length} frames" + (f", {length / fps:.3g} s" if spec.fps else "")
+            raise ValueError(f"too short: {available} to choose from, a clip needs {needs}")
         num_starts = 1
     first = rng.randrange(num_starts) if rng else round(position * (num_starts - 1))
     if spec.fps is None:
@@ -216,9 +217,9 @@ def choose_frames(
 
 
 def nearest(times: Float[np.ndarray, " t"], moments: Float[np.ndarray, " n"]) -> list[int]:
-    """For each moment the number of the frame shown nearest to it, the earlier one on a tie."""
+    """Numbers of the frames nearest to `moments`; the earlier on a tie."""
     right = np.searchsorted(times, moments).clip(0, len(times) - 1)
     left = (right - 1).clip(0)
-    # A hair of tolerance: times are sums of decimal fractions, and ties must not flicker.
+    # A small tolerance: rounding errors in the times must not decide a tie.
     closer = np.abs(moments - times[left]) <= np.abs(times[right] - moments) + 1e-6
     return np.where(closer, left, right).tolist()

@@ -1,9 +1,9 @@
-"""Shards: safetensors files that hold the codes of many videos, each with its header.
+"""Shards: safetensors files that hold the codes of many videos.
 
-A shard is to many videos what a code file is to one: the tensors "000000", "000001", ... and, in
-the file's metadata, for each of them a header, an origin and a checksum ("000000.header", ...), and
-one checksum over all these texts. Both kinds of file are read here by place: opening one reads
-what is said of its videos, and no codes.
+A shard holds the tensors "000000", "000001", ... and, in the file's metadata, a header, an origin
+and a checksum for each of them ("000000.header", ...), and one checksum over all of these. This
+module reads shards and code files: opening a file reads the metadata of its videos and no codes,
+which are read later from their offset.
 """
 
 import json
@@ -24,52 +24,52 @@ from magvit2_pytorch.data.code_file import (
     FORMAT_VERSION,
     CodeHeader,
     NewerFormat,
-    OneVideosCodes,
     Origin,
+    VideoCodes,
     check_codes,
     check_format,
-    check_sum,
-    read_header,
-    reading,
-    stored_array,
-    texts_crc,
-    texts_of,
+    metadata_crc,
+    parse_header,
+    reading_errors,
+    storage_array,
+    verify_checksum,
+    video_metadata,
 )
 from magvit2_pytorch.data.replace_file import replacing
 from magvit2_pytorch.data.unusable import UnusableMedia
 from magvit2_pytorch.state_file import shared_as_usual
 
 SHARD_FORMAT = "magvit2-code-shard"
-MAX_TEXT_BYTES = 10_000_000
-"""In a shard, enough for some 15,000 videos. Safetensors refuses headers from 100 MB."""
+MAX_METADATA_BYTES = 10_000_000
+"""Metadata of a shard, enough for some 15,000 videos; safetensors refuses 100 MB and more."""
 
 
 class ShardName(NamedTuple):
-    """`codes-0001-00003-00012.safetensors`: in this order, later ones count before earlier ones."""
+    """File name of a shard; in this order, later codes take precedence."""
 
     run: int
-    """How many runs on this folder came before."""
+    """Number of earlier runs on this folder."""
     rank: int
-    """Of the process that wrote it."""
+    """Rank of the process that wrote the shard."""
     number: int
-    """Of this process's shards in this run."""
+    """Number of the shard among those of this process in this run."""
 
     def __str__(self) -> str:
         return f"codes-{self.run:04}-{self.rank:05}-{self.number:05}.safetensors"
 
     @classmethod
     def parse(cls, name: str) -> "ShardName | None":
-        """None for any other file's name."""
-        found = re.fullmatch(r"codes-(\d{4,})-(\d{5,})-(\d{5,})\.safetensors", name)
-        return cls(*map(int, found.groups())) if found else None
+        """Parses a file name; None if it does not name a shard."""
+        match = re.fullmatch(r"codes-(\d{4,})-(\d{5,})-(\d{5,})\.safetensors", name)
+        return cls(*map(int, match.groups())) if match else None
 
 
 class DamagedCodes(UnusableMedia):
-    """A shard or code file that is not as it was written."""
+    """A shard or code file whose contents changed after it was written."""
 
 
-class Place(NamedTuple):
-    """Where in a file the codes of one video begin, and what they are there."""
+class CodesLocation(NamedTuple):
+    """File, byte offset, type and shape of a video's stored codes."""
 
     file: Path
     offset: int
@@ -78,96 +78,95 @@ class Place(NamedTuple):
 
 
 class StoredVideo(NamedTuple):
-    """What a file says of one of its videos."""
+    """Metadata of one video in a shard or code file."""
 
     key: str
-    """The name of its tensor."""
-    place: Place
+    """Name of the tensor."""
+    location: CodesLocation
     header: CodeHeader
     origin: Origin | None
-    """Always there in a shard."""
+    """Present in every shard, optional in a code file."""
     crc: int
-    """CRC-32 of the texts as they stand in the file."""
+    """CRC-32 of header and origin as the file holds them."""
     checksum: str | None
-    """Of the texts and the codes."""
+    """CRC-32 of header, origin and codes, in hexadecimal; None if the file lacks it."""
 
 
 class ShardWriter:
-    """Gathers the codes of videos, and writes them as a shard whenever there are enough.
+    """Collects codes of videos and writes a shard whenever there are enough.
 
-    A shard has up to `max_bytes`, or one video that has more; so much is held in memory, and as
-    much again while it is written. `first` is the name of the first one.
+    A shard has up to `max_bytes`, or holds one larger video. The writer needs that much memory,
+    and twice as much while it writes. `first` is the name of the first shard.
     """
 
     def __init__(self, folder: str | os.PathLike, first: ShardName, max_bytes: int):
         if max_bytes < 1:
-            raise ValueError(f"a shard of {max_bytes} bytes holds nothing: at least 1")
+            raise ValueError(f"max_bytes is {max_bytes}: give at least 1")
         self.folder = Path(folder)
         self.name = first
         self.max_bytes = max_bytes
         self._videos: list[tuple[np.ndarray, dict[str, str]]] = []
-        self._code_bytes = self._text_bytes = 0
+        self._code_bytes = self._metadata_bytes = 0
 
-    def add(self, codes: OneVideosCodes, header: CodeHeader, origin: Origin) -> Path | None:
-        """Takes a video; what was gathered before is written first if both are too much.
+    def add(self, codes: VideoCodes, header: CodeHeader, origin: Origin) -> Path | None:
+        """Adds a video, after writing a shard that would become too large.
 
-        Returns the shard that was written, if one was. Raises `ValueError` where the codes are
-        not those that the header speaks of.
+        Returns the path of the shard if one was written. Raises `ValueError` if codes and header
+        do not match.
         """
-        array = stored_array(codes, header)
-        about = texts_of(array, header, origin)
-        text_bytes = self._text_bytes + sum(map(len, about.values()))
+        array = storage_array(codes, header)
+        metadata = video_metadata(array, header, origin)
+        metadata_bytes = self._metadata_bytes + sum(map(len, metadata.values()))
         code_bytes = self._code_bytes + array.nbytes
-        if code_bytes + text_bytes > self.max_bytes or text_bytes > MAX_TEXT_BYTES:
+        if code_bytes + metadata_bytes > self.max_bytes or metadata_bytes > MAX_METADATA_BYTES:
             written = self.flush()
         else:
             written = None
-        self._videos.append((array, about))
+        self._videos.append((array, metadata))
         self._code_bytes += array.nbytes
-        self._text_bytes += sum(map(len, about.values()))
+        self._metadata_bytes += sum(map(len, metadata.values()))
         return written
 
     def flush(self) -> Path | None:
-        """Writes what was gathered, if anything, as a shard that appears whole or not at all.
+        """Writes the collected videos, if any, as a shard, atomically.
 
-        Raises `FileExistsError` where another process writes under the same names.
+        Raises `FileExistsError` if another process writes shards of the same names.
         """
         if not self._videos:
             return None
         path = self.folder / str(self.name)
         if path.exists():
             raise FileExistsError(
-                f"{path} has appeared: another process of rank {self.name.rank} writes here too"
+                f"{path} already exists: another process of rank {self.name.rank} writes here too"
             )
-        keyed = {f"{number:06}": video for number, video in enumerate(self._videos)}
-        said = {
-            f"{key}.{name}": text
-            for key, (_, about) in keyed.items()
-            for name, text in about.items()
-        }
-        metadata = {
+        arrays, video_texts = {}, {}
+        for number, (array, metadata) in enumerate(self._videos):
+            key = f"{number:06}"
+            arrays[key] = array
+            video_texts |= {f"{key}.{name}": text for name, text in metadata.items()}
+        file_metadata = {
             "format": SHARD_FORMAT,
             "version": str(FORMAT_VERSION),
-            "checksum": _checksum(said),
-            **said,
+            "checksum": _checksum(video_texts),
+            **video_texts,
         }
         with replacing(path) as part, shared_as_usual(part):
-            save_file({key: array for key, (array, _) in keyed.items()}, part, metadata=metadata)
+            save_file(arrays, part, metadata=file_metadata)
         self.name = self.name._replace(number=self.name.number + 1)
-        self._videos, self._code_bytes, self._text_bytes = [], 0, 0
+        self._videos, self._code_bytes, self._metadata_bytes = [], 0, 0
         return path
 
 
-def stored_videos(path: str | os.PathLike) -> list[StoredVideo]:
-    """All videos of a shard or code file; reads their headers and none of their codes.
+def list_videos(path: str | os.PathLike) -> list[StoredVideo]:
+    """Reads the metadata of all videos in a shard or code file.
 
-    Raises `DamagedCodes` where the file is cut off or its headers are not as they were written,
-    and another `UnusableMedia` where it is missing or made by a newer version of this library.
+    Raises `DamagedCodes` if the file is truncated or its metadata changed, and another
+    `UnusableMedia` if it is missing or written by a newer version of this library.
     """
     path = Path(path)
     try:
-        with reading(path):
-            # What the texts are worth is asked after the version: a newer one may differ.
+        with reading_errors(path):
+            # The version is checked before the rest, which a newer one may have changed.
             with safe_open(os.fspath(path), framework="np") as file:
                 metadata = file.metadata() or {}
             single = metadata.get("format") == FORMAT
@@ -179,86 +178,89 @@ def stored_videos(path: str | os.PathLike) -> list[StoredVideo]:
         raise DamagedCodes(error.path, error.reason) from error
 
 
-def load_codes(place: Place, start: int = 0, stop: int | None = None) -> OneVideosCodes:
-    """Latent frames `start` to `stop` of a video's codes, int64; reads no others."""
-    frames = range(*slice(start, stop).indices(place.shape[0]))
-    per_frame = int(np.prod(place.shape[1:]))
-    with reading(place.file):
-        offset = place.offset + frames.start * per_frame * place.dtype.itemsize
-        count = len(frames) * per_frame
-        array = np.fromfile(place.file, place.dtype, count, offset=offset)
+def load_codes(location: CodesLocation, start: int = 0, stop: int | None = None) -> VideoCodes:
+    """Reads only latent frames `start` to `stop` of a video, as int64."""
+    file, offset, dtype, shape = location
+    frames = range(*slice(start, stop).indices(shape[0]))
+    codes_per_frame = int(np.prod(shape[1:]))
+    with reading_errors(file):
+        offset += frames.start * codes_per_frame * dtype.itemsize
+        count = len(frames) * codes_per_frame
+        array = np.fromfile(file, dtype, count, offset=offset)
         if len(array) != count:
-            raise DamagedCodes(place.file, "is damaged: it ends before its codes do")
-    codes = array.reshape(len(frames), *place.shape[1:])
+            raise DamagedCodes(file, "is damaged: it ends before its codes do")
+    codes = array.reshape(len(frames), *shape[1:])
     return torch.from_numpy(codes.astype(np.int64))
 
 
-def check_stored(video: StoredVideo) -> None:
-    """Reads a video's codes and raises `DamagedCodes` unless they are those that were written."""
-    codes = load_codes(video.place)
+def verify_codes(video: StoredVideo) -> None:
+    """Raises `DamagedCodes` if a video's codes changed after they were written."""
+    codes = load_codes(video.location)
     try:
         check_codes(codes, video.header)
-        check_sum(codes.numpy().astype(video.place.dtype), video.crc, video.checksum)
+        verify_checksum(codes.numpy().astype(video.location.dtype), video.crc, video.checksum)
     except ValueError as error:
         reason = str(error).removeprefix("is damaged: ")
-        reason = f"is damaged: of {video.header.source}, {reason}"
-        raise DamagedCodes(video.place.file, reason) from error
+        reason = f"is damaged: {video.header.source}: {reason}"
+        raise DamagedCodes(video.location.file, reason) from error
 
 
 def _single_video(path: Path, metadata: Mapping[str, str]) -> list[StoredVideo]:
-    places = _places(path)
-    if "codes" not in places:
+    locations = _locations(path)
+    if "codes" not in locations:
         raise ValueError("is damaged: it holds no codes")
-    return [_stored("codes", places["codes"], metadata)]
+    return [_stored_video("codes", locations["codes"], metadata)]
 
 
 def _shard_videos(path: Path, metadata: Mapping[str, str]) -> list[StoredVideo]:
-    about: dict[str, dict[str, str]] = {}
-    said = {name: text for name, text in metadata.items() if "." in name}
-    for name, text in said.items():
-        key, _, what = name.partition(".")
-        about.setdefault(key, {})[what] = text
-    places = _places(path)
-    whole = all(names.keys() == {"header", "origin", "checksum"} for names in about.values())
-    if metadata.get("checksum") != _checksum(said) or not whole or set(about) != set(places):
-        raise ValueError("is damaged: its headers are not those that were written")
-    return [_stored(key, places[key], about[key]) for key in sorted(about)]
+    video_texts = {name: text for name, text in metadata.items() if "." in name}
+    videos: dict[str, dict[str, str]] = {}
+    for name, text in video_texts.items():
+        key, _, field = name.partition(".")
+        videos.setdefault(key, {})[field] = text
+    locations = _locations(path)
+    complete = all(video.keys() == {"header", "origin", "checksum"} for video in videos.values())
+    intact = metadata.get("checksum") == _checksum(video_texts)
+    if not intact or not complete or set(videos) != set(locations):
+        raise ValueError("is damaged: its metadata changed after it was written")
+    return [_stored_video(key, locations[key], videos[key]) for key in sorted(videos)]
 
 
-def _stored(key: str, place: Place, about: Mapping[str, str]) -> StoredVideo:
-    header = read_header(about)
-    if place.shape != header.codes_shape:
+def _stored_video(key: str, location: CodesLocation, metadata: Mapping[str, str]) -> StoredVideo:
+    header = parse_header(metadata)
+    if location.shape != header.codes_shape:
         raise ValueError(
-            f"is damaged: codes of shape {place.shape}, where a header speaks of "
+            f"is damaged: codes of shape {location.shape}, but the header requires "
             f"{header.codes_shape}"
         )
-    origin = Origin.from_json(about["origin"]) if "origin" in about else None
-    return StoredVideo(key, place, header, origin, texts_crc(about), about.get("checksum"))
+    origin = Origin.from_json(metadata["origin"]) if "origin" in metadata else None
+    crc = metadata_crc(metadata)
+    return StoredVideo(key, location, header, origin, crc, metadata.get("checksum"))
 
 
-def _places(path: Path) -> dict[str, Place]:
-    """Where each tensor lies, which safetensors checks and does not tell."""
+def _locations(path: Path) -> dict[str, CodesLocation]:
+    """Location of each tensor, which safetensors checks but does not expose."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         tensors = json.loads(file.read(length))
     tensors.pop("__metadata__", None)
     return {
-        key: Place(
+        key: CodesLocation(
             file=path,
-            offset=8 + length + about["data_offsets"][0],
-            dtype=_dtype(about["dtype"]),
-            shape=tuple(about["shape"]),
+            offset=8 + length + tensor["data_offsets"][0],
+            dtype=_dtype(tensor["dtype"]),
+            shape=tuple(tensor["shape"]),
         )
-        for key, about in tensors.items()
+        for key, tensor in tensors.items()
     }
 
 
 def _dtype(name: str) -> np.dtype:
-    """Of safetensors' name for it, such as U16 or I32; files are little-endian."""
+    """NumPy type of a safetensors type name such as U16."""
     if name[0] not in "UI":
-        raise ValueError(f"is damaged: its codes are {name}, no integers")
+        raise ValueError(f"is damaged: its codes are {name}, not integers")
     return np.dtype(f"<{name[0].lower()}{int(name[1:]) // 8}")
 
 
-def _checksum(said: Mapping[str, str]) -> str:
-    return f"{zlib.crc32(json.dumps(said, sort_keys=True).encode()):08x}"
+def _checksum(video_texts: Mapping[str, str]) -> str:
+    return f"{zlib.crc32(json.dumps(video_texts, sort_keys=True).encode()):08x}"

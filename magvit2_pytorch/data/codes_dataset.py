@@ -1,7 +1,7 @@
-"""Stored codes as training examples: whole videos, or windows of a fixed number of latent frames.
+"""Dataset of stored codes, to train a generator on.
 
-For whoever trains a generator on what `magvit2 tokenize` wrote. No tokenizer is needed, only the
-files.
+`magvit2 tokenize` writes the codes. An item is a whole video or a window of a fixed number of
+latent frames. Only the files are needed, no tokenizer.
 """
 
 import math
@@ -15,18 +15,18 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from magvit2_pytorch.data.code_file import CODE_SUFFIX, CodeHeader, reading
+from magvit2_pytorch.data.code_file import CODE_SUFFIX, CodeHeader, reading_errors
 from magvit2_pytorch.data.code_shards import (
+    CodesLocation,
     DamagedCodes,
-    Place,
     ShardName,
     StoredVideo,
+    list_videos,
     load_codes,
-    stored_videos,
 )
 from magvit2_pytorch.data.sources import walk
 
-# A hundred bytes a video: a corpus may have millions, and every worker holds them.
+# About 100 bytes per video: a corpus may have millions, and every worker holds all rows.
 _COLUMNS = np.dtype(
     [
         ("file", np.int32),
@@ -43,35 +43,36 @@ _COLUMNS = np.dtype(
 
 
 class CodesItem(NamedTuple):
-    """Codes and what they were made of; torch's default collation makes batches of it."""
+    """Codes and metadata of an item, for torch's default collation."""
 
     codes: Int[Tensor, "j y x"] | Int[Tensor, "j y x q"]
     """int64, latent frames first."""
     path: str
-    """Of the video, below the folder that was tokenized; of a code file its own path."""
+    """Path of the video relative to the folder that was tokenized, or of the code file."""
     start: int
-    """The latent frame of the video that the window begins with."""
+    """Index of the first latent frame of the window in its video."""
     num_frames: int
-    """Frames of the whole video."""
+    """Number of frames of the whole video."""
     height: int
     width: int
     fps: float
-    """Frames a second; NaN for an image."""
+    """Frames per second; NaN for an image."""
 
 
 class CodesDataset(Dataset):
-    """Videos, or windows of them, from a folder of shards, code files, or both.
+    """Videos or windows of videos from a folder of stored codes.
 
-    Without `num_latent_frames` an item is a whole video. With it, an item is a window of so many
-    latent frames; windows begin every `stride` latent frames (side by side if not given), and
-    what is left at a video's end is in none of them. Only a window at `start` 0 holds the latent
-    that stands for one frame alone. Items are in the order of their paths, then of time, whichever
-    process tokenized them; which item is which depends on the files alone.
+    The folder holds shards, code files, or both. Without `num_latent_frames` an item is a whole
+    video. With it, an item is a window of that many latent frames. Windows start every `stride`
+    latent frames (default: `num_latent_frames`); a rest at the end of a video that is too short
+    for a window is left out. Only a window with `start` 0 contains the latent of a single frame.
+    Items are sorted by path, then by time, and depend on the files alone, not on the process that
+    wrote them.
 
-    Opening reads the headers, an item reads its own codes. Of an input that was tokenized twice,
-    the later codes count. Raises `FileNotFoundError` or `ValueError` where there are no codes or
-    no window, where the codes are not all of one tokenizer, and `UnusableMedia` (a `ValueError`)
-    where a file is damaged.
+    Opening reads the headers; an item reads its own codes. If a video was tokenized twice, the
+    later codes are used. Raises `FileNotFoundError` or `ValueError` if there are no codes or no
+    windows, `ValueError` if the codes come from different tokenizers, and `UnusableMedia` (a
+    `ValueError`) if a file is damaged.
     """
 
     def __init__(
@@ -82,30 +83,30 @@ class CodesDataset(Dataset):
     ):
         for name, value in (("num_latent_frames", num_latent_frames), ("stride", stride)):
             if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}: at least 1")
+                raise ValueError(f"{name} is {value}: give at least 1")
         if stride is not None and num_latent_frames is None:
-            raise ValueError("stride is the step between windows: give num_latent_frames too")
+            raise ValueError("stride is the step between windows: also give num_latent_frames")
         self.folder = Path(folder).expanduser()
         self.num_latent_frames = num_latent_frames
         self.stride = stride or num_latent_frames
         self._files = _code_files(self.folder)
         self._read_headers()
-        # The number of the first item after each video.
+        # Number of items up to and including each video.
         self._ends = np.cumsum(self._count_windows())
 
     @property
     def codebook_size(self) -> int:
-        """Codes are from 0 to this less one."""
+        """Size of the codebook; codes are below it."""
         return self._common.codebook_size
 
     @property
     def num_codebooks(self) -> int:
-        """The length of the codes' last axis; there is none for 1."""
+        """Length of the codes' last axis, which is absent if 1."""
         return self._common.num_codebooks
 
     @property
     def fingerprint(self) -> str:
-        """Of the tokenizer that made all these codes."""
+        """Fingerprint of the tokenizer that made the codes."""
         return self._common.fingerprint
 
     def __len__(self) -> int:
@@ -113,13 +114,13 @@ class CodesDataset(Dataset):
 
     def __getitem__(self, number: int) -> CodesItem:
         video, start = self._locate(number)
-        row, place = self._rows[video], self._place(video)
-        length = place.shape[0] if self.num_latent_frames is None else self.num_latent_frames
-        codes = load_codes(place, start, start + length)
-        # An index out of range would stop a GPU without a word of which file it was.
+        row, location = self._rows[video], self._location(video)
+        length = self.num_latent_frames or location.shape[0]
+        codes = load_codes(location, start, start + length)
+        # On a GPU an index out of range raises an error that does not name the file.
         if int(codes.min()) < 0 or int(codes.max()) >= self.codebook_size:
             raise DamagedCodes(
-                place.file, f"is damaged: codes of {self._paths[video]} are not in the codebook"
+                location.file, f"is damaged: codes of {self._paths[video]} are outside the codebook"
             )
         return CodesItem(
             codes=codes,
@@ -132,27 +133,27 @@ class CodesDataset(Dataset):
         )
 
     def header(self, number: int) -> CodeHeader:
-        """All that is known of an item's video: what `decode_file` wants beside its codes.
+        """Header of an item's video, which `decode_file` needs together with the codes.
 
-        Reads the headers of the whole shard again.
+        Reads all headers of the shard again.
         """
         row = self._rows[self._locate(number)[0]]
-        return stored_videos(self._files[row["file"]])[row["key"]].header
+        return list_videos(self._files[row["file"]])[row["key"]].header
 
     def _read_headers(self) -> None:
         self._common: CodeHeader | None = None
         rows, paths = [], []
         for number, file in enumerate(self._files):
-            videos = stored_videos(file)
+            videos = list_videos(file)
             for video in videos:
                 self._check_tokenizer(file, video.header)
-            with reading(file):
+            with reading_errors(file):
                 rows.append(np.array([_row(number, k, v) for k, v in enumerate(videos)], _COLUMNS))
             paths += [self._path(file, video) for video in videos]
         if not paths:
-            raise ValueError(f"{self.folder} holds shards without videos")
-        # Files come in the order of their names, so that of one path the last one is the latest.
-        last = {path: place for place, path in enumerate(paths)}
+            raise ValueError(f"the shards in {self.folder} hold no videos")
+        # Files are sorted by name, so the last row of a path has its latest codes.
+        last = {path: index for index, path in enumerate(paths)}
         self._paths = sorted(last)
         self._rows = np.concatenate(rows)[[last[path] for path in self._paths]]
 
@@ -160,26 +161,26 @@ class CodesDataset(Dataset):
         common = self._common
         if common is None:
             self._common, self._first_file = header, file
-        elif _meaning(header) != _meaning(common):
+        elif _tokenizer_key(header) != _tokenizer_key(common):
             raise ValueError(
-                f"{self.folder} holds codes of different tokenizers, which mean different "
-                f"things: {self._first_file} is of {common.tokenizer} (fingerprint "
-                f"{common.fingerprint[:12]}), {file} of {header.tokenizer} (fingerprint "
-                f"{header.fingerprint[:12]}): open a folder that holds codes of one"
+                f"{self.folder} holds codes of different tokenizers: {self._first_file} is from "
+                f"{common.tokenizer} (fingerprint {common.fingerprint[:12]}), {file} from "
+                f"{header.tokenizer} (fingerprint {header.fingerprint[:12]}); open a folder with "
+                "codes of one tokenizer"
             )
 
     def _path(self, file: Path, video: StoredVideo) -> str:
-        """What tells a video from all others, whichever shard it is in."""
-        place = file.relative_to(self.folder)
+        """Path that identifies a video in all shards of the folder."""
+        relative = file.relative_to(self.folder)
         if ShardName.parse(file.name) is None:
-            return place.as_posix()
-        return (place.parent / video.origin.path).as_posix()
+            return relative.as_posix()
+        return (relative.parent / video.origin.path).as_posix()
 
     def _count_windows(self) -> np.ndarray:
         if self.num_latent_frames is None:
             return np.ones(len(self._rows), np.int64)
-        room = self._rows["shape"][:, 0].astype(np.int64) - self.num_latent_frames
-        counts = np.where(room < 0, 0, room // self.stride + 1)
+        last_start = self._rows["shape"][:, 0].astype(np.int64) - self.num_latent_frames
+        counts = np.where(last_start < 0, 0, last_start // self.stride + 1)
         num_short = int((counts == 0).sum())
         if num_short == len(counts):
             raise ValueError(
@@ -195,45 +196,49 @@ class CodesDataset(Dataset):
         return counts
 
     def _locate(self, number: int) -> tuple[int, int]:
-        """The video that an item is of, and the latent frame that it begins with."""
+        """Number of an item's video, and the item's first latent frame."""
         if not 0 <= number < len(self):
             raise IndexError(f"item {number} of {len(self)}")
         video = int(np.searchsorted(self._ends, number, side="right"))
         before = int(self._ends[video - 1]) if video else 0
         return video, (number - before) * (self.stride or 0)
 
-    def _place(self, video: int) -> Place:
+    def _location(self, video: int) -> CodesLocation:
         row = self._rows[video]
         shape = tuple(row["shape"].tolist())
         shape = shape if self.num_codebooks > 1 else shape[:3]
         dtype = np.dtype(row["dtype"].decode())
-        return Place(self._files[row["file"]], int(row["offset"]), dtype, shape)
+        return CodesLocation(self._files[row["file"]], int(row["offset"]), dtype, shape)
 
 
 def _code_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}: give one that holds codes")
+        raise FileNotFoundError(
+            f"there is no folder {folder}: give a folder of code files or shards"
+        )
     files = [
         path
         for path in walk(folder)
         if ShardName.parse(path.name) or path.name.lower().endswith(CODE_SUFFIX)
     ]
     if not files:
-        raise ValueError(f"{folder} holds no codes: `magvit2 tokenize VIDEOS -o FOLDER` makes them")
+        raise ValueError(
+            f"{folder} holds no codes: create some with `magvit2 tokenize VIDEOS -o FOLDER`"
+        )
     return sorted(files, key=lambda path: (path.parent, ShardName.parse(path.name) or (), path))
 
 
-def _meaning(header: CodeHeader) -> tuple:
+def _tokenizer_key(header: CodeHeader) -> tuple:
     return header.fingerprint, header.codebook_size, header.num_codebooks
 
 
 def _row(file: int, key: int, video: StoredVideo) -> tuple:
-    header, shape = video.header, video.place.shape
+    header, shape = video.header, video.location.shape
     return (
         file,
         key,
-        video.place.offset,
-        video.place.dtype.str,
+        video.location.offset,
+        video.location.dtype.str,
         (*shape, 1) if len(shape) == 3 else shape,
         header.num_frames,
         header.height,

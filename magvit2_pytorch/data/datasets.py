@@ -1,8 +1,9 @@
-"""Folders of videos or pictures as training examples, in torch's map style."""
+"""Map-style datasets of training examples from folders of videos or images."""
 
 import os
 import random
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,37 +24,38 @@ from magvit2_pytorch.data.clips import (
     crop,
     resolve_range,
 )
-from magvit2_pytorch.data.dead_workers import note_file
+from magvit2_pytorch.data.dead_workers import record_file
 from magvit2_pytorch.data.frame_array import resize_array
 from magvit2_pytorch.data.image_files import read_image
 from magvit2_pytorch.data.pixels import to_float
-from magvit2_pytorch.data.sources import MediaKind, Source, find_media
+from magvit2_pytorch.data.sources import Source, find_media
 from magvit2_pytorch.data.unusable import SkipLog, UnusableMedia
 from magvit2_pytorch.data.video_file import VideoFile
 from magvit2_pytorch.seeds import keyed_seed
+from magvit2_pytorch.types import MediaKind
 
 Key = int | tuple[int, int]
-"""The number of an item, or (epoch, number)."""
+"""Number of an item, or (epoch, number)."""
 
-# Index and first frame's size of this many videos are kept by each process (about 100 kB
-# each at an hour of video, 1 kB at a clip's length).
-_OPEN_VIDEOS = 1024
+# Each process keeps the index and the frame size of this many videos (about 100 kB per hour of
+# video, 1 kB for a short clip).
+_MAX_OPEN_VIDEOS = 1024
 
 V = TypeVar("V")
 
 
 class MediaDataset(Dataset, ABC):
-    """What the two datasets share: keyed randomness, and passing over unusable files.
+    """Base class: keyed randomness, and replacement of unusable files.
 
-    An item is a function of (seed, epoch, number) and the files alone: no global random
-    state, the same in every process, so training can resume at any item. In place of a file
-    that cannot be used comes another one, drawn by the same key. Each such file is warned
-    about once, and `skipped` names all of them, also those that worker processes met.
+    An item is a function of (seed, epoch, number) and the files alone. It uses no global random
+    state and is the same in every process, so training can resume at any item. An unusable file
+    is replaced by another one, drawn by the same key. Each unusable file gives one warning, and
+    `skipped` lists all of them, including those found by worker processes.
     """
 
     kind: MediaKind
     takes_epoch = True
-    """Tells loaders that items may be asked for as (epoch, number)."""
+    """Tells loaders that keys may be (epoch, number)."""
 
     def __init__(self, source: Source, spec: ClipSpec, *, train: bool, seed: int):
         self.paths: list[Path] = find_media(source, self.kind)
@@ -66,20 +68,21 @@ class MediaDataset(Dataset, ABC):
 
     @abstractmethod
     def _load(self, path: Path, number: int, rng: random.Random | None) -> Tensor:
-        """One example of the file; raises `UnusableMedia` where there is none."""
+        """Reads one example from a file; raises `UnusableMedia` if that fails."""
 
     def __len__(self) -> int:
         return len(self.paths)
 
     @property
     def skipped(self) -> dict[str, str]:
-        """The files met so far that could not be used, and why."""
+        """Unusable files found so far, and the reasons."""
         return self._skips.all()
 
     def set_epoch(self, epoch: int) -> None:
-        """For plain numbers as keys; workers that are running do not hear of it.
+        """Sets the epoch for keys that are plain numbers.
 
-        `InfiniteBatches` and `build_loader` ask for (epoch, number) and need no call.
+        Running workers do not see the change. `InfiniteBatches` uses keys (epoch, number) and
+        needs no call.
         """
         self.epoch = epoch
 
@@ -88,7 +91,7 @@ class MediaDataset(Dataset, ABC):
         if not 0 <= number < len(self):
             raise IndexError(f"item {number} of {len(self)}")
         path = self.paths[number % len(self.paths)]
-        # A few draws find a usable file where most are; where few are, look through them all.
+        # A few draws find a usable file if most files are usable; otherwise try all in turn.
         for attempt in range(32):
             rng = random.Random(keyed_seed("item", self.seed, epoch, number, attempt))
             if attempt:
@@ -99,7 +102,7 @@ class MediaDataset(Dataset, ABC):
         return self._first_usable(number)
 
     def _first_usable(self, number: int) -> Tensor:
-        """The example of the first file that gives one; raises `ValueError` if none does."""
+        """Example of the first usable file; raises `ValueError` if there is none."""
         for path in self.paths:
             rng = random.Random(keyed_seed("first usable", self.seed, number, str(path)))
             item = self._try(path, number, rng)
@@ -108,14 +111,14 @@ class MediaDataset(Dataset, ABC):
         reasons = list(self.skipped.items())
         shown = "; ".join(f"{path}: {reason}" for path, reason in reasons[:3])
         raise ValueError(
-            f"none of the {len(self.paths)} {self.kind} in {self._source} can be used: {shown}"
+            f"none of the {len(self.paths)} {self.kind}s in {self._source} can be used: {shown}"
             + ("; ..." if len(reasons) > 3 else "")
         )
 
     def _try(self, path: Path, number: int, rng: random.Random) -> Tensor | None:
         if path in self._skips:
             return None
-        note_file(path)
+        record_file(path)
         try:
             return self._load(path, number, rng if self.train else None)
         except UnusableMedia as error:
@@ -124,24 +127,24 @@ class MediaDataset(Dataset, ABC):
 
 
 class VideoDataset(MediaDataset):
-    """Clips of videos: float32 `c t h w` in [-1, 1], as `spec` says.
+    """Clips of videos, float32 `c t h w` in [-1, 1].
 
-    `source` is what `find_media` takes. In training each item is a random clip of its video;
-    with `train=False` clips lie at fixed places (one: the middle of the video; several: from
-    its beginning to its end), cropped at the centre, never mirrored.
+    `spec` describes the clips, and `source` is that of `find_media`. In training an item is a
+    random clip of its video. With `train=False` clips have fixed positions (one: the middle of the
+    video; several: spread from its start to its end), cropped at the centre and never mirrored.
 
-    clips_per_video: how many items each video stands for.
+    clips_per_video: number of items per video.
     frame_range: the part of each video that clips may use, e.g. `(None, -17)` to train on all
         but the last 17 frames and `(-17, None)` to validate on those; floats are fractions.
-    cache_dir: where to keep decoded frames, up to `cache_max_gb` (see `FrameCache`). Frames
-        are kept at the size that covers the largest scale of `random_scale`: without
-        `random_scale` items are bit for bit those without a cache, with it they are resized
-        twice and differ slightly.
+    cache_dir: folder for decoded frames, up to `cache_max_gb` (see `FrameCache`). Frames are
+        stored at the size for the largest scale of `random_scale`. Without `random_scale` items
+        are bit for bit the same as without a cache; with it they are resized twice and differ
+        slightly.
 
-    Raises `FileNotFoundError` or `ValueError` where there is nothing that can be used.
+    Raises `FileNotFoundError` or `ValueError` if there is no usable file.
     """
 
-    kind: MediaKind = "videos"
+    kind: MediaKind = "video"
 
     def __init__(
         self,
@@ -157,7 +160,7 @@ class VideoDataset(MediaDataset):
     ):
         check_frame_range(frame_range)
         if clips_per_video < 1:
-            raise ValueError(f"clips_per_video is {clips_per_video}: at least 1")
+            raise ValueError(f"clips_per_video is {clips_per_video}: give at least 1")
         super().__init__(source, spec or ClipSpec(), train=train, seed=seed)
         self.clips_per_video = clips_per_video
         self.frame_range = frame_range
@@ -170,18 +173,19 @@ class VideoDataset(MediaDataset):
         return len(self.paths) * self.clips_per_video
 
     def __getstate__(self) -> dict[str, Any]:
-        # Memory maps would be sent to workers as their contents.
+        # Pickled memory maps would carry their contents to workers.
         return self.__dict__ | {"_files": {}, "_cached": {}}
 
     def _load(self, path: Path, number: int, rng: random.Random | None) -> Float[Tensor, "c t h w"]:
-        file = _recall(self._files, path, lambda: VideoFile(path, self.spec.channels))
+        file = _get_or_make(self._files, path, lambda: VideoFile(path, self.spec.channels))
         window = _window(path, file.height, file.width, self.spec, rng)
         cached = self._from_cache(path, file)
         frames = cached and cached.read(self._choose(path, cached, number, rng), window.size)
-        # A damaged file is asked anew each time, so that what was read before does not matter.
+        # For a damaged file this starts over each time, so that items do not depend on the order
+        # of reading.
         while frames is None:
             frames = file.try_read(self._choose(path, file, number, rng), window.size)
-            file = file if frames is not None else file.distrusting
+            file = file if frames is not None else file.fallback
         return to_float(crop(frames, window, self.spec.size))
 
     def _choose(
@@ -200,16 +204,16 @@ class VideoDataset(MediaDataset):
             return None
         largest = self.spec.random_scale[1] if self.train and self.spec.random_scale else 1.0
         size = covering_size(file.height, file.width, self.spec.size, largest)
-        return _recall(self._cached, path, lambda: self.cache.get(file, size))
+        return _get_or_make(self._cached, path, lambda: self.cache.get(file, size))
 
 
 class ImageDataset(MediaDataset):
-    """Pictures: float32 `c h w` in [-1, 1], resized and cropped as `spec` says.
+    """Images, resized and cropped, float32 `c h w` in [-1, 1].
 
-    Of the spec only what concerns one frame is used. See `VideoDataset` for the rest.
+    Of `spec` only the options about single frames are used. See `VideoDataset` for the rest.
     """
 
-    kind: MediaKind = "images"
+    kind: MediaKind = "image"
 
     def __init__(
         self, source: Source, spec: ClipSpec | None = None, *, train: bool = True, seed: int = 0
@@ -231,10 +235,10 @@ def _window(
     return choose_window(height, width, spec, rng)
 
 
-def _recall(known: dict[Path, V], path: Path, make: Any) -> V:
-    """`known[path]`, made when first needed; the oldest is forgotten when there are many."""
-    if path not in known:
-        if len(known) >= _OPEN_VIDEOS:
-            del known[next(iter(known))]
-        known[path] = make()
-    return known[path]
+def _get_or_make(cache: dict[Path, V], path: Path, make: Callable[[], V]) -> V:
+    """Returns `cache[path]`, made if missing; a full cache drops its oldest entry."""
+    if path not in cache:
+        if len(cache) >= _MAX_OPEN_VIDEOS:
+            del cache[next(iter(cache))]
+        cache[path] = make()
+    return cache[path]

@@ -1,39 +1,42 @@
-"""A loader's worker that dies: which one, at which file, and what to do about it."""
+"""Errors that name a dead data worker and its last file."""
 
 import os
 import re
-import tempfile
 import time
 import weakref
+from collections import ChainMap
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import active_children
 
-# What torch says, from wherever this process happens to be when it hears of the death.
-_TORCH_SAYS = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*?)\.?\s*$", re.DOTALL)
+from magvit2_pytorch.data.unusable import temporary_file
+
+# Torch's message; it reaches this process at whatever line runs when the signal arrives.
+_TORCH_MESSAGE = re.compile(
+    r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*?)\.?\s*$", re.DOTALL
+)
 
 _SLOT_BYTES = 4096
 _slot: tuple[int, int] | None = None
-"""In a worker: the open board, and where its own place on it begins."""
+"""In a worker: descriptor of the shared file, and the offset of the worker's slot in it."""
 
-_boards: "weakref.WeakSet[FileBoard]" = weakref.WeakSet()
+_all_worker_files: "weakref.WeakSet[WorkerFiles]" = weakref.WeakSet()
 
 
 class DeadWorker(RuntimeError):
-    """A worker process of a loader died; the message names it, its last file and the way out."""
+    """A data worker died; the message names it and its last file."""
 
 
-class FileBoard:
-    """A small file on which each worker of one loader keeps the name of the file it is at.
+class WorkerFiles:
+    """Temporary file with the last opened file of each data worker.
 
-    It is the loader's `worker_init_fn`, and survives what a dead worker could not tell.
+    It is the loader's `worker_init_fn`. It survives the death of a worker, which cannot report
+    anything itself.
     """
 
     def __init__(self):
-        handle, self.file = tempfile.mkstemp(prefix="magvit2_workers_")
-        os.close(handle)
-        self._finalizer = weakref.finalize(self, _remove, self.file, os.getpid())
-        _boards.add(self)
+        self.file = temporary_file(self, prefix="magvit2_workers_")
+        _all_worker_files.add(self)
 
     def __getstate__(self) -> dict:
         return {"file": self.file}
@@ -42,23 +45,23 @@ class FileBoard:
         """Runs in a worker as it starts."""
         global _slot
         _slot = os.open(self.file, os.O_WRONLY), worker * _SLOT_BYTES
-        note_file("")
+        record_file("")
 
     def read(self) -> dict[int, tuple[int, str]]:
         """Number and last file of each worker, by its process id."""
-        found = {}
-        with suppress(OSError), open(self.file, "rb") as board:
-            for worker, slot in enumerate(iter(lambda: board.read(_SLOT_BYTES), b"")):
+        workers = {}
+        with suppress(OSError), open(self.file, "rb") as file:
+            for worker, slot in enumerate(iter(lambda: file.read(_SLOT_BYTES), b"")):
                 pid, _, path = slot.rstrip(b"\0").decode("utf-8", "replace").partition(" ")
                 if pid:
-                    found[int(pid)] = worker, path
-        return found
+                    workers[int(pid)] = worker, path
+        return workers
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """As `naming_dead_workers`, around asking this loader for a batch.
+    def naming_dead_workers(self) -> Iterator[None]:
+        """As the function `naming_dead_workers`, around asking this loader for a batch.
 
-        A worker that dies while it hands one over is first seen as a connection that broke.
+        The death of a worker that is sending a batch first shows as a broken connection.
         """
         try:
             with naming_dead_workers():
@@ -69,7 +72,7 @@ class FileBoard:
             raise
 
     def _dead(self) -> list[int]:
-        # The connection of a process breaks a moment before the system counts it among the dead.
+        # The connection breaks a moment before the system reports the exit: poll for a second.
         for _ in range(20):
             alive = {process.pid for process in active_children()}
             if dead := [pid for pid in self.read() if pid not in alive]:
@@ -78,49 +81,44 @@ class FileBoard:
         return []
 
 
-def note_file(path: str | os.PathLike) -> None:
-    """To be called before a file is opened; in a process that is no worker it does nothing."""
+def record_file(path: str | os.PathLike) -> None:
+    """Records the file to be opened next; does nothing outside a worker."""
     if _slot is not None:
-        board, start = _slot
+        descriptor, start = _slot
         entry = f"{os.getpid()} {os.fspath(path)}".encode("utf-8", "replace")[:_SLOT_BYTES]
-        os.lseek(board, start, os.SEEK_SET)
-        os.write(board, entry.ljust(_SLOT_BYTES, b"\0"))
+        os.lseek(descriptor, start, os.SEEK_SET)
+        os.write(descriptor, entry.ljust(_SLOT_BYTES, b"\0"))
 
 
 @contextmanager
 def naming_dead_workers() -> Iterator[None]:
     """Turns torch's error about a dead worker into `DeadWorker`.
 
-    Torch raises it as a signal arrives, not only where batches are asked for: put this around
-    all that runs while a loader does.
+    Torch raises it when a signal arrives, not only where a batch is asked for: put this around
+    all code that runs while a loader has workers.
     """
     try:
         yield
     except RuntimeError as error:
-        said = None if isinstance(error, DeadWorker) else _TORCH_SAYS.search(str(error))
-        if said is None:
+        match = None if isinstance(error, DeadWorker) else _TORCH_MESSAGE.search(str(error))
+        if match is None:
             raise
-        raise DeadWorker(_message([int(pid) for pid in said[1].split(",")], said[2])) from error
+        pids = [int(pid) for pid in match[1].split(",")]
+        raise DeadWorker(_message(pids, match[2])) from error
 
 
-def _message(pids: list[int], how: str) -> str:
+def _message(pids: list[int], end: str) -> str:
+    """Message about dead workers; `end` is "died" or torch's words."""
     workers = " and ".join(map(_describe, pids))
     return (
-        f"{workers} {how}. If it was killed, then most likely for want of memory: use fewer "
-        "num_workers or smaller clips. If it dies at the same file again, take that file away; "
-        "num_workers=0 reads in the main process, which shows what is wrong"
+        f"{workers} {end}. A killed worker has most likely run out of memory: use fewer "
+        "num_workers or smaller clips. If workers die at the same file again, remove that file; "
+        "num_workers=0 reads in the main process, which shows the cause"
     )
 
 
 def _describe(pid: int) -> str:
-    known = {pid: place for board in list(_boards) for pid, place in board.read().items()}
-    worker, path = known.get(pid, ("", ""))
-    at = f", whose last file was {path}," if path else ""
-    return f"data worker {worker} (process {pid}){at}"
-
-
-def _remove(file: str, owner: int) -> None:
-    # A forked worker inherits the finalizer and must leave the board to its parent.
-    if os.getpid() == owner:
-        with suppress(OSError):
-            os.remove(file)
+    entries = ChainMap(*(files.read() for files in list(_all_worker_files)))
+    worker, path = entries.get(pid, ("", ""))
+    last_file = f", whose last file was {path}," if path else ""
+    return f"data worker {worker} (process {pid}){last_file}"

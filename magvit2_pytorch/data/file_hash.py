@@ -1,4 +1,4 @@
-"""What tells a file from every other."""
+"""Hash of a file's contents."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""A decoder's frame to bytes `h w c`: size, rotation, colours and opacity."""
+"""Conversion of decoded frames to bytes: size, rotation, colour, opacity."""
 
 from functools import lru_cache
 from typing import Any
@@ -19,9 +19,9 @@ _NO_MATRIX = (0, 2, 3)
 
 
 class FrameToArray:
-    """Turns frames of one video into arrays of one size.
+    """Converts frames of one video to arrays of one size.
 
-    `size` is the (height, width) to give, upright; by default that of the first frame, so
+    `size` is the (height, width) of the upright result; by default that of the first frame, so
     that a stream that changes size midway stays one video. Resizing happens here, in the
     decoder's own format before it becomes RGB, a quarter of the cost of doing it after.
     Shrinking averages areas (no aliasing), growing is bicubic. Colour matrix and range are
@@ -51,7 +51,7 @@ class FrameToArray:
 def resize_array(
     array: UInt8[np.ndarray, "h w c"], size: tuple[int, int]
 ) -> UInt8[np.ndarray, "y x c"]:
-    """Resizes bytes that are decoded already, by the way that frames of videos are resized."""
+    """Resizes decoded bytes in the same way as frames of videos."""
     if array.shape[:2] == tuple(size):
         return array
     from av import VideoFrame
@@ -66,7 +66,7 @@ def resize_array(
 def reformat(
     reformatter: Any, frame: Any, size: tuple[int, int], pixels: str
 ) -> UInt8[np.ndarray, "..."]:
-    """The one way everything here is resized: by area where it shrinks, else bicubic."""
+    """Resizes and converts a frame: shrinking averages areas, enlarging is bicubic."""
     height, width = size
     shrinks = height < frame.height or width < frame.width
     untagged = frame.colorspace in _NO_MATRIX

@@ -1,8 +1,8 @@
-"""Which frames a video file holds and when they are shown, mostly without decoding them.
+"""Index of a video file's frames and their times, mostly without decoding.
 
-Headers lie about counts and rates, so frames are counted. In most files each packet is one
-frame, and reading the packets is enough (a millisecond per hundred frames). Where that is
-not sure (see the lists below), or turned out wrong, the frames are decoded once.
+Headers can be wrong about counts and rates, so frames are counted. In most files each packet is
+one frame, and reading the packets is enough (a millisecond per hundred frames). Where that is
+not certain (see the lists below) or proved wrong, the frames are decoded once.
 """
 
 import os
@@ -15,58 +15,58 @@ from typing import Any
 
 import numpy as np
 
-from magvit2_pytorch.data.unusable import UnusableMedia, check_regular
+from magvit2_pytorch.data.unusable import UnusableMedia, check_regular_file
 
-# Containers that find a keyframe by its exact time. MPEG program and transport streams guess
-# a byte position and invent times after it, and a gif's frames paint on the ones before.
+# Containers that seek to a keyframe by its exact time. MPEG program and transport streams guess
+# a byte position and times after it; a frame of a gif is drawn over the previous ones.
 _SEEKABLE = ("mov", "mp4", "matroska", "webm", "avi")
 
-# Where a packet is a frame. VP8 has packets that are never shown, MPEG-4 part 2 has packets
-# that repeat a frame and packets that hold two, MPEG-2 fields come in pairs: not those.
-_ONE_FRAME_A_PACKET = (
+# Codecs in which each packet is one frame. Not VP8 (some packets are never shown), MPEG-4 part 2
+# (packets that repeat a frame or hold two) and MPEG-2 (fields come in pairs).
+_ONE_FRAME_PER_PACKET = (
     "gif", "mjpeg", "png", "apng", "ffv1", "prores", "dnxhd", "huffyuv", "ffvhuff", "rawvideo",
 )  # fmt: skip
 
-# The same, for codecs that reorder frames, in containers that say when a packet is shown. An
-# avi does not, and what FFmpeg makes up for it is not the order in which frames come out.
+# The same for codecs that reorder frames, in containers that store presentation times. An avi
+# has none, and the times that FFmpeg makes up are not in the order of the decoded frames.
 _REORDERED = ("h264", "hevc", "vp9", "av1", "libdav1d", "libaom-av1")
-_SAY_WHEN_SHOWN = ("mov", "mp4", "matroska", "webm")
+_STORES_TIMES = ("mov", "mp4", "matroska", "webm")
 
-# Formats that hold what they show. Others (playlists, scripts) name files and addresses that
-# would be opened in the place of theirs.
+# Formats that contain their media. Others (playlists, scripts) name files and addresses, which
+# would be opened instead.
 _SELF_CONTAINED = (
     "mov", "matroska", "webm", "avi", "gif", "mpeg", "mpegts", "mpegvideo", "m4v", "h264", "hevc",
     "av1", "obu", "ivf", "flv", "asf", "ogg", "mxf", "nut", "yuv4mpegpipe", "mjpeg", "apng",
     "png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe", "wav", "mp3", "aac", "flac",
 )  # fmt: skip
 
-# Of one frame (8192 x 8192): a header that says more is damaged or malicious, and is believed so
-# before memory is asked for.
+# Pixels of one frame (8192 x 8192). A header that claims more is damaged or malicious, and is
+# refused before memory is allocated.
 _MAX_PIXELS = 2**26
 
-# Rates that a clock can tell; others come from headers that are damaged.
-_SLOWEST_FPS, _FASTEST_FPS = 1e-5, 1e5
+# Rates outside this range come from damaged headers.
+_MIN_FPS, _MAX_FPS = 1e-5, 1e5
 
 
 @dataclass(frozen=True, eq=False)
 class FrameIndex:
-    """The frames of one file in the order they are shown."""
+    """Frames of one file in presentation order."""
 
     pts: np.ndarray | None
-    """When each is shown, in ticks of `time_base`, increasing; None where the file's times
-    cannot tell frames apart, which are then told by counting from the start."""
+    """Presentation times in ticks of `time_base`, increasing; None if the file's times do not
+    increase, in which case frames are found by counting from the start."""
 
     keyframes: np.ndarray
-    """The ticks at which decoding can begin, increasing; empty where seeking is not exact."""
+    """Ticks at which decoding can start, increasing; empty if seeking is not exact."""
 
     times: np.ndarray
-    """When each frame is shown, seconds from the first."""
+    """Presentation time of each frame, in seconds from the first."""
 
     fps: float
-    """The mean rate; the container's word for it where there is one frame only."""
+    """Mean frame rate; that of the container if there is only one frame."""
 
     decoded: bool
-    """Whether the frames were seen decoded, so that the index is a fact, not a claim."""
+    """True if the index comes from decoded frames, and so is certain to be right."""
 
     @property
     def num_frames(self) -> int:
@@ -74,30 +74,30 @@ class FrameIndex:
 
 
 def open_container(path: str | os.PathLike) -> Any:
-    """A media file, open for reading: this file, and no other that it may name.
+    """Opens a media file, but no other file that it refers to.
 
-    Raises `UnusableMedia` on what is no media file, and PyAV's errors on a damaged one.
+    Raises `UnusableMedia` if it is not a media file, and PyAV's errors if it is damaged.
     """
     import av
 
-    check_regular(path)
-    # PyAV before 19 raises on a comment that is not UTF-8, which is no fault of the frames.
+    check_regular_file(path)
+    # PyAV before 19 raises on comments that are not UTF-8, though the frames are intact.
     old = int(av.__version__.split(".")[0]) < 19
     limits = {"format_whitelist": ",".join(_SELF_CONTAINED), "protocol_whitelist": "file"}
     try:
         return av.open(
-            # A name like `http:clip.mp4` is an address to FFmpeg, but for a path in front.
+            # FFmpeg takes a name like `http:clip.mp4` for an address; an absolute path is safe.
             os.path.abspath(path),
             options={"max_pixels": str(_MAX_PIXELS)},
             container_options=limits,
             **({"metadata_errors": "ignore"} if old else {}),
         )
     except av.error.ArgumentError as error:
-        raise UnusableMedia(path, "holds no format that a video or its sound has") from error
+        raise UnusableMedia(path, "holds no known video or audio format") from error
 
 
 def open_video(path: str | os.PathLike, num_threads: int) -> tuple[Any, Any]:
-    """Container and first real video stream (not a cover picture) of a file."""
+    """Opens a file's first video stream that is not a cover picture."""
     container = open_container(path)
     try:
         streams = container.streams.video
@@ -122,18 +122,18 @@ def _is_cover(stream: Any) -> bool:
 
 
 def build_index(path: str | os.PathLike, num_threads: int, by_decoding: bool = False) -> FrameIndex:
-    """Reads the packets of a file, or all its frames where packets do not settle it.
+    """Builds the index from packets, or where that is uncertain, from frames.
 
-    Raises `UnusableMedia` where there is no frame.
+    Raises `UnusableMedia` if there is no frame.
     """
     container, stream = open_video(path, num_threads)
     with container:
         index = None if by_decoding else _from_packets(container, stream)
     if index is None:
-        seen = [(frame.pts, frame.key_frame) for frame in decode_all(path, num_threads)]
+        frames = [(frame.pts, frame.key_frame) for frame in decode_all(path, num_threads)]
         container, stream = open_video(path, num_threads)
         with container:
-            index = _from_frames(container, stream, seen)
+            index = _from_frames(container, stream, frames)
     if not index.num_frames:
         raise UnusableMedia(path, "holds no frame that can be decoded")
     return index
@@ -141,73 +141,73 @@ def build_index(path: str | os.PathLike, num_threads: int, by_decoding: bool = F
 
 def _from_packets(container: Any, stream: Any) -> FrameIndex | None:
     codec = stream.codec_context.name
-    if codec not in _ONE_FRAME_A_PACKET and not (
-        codec in _REORDERED and _is_one_of(container, _SAY_WHEN_SHOWN)
+    if codec not in _ONE_FRAME_PER_PACKET and not (
+        codec in _REORDERED and _has_format(container, _STORES_TIMES)
     ):
         return None
     pts, keyframes, first = [], [], None
     for packet in demux(container, stream):
         first = packet.pts if first is None else first
-        # Without a keyframe in front, who knows which frames come out.
+        # Without a keyframe first, it is unknown which frames can be decoded.
         if packet.pts is None or not (keyframes or packet.is_keyframe):
             return None
-        # Discarded packets lie outside the edit list: decoded for the sake of the others.
+        # Discarded packets lie outside the edit list: needed for other frames, but not shown.
         if packet.is_keyframe:
             keyframes.append(packet.pts)
         if not packet.is_discard:
             pts.append(packet.pts)
-    # Frames shown before the first keyframe miss what they refer to and may not come out.
+    # Frames shown before the first keyframe lack their references and may not be decodable.
     if not pts or min(pts) < first or len(pts) != len(set(pts)):
         return None
     ordered = np.array(sorted(pts), np.int64)
     return _index(container, stream, ordered, sorted(keyframes), decoded=False)
 
 
-def _from_frames(container: Any, stream: Any, seen: list[tuple[int | None, bool]]) -> FrameIndex:
-    pts = [tick for tick, _ in seen]
-    keyframes = [tick for tick, is_keyframe in seen if is_keyframe]
+def _from_frames(container: Any, stream: Any, frames: list[tuple[int | None, bool]]) -> FrameIndex:
+    pts = [tick for tick, _ in frames]
+    keyframes = [tick for tick, is_keyframe in frames if is_keyframe]
     ordered = None not in pts and all(a < b for a, b in pairwise(pts))
     if ordered:
         return _index(container, stream, np.array(pts, np.int64), keyframes, decoded=True)
-    fps = _believable(as_fraction(stream.average_rate)) or 25.0
+    fps = _plausible(as_fraction(stream.average_rate)) or 25.0
     return FrameIndex(None, np.array([], np.int64), np.arange(len(pts)) / fps, fps, True)
 
 
 def _index(
     container: Any, stream: Any, pts: np.ndarray, keyframes: list[int], decoded: bool
 ) -> FrameIndex:
-    seekable = _is_one_of(container, _SEEKABLE)
+    seekable = _has_format(container, _SEEKABLE)
     time_base = as_fraction(stream.time_base)
-    # In Python's integers, which damaged times cannot overflow.
+    # Python's integers cannot overflow, even with damaged times.
     ticks = [int(tick) - int(pts[0]) for tick in pts]
     times = np.array([tick * time_base.numerator / time_base.denominator for tick in ticks])
     fps = _mean_rate(ticks, time_base, as_fraction(stream.average_rate))
     return FrameIndex(pts, np.array(keyframes if seekable else [], np.int64), times, fps, decoded)
 
 
-def _is_one_of(container: Any, names: tuple[str, ...]) -> bool:
+def _has_format(container: Any, names: tuple[str, ...]) -> bool:
     return not set(container.format.name.split(",")).isdisjoint(names)
 
 
 def as_fraction(rational: Any) -> Fraction | None:
-    """A `Fraction` of what PyAV gives, which from version 19 on is a class of its own."""
+    """Converts PyAV's rational, since version 19 another class, to `Fraction`."""
     return Fraction(rational.numerator, rational.denominator) if rational else None
 
 
-def _mean_rate(ticks: list[int], time_base: Fraction, claimed: Fraction | None) -> float:
+def _mean_rate(ticks: list[int], time_base: Fraction, stated: Fraction | None) -> float:
     span = ticks[-1] * time_base if ticks else 0
-    # Times are rounded to ticks (a millisecond in mkv), so the container may know better.
-    if not span or (claimed and abs(len(ticks) - 1 - span * claimed) <= time_base * claimed):
-        return _believable(claimed) or 25.0
-    return _believable((len(ticks) - 1) / span) or 25.0
+    # Times are rounded to ticks (a millisecond in mkv), so the container's rate may be more exact.
+    if not span or (stated and abs(len(ticks) - 1 - span * stated) <= time_base * stated):
+        return _plausible(stated) or 25.0
+    return _plausible((len(ticks) - 1) / span) or 25.0
 
 
-def _believable(rate: Fraction | None) -> float | None:
-    return float(rate) if rate and _SLOWEST_FPS <= rate <= _FASTEST_FPS else None
+def _plausible(rate: Fraction | None) -> float | None:
+    return float(rate) if rate and _MIN_FPS <= rate <= _MAX_FPS else None
 
 
 def demux(container: Any, stream: Any) -> Iterator[Any]:
-    """The stream's packets to the end of what is there: a file cut off just ends earlier."""
+    """Yields the packets of a stream; a truncated file just ends earlier."""
     import av
 
     packets = container.demux(stream)
@@ -221,9 +221,10 @@ def demux(container: Any, stream: Any) -> Iterator[Any]:
 
 
 def decode(container: Any, stream: Any, packets: Iterator[Any] | None = None) -> Iterator[Any]:
-    """The frames that come out, in the order shown.
+    """Yields the frames that can be decoded, in presentation order.
 
-    Packets that cannot be decoded give none; they end it where the decoder has several threads.
+    Packets that cannot be decoded give no frame; if the decoder has several threads, the first
+    such packet ends the iteration.
     """
     import av
 
@@ -239,10 +240,10 @@ def decode(container: Any, stream: Any, packets: Iterator[Any] | None = None) ->
 
 
 def decode_all(path: str | os.PathLike, num_threads: int) -> Iterator[Any]:
-    """All frames of a file in the order shown, the same ones for any number of threads.
+    """Yields all frames in order, the same for any number of threads.
 
-    With an error PyAV drops the sound frames that other threads have in hand. So where a packet
-    gave no frame, one thread alone goes over the file again for those that are missing.
+    On an error PyAV drops the intact frames in its other threads. So if a packet gave no frame,
+    one thread decodes the file again for the missing frames.
     """
     container, stream = open_video(path, num_threads)
     num_packets, num_frames = 0, 0

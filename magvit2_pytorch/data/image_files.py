@@ -1,4 +1,4 @@
-"""Pictures to bytes and bytes to pictures, alone or in a grid."""
+"""Reading and writing of image files, and of grids of images."""
 
 import os
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from torch import Tensor
 from magvit2_pytorch.data.frame_array import resize_array
 from magvit2_pytorch.data.pixels import as_channels, check_channels, to_uint8
 from magvit2_pytorch.data.replace_file import replacing
-from magvit2_pytorch.data.unusable import blame, check_regular
+from magvit2_pytorch.data.unusable import check_regular_file, decoding_errors
 
 Picture = Float[Tensor, "c h w"] | UInt8[Tensor, "h w c"]
 """Floats in [-1, 1], channels first, or bytes, channels last."""
@@ -21,24 +21,25 @@ Picture = Float[Tensor, "c h w"] | UInt8[Tensor, "h w c"]
 def read_image(
     path: str | os.PathLike, channels: int = 3, size: tuple[int, int] | None = None
 ) -> UInt8[Tensor, "h w c"]:
-    """A picture upright (EXIF), in bytes; of an animation the first frame.
+    """Reads an image as bytes, upright (EXIF).
 
-    Opacity is resolved over black unless 4 channels are asked for. `size` (height, width)
-    resizes as videos are resized. Raises `UnusableMedia` where it cannot be read, or claims
-    more pixels than Pillow believes (twice `PIL.Image.MAX_IMAGE_PIXELS`).
+    Of an animation this is the first frame. An image with opacity is composed over black unless 4
+    channels are asked for. `size` (height, width) resizes as videos are resized. Raises
+    `UnusableMedia` if the file cannot be read or its header claims more pixels than Pillow accepts
+    (twice `PIL.Image.MAX_IMAGE_PIXELS`).
     """
     from PIL import Image
 
     check_channels(channels)
-    with blame(path):
-        check_regular(path)
+    with decoding_errors(path):
+        check_regular_file(path)
         with Image.open(path) as image:
             levels = as_channels(np.array(_upright(image)), channels)
         return torch.from_numpy(levels if size is None else resize_array(levels, size))
 
 
 def _upright(image: Any) -> Any:
-    """The picture as it is meant to be seen, in RGB or, where it can be seen through, RGBA."""
+    """Applies the EXIF orientation and converts to RGB or RGBA."""
     from PIL import Image, ImageOps
 
     # 16 bits a pixel: Pillow's own conversion clips them to white.
@@ -50,10 +51,7 @@ def _upright(image: Any) -> Any:
 
 
 def write_image(path: str | os.PathLike, picture: Picture) -> None:
-    """Writes one picture, in the format that the name's suffix says.
-
-    The file appears whole or not at all.
-    """
+    """Writes one image atomically, in the format of the suffix."""
     from PIL import Image
 
     levels = _to_bytes(picture)
@@ -69,17 +67,17 @@ def write_grid(
     rows: Sequence[Sequence[Picture] | Tensor],
     separator: int = 2,
 ) -> None:
-    """Writes rows of equally large pictures with thin white lines between them.
+    """Writes rows of pictures of one size as one image.
 
-    A row is a list of pictures, or a video (`c t h w` floats or `t h w c` bytes), whose
-    frames stand side by side: `write_grid("step.png", [original, reconstruction])`. Rows may
-    differ in length.
+    Thin white lines separate them. A row is a list of pictures, or a video (`c t h w` floats or `t
+    h w c` bytes) whose frames are placed side by side: `write_grid("step.png", [original,
+    reconstruction])`. Rows may differ in length.
     """
     cells = [[as_channels(_to_bytes(cell), 3) for cell in _cells(row)] for row in rows]
     sizes = {cell.shape for row in cells for cell in row}
     if len(sizes) != 1:
         shapes = ", ".join(f"{h}x{w}" for h, w, _ in sorted(sizes)) or "none"
-        raise ValueError(f"a grid needs pictures of one size, at least one; got {shapes}")
+        raise ValueError(f"a grid needs one or more pictures of one size; got {shapes}")
     height, width, _ = sizes.pop()
     num_columns = max(map(len, cells))
     grid = np.full(

@@ -1,4 +1,4 @@
-"""Between the bytes of files and the floats of networks: range, axes, channels."""
+"""Conversion between bytes of files and floats of networks: range, axes, channels."""
 
 import numpy as np
 import torch
@@ -7,29 +7,30 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 CHANNELS = (1, 3, 4)
-"""Grey, red-green-blue, and the same with opacity."""
+"""Grey, RGB and RGBA."""
 
 _TO_FLOAT = {3: "h w c -> c h w", 4: "t h w c -> c t h w", 5: "b t h w c -> b c t h w"}
 _TO_BYTES = {3: "c h w -> h w c", 4: "c t h w -> t h w c", 5: "b c t h w -> b t h w c"}
 
 
 def to_float(frames: UInt8[Tensor, "*frames h w c"]) -> Float[Tensor, "..."]:
-    """Bytes, channels last, to float32 in [-1, 1], channels first: 0 is -1 and 255 is 1.
+    """Converts bytes, channels last, to float32 in [-1, 1], channels first.
 
+    0 becomes -1 and 255 becomes 1.
     `h w c` becomes `c h w`, `t h w c` becomes `c t h w`, `b t h w c` becomes `b c t h w`.
     """
     if frames.ndim not in _TO_FLOAT:
         raise ValueError(f"frames have 3 to 5 axes (h w c last), not shape {tuple(frames.shape)}")
-    moved = rearrange(frames, _TO_FLOAT[frames.ndim])
-    # One pass into contiguous memory; a division keeps 255 exactly at 1.
-    return moved.to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1)
+    video = rearrange(frames, _TO_FLOAT[frames.ndim])
+    # One pass into contiguous memory; a division makes 255 exactly 1.
+    return video.to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1)
 
 
 def to_uint8(video: Float[Tensor, "*video h w"]) -> UInt8[Tensor, "..."]:
-    """Floats in [-1, 1], channels first, to rounded bytes, channels last: undoes `to_float`.
+    """Converts floats in [-1, 1], channels first, to rounded bytes, channels last.
 
-    What overshoots is clamped (a reconstruction may), not-a-number becomes black. Raises
-    `ValueError` where the values are plainly bytes in floats (nothing below 0, much above 1).
+    The inverse of `to_float`. Values outside the range, as in reconstructions, are clamped; NaN
+    becomes black. Raises `ValueError` if the floats look like bytes (none below 0, some above 2).
     """
     if video.ndim not in _TO_BYTES:
         raise ValueError(f"a video has 3 to 5 axes (c first), not shape {tuple(video.shape)}")
@@ -44,27 +45,26 @@ def to_uint8(video: Float[Tensor, "*video h w"]) -> UInt8[Tensor, "..."]:
 
 
 def check_range(video: Float[Tensor, "..."], tolerance: float = 1e-3) -> None:
-    """Raises `ValueError` unless all values are finite and in [-1, 1], give or take."""
+    """Raises `ValueError` on values outside [-1, 1], up to a tolerance."""
     if not video.numel():
         raise ValueError(f"an empty video, shape {tuple(video.shape)}")
     low, high = (float(value) for value in video.detach().aminmax())
     if -1 - tolerance <= low and high <= 1 + tolerance:
         return
     if low != low or high != high:
-        advice = "it holds values that are not numbers"
+        advice = "it holds values that are not numbers (NaN)"
     elif low >= 0 and high > 2:
         advice = "these look like bytes: to_float(frames) takes uint8 `t h w c` to this range"
     else:
         advice = "clamp it, or scale it to this range"
-    raise ValueError(f"a video is in [-1, 1], and this one goes from {low:g} to {high:g}: {advice}")
+    raise ValueError(f"a video is in [-1, 1], but this one goes from {low:g} to {high:g}: {advice}")
 
 
 def as_channels(frame: UInt8[np.ndarray, "h w k"], channels: int) -> UInt8[np.ndarray, "h w c"]:
-    """Gives an RGB or RGBA picture the channels asked for.
+    """Converts an RGB or RGBA picture to grey, RGB or RGBA.
 
-    Opacity that is not asked for is resolved over black, the lowest value, so that what is
-    unseen carries no light. Grey is Rec. 601 luma in the integers that Pillow uses. Opacity
-    that is not there is full.
+    RGBA becomes RGB by composing over black, the lowest value, so that transparent pixels carry
+    no light. Grey is Rec. 601 luma in Pillow's integer arithmetic. RGB becomes opaque RGBA.
     """
     if channels == 4:
         if frame.shape[-1] == 4:
@@ -80,6 +80,6 @@ def as_channels(frame: UInt8[np.ndarray, "h w k"], channels: int) -> UInt8[np.nd
 
 
 def check_channels(channels: int) -> None:
-    """Raises `ValueError` on a number of channels that no picture here has."""
+    """Raises `ValueError` unless the number of channels is 1, 3 or 4."""
     if channels not in CHANNELS:
         raise ValueError(f"{channels} channels: use 1 (grey), 3 (RGB) or 4 (RGB and opacity)")

@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all."""
+"""Atomic writing of folders."""
 
 import os
 import shutil
@@ -9,54 +9,55 @@ from pathlib import Path
 
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """Gives an empty folder beside this one to fill; on success it takes its place.
+    """Gives an empty folder that replaces this one on success.
 
-    A process killed at any moment, or a power cut, leaves what was there before or what is there
-    now, whole: under its name, or while the two change places as `whole` finds it.
+    After a kill or a power cut at any moment, either the old or the new folder is complete.
+    `intact_folder` finds it if the replacement itself was interrupted.
     """
-    part, old = unfinished(folder), _replaced(folder)
+    part, backup = _part_folder(folder), _backup_folder(folder)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
         yield part
         for path in (*part.iterdir(), part):
-            _write_through(path)
+            _sync(path)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
     if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(folder, old)
+        shutil.rmtree(backup, ignore_errors=True)
+        os.replace(folder, backup)
     os.replace(part, folder)
-    _write_through(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    _sync(folder.parent)
+    shutil.rmtree(backup, ignore_errors=True)
 
 
 def remove_folder(folder: Path) -> None:
-    """Removes it; killed meanwhile, it leaves no half folder under this name."""
-    shutil.rmtree(unfinished(folder), ignore_errors=True)
-    os.replace(folder, unfinished(folder))
-    shutil.rmtree(unfinished(folder))
+    """Removes a folder; a kill meanwhile leaves no incomplete one."""
+    part = _part_folder(folder)
+    shutil.rmtree(part, ignore_errors=True)
+    os.replace(folder, part)
+    shutil.rmtree(part)
 
 
-def whole(folder: Path) -> Path:
-    """The folder, or the one it was to replace when the process was killed."""
-    return folder if folder.is_dir() or not _replaced(folder).is_dir() else _replaced(folder)
+def intact_folder(folder: Path) -> Path:
+    """The folder, or its backup if a replacement was interrupted."""
+    backup = _backup_folder(folder)
+    return backup if backup.is_dir() and not folder.is_dir() else folder
 
 
-def unfinished(folder: Path) -> Path:
-    """Where `replacing_folder` and `remove_folder` keep what is not whole."""
+def _part_folder(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.part")
 
 
-def _replaced(folder: Path) -> Path:
+def _backup_folder(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.old")
 
 
-def _write_through(path: Path) -> None:
-    """Has the system write a file or folder to the disk."""
+def _sync(path: Path) -> None:
+    """Flushes a file or folder to the disk."""
     if path.is_dir() and os.name == "nt":
-        return  # folders cannot be opened there
+        return  # Windows cannot open folders
     descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
     try:
         os.fsync(descriptor)

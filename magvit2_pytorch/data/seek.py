@@ -1,4 +1,4 @@
-"""From the nearest keyframe forward: a few frames out of a long file, exactly."""
+"""Exact random access to frames: seek to a keyframe and decode forward."""
 
 import bisect
 from collections.abc import Iterator, Sequence
@@ -7,16 +7,16 @@ from typing import Any
 
 from magvit2_pytorch.data.frame_index import FrameIndex, decode, demux
 
-# Decoding on costs less than opening a new run until about this many frames (h264, 720p).
+# Decoding on costs less than a new seek up to about this many frames (h264, 720p).
 _SEEK_GAP = 16
 
 
 def decode_at(
     container: Any, stream: Any, index: FrameIndex, wanted: Sequence[int]
 ) -> Iterator[tuple[int, Any]]:
-    """Yields number and frame of the wanted frames (increasing), as far as the file gives them.
+    """Yields (number, frame) for the wanted numbers (increasing) that can be decoded.
 
-    Without times or keyframes to go by, counts frames from the start.
+    An index without times or keyframes leaves one way: counting frames from the start.
     """
     if index.pts is not None and len(index.keyframes):
         for run in _runs(wanted, index):
@@ -31,7 +31,7 @@ def decode_at(
 
 
 def _runs(wanted: Sequence[int], index: FrameIndex) -> Iterator[list[int]]:
-    """Parts the wanted frames where jumping to a later keyframe saves decoding."""
+    """Splits the wanted numbers where seeking to a keyframe saves decoding."""
     run = []
     for i in wanted:
         if run and i - run[-1] >= _SEEK_GAP and _keyframe(index, i) > _keyframe(index, run[-1]):
@@ -43,10 +43,10 @@ def _runs(wanted: Sequence[int], index: FrameIndex) -> Iterator[list[int]]:
 
 
 def _keyframe(index: FrameIndex, i: int) -> int:
-    """Which keyframe the frame is decoded from: the last one not shown after it.
+    """Number of the last keyframe shown no later than the frame.
 
-    With open groups of pictures a frame shown before a keyframe can follow it in the file,
-    and needs the keyframe before; this choice gives it that one.
+    In an open group of pictures, a frame shown before a keyframe can follow it in the file
+    and then needs the previous keyframe, which is the one that this gives.
     """
     return max(bisect.bisect_right(index.keyframes, index.pts[i]) - 1, 0)
 
@@ -56,10 +56,10 @@ def _decode_run(
 ) -> Iterator[tuple[int, Any]]:
     missing = list(run)
     keyframe, step = _keyframe(index, run[0]), 1
-    # Where frames were found by decoding, a packet does not say which frame it makes.
-    sparing = not index.decoded
+    # If the index had to be built by decoding, a packet does not say which frame it gives.
+    skips = not index.decoded
     while True:
-        wanted = {int(index.pts[i]) for i in missing} if sparing else None
+        wanted = {int(index.pts[i]) for i in missing} if skips else None
         for frame in _decode_from(container, stream, int(index.keyframes[keyframe]), wanted):
             if frame.pts is None or frame.pts > index.pts[missing[0]]:
                 break
@@ -67,20 +67,20 @@ def _decode_run(
                 yield missing.pop(0), frame
                 if not missing:
                     return
-        if sparing:  # a decoder that guesses the order of frames may need to see them all
-            sparing = False
+        if skips:  # a decoder that guesses the order of frames may need all of them
+            skips = False
             continue
         if keyframe == 0:
             return
-        # Some keyframes are so only by name, and decoders drop frames until they are sure.
+        # Some packets are marked as keyframes but are not, and decoders drop the frames after them.
         keyframe, step = max(keyframe - step, 0), step * 2
 
 
 def _decode_from(container: Any, stream: Any, tick: int, wanted: set[int] | None) -> Iterator[Any]:
-    """Frames from the keyframe at or before `tick`; none where the seek lands after it.
+    """Frames from the keyframe at or before `tick`, if seeking finds it.
 
-    Of frames that no other refers to only the wanted ones (by their ticks) are decoded, all if
-    that is None: half of the work on the way to a frame.
+    Frames that no other frame refers to are decoded only if wanted (by their ticks; None wants
+    all). This saves half of the work on the way to a frame.
     """
     import av
 
@@ -92,13 +92,13 @@ def _decode_from(container: Any, stream: Any, tick: int, wanted: set[int] | None
     for packet in packets:
         if packet.is_keyframe:
             if packet.pts is not None and packet.pts <= tick:
-                packets = _marked(stream.codec_context, chain((packet,), packets), wanted)
+                packets = _skip_unwanted(stream.codec_context, chain((packet,), packets), wanted)
                 yield from decode(container, stream, packets)
             return
 
 
-def _marked(context: Any, packets: Iterator[Any], wanted: set[int] | None) -> Iterator[Any]:
-    """The packets, each with the decoder told whether it may pass over it."""
+def _skip_unwanted(context: Any, packets: Iterator[Any], wanted: set[int] | None) -> Iterator[Any]:
+    """Yields the packets; before each, tells the decoder whether to skip it."""
     for packet in packets:
         context.skip_frame = "DEFAULT" if wanted is None or packet.pts in wanted else "NONREF"
         yield packet

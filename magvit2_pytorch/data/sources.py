@@ -1,4 +1,4 @@
-"""From what the user names (a folder, a list, a table, a file) to the media files in it.
+"""Search for media files in a folder, a list or a table.
 
 Only names are read here, never contents: thousands of files cost one walk over the folder.
 """
@@ -8,39 +8,38 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from magvit2_pytorch.seeds import keyed_seed
+from magvit2_pytorch.types import MediaKind
 
 T = TypeVar("T")
-
-MediaKind = Literal["videos", "images"]
 
 VIDEO_SUFFIXES = (
     ".mp4", ".webm", ".mkv", ".avi", ".mov", ".mpg", ".mpeg", ".m4v", ".gif",
 )  # fmt: skip
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-SUFFIXES = {"videos": VIDEO_SUFFIXES, "images": IMAGE_SUFFIXES}
+SUFFIXES: dict[MediaKind, tuple[str, ...]] = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}
 
 Source = str | os.PathLike | Sequence[str | os.PathLike]
 """A folder, a `.txt` list, a `.csv` table, one media file, or several media files."""
 
 
-def find_media(source: Source, kind: MediaKind = "videos") -> list[Path]:
-    """The media files of one kind that `source` names, in a fixed order.
+def find_media(source: Source, kind: MediaKind = "video") -> list[Path]:
+    """Media files of one kind in `source`, in a fixed order.
 
-    A folder is walked to the bottom, through links, and gives its files sorted by name;
-    names that start with a dot are passed over (they are part-written or a system's own).
-    A `.txt` list holds one path a line (`#` starts a comment line), a `.csv` table has them
-    in its column `path`, or in its first column; relative paths start at the list's folder.
-    Lists keep their order and lose repeats. What a list names need not exist: datasets skip
-    and report it.
+    A folder is searched recursively, through links, and gives its files sorted by name; names
+    that start with a dot are left out (they are incomplete or belong to the system).
+    A `.txt` list holds one path per line (`#` starts a comment line). A `.csv` table has paths
+    in its column `path`, or in its first column. Relative paths start at the list's folder.
+    Lists keep their order and lose duplicates. The files of a list need not exist: datasets
+    skip and report missing ones.
 
-    Raises `FileNotFoundError` where the source is missing and `ValueError` where it holds
-    no file of this kind, with what was found and what would do.
+    Raises `FileNotFoundError` if the source is missing, and `ValueError` if it holds no file of
+    this kind; the message lists what was found and what is accepted.
     """
     if kind not in SUFFIXES:
-        raise ValueError(f"no media kind is called {kind!r}: use 'videos' or 'images'")
+        raise ValueError(f"kind is {kind!r}: use 'video' or 'image'")
     if not isinstance(source, str | os.PathLike):
         paths, name = [Path(path) for path in source], f"the {len(source)} given paths"
     else:
@@ -48,8 +47,8 @@ def find_media(source: Source, kind: MediaKind = "videos") -> list[Path]:
         name = str(root)
         if not root.exists():
             raise FileNotFoundError(
-                f"{name} does not exist: give a folder of {kind}, a .txt list, a .csv table "
-                f"or a file ({accepted(kind)})"
+                f"{name} does not exist: give a folder of {kind}s, a .txt list, a .csv table "
+                f"or a file ({suffix_list(kind)})"
             )
         if root.is_dir():
             paths = sorted(walk(root))
@@ -59,50 +58,50 @@ def find_media(source: Source, kind: MediaKind = "videos") -> list[Path]:
             paths = [root.parent / cell for cell in read_table(root)]
         else:
             paths = [root]
-    found = list(dict.fromkeys(path for path in paths if path.suffix.lower() in SUFFIXES[kind]))
-    if not found:
-        raise ValueError(nothing_found(name, paths, kind))
-    return found
+    media = list(dict.fromkeys(path for path in paths if path.suffix.lower() in SUFFIXES[kind]))
+    if not media:
+        raise ValueError(no_media_message(name, paths, kind))
+    return media
 
 
-def accepted(kind: MediaKind) -> str:
-    """The suffixes of one kind, for people to read."""
+def suffix_list(kind: MediaKind) -> str:
+    """The suffixes of one kind as text for messages."""
     return ", ".join(suffix.lstrip(".") for suffix in SUFFIXES[kind])
 
 
-def nothing_found(name: str, paths: Sequence[Path], kind: MediaKind) -> str:
-    """Says what there is instead, and the likely way out."""
+def no_media_message(name: str, paths: Sequence[Path], kind: MediaKind) -> str:
+    """Error message with the suffixes that were found and are accepted."""
     counts = Counter(path.suffix.lower() or "no suffix" for path in paths)
-    there = ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(6))
-    other = "images" if kind == "videos" else "videos"
+    found = ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(6)) or "nothing"
+    other = "image" if kind == "video" else "video"
     num_other = sum(counts[suffix] for suffix in SUFFIXES[other])
-    hint = f"; its {num_other} {other} are read with dataset_type='{other}'" if num_other else ""
-    return f"no {kind} in {name} (found: {there or 'nothing'}); accepted: {accepted(kind)}{hint}"
+    hint = f"; its {num_other} {other}s are read with dataset_type='{other}s'" if num_other else ""
+    return f"no {kind}s in {name} (found: {found}); accepted: {suffix_list(kind)}{hint}"
 
 
 def walk(folder: Path) -> Iterator[Path]:
     """All files below `folder` whose names do not start with a dot."""
-    seen = set()
-    for here, folders, files in os.walk(folder, followlinks=True):
-        # A link to a folder above itself would be walked for ever.
-        identity = os.path.realpath(here)
-        if identity in seen:
+    visited = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        # A link to a parent folder would be followed for ever.
+        real_path = os.path.realpath(parent)
+        if real_path in visited:
             folders.clear()
             continue
-        seen.add(identity)
+        visited.add(real_path)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(here, name) for name in files if not name.startswith("."))
+        yield from (Path(parent, name) for name in files if not name.startswith("."))
 
 
 def read_list(path: Path) -> list[str]:
-    """The lines of a list that are neither empty nor comments."""
-    # utf-8-sig: editors on Windows put a mark before the first name.
+    """Lines of a list, without empty lines and comments."""
+    # utf-8-sig: editors on Windows put a byte order mark before the first name.
     lines = (line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 
 
 def read_table(path: Path) -> list[str]:
-    """The column `path`; without one the first column, whose header is dropped if it is one."""
+    """Cells of the column `path`, or else of the first, without header."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = [row for row in csv.reader(file) if any(cell.strip() for cell in row)]
     if not rows:
@@ -117,20 +116,20 @@ def read_table(path: Path) -> list[str]:
 def split_files(
     paths: Sequence[T], valid_fraction: float, seed: int = 0
 ) -> tuple[list[T], list[T]]:
-    """Splits files in two, training and validation, each in the order given.
+    """Splits files into training and validation files, each in the order given.
 
-    The same paths and seed give the same split. With two files or more, neither part is
-    empty. Raises `ValueError` on a fraction outside (0, 1), or on fewer than two files.
+    The same paths and seed give the same split, and neither part is empty. Raises `ValueError`
+    on a fraction outside (0, 1) and on fewer than two files.
     """
     if not 0 < valid_fraction < 1:
-        raise ValueError(f"valid_fraction is {valid_fraction}: it lies between 0 and 1")
+        raise ValueError(f"valid_fraction is {valid_fraction}: give a number between 0 and 1")
     if len(paths) < 2:
         raise ValueError(
             f"{len(paths)} file cannot be split in two: give more files, or hold out the end "
             "of each video with frame_range"
         )
     num_valid = min(max(round(len(paths) * valid_fraction), 1), len(paths) - 1)
-    drawn = sorted(range(len(paths)), key=lambda i: keyed_seed("split", seed, i))
-    held_out = set(drawn[:num_valid])
+    shuffled = sorted(range(len(paths)), key=lambda i: keyed_seed("split", seed, i))
+    held_out = set(shuffled[:num_valid])
     train = [path for i, path in enumerate(paths) if i not in held_out]
     return train, [path for i, path in enumerate(paths) if i in held_out]

@@ -1,4 +1,4 @@
-"""Files that cannot be used: one exception for them, and a list that all processes share."""
+"""Errors about unusable files, and a list of them across processes."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 class UnusableMedia(ValueError):
-    """A file that cannot give what was asked of it, and why."""
+    """A file that cannot be used, and the reason."""
 
     def __init__(self, path: str | os.PathLike, reason: str):
         super().__init__(f"{path}: {reason}")
@@ -20,28 +20,29 @@ class UnusableMedia(ValueError):
         self.reason = reason
 
     def __reduce__(self):
-        # Exceptions cross from workers by their arguments, and ours are not the message.
+        # Workers send exceptions by their `args`, which here are not those of `__init__`.
         return type(self), (self.path, self.reason)
 
 
-def check_regular(path: str | os.PathLike) -> None:
-    """Raises `UnusableMedia` on what has no contents of its own, and `OSError` as `open` does.
+def check_regular_file(path: str | os.PathLike) -> None:
+    """Raises `UnusableMedia` unless the path is a regular file.
 
-    Pipes and devices are called like media too, by mistake or malice, and never end.
+    Raises `OSError` as `open` does. Pipes and devices may have the names of media, by mistake or
+    malice; reading them never ends.
     """
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
         raise UnusableMedia(path, "is a folder")
     if not stat.S_ISREG(mode):
-        raise UnusableMedia(path, "is a pipe, a socket or a device, no file")
+        raise UnusableMedia(path, "is a pipe, a socket or a device, not a file")
 
 
 @contextmanager
-def blame(path: str | os.PathLike) -> Iterator[None]:
-    """Whatever a codec library raises inside becomes `UnusableMedia` with the file's name.
+def decoding_errors(path: str | os.PathLike) -> Iterator[None]:
+    """Turns the errors of codec libraries into `UnusableMedia` with the file's name.
 
-    Libraries raise what they please on damaged files (OSError, SyntaxError, IndexError,
-    struct.error); what says that we or the machine are wrong is let through.
+    Libraries raise many classes on damaged files (OSError, SyntaxError, IndexError,
+    struct.error). Errors that point to our code or to the machine pass unchanged.
     """
     try:
         yield
@@ -50,8 +51,8 @@ def blame(path: str | os.PathLike) -> Iterator[None]:
     except Exception as error:
         if type(error) is MemoryError:
             raise
-        if isinstance(error, MemoryError):  # a codec's own, of sizes that no machine has
-            reason = "asks for more memory than a codec may have"
+        if isinstance(error, MemoryError):  # PyAV's subclass: a header claims too much
+            reason = "needs more memory than a decoder can get"
         elif isinstance(error, FileNotFoundError):
             reason = "the file is missing"
         elif isinstance(error, PermissionError):
@@ -62,33 +63,27 @@ def blame(path: str | os.PathLike) -> Iterator[None]:
 
 
 class SkipLog:
-    """The files a dataset passed over, each named once, whichever process found it.
+    """Files that a dataset skipped in all processes, with one warning each.
 
-    Worker processes have no way to say something beside the items they return, so all of
-    them append lines to one small temporary file, and each reads what the others wrote.
+    Worker processes return items and nothing else, so all of them append lines to one small
+    temporary file, and each process reads the lines of the others.
     """
 
     def __init__(self):
-        handle, self.file = tempfile.mkstemp(prefix="magvit2_skipped_", suffix=".jsonl")
-        os.close(handle)
+        self.file = temporary_file(self, prefix="magvit2_skipped_")
         self.known: dict[str, str] = {}
-        # Only the process that made the log removes it; copies in workers do not carry this.
-        self._finalizer = weakref.finalize(self, _remove, self.file, os.getpid())
 
     def __getstate__(self) -> dict:
         return {"file": self.file, "known": dict(self.known)}
 
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)
-
     def add(self, path: str | os.PathLike, reason: str) -> None:
-        """Keeps the file and its reason, and warns unless some process has done so."""
+        """Records a file and the reason; warns unless another process did."""
         path = str(path)
         if path in self.known:
             return
         self.known[path] = reason
         line = json.dumps([path, reason, os.getpid()]) + "\n"
-        # Single writes at the end do not mix, so the first line about a file settles who names it.
+        # Single appending writes do not interleave: whoever wrote the first line of a file warns.
         with suppress(OSError), open(self.file, "ab", buffering=0) as file:
             file.write(line.encode())
         first = next((pid for name, _, pid in self._lines() if name == path), os.getpid())
@@ -96,7 +91,7 @@ class SkipLog:
             warnings.warn(f"skipped {path}: {reason}", stacklevel=2)
 
     def all(self) -> dict[str, str]:
-        """Path to reason, from this process and all others that share the log."""
+        """Reason by path, from all processes that share the log."""
         for path, reason, _ in self._lines():
             self.known.setdefault(path, reason)
         return dict(self.known)
@@ -106,14 +101,22 @@ class SkipLog:
 
     def _lines(self) -> list[tuple[str, str, int]]:
         with suppress(OSError):
-            # A line that another process is just writing has no end yet.
-            *whole, _ = Path(self.file).read_bytes().split(b"\n")
-            return [tuple(json.loads(line)) for line in whole]
+            # A line that another process is still writing has no newline yet.
+            *lines, _ = Path(self.file).read_bytes().split(b"\n")
+            return [tuple(json.loads(line)) for line in lines]
         return []
 
 
-def _remove(file: str, owner: int) -> None:
-    # A forked worker inherits the finalizer and must leave the log to its parent.
-    if os.getpid() == owner:
+def temporary_file(owner: object, prefix: str) -> str:
+    """Creates a temporary file that is removed with `owner`; returns its path."""
+    descriptor, path = tempfile.mkstemp(prefix=prefix)
+    os.close(descriptor)
+    weakref.finalize(owner, _remove, path, os.getpid())
+    return path
+
+
+def _remove(path: str, process: int) -> None:
+    # A forked worker inherits the finalizer and must leave the file to its parent.
+    if os.getpid() == process:
         with suppress(OSError):
-            os.remove(file)
+            os.remove(path)

@@ -1,4 +1,4 @@
-"""A video file as a sequence of frames: exact random access, and streaming."""
+"""Frames of a video file, by random access or as a stream."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -16,20 +16,20 @@ from magvit2_pytorch.data.frame_array import FrameToArray
 from magvit2_pytorch.data.frame_index import FrameIndex, build_index, decode_all, open_video
 from magvit2_pytorch.data.pixels import check_channels
 from magvit2_pytorch.data.seek import decode_at
-from magvit2_pytorch.data.unusable import UnusableMedia, blame
+from magvit2_pytorch.data.unusable import UnusableMedia, decoding_errors
 from magvit2_pytorch.types import Frames
 
 
 class VideoFile:
-    """The frames of a video file, by number, as bytes `t h w c`.
+    """Frames of a video file by number, as bytes `t h w c`.
 
-    `read` gives the same bytes that decoding from the start gives, whatever the codec, and
-    stays in constant memory; so does `frames`. Turned pictures (rotation metadata) come
-    upright, opacity is resolved over black (or kept: 4 channels), pixels are taken as square.
-    Opening is lazy, and nothing stays open between calls, so it pickles and forks.
+    `read` gives the same bytes as decoding from the start, for every codec. `read` and `frames`
+    use constant memory. Frames are rotated upright as the metadata says, opacity is composed
+    over black (4 channels keep it), and pixels are assumed to be square. The file is opened
+    lazily and never stays open between calls, so the object can be pickled and forked.
 
-    Every method raises `UnusableMedia` (a `ValueError`) with the name and the reason where
-    the file is missing, empty, damaged beyond its first frame or holds no video.
+    Every method raises `UnusableMedia` (a `ValueError`) with the name and the reason if the file
+    is missing, empty, without video, or too damaged to decode any frame.
     """
 
     def __init__(self, path: str | os.PathLike, channels: int = 3, num_threads: int | None = None):
@@ -37,23 +37,23 @@ class VideoFile:
         self.path = os.fspath(path)
         self.channels = channels
         self.num_threads = num_threads
-        """Decoder threads; by default this process's share of the cores, eight at most."""
+        """Number of decoder threads; by default this process's share of the cores, at most 8."""
 
     @cached_property
     def index(self) -> FrameIndex:
-        with blame(self.path):
+        with decoding_errors(self.path):
             return build_index(self.path, self._num_threads())
 
     @cached_property
-    def distrusting(self) -> "VideoFile":
-        """The same file, numbered by what was seen decoded; from that, one that never seeks.
+    def fallback(self) -> "VideoFile":
+        """This file with an index by decoding; its own fallback never seeks.
 
-        It may have fewer frames. Raises `UnusableMedia` where distrust has come to its end.
+        It may have fewer frames. Raises `UnusableMedia` if there is no further fallback.
         """
-        # What several threads make of damaged frames depends on which is first.
+        # With several threads, the decoded pixels of damaged frames depend on timing.
         file = VideoFile(self.path, self.channels, num_threads=1)
         if not self.index.decoded:
-            with blame(self.path):
+            with decoding_errors(self.path):
                 file.index = build_index(self.path, 1, by_decoding=True)
         elif len(self.index.keyframes):
             file.index = replace(self.index, keyframes=np.array([], np.int64))
@@ -63,7 +63,7 @@ class VideoFile:
 
     @cached_property
     def _size(self) -> tuple[int, int]:
-        # Headers also lie about sizes and know nothing of rotation: ask a frame.
+        # Headers can be wrong about the size and ignore rotation: decode a frame.
         height, width, _ = next(self.frames()).shape
         return height, width
 
@@ -73,7 +73,7 @@ class VideoFile:
 
     @property
     def fps(self) -> float:
-        """Mean frames a second."""
+        """Mean frame rate in frames per second."""
         return self.index.fps
 
     @property
@@ -83,7 +83,7 @@ class VideoFile:
 
     @property
     def times(self) -> Float[np.ndarray, " t"]:
-        """When each frame is shown, seconds from the first."""
+        """Presentation time of each frame, in seconds from the first."""
         return self.index.times
 
     @property
@@ -104,23 +104,24 @@ class VideoFile:
         return f"VideoFile({self.path!r}, channels={self.channels})"
 
     def read(self, indices: Sequence[int], size: tuple[int, int] | None = None) -> Frames:
-        """The frames of these numbers, in an order that never decreases; repeats are allowed.
+        """Reads the frames of these numbers.
 
-        `size` (height, width) resizes inside the decoder, antialiased; without it frames have
-        the size of the first. Raises `IndexError` on numbers outside the file.
+        Numbers must not decrease; repeats are allowed. `size` (height, width) resizes inside the
+        decoder, antialiased; without it frames have the size of the first. Raises `IndexError` on
+        numbers outside the file.
         """
         file = self
         while (frames := file.try_read(indices, size)) is None:
-            file = file.distrusting
+            file = file.fallback
         self.index, self.num_threads = file.index, file.num_threads
         return frames
 
     def try_read(
         self, indices: Sequence[int], size: tuple[int, int] | None = None
     ) -> Frames | None:
-        """As `read`, but None where the index promised frames that do not come out.
+        """As `read`, but None if frames of the index cannot be decoded.
 
-        They are damaged then, and `distrusting` counts those that do come out.
+        These are damaged; `fallback` indexes the frames that can be decoded.
         """
         indices = [int(i) for i in indices]
         if any(a > b for a, b in pairwise(indices)):
@@ -132,20 +133,20 @@ class VideoFile:
                 f"no frames {indices[0]} to {indices[-1]}"
             )
         size = size or self._size
-        with blame(self.path):
-            found = self._decode(set(indices), size, self._num_threads())
-            if len(found) < len(set(indices)):
-                found = self._decode(set(indices), size, num_threads=1)
-        if len(found) < len(set(indices)):
+        with decoding_errors(self.path):
+            decoded = self._decode(set(indices), size, self._num_threads())
+            if len(decoded) < len(set(indices)):
+                decoded = self._decode(set(indices), size, num_threads=1)
+        if len(decoded) < len(set(indices)):
             return None
         frames = np.empty((len(indices), *size, self.channels), np.uint8)
         for row, i in enumerate(indices):
-            frames[row] = found[i]
+            frames[row] = decoded[i]
         return torch.from_numpy(frames)
 
     def frames(self, size: tuple[int, int] | None = None) -> Iterator[UInt8[Tensor, "h w c"]]:
-        """All frames from the first to the last, in constant memory; sizes as in `read`."""
-        with blame(self.path):
+        """Yields all frames in constant memory; `size` as in `read`."""
+        with decoding_errors(self.path):
             to_array = FrameToArray(self.channels, size)
             frame = None
             with closing(decode_all(self.path, self._num_threads())) as frames:
@@ -155,7 +156,7 @@ class VideoFile:
                 raise UnusableMedia(self.path, "holds no frame that can be decoded")
 
     def chunks(self, num_frames: int, size: tuple[int, int] | None = None) -> Iterator[Frames]:
-        """All frames in runs of `num_frames`, the last one shorter where they do not fit."""
+        """Yields all frames in chunks of `num_frames`; the last may be shorter."""
         if num_frames < 1:
             raise ValueError(f"num_frames is {num_frames}: a chunk holds at least one frame")
         frames = self.frames(size)
@@ -172,7 +173,7 @@ class VideoFile:
     def _decode(
         self, wanted: set[int], size: tuple[int, int], num_threads: int
     ) -> dict[int, UInt8[np.ndarray, "h w c"]]:
-        """The wanted frames as far as the file gives them."""
+        """Decodes the wanted frames, as far as possible."""
         if not wanted:
             return {}
         container, stream = open_video(self.path, num_threads)

@@ -1,4 +1,4 @@
-"""Frames to a video file, as they come: mp4 (and its kin) or gif."""
+"""Writing of video files (mp4, mov, m4v, mkv, gif) frame by frame."""
 
 import os
 from contextlib import ExitStack, closing
@@ -22,7 +22,7 @@ WRITABLE = (".mp4", ".mov", ".m4v", ".mkv", ".gif")
 
 
 class VideoWriter:
-    """Writes frames one by one, in constant memory; the file appears whole on leaving.
+    """Writes a video file frame by frame, in constant memory and atomically.
 
     mp4, mov, m4v and mkv hold h264 in 4:2:0 (what plays everywhere; mpeg4 where PyAV has no
     x264), tagged Rec. 709 at every size so that red stays red; odd sides are made even by
@@ -34,8 +34,8 @@ class VideoWriter:
             for frame in frames:        # uint8 h w c, or float c h w in [-1, 1]
                 writer.write(frame)
 
-    Raises `ValueError` on an unknown suffix, on frames of unequal size, and when no frame was
-    written; then, and on an error inside the block, an older file of that name stays.
+    Raises `ValueError` on an unknown suffix, on frames of different sizes, and if no frame was
+    written. In these cases, and on an error inside the block, an older file stays as it was.
     """
 
     def __init__(
@@ -51,15 +51,15 @@ class VideoWriter:
                 f"cannot write {self.path.name}: use {', '.join(WRITABLE[:-1])} or {WRITABLE[-1]}"
             )
         if not fps > 0:
-            raise ValueError(f"fps is {fps}: frames a second are more than 0")
-        # 29.97 and 23.976 are 30000/1001 and 24000/1001 to encoders, and a frame an hour is 1/3600.
+            raise ValueError(f"fps is {fps}: give a number above 0")
+        # To encoders, 29.97 and 23.976 are 30000/1001 and 24000/1001; a frame per hour is 1/3600.
         exact = Fraction(fps)
         slow = exact < Fraction(1, 1000)
         self.rate = 1 / Fraction(round(1 / exact)) if slow else exact.limit_denominator(1001)
         self.crf = crf
-        """x264's quality: 0 loses nothing but colour resolution, 23 is small, 17 looks whole."""
+        """x264's quality: 0 loses only chroma resolution, 17 looks lossless, 23 is small."""
         self.audio_from = audio_from
-        """A file to take the sound from, in time with its own first frame."""
+        """File whose audio is added, in sync with its own first video frame."""
         self.num_frames = 0
         self.size: tuple[int, int] | None = None
 
@@ -95,7 +95,7 @@ class VideoWriter:
                 self._audio.write_until(self.num_frames / self.rate)
 
     def write(self, frame: UInt8[Tensor, "h w c"] | Float[Tensor, "c h w"]) -> None:
-        """Adds one frame: bytes `h w c`, or floats `c h w` in [-1, 1]."""
+        """Adds a frame: bytes, or floats in [-1, 1]."""
         levels = frame if frame.dtype == torch.uint8 else to_uint8(frame)
         array = _as_rgb(levels.cpu().numpy())
         if self.size is None:
@@ -114,7 +114,7 @@ class VideoWriter:
 
     def _mux(self, packets: list[Any]) -> None:
         for packet in packets:
-            # Sound goes in just before what is seen with it: a player reads both at once.
+            # Audio goes just before the video of the same time: a player reads both at once.
             if self._audio is not None:
                 self._audio.write_until(packet.dts * as_fraction(packet.time_base))
             self._container.mux(packet)
@@ -145,7 +145,7 @@ def write_video(
     fps: float | int,
     crf: int = 17,
 ) -> None:
-    """Writes a whole clip: bytes `t h w c`, or floats `c t h w` in [-1, 1]. See `VideoWriter`."""
+    """Writes a clip of bytes, or of floats in [-1, 1], with `VideoWriter`."""
     if video.ndim != 4:
         raise ValueError(
             f"one video has 4 axes, `t h w c` bytes or `c t h w` floats, not {tuple(video.shape)}"

@@ -22,11 +22,11 @@ from magvit2_pytorch.data.clips import (
     resolve_range,
 )
 from magvit2_pytorch.data.sources import SUFFIXES, Source
-from magvit2_pytorch.data.unusable import blame
-from magvit2_pytorch.evaluation.media import MediaKind, media_kind
+from magvit2_pytorch.data.unusable import decoding_errors
+from magvit2_pytorch.evaluation.media import media_kind
 from magvit2_pytorch.evaluation.preprocess import frame_size
 from magvit2_pytorch.seeds import keyed_seed
-from magvit2_pytorch.types import Frames
+from magvit2_pytorch.types import Frames, MediaKind
 
 Split = Literal["all", "train", "valid"]
 
@@ -128,7 +128,7 @@ def find_files(source: Source, choice: ClipChoice) -> list[EvaluatedFile]:
         with suppress(ValueError):  # a folder of the other kind alone
             found.append(find_media(source, kind))
     if not found:
-        find_media(source, "videos")  # which says what is there instead
+        find_media(source, "video")  # which says what is there instead
     paths = [path for of_a_kind in found for path in _one_side(of_a_kind, choice)]
     root = _root(source, paths)
     files = [EvaluatedFile(path, path.relative_to(root).as_posix()) for path in paths]
@@ -195,8 +195,8 @@ def _clips_of_video(
             return
         frames = video.try_read(_numbers(starts[number], choice), size)
         if frames is None:  # damaged: it is asked again by what can be decoded
-            with blame(file.path):
-                video = video.distrusting
+            with decoding_errors(file.path):
+                video = video.fallback
             continue
         about = (number, len(starts), starts[number], video.fps / choice.frame_stride)
         yield Clip(file.name, "video", *about, _cropped(frames, choice))

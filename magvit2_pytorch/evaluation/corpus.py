@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from magvit2_pytorch.data.code_file import CodeHeader, OneVideosCodes, Origin
+from magvit2_pytorch.data.code_file import CodeHeader, Origin, VideoCodes
 from magvit2_pytorch.data.code_shards import (
     DamagedCodes,
     ShardName,
     ShardWriter,
     StoredVideo,
-    check_stored,
+    verify_codes,
 )
 from magvit2_pytorch.data.replace_file import remove_abandoned
 from magvit2_pytorch.data.unusable import UnusableMedia
@@ -150,7 +150,7 @@ class _How(NamedTuple):
     def origin(self, path: str, file: Path) -> Origin | None:
         """That of a file as it is now; None where there is none."""
         try:
-            return Origin.of(file, path, self.size, self.precision)
+            return Origin.from_file(file, path, self.size, self.precision)
         except OSError:
             return None
 
@@ -174,7 +174,7 @@ class _How(NamedTuple):
             if differs
         ]
         raise CorpusMismatch(
-            f"{video.place.file.parent} was begun with {', and '.join(differ)}: "
+            f"{video.location.file.parent} was begun with {', and '.join(differ)}: "
             "go on as it was begun, or choose another folder"
         )
 
@@ -205,16 +205,16 @@ def _plan(
 
 def _is_whole(video: StoredVideo, watcher: Watcher) -> bool:
     try:
-        check_stored(video)
+        verify_codes(video)
     except DamagedCodes as error:
-        watcher.damaged(video.place.file, error.reason)
+        watcher.damaged(video.location.file, error.reason)
         return False
     return True
 
 
 def _try(
     tokenizer: VideoTokenizer, file: Path, how: _How, pieces: dict[str, Any], on_frames: OnFrames
-) -> tuple[OneVideosCodes, CodeHeader] | str:
+) -> tuple[VideoCodes, CodeHeader] | str:
     """The codes of a file, or why there are none."""
     try:
         return tokenize_file(

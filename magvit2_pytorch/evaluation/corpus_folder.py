@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from magvit2_pytorch.data.code_file import Origin
-from magvit2_pytorch.data.code_shards import DamagedCodes, StoredVideo, stored_videos
+from magvit2_pytorch.data.code_shards import DamagedCodes, StoredVideo, list_videos
 from magvit2_pytorch.data.replace_file import replacing
 from magvit2_pytorch.data.unusable import UnusableMedia
 
@@ -79,7 +79,7 @@ class CorpusFolder:
 
     def _videos(self, path: Path) -> list[StoredVideo]:
         try:
-            return stored_videos(path)
+            return list_videos(path)
         except DamagedCodes as error:
             self.on_damaged(path, error.reason)
             with suppress(FileNotFoundError):  # another process has found it too
@@ -117,7 +117,7 @@ def _manifest_line(path: str, event: StoredVideo | Failure) -> dict[str, Any]:
     return {
         "path": path,
         "status": "done",
-        "shard": event.place.file.name,
+        "shard": event.location.file.name,
         "key": event.key,
         "num_frames": event.header.num_frames,
         "grid": event.header.grid,

@@ -11,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Int
 from torch import Tensor
 
-from magvit2_pytorch.data.code_file import OneVideosCodes
+from magvit2_pytorch.data.code_file import VideoCodes
 from magvit2_pytorch.evaluation.code_model import Bits, Chances, CodeModel, Positions, num_bits
 from magvit2_pytorch.quantizers.fsq import FSQ
 from magvit2_pytorch.quantizers.quantizer import Quantizer
@@ -27,7 +27,7 @@ Digits = Int[np.ndarray, "j y x d"]
 """Of all codebooks' codes."""
 
 
-def compress(codes: OneVideosCodes, quantizer: Quantizer) -> bytes:
+def compress(codes: VideoCodes, quantizer: Quantizer) -> bytes:
     """The codes of one video, `j y x` or `j y x q`, losslessly.
 
     A range coder writes each bit at the chance that `CodeModel` gives it. The model starts from

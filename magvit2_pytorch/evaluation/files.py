@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 
 from magvit2_pytorch.data import CodeHeader, to_float, to_uint8
-from magvit2_pytorch.data.code_file import OneVideosCodes, check_codes
+from magvit2_pytorch.data.code_file import VideoCodes, check_codes
 from magvit2_pytorch.evaluation.compatibility import check_takes_files, check_understands
 from magvit2_pytorch.evaluation.identity import Identity, identify
 from magvit2_pytorch.evaluation.media import (
@@ -61,7 +61,7 @@ def tokenize_file(
     tile_size: TileSize | None = None,
     identity: Identity | None = None,
     on_frames: OnFrames | None = None,
-) -> tuple[OneVideosCodes, CodeHeader]:
+) -> tuple[VideoCodes, CodeHeader]:
     """The codes of a video or image file, on the CPU, and the header to store with them.
 
     `size` is the short side in pixels; the file's own if not given. `tile_size` is that of
@@ -96,7 +96,7 @@ def tokenize_file(
 
 def decode_file(
     tokenizer: VideoTokenizer,
-    codes: OneVideosCodes,
+    codes: VideoCodes,
     header: CodeHeader,
     out_path: str | os.PathLike,
     *,
@@ -165,7 +165,7 @@ def reconstruct_file(
 
 def decoded_frames(
     tokenizer: VideoTokenizer,
-    codes: OneVideosCodes,
+    codes: VideoCodes,
     header: CodeHeader,
     chunk_frames: int = DEFAULT_CHUNK_FRAMES,
     precision: Precision = "fp32",

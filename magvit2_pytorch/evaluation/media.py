@@ -6,7 +6,6 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,17 +14,13 @@ from torch import Tensor
 
 from magvit2_pytorch.data import UnusableMedia, VideoFile, VideoWriter, read_image, write_image
 from magvit2_pytorch.data.clips import check_proportions
-from magvit2_pytorch.data.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from magvit2_pytorch.data.sources import IMAGE_SUFFIXES, SUFFIXES
 from magvit2_pytorch.data.video_writer import WRITABLE
 from magvit2_pytorch.evaluation.preprocess import frame_size
-from magvit2_pytorch.types import Frames
+from magvit2_pytorch.types import Frames, MediaKind
 
 DEFAULT_CHUNK_FRAMES = 16
 
-MediaKind = Literal["video", "image"]
-
-READABLE = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}
-"""Suffixes of the files that can be coded. A gif is a video."""
 WRITABLE_AS = {"video": WRITABLE, "image": IMAGE_SUFFIXES}
 """Suffixes of the files that can be written."""
 ALL_WRITABLE = WRITABLE + IMAGE_SUFFIXES
@@ -36,10 +31,10 @@ SUFFIX_OF = {"video": ".mp4", "image": ".png"}
 def media_kind(path: str | os.PathLike) -> MediaKind:
     """What the name's suffix says. Raises `UnusableMedia` on one that is no medium's."""
     suffix = Path(path).suffix.lower()
-    for kind, suffixes in READABLE.items():
+    for kind, suffixes in SUFFIXES.items():
         if suffix in suffixes:
             return kind
-    known = ", ".join(s.lstrip(".") for suffixes in READABLE.values() for s in suffixes)
+    known = ", ".join(s.lstrip(".") for suffixes in SUFFIXES.values() for s in suffixes)
     raise UnusableMedia(path, f"is neither a video nor an image by its suffix ({known})")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from magvit2_pytorch.data.replace_folder import remove_folder, replacing_folder, whole
+from magvit2_pytorch.data.replace_folder import intact_folder, remove_folder, replacing_folder
 from magvit2_pytorch.training.state import (
     STATE_FILE,
     CheckpointNotSaved,
@@ -49,7 +49,7 @@ class Checkpoints:
             # What `whole` would find under the name that is not there.
             name = path.name.removeprefix(".").removesuffix(".old")
             number = name.removeprefix("step-")
-            if number.isdecimal() and (whole(self.folder / name) / STATE_FILE).is_file():
+            if number.isdecimal() and (intact_folder(self.folder / name) / STATE_FILE).is_file():
                 found[int(number)] = self.folder / name
         return dict(sorted(found.items()))
 
@@ -65,7 +65,7 @@ class Checkpoints:
                 raise FileNotFoundError(f"resume 'latest': there is no checkpoint in {self.folder}")
             return newest[0] if newest else None
         path = Path(resume).expanduser()
-        if not whole(path).is_dir():
+        if not intact_folder(path).is_dir():
             raise FileNotFoundError(
                 f"resume {str(resume)!r}: no such folder; give one like {self.path(1000)}"
             )
@@ -83,7 +83,7 @@ class Checkpoints:
             if path is not None:
                 verify_state(path)
         except DamagedCheckpoint as error:
-            older = Checkpoints(path.parent)._newest_whole(before=path)
+            older = Checkpoints(path.parent)._newest_intact_folder(before=path)
             if resume != "auto" or older is None:
                 advice = f"go on from {older}" if older else "there is no older one that is whole"
                 raise DamagedCheckpoint(f"{error}; {advice}") from error
@@ -91,7 +91,7 @@ class Checkpoints:
             return older
         return path
 
-    def _newest_whole(self, before: Path) -> Path | None:
+    def _newest_intact_folder(self, before: Path) -> Path | None:
         steps = self.steps()
         limit = next((step for step, path in steps.items() if path == before), None)
         for step, path in reversed(steps.items()):
@@ -129,7 +129,7 @@ class Checkpoints:
     def best_psnr(self) -> float:
         """Of the best checkpoint; minus infinity if there is none that says so."""
         try:
-            text = (whole(self.folder / BEST) / VALIDATION_FILE).read_text(encoding="utf-8")
+            text = (intact_folder(self.folder / BEST) / VALIDATION_FILE).read_text(encoding="utf-8")
             return json.loads(text)["psnr"]
         except (FileNotFoundError, ValueError, KeyError):
             return float("-inf")

@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from accelerate import Accelerator
 from torch import Tensor
@@ -23,15 +22,16 @@ from magvit2_pytorch.data.sources import Source
 from magvit2_pytorch.functional import range_mistake
 from magvit2_pytorch.tokenizer.config import TokenizerConfig
 from magvit2_pytorch.training.config import TrainingConfig
-from magvit2_pytorch.types import Clips
+from magvit2_pytorch.types import Clips, MediaKind
 
-DatasetType = Literal["videos", "images"]
+MEDIA_KINDS: dict[str, MediaKind] = {"videos": "video", "images": "image"}
+"""Media kind of each `dataset_type`."""
 
 
-def clip_spec(config: TrainingConfig, tokenizer: TokenizerConfig, kind: DatasetType) -> ClipSpec:
+def clip_spec(config: TrainingConfig, tokenizer: TokenizerConfig, kind: MediaKind) -> ClipSpec:
     """The clips that the tokenizer's size and the run's options ask for."""
     return ClipSpec(
-        num_frames=config.num_frames if kind == "videos" else 1,
+        num_frames=config.num_frames if kind == "video" else 1,
         fps=config.fps,
         frame_stride=None if config.fps else config.frame_stride,
         image_size=tokenizer.image_size,
@@ -47,7 +47,7 @@ def open_datasets(
     dataset: Clips | None,
     valid_dataset: Clips | None,
     source: Source | None,
-    kind: DatasetType,
+    dataset_type: str,
 ) -> tuple[Clips, Clips]:
     """Training clips and held-out clips; what the user gave, or a folder split by file.
 
@@ -56,11 +56,12 @@ def open_datasets(
     """
     if (dataset is None) == (source is None):
         raise ValueError("give either dataset_folder (a folder of media) or dataset")
-    if kind not in ("videos", "images"):
-        raise ValueError(f"dataset_type is {kind!r}: use 'videos' or 'images'")
+    if dataset_type not in MEDIA_KINDS:
+        raise ValueError(f"dataset_type is {dataset_type!r}: use 'videos' or 'images'")
     if dataset is not None:
         return (dataset, valid_dataset) if valid_dataset else _split_items(dataset, config)
 
+    kind = MEDIA_KINDS[dataset_type]
     spec = clip_spec(config, tokenizer, kind)
     paths = find_media(source, kind)
     if valid_dataset is not None:
@@ -68,20 +69,20 @@ def open_datasets(
     if len(paths) > 1:
         train, valid = _hold_out(kind, paths, spec, config)
         return _open(kind, train, spec, config), _open(kind, valid, spec, config, train=False)
-    if kind == "images":
+    if kind == "image":
         raise ValueError(f"{source} holds one image: training needs two or more, one to measure on")
     return _split_one_video(paths, spec, config)
 
 
 def _open(
-    kind: DatasetType,
+    kind: MediaKind,
     paths: list[Path],
     spec: ClipSpec,
     config: TrainingConfig,
     train: bool = True,
     **options,
 ) -> Clips:
-    if kind == "images":
+    if kind == "image":
         return ImageDataset(paths, spec, train=train, seed=config.seed)
     return VideoDataset(
         paths, spec, train=train, seed=config.seed, cache_dir=config.cache_dir, **options
@@ -89,7 +90,7 @@ def _open(
 
 
 def _hold_out(
-    kind: DatasetType, paths: list[Path], spec: ClipSpec, config: TrainingConfig
+    kind: MediaKind, paths: list[Path], spec: ClipSpec, config: TrainingConfig
 ) -> tuple[list[Path], list[Path]]:
     """Files to train on and files held out, at least one of which can be used.
 
@@ -105,7 +106,7 @@ def _hold_out(
     return train, valid  # nothing to be done: the dataset says what is wrong
 
 
-def _usable(kind: DatasetType, path: Path, spec: ClipSpec, config: TrainingConfig) -> bool:
+def _usable(kind: MediaKind, path: Path, spec: ClipSpec, config: TrainingConfig) -> bool:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the dataset that keeps the file will name it
         try:
@@ -123,9 +124,9 @@ def _split_one_video(
         f"{paths[0]} is the only video: its last tenth is held out for validation",
         stacklevel=4,
     )
-    train = _open("videos", paths, spec, config, frame_range=(0.0, 0.9))
+    train = _open("video", paths, spec, config, frame_range=(0.0, 0.9))
     held_out = replace(spec, pad_short=True)
-    return train, _open("videos", paths, held_out, config, train=False, frame_range=(0.9, 1.0))
+    return train, _open("video", paths, held_out, config, train=False, frame_range=(0.9, 1.0))
 
 
 def _split_items(dataset: Clips, config: TrainingConfig) -> tuple[Clips, Clips]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from magvit2_pytorch.data.file_hash import sha256_of
-from magvit2_pytorch.data.replace_folder import replacing_folder, whole
+from magvit2_pytorch.data.replace_folder import intact_folder, replacing_folder
 from magvit2_pytorch.state_file import shared_as_usual
 
 STATE_FILE = "state.json"
@@ -57,7 +57,7 @@ def save_state(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any])
 
 def load_state(folder: Path) -> State:
     """Reads what `save_state` wrote, on the CPU. `verify_state` says whether it is still that."""
-    folder = whole(folder)
+    folder = intact_folder(folder)
     return load_file(folder / TENSORS_FILE), _read_values(folder)
 
 
@@ -67,7 +67,7 @@ def verify_state(folder: Path) -> None:
     `FileNotFoundError` says what a checkpoint looks like, `DamagedCheckpoint` which file is
     damaged. A checkpoint of before there were checksums is looked at for missing ends only.
     """
-    folder = whole(folder)
+    folder = intact_folder(folder)
     missing = [n for n in (STATE_FILE, TENSORS_FILE) if not (folder / n).is_file()]
     if len(missing) == 2:
         raise FileNotFoundError(

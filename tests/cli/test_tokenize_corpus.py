@@ -13,7 +13,7 @@ import torch
 
 from magvit2_pytorch import VideoTokenizer
 from magvit2_pytorch.data import CodesDataset, read_codes
-from magvit2_pytorch.data.code_shards import stored_videos
+from magvit2_pytorch.data.code_shards import list_videos
 from magvit2_pytorch.evaluation.files import tokenize_file
 from tests.cli import corpus_worker
 from tests.cli.test_interrupted import read, running
@@ -49,7 +49,7 @@ def shards_words(many, model, out):
 
 
 def paths_in(out):
-    found = [v.origin.path for p in out.glob("codes-*") for v in stored_videos(p)]
+    found = [v.origin.path for p in out.glob("codes-*") for v in list_videos(p)]
     assert set(Counter(found).values()) == {1}
     return sorted(found)
 

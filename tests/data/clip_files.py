@@ -34,7 +34,7 @@ PIXELS = {"mjpeg": "yuvj420p", "gif": "rgb8"}
 
 
 def pictures(num_frames: int, height: int = 48, width: int = 64) -> Iterator[np.ndarray]:
-    """No two alike, with motion, so that a wrong frame or a missing reference shows."""
+    """Distinct frames with motion, so that a wrong frame or a missing reference is visible."""
     y, x = np.mgrid[:height, :width]
     for i in range(num_frames):
         waves = (x * 3 + i * 7, y * 5 + i * 11, (x + y) * 2 + i * 13)
@@ -91,7 +91,7 @@ def make_film(
     lost: Collection[int] = (),
     damaged: Collection[int] = (),
 ) -> Path:
-    """A video with a tone of 440 Hz; packets of the sound may be left out or be rubbish."""
+    """A video with a 440 Hz tone; audio packets may be left out or replaced by random bytes."""
     with av.open(str(path), "w") as container:
         codec = "mpeg4" if path.suffix == ".avi" else "libx264"
         video = container.add_stream(codec, rate=fps)
@@ -137,7 +137,7 @@ def _rubbish(packet: av.Packet) -> av.Packet:
 
 
 def make_audio(path: Path) -> Path:
-    """A wav by its content, whatever its name says: sound and no picture."""
+    """A wav file under any name: sound without video."""
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)

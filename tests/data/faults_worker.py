@@ -1,9 +1,9 @@
-"""Reads files as a process of its own, so that a crash in native code or a hang takes only it.
+"""Reads files in a separate process, which contains crashes of native code and hangs.
 
     python -m tests.data.faults_worker < names.txt
 
-Says `start NAME` before each file and one line of JSON after it: whether it is usable, why not,
-and what about it breaks a law.
+Prints `start NAME` before each file and one line of JSON after it: whether the file is usable, why
+not, and which laws it breaks.
 """
 
 import json
@@ -35,7 +35,7 @@ SPARE_BYTES = 3 << 29
 
 
 def examine(path: Path) -> dict:
-    """What becomes of one file, by every way in."""
+    """Reads one file in every possible way and reports the result."""
     is_image = path.suffix.lower() in IMAGE_SUFFIXES
     broken = []
     reasons = {

@@ -1,4 +1,4 @@
-"""A training whose data worker is killed after its first steps; says how it ends.
+"""Training whose data worker is killed after the first steps; prints how it ends.
 
 python -m tests.data.killed_worker FOLDER waiting|computing
 """

@@ -1,4 +1,4 @@
-"""Files that are what few people expect: odd sizes, times, pixels and names, or no media at all."""
+"""Files with unusual sizes, times, pixels and names, or that are not media at all."""
 
 import os
 import random

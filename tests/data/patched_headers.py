@@ -1,4 +1,4 @@
-"""Files whose headers say what cannot be: sizes, rates, times and counts beyond all sense."""
+"""Files whose headers claim impossible sizes, rates, times and counts."""
 
 import struct
 import zlib

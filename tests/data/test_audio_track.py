@@ -1,4 +1,4 @@
-"""Sound that goes along with pictures: the same packets or the same tone, at the same time."""
+"""Audio of another file: the same packets or the same tone, at the same time."""
 
 from fractions import Fraction
 from itertools import pairwise
@@ -16,7 +16,7 @@ FRAME = torch.full((16, 16, 3), 90, dtype=torch.uint8)
 
 
 class Sound(NamedTuple):
-    """What a file has for sound; times in seconds from the first frame of its video."""
+    """Audio of a file; times in seconds from the first frame of its video."""
 
     codec: str
     packets: list[bytes]
@@ -29,7 +29,7 @@ class Sound(NamedTuple):
 
 
 def seconds(thing) -> Fraction:
-    """When a packet or frame is due, as the file counts."""
+    """Time of a packet or frame in the file."""
     return thing.pts * Fraction(thing.time_base.numerator, thing.time_base.denominator)
 
 
@@ -100,7 +100,7 @@ def has_sound(path) -> bool:
         ("a.mkv", "pcm_s16le", "mkv"),
     ],
 )
-def test_packets_are_copied_where_the_container_takes_them(tmp_path, name, audio, suffix):
+def test_packets_are_copied_if_the_container_accepts_them(tmp_path, name, audio, suffix):
     needs(audio)
     source = make_film(tmp_path / name, audio)
     ours, theirs = sound_of(write(tmp_path / f"out.{suffix}", source)), sound_of(source)
@@ -113,7 +113,7 @@ def test_packets_are_copied_where_the_container_takes_them(tmp_path, name, audio
 
 
 def test_a_stream_without_headers_of_its_own_is_copied(tmp_path):
-    """In a transport stream each packet of AAC says what it is; an mp4 says it once."""
+    """A transport stream repeats the AAC header in every packet; an mp4 has it once."""
     source = make_film(tmp_path / "a.ts")
     ours, theirs = sound_of(write(tmp_path / "out.mp4", source)), sound_of(source)
     assert len(ours.packets) == len(theirs.packets)
@@ -135,7 +135,7 @@ def test_a_stream_without_headers_of_its_own_is_copied(tmp_path):
         ("a.avi", "adpcm_ms", "mkv", {}),
     ],
 )
-def test_what_the_container_does_not_take_becomes_aac(tmp_path, name, audio, suffix, options):
+def test_other_codecs_become_aac(tmp_path, name, audio, suffix, options):
     needs(audio)
     source = make_film(tmp_path / name, audio, **options)
     out = write(tmp_path / f"out.{suffix}", source)
@@ -165,7 +165,7 @@ def test_sound_ends_with_the_video(tmp_path, audio):
     ("audio", "suffix"), [("aac", "mp4"), ("aac", "mkv"), ("flac", "mov"), ("pcm_s16le", "mp4")]
 )
 @pytest.mark.parametrize(("sound_at_s", "picture_at_s"), [(0.6, 0), (0.2, 1), (0.4, 0.4)])
-def test_sound_stays_in_time_with_the_first_frame(
+def test_sound_stays_in_sync_with_the_first_frame(
     tmp_path, audio, suffix, sound_at_s, picture_at_s
 ):
     times = dict(sound_at_s=sound_at_s, picture_at_s=picture_at_s)
@@ -193,8 +193,8 @@ def test_a_pause_stays_a_pause(tmp_path, suffix, codec):
     assert max(b - a for a, b in pairwise(ours.begins)) > 39 * 1024 / 48000
 
 
-def test_rounded_times_leave_no_cracks(tmp_path):
-    """Packets of mkv are timed in milliseconds, which samples do not keep to."""
+def test_rounded_times_leave_no_gaps(tmp_path):
+    """Mkv rounds packet times to milliseconds, which samples do not align with."""
     source = make_film(tmp_path / "a.mkv", "pcm_s16le", rate=44100)
     begins = sound_of(write(tmp_path / "out.mp4", source)).begins
     assert np.diff(begins) == pytest.approx(1024 / 44100, abs=1e-6)
@@ -249,7 +249,7 @@ def test_only_the_first_of_two_sounds_is_kept(tmp_path):
     ],
 )
 def test_damaged_sound_ends_there_with_one_warning(tmp_path, audio, suffix, damaged):
-    """Dolby's goes into mp4 as it is, and only the muxer looks inside; the others are decoded."""
+    """Dolby audio is copied into mp4 and only the muxer parses it; others are decoded."""
     needs(audio)
     source = make_film(tmp_path / "a.mkv", audio, damaged=(damaged,))
     with pytest.warns(UserWarning, match=r"no more sound from .*a\.mkv: .*Invalid") as warned:
@@ -263,7 +263,7 @@ def test_damaged_sound_ends_there_with_one_warning(tmp_path, audio, suffix, dama
 
 
 @pytest.mark.parametrize("reason", ["the file is missing", "cannot be decoded"])
-def test_a_file_that_is_none_leaves_a_silent_video(tmp_path, reason):
+def test_an_unreadable_audio_file_leaves_a_silent_video(tmp_path, reason):
     source = tmp_path / "a.mp4"
     if "decoded" in reason:
         source.write_bytes(b"no film at all")
@@ -275,8 +275,8 @@ def test_a_file_that_is_none_leaves_a_silent_video(tmp_path, reason):
 @pytest.mark.parametrize(
     ("audio", "suffix", "fps"), [("aac", "mp4", 25), ("aac", "mkv", 2), ("pcm_s16le", "mp4", 2)]
 )
-def test_sound_lies_beside_its_pictures(tmp_path, audio, suffix, fps):
-    """x264 holds frames back: sound that did not wait for them would be far ahead at 2 fps."""
+def test_audio_is_interleaved_with_video(tmp_path, audio, suffix, fps):
+    """x264 delays frames: at 2 fps, sound that did not wait would be far ahead."""
     source = make_film(tmp_path / "a.mkv", audio, num_frames=80, fps=fps, rate=8000)
     out = write(tmp_path / f"out.{suffix}", source, num_frames=80, fps=fps)
     with av.open(str(out)) as file:
@@ -290,7 +290,7 @@ def test_sound_lies_beside_its_pictures(tmp_path, audio, suffix, fps):
 
 
 @pytest.mark.parametrize("audio", ["aac", "pcm_s16le"])
-def test_sound_is_read_as_pictures_are_written(tmp_path, audio, monkeypatch):
+def test_audio_is_read_while_video_is_written(tmp_path, audio, monkeypatch):
     name = "copied_packets" if audio == "aac" else "encoded_packets"
     packets, read = getattr(audio_track, name), []
 

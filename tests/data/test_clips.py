@@ -1,4 +1,4 @@
-"""Which frames and which window a clip takes."""
+"""Choice of the frames and the crop of a clip."""
 
 import json
 import random
@@ -23,7 +23,7 @@ def choose(spec, bounds=(0, 100), rng=None, times=TIMES, **options):
     return choose_frames(times, 25.0, spec, bounds, rng, **options)
 
 
-def test_every_start_is_drawn_and_none_beyond():
+def test_every_start_is_drawn_and_no_other():
     spec = ClipSpec(num_frames=5, frame_stride=3)
     rng = random.Random(0)
     starts = set()
@@ -35,7 +35,7 @@ def test_every_start_is_drawn_and_none_beyond():
     assert starts == set(range(10, 18))
 
 
-def test_without_chance_the_place_is_fixed():
+def test_without_randomness_the_position_is_fixed():
     spec = ClipSpec(num_frames=17)
     assert choose(spec)[0] == 42
     assert choose(spec, position=0.0)[0] == 0
@@ -54,7 +54,7 @@ def test_frames_by_rate_are_the_nearest_in_time(fps):
         assert chosen == brute
 
 
-def test_the_own_rate_is_every_frame():
+def test_the_native_rate_takes_every_frame():
     assert np.diff(choose(ClipSpec(num_frames=100, fps=25))).tolist() == [1] * 99
     assert choose(ClipSpec(num_frames=5, fps=50), (0, 100), position=0.0) == [0, 0, 1, 1, 2]
     # Times in milliseconds, as mkv rounds them.
@@ -67,7 +67,7 @@ def test_nearest_takes_the_earlier_of_two():
     assert nearest(np.array([0.0, 1.0, 2.0]), np.array([-1, 0.4, 0.5, 0.6, 9])) == [0, 0, 0, 1, 2]
 
 
-def test_too_short_says_what_is_missing():
+def test_too_short_videos_are_an_error():
     with pytest.raises(ValueError, match=r"too short: 16 frames .* 17 frames \(17 at a stride of"):
         choose(ClipSpec(), (0, 16))
     with pytest.raises(ValueError, match=r"too short: 20 frames, 0\.8 s .* needs 1\.6 s"):
@@ -89,14 +89,14 @@ def test_ranges():
     assert resolve_range(100, (0.0, 0.9)) == (0, 90)
     assert resolve_range(100, (0.9, 1.0)) == (90, 100)
     assert resolve_range(10, (-17, 300)) == (0, 10)
-    with pytest.raises(ValueError, match="parts of a video"):
+    with pytest.raises(ValueError, match="floats are fractions"):
         check_frame_range((0.5, 17.0))
 
 
 @pytest.mark.parametrize("height", [1, 47, 128, 720, 1081])
 @pytest.mark.parametrize("width", [3, 128, 333, 1280])
 @pytest.mark.parametrize("target", [(128, 128), (96, 160), (33, 7)])
-def test_a_window_covers_and_lies_inside(height, width, target):
+def test_a_window_covers_the_target_and_lies_inside(height, width, target):
     covered = covering_size(height, width, target)
     assert covered[0] == target[0] or covered[1] == target[1]
     assert covered[0] >= target[0]
@@ -117,7 +117,7 @@ def test_a_spec_goes_through_json():
         ClipSpec(image_size=(96, 160), random_scale=(1.0, 1.25), fps=8.0, channels=1),
     ):
         assert ClipSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
-    with pytest.raises(ValueError, match="knows no frames"):
+    with pytest.raises(ValueError, match="has no option frames"):
         ClipSpec.from_dict({"frames": 17})
 
 
@@ -125,14 +125,14 @@ def test_a_spec_goes_through_json():
     ("options", "message"),
     [
         (dict(num_frames=0), "at least one frame"),
-        (dict(fps=8, frame_stride=2), "give one"),
-        (dict(fps=0), "more than 0"),
+        (dict(fps=8, frame_stride=2), "give only one"),
+        (dict(fps=0), "above 0"),
         (dict(frame_stride=0), "1 takes every frame"),
         (dict(image_size=0), "give a side"),
         (dict(random_scale=(0.5, 1.0)), "at least 1"),
         (dict(channels=2), "use 1"),
     ],
 )
-def test_a_spec_refuses_nonsense(options, message):
+def test_a_spec_refuses_wrong_values(options, message):
     with pytest.raises(ValueError, match=message):
         ClipSpec(**options)

@@ -1,4 +1,4 @@
-"""Code files: what is written is what is read, and nothing else is taken for it."""
+"""Code files: round trips, and refusal of foreign and damaged files."""
 
 import json
 from dataclasses import replace
@@ -15,6 +15,7 @@ from magvit2_pytorch.data import (
     read_codes,
     write_codes,
 )
+from magvit2_pytorch.data.code_file import video_metadata
 from magvit2_pytorch.version import __version__
 
 HEADER = CodeHeader(
@@ -46,9 +47,7 @@ def codes_for(header):
     ("codebook_size", "stored"),
     [(2, "uint16"), (2**16, "uint16"), (2**16 + 1, "int32"), (2**31, "int32"), (2**40, "int64")],
 )
-def test_what_is_written_is_read_in_the_smallest_integers(
-    tmp_path, num_codebooks, codebook_size, stored
-):
+def test_round_trip_in_the_smallest_integers(tmp_path, num_codebooks, codebook_size, stored):
     header = replace(HEADER, codebook_size=codebook_size, num_codebooks=num_codebooks)
     codes = codes_for(header)
     path = tmp_path / "new" / "clip.codes.safetensors"
@@ -96,7 +95,7 @@ def test_a_header_that_contradicts_itself_is_refused(change, message):
         (torch.zeros(4, 4, 4, 1, dtype=torch.int64), r"\(4, 4, 4, 1\)"),
     ],
 )
-def test_codes_that_are_not_the_headers_are_refused(tmp_path, codes, message):
+def test_codes_that_do_not_match_the_header_are_refused(tmp_path, codes, message):
     with pytest.raises(ValueError, match=message):
         write_codes(tmp_path / "x", codes, HEADER)
     assert not list(tmp_path.iterdir())
@@ -119,8 +118,8 @@ def test_an_older_file_stays_when_writing_fails(tmp_path, monkeypatch):
 
 
 def rewritten(path, codes=None, **metadata):
-    values = {"format": "magvit2-codes", "version": "1", "header": json.dumps(HEADER.to_dict())}
     codes = np.zeros((4, 4, 4), np.uint16) if codes is None else codes
+    values = {"format": "magvit2-codes", "version": "1", **video_metadata(codes, HEADER)}
     save_file({"codes": codes}, path, metadata={**values, **metadata})
 
 
@@ -131,7 +130,7 @@ def header_json(**changes):
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        (dict(format="someone's"), "no code file"),
+        (dict(format="someone's"), "not a code file"),
         (dict(version="2"), "version 2.*upgrade"),
         (dict(version="new"), "damaged"),
         (dict(header="{"), "damaged"),
@@ -158,7 +157,7 @@ def test_foreign_newer_and_damaged_files_are_refused(tmp_path, metadata, message
             read_code_header(path)
 
 
-def test_files_that_are_no_safetensors_at_all_are_refused(tmp_path):
+def test_files_that_are_not_safetensors_are_refused(tmp_path):
     path = tmp_path / "clip.codes.safetensors"
     with pytest.raises(UnusableMedia, match="missing"):
         read_codes(path)
@@ -173,7 +172,7 @@ def test_files_that_are_no_safetensors_at_all_are_refused(tmp_path):
         with pytest.raises(UnusableMedia, match="damaged or foreign"):
             read_codes(path)
     save_file({"weight": np.zeros(3)}, path)
-    with pytest.raises(UnusableMedia, match="no code file"):
+    with pytest.raises(UnusableMedia, match="not a code file"):
         read_codes(path)
     with pytest.raises(UnusableMedia, match=r"cannot be read|damaged"):
         read_codes(tmp_path)

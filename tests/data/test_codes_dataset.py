@@ -1,4 +1,4 @@
-"""Stored codes as training examples: windows are slices, and foreign codes stay out."""
+"""Stored codes as training examples: windows are slices, foreign codes are refused."""
 
 import math
 import multiprocessing
@@ -36,7 +36,7 @@ def corpus(tmp_path):
     return tmp_path, dict(sorted(found.items()))
 
 
-def test_whole_videos_come_in_the_order_of_their_paths(corpus):
+def test_whole_videos_are_sorted_by_path(corpus):
     folder, videos = corpus
     dataset = CodesDataset(folder)
     assert len(dataset) == len(videos)
@@ -91,7 +91,7 @@ def test_short_videos_are_left_out_and_counted(corpus):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_workers_give_what_one_process_gives(corpus, method):
+def test_workers_equal_one_process(corpus, method):
     folder, _ = corpus
     dataset = CodesDataset(folder, num_latent_frames=2, stride=1)
     dataset[0]
@@ -119,7 +119,7 @@ def test_it_trains_through_the_resumable_loader(corpus):
     assert torch.equal(next(batches).codes, first[4])
 
 
-def test_an_image_has_no_frame_rate_and_batches_all_the_same(tmp_path):
+def test_images_without_frame_rate_can_be_batched(tmp_path):
     codes, header = video_of(1)
     header = replace(header, kind="image", fps=None)
     write_shard(tmp_path, [("x.png", codes, header), ("y.png", codes, header)])
@@ -128,7 +128,7 @@ def test_an_image_has_no_frame_rate_and_batches_all_the_same(tmp_path):
     assert math.isnan(CodesDataset(tmp_path)[0].fps)
 
 
-def test_of_an_input_that_was_tokenized_again_the_later_codes_count(tmp_path):
+def test_later_codes_of_the_same_video_take_precedence(tmp_path):
     old, new = (("clip.mp4", *video_of(9)) for _ in range(2))
     write_shard(tmp_path, [new], ShardName(10000, 0, 0))
     write_shard(tmp_path, [old, ("other.mp4", *video_of(5))], ShardName(9999, 12, 3))
@@ -181,7 +181,7 @@ def test_damage_is_named_on_opening_or_on_reading(corpus):
         CodesDataset(folder)
 
 
-def test_a_pickle_by_the_name_of_a_shard_is_not_run(corpus, tmp_path):
+def test_a_pickle_named_like_a_shard_is_not_executed(corpus, tmp_path):
     folder, _ = corpus
 
     class Malice:
@@ -196,7 +196,7 @@ def test_a_pickle_by_the_name_of_a_shard_is_not_run(corpus, tmp_path):
     assert not (tmp_path / "harm").exists()
 
 
-def test_opening_very_many_videos_reads_no_codes_and_takes_little(tmp_path, monkeypatch):
+def test_opening_many_videos_reads_no_codes_and_needs_little_memory(tmp_path, monkeypatch):
     codes, header = video_of(5)
     num = 10_000
     videos = [(f"{n:03}.mp4", codes, header) for n in range(num // 10)]

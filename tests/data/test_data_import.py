@@ -1,4 +1,4 @@
-"""Looking at the package costs no codec library."""
+"""Importing the package loads no codec library."""
 
 import subprocess
 import sys

@@ -1,7 +1,8 @@
-"""Items are functions of a key; what cannot be used is passed over, counted, named once."""
+"""Items are functions of a key; unusable files are replaced, counted and named once."""
 
 import pickle
 import warnings
+from itertools import islice
 
 import pytest
 import torch
@@ -10,9 +11,9 @@ from PIL import Image
 from magvit2_pytorch.data import (
     ClipSpec,
     ImageDataset,
+    InfiniteBatches,
     VideoDataset,
     VideoFile,
-    build_loader,
     check_range,
     to_float,
 )
@@ -32,7 +33,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def mixed(tmp_path):
-    """Three usable videos among one of each thing that goes wrong."""
+    """Three usable videos among one file of each kind of error."""
     make_format(tmp_path, "b_frames.mp4", 10)
     make_format(tmp_path, "mpeg4.avi", 10)
     make_format(tmp_path, "mpeg2.mpg", 10)
@@ -109,7 +110,7 @@ def test_training_and_validation_share_no_frame(tmp_path):
         assert not (train[(epoch, 0)] == held_out[:, None]).flatten(2).all(2).all(0).any()
 
 
-def test_several_clips_a_video(folder):
+def test_several_clips_per_video(folder):
     dataset = VideoDataset(folder, SPEC, train=False, clips_per_video=3)
     assert len(dataset) == 9
     first, last = dataset[0], dataset[6]
@@ -118,7 +119,7 @@ def test_several_clips_a_video(folder):
     assert torch.equal(last, to_float(video.read(range(25, 30), (32, 43))[:, :, 5:37]))
 
 
-def test_what_cannot_be_used_is_named_once(mixed):
+def test_unusable_files_are_named_once(mixed):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         dataset = VideoDataset(mixed, SPEC)
@@ -132,7 +133,7 @@ def test_what_cannot_be_used_is_named_once(mixed):
     assert len(messages) == len(set(messages)) == 5
 
 
-def test_replacements_do_not_depend_on_what_was_met_before(mixed):
+def test_replacements_do_not_depend_on_earlier_reads(mixed):
     fresh, used = quiet(VideoDataset, mixed, SPEC), quiet(VideoDataset, mixed, SPEC)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -146,8 +147,8 @@ def test_workers_report_what_they_skip(mixed):
     dataset = quiet(VideoDataset, mixed, SPEC)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        loader = build_loader(dataset, 3, train=False, num_workers=2)
-        assert sum(len(batch) for batch in loader) == 9
+        batches = InfiniteBatches(dataset, 3, num_workers=2, shuffle=False)
+        assert sum(len(batch) for batch in islice(batches, 3)) == 9
         assert len(dataset.skipped) == 5
 
 
@@ -170,7 +171,7 @@ def test_pad_short_keeps_short_videos(tmp_path):
     assert not torch.equal(item[:, 1], item[:, 2])
 
 
-def test_nothing_usable_is_said_before_training(tmp_path):
+def test_no_usable_file_is_an_error_before_training(tmp_path):
     (tmp_path / "a.mp4").touch()
     make_video(tmp_path / "b.mp4", 2)
     with (
@@ -207,7 +208,7 @@ def images(tmp_path):
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_pictures(images, channels):
+def test_images(images, channels):
     dataset = quiet(ImageDataset, images, ClipSpec(image_size=32, channels=channels, flip=True))
     assert len(dataset) == 11
     with warnings.catch_warnings():
@@ -219,7 +220,7 @@ def test_pictures(images, channels):
     assert skipped == ["cut.png", "empty.png", "video.jpg"]
 
 
-def test_a_picture_and_a_one_frame_video_are_resized_alike(tmp_path):
+def test_an_image_and_a_one_frame_video_are_resized_alike(tmp_path):
     picture = next(pictures(1))
     Image.fromarray(picture).save(tmp_path / "a.png")
     # RGB in a lossless codec, so that no colour matrix comes between.
@@ -237,7 +238,7 @@ def test_a_picture_and_a_one_frame_video_are_resized_alike(tmp_path):
     assert (image - video[:, 0]).abs().max() < 2 / 127.5
 
 
-def test_a_picture_comes_upright(tmp_path):
+def test_an_image_is_read_upright(tmp_path):
     from magvit2_pytorch.data import read_image
 
     picture = Image.fromarray(next(pictures(1)))

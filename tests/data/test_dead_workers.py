@@ -1,4 +1,4 @@
-"""A data worker that dies ends the wait, and the error names it, its file and the way out."""
+"""A dead data worker raises an error that names it, its file and a remedy."""
 
 import json
 import os
@@ -20,7 +20,7 @@ SPEC = ClipSpec(num_frames=5, image_size=16)
 
 
 class _Dying(torch.utils.data.Dataset):
-    """Items of a dataset; the process that asks for the last one ends as told."""
+    """Items of a dataset; the process that reads the last one ends by `end`."""
 
     takes_epoch = True
 
@@ -63,7 +63,7 @@ def test_a_worker_that_dies_is_named_with_its_file(tmp_path, end):
     assert isinstance(caught.value, RuntimeError)
 
 
-def test_other_errors_of_workers_are_as_they_were(tmp_path):
+def test_other_errors_of_workers_are_unchanged(tmp_path):
     class Broken(torch.utils.data.Dataset):
         def __len__(self):
             return 4
@@ -77,7 +77,7 @@ def test_other_errors_of_workers_are_as_they_were(tmp_path):
 
 @pytest.mark.parametrize("then", ["waiting", "computing"])
 def test_training_ends_when_a_worker_is_killed(tmp_path, then):
-    """By a real kill while the run goes on: an error within the minute, not a wait for ever."""
+    """A real kill during training gives an error within a minute instead of a hang."""
     for number in range(3):
         make_video(tmp_path / f"{number}.mp4", 12)
     done = subprocess.run(
@@ -89,6 +89,6 @@ def test_training_ends_when_a_worker_is_killed(tmp_path, then):
     assert said["error"] == "DeadWorker", done.stderr
     assert re.search(r"data worker 0 \(process \d+\), whose last file was \S+\.mp4", said["text"])
     assert said["steps"] >= 1
-    # It leaves nothing lying about.
+    # No temporary files are left.
     assert list(Path(said["temporary"]).glob("magvit2_*")) == []
     shutil.rmtree(said["temporary"])

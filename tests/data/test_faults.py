@@ -1,4 +1,4 @@
-"""Whatever a file holds: frames of the right size, or its name and what is wrong with it."""
+"""Damaged and malicious files give frames of the right size or a clear error."""
 
 import os
 import random
@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,10 +20,10 @@ import torch
 from magvit2_pytorch.data import (
     ClipSpec,
     ImageDataset,
+    InfiniteBatches,
     UnusableMedia,
     VideoDataset,
     VideoFile,
-    build_loader,
     read_image,
 )
 from magvit2_pytorch.data.frame_index import _index, open_container
@@ -58,7 +59,7 @@ def test_every_file_is_usable_or_not_and_breaks_nothing(answers):
     assert count[False] > 200
 
 
-def test_whole_files_are_usable_and_those_of_nothing_are_not(answers):
+def test_intact_files_are_usable_and_empty_ones_are_not(answers):
     usable = {
         f"{path.parent.name}/{path.name}" for path, answer in answers.items() if answer["usable"]
     }
@@ -83,7 +84,7 @@ REASONS = {
     "pipe.mp4": "is a pipe", "pipe.png": "is a pipe", "endless.mp4": "is a pipe, a socket or a dev",
     "endless.png": "or a device", "socket.mp4": "a socket", "folder.mp4": "is a folder",
     "folder.png": "is a folder", "dangling.mp4": "missing", "dangling.png": "missing",
-    "script.mp4": "no format", "sound.mp4": "no video stream", "bomb.mov": "no frame",
+    "script.mp4": "no known video", "sound.mp4": "no video stream", "bomb.mov": "no frame",
     "bomb.avi": "no frame", "photo-png-size-60000.png": "exceeds limit",
     "photo-bmp-size-60000.bmp": "exceeds limit", "photo-jpg-size-60000.jpg": "exceeds limit",
     "flat-gif-screen-60000.gif": "no frame", "8192x64.mp4": "too narrow",
@@ -98,33 +99,33 @@ def test_reasons_say_what_is_wrong(answers):
     ] == []
 
 
-def test_what_is_not_media_is_never_followed(answers):
-    """Playlists and scripts name other files, which are there, and addresses, which must not be."""
+def test_references_of_files_are_never_followed(answers):
+    """Playlists and scripts refer to other files and to addresses, which must not be opened."""
     for name in ("playlist.mp4", "remote.mp4", "script.mp4", "svg.mp4", "svg.png", "zip.mp4"):
         assert [a["usable"] for path, a in answers.items() if path.name == name] == [False], name
 
 
 @pytest.mark.parametrize(("kind", "suffix"), [(VideoDataset, "videos"), (ImageDataset, "images")])
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_the_loader_passes_over_them(variants, answers, kind, suffix, num_workers):
-    """All files in one folder: what cannot be used is replaced, named and counted, once."""
+def test_the_loader_skips_unusable_files(variants, answers, kind, suffix, num_workers):
+    """All files in one folder: unusable ones are replaced, named and counted once."""
     dataset = kind(variants[0], SPEC, train=False)
     shape = (3, 5, 16, 16) if kind is VideoDataset else (3, 16, 16)
     for _ in range(2):
-        loader = build_loader(dataset, 16, train=False, num_workers=num_workers)
+        batches = InfiniteBatches(dataset, 16, num_workers=num_workers, shuffle=False)
         num_items = 0
-        for batch in loader:
+        for batch in islice(batches, -(-len(dataset) // 16)):
             assert batch.shape[1:] == shape
             assert batch.dtype == torch.float32
             assert bool(((batch >= -1) & (batch <= 1)).all())
             num_items += len(batch)
-        assert num_items == len(dataset) > 100
+        assert num_items >= len(dataset) > 100
         unusable = {str(path) for path in dataset.paths if not answers[path]["usable"]}
         assert set(dataset.skipped) == unusable
         assert all(dataset.skipped.values())
 
 
-def test_commands_pass_over_them(variants, answers, tmp_path):
+def test_commands_skip_unusable_files(variants, answers, tmp_path):
     """One command over the whole folder: an output or a line for each file, and status 0."""
     from tests.conftest import build
 
@@ -182,8 +183,8 @@ def lose_packets(path, numbers):
     path.write_bytes(data)
 
 
-def test_a_damaged_file_gives_the_same_whatever_was_read_before(tmp_path):
-    """Packets that promise frames: clips before the damage, on it, and after it."""
+def test_a_damaged_file_does_not_depend_on_earlier_reads(tmp_path):
+    """Packets without frames: clips before the damage, at it, and after it."""
     path = make_video(tmp_path / "a.mkv", 30, options={"bf": "0", "g": "5"})
     lose_packets(path, (8, 21))
     fresh = [VideoDataset(path, SPEC)[(epoch, 0)] for epoch in range(12)]
@@ -212,7 +213,7 @@ def test_several_threads_lose_nothing_after_the_damage(tmp_path, codec):
 
 @pytest.mark.parametrize("name", ["front.mp4", "vp8.webm", "h264.mkv"])
 def test_several_threads_lose_nothing_before_the_damage(variants, tmp_path, name):
-    """They hold sound frames when one meets the end of what is there."""
+    """They hold intact frames when one reaches the end of a truncated file."""
     data = (variants[0] / "whole" / name).read_bytes()
     path = tmp_path / name
     path.write_bytes(data[: int(len(data) * 0.8)])
@@ -224,7 +225,7 @@ def test_several_threads_lose_nothing_before_the_damage(variants, tmp_path, name
         assert torch.equal(video.read(range(4)), alone[:4])
 
 
-def test_distrust_ends(tmp_path, monkeypatch):
+def test_fallbacks_end(tmp_path, monkeypatch):
     """A decoder that gives nothing the second time is an error, not a loop."""
     video = VideoFile(make_video(tmp_path / "a.mp4", 5))
     assert video.num_frames == 5
@@ -233,8 +234,8 @@ def test_distrust_ends(tmp_path, monkeypatch):
         video.read([0], (8, 8))
 
 
-def test_a_bomb_is_refused_before_its_memory_is_asked_for(tmp_path):
-    """The same file within the limit is read: it is the claim that is refused."""
+def test_a_bomb_is_refused_before_memory_is_allocated(tmp_path):
+    """The same file within the limit is read: only the claimed size is refused."""
     from PIL import Image
 
     path = encode(tmp_path / "a.mov", list(pictures(1)), "png", "rgb24")
@@ -253,8 +254,8 @@ def test_a_bomb_is_refused_before_its_memory_is_asked_for(tmp_path):
         read_image(tmp_path / "a.png")
 
 
-def test_not_even_opening_believes_a_claim(variants, tmp_path):
-    """FFmpeg looks at a first frame while it opens a file, and asks for its memory."""
+def test_opening_does_not_trust_a_claimed_size(variants, tmp_path):
+    """FFmpeg decodes a first frame while it opens a file, and allocates its memory."""
     data = (variants[0] / "whole" / "flat.gif").read_bytes()
     path = tmp_path / "a.gif"
     path.write_bytes(data[:6] + struct.pack("<HH", 15000, 15000) + data[10:])
@@ -265,7 +266,7 @@ def test_not_even_opening_believes_a_claim(variants, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["no-first-keyframe.mp4", "no-first-keyframe.mkv"])
-def test_a_stream_without_its_first_keyframe_promises_nothing(variants, name):
+def test_a_stream_without_its_first_keyframe_is_indexed_by_decoding(variants, name):
     video = VideoFile(variants[0] / "odd" / name)
     assert video.num_frames == len(list(video.frames())) > 0
     assert video.index.decoded
@@ -279,8 +280,8 @@ def test_a_name_is_never_an_address(tmp_path, monkeypatch, name):
 
 
 @pytest.mark.parametrize("claimed", [None, Fraction(10**9), Fraction(1, 10**9)])
-def test_times_beyond_all_sense(claimed):
-    """Ticks that overflow when they are counted from the first, rates that no clock can tell."""
+def test_impossible_times_and_rates(claimed):
+    """Ticks that overflow relative to the first, and impossible rates."""
     stream = SimpleNamespace(time_base=Fraction(2**31 - 1, 1), average_rate=claimed)
     container = SimpleNamespace(format=SimpleNamespace(name="matroska,webm"))
     first, last = -(2**63) + 1, 2**63 - 1

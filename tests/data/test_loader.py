@@ -15,7 +15,6 @@ from magvit2_pytorch.data import (
     InfiniteBatches,
     ResumableSampler,
     VideoDataset,
-    build_loader,
 )
 from tests.data.clip_files import make_format
 
@@ -36,7 +35,7 @@ def test_resuming_equals_never_stopping(dataset, num_workers):
     stopped = InfiniteBatches(dataset, 4, num_workers=num_workers)
     for batch in whole[:3]:
         assert torch.equal(next(stopped), batch)
-    # Workers are ahead by now; the state is what was handed out.
+    # Workers have prefetched by now; the state counts the batches returned.
     assert stopped.state_dict() == {"position": 3}
     assert stopped.epoch == 2
     resumed = InfiniteBatches(dataset, 4, num_workers=num_workers)
@@ -47,7 +46,7 @@ def test_resuming_equals_never_stopping(dataset, num_workers):
 
 
 class _Ring:
-    """Garbage that only the garbage collector finds, as a decoder in a traceback can be."""
+    """A reference cycle that only the garbage collector frees, like a decoder in a traceback."""
 
     def __init__(self, told):
         self.told, self.itself = told, self
@@ -67,11 +66,11 @@ class _Collecting(torch.utils.data.Dataset):
 
 
 def test_garbage_of_this_process_is_not_collected_in_a_worker(tmp_path):
-    loader = build_loader(_Collecting(), 1, train=False, num_workers=2)
+    batches = InfiniteBatches(_Collecting(), 1, num_workers=2)
     gc.disable()
     try:
         _Ring(tmp_path / "told")
-        assert len(list(loader)) == 4
+        assert len(list(islice(batches, 4))) == 4
     finally:
         gc.enable()
     assert (tmp_path / "told").read_text().split() == [str(os.getpid())]
@@ -87,13 +86,12 @@ def test_no_global_randomness_is_used(dataset):
     # Not Python's own: the type checks of the tests draw from that.
     states = torch.get_rng_state(), np.random.get_state()[1].copy()
     next(InfiniteBatches(dataset, 4, num_workers=1))
-    list(build_loader(dataset, 4, train=False))
     assert torch.equal(states[0], torch.get_rng_state())
     assert (states[1] == np.random.get_state()[1]).all()
 
 
 @pytest.mark.parametrize(("num_items", "batch_size"), [(10, 4), (3, 8), (1, 1), (7, 7)])
-def test_each_item_comes_once_an_epoch(num_items, batch_size):
+def test_each_item_comes_once_per_epoch(num_items, batch_size):
     sampler = ResumableSampler(num_items, batch_size)
     keys = [key for batch in islice(sampler, 5 * num_items) for key in batch]
     assert max(Counter(keys).values()) == 1
@@ -120,27 +118,13 @@ def test_two_processes_equal_one():
         assert two[0].batch(number) + two[1].batch(number) == one.batch(number)
 
 
-def test_a_set_smaller_than_a_batch_fills_it(dataset):
+def test_a_dataset_smaller_than_a_batch_fills_it(dataset):
     with pytest.warns(UserWarning, match="6 items are fewer than a batch of 16"):
         batches = InfiniteBatches(dataset, 16)
     assert len(next(batches)) == 16
-    assert [len(batch) for batch in build_loader(dataset, 16, train=False)] == [6]
 
 
-def test_once_through(dataset):
-    batches = list(build_loader(dataset, 4, train=False))
-    assert [len(batch) for batch in batches] == [4, 2]
-    assert torch.equal(torch.cat(batches), torch.stack([dataset[i] for i in range(6)]))
-    assert len(build_loader(dataset, 4, train=False)) == 2
-    shares = [
-        build_loader(dataset, 2, train=False, rank=rank, world_size=4).batch_sampler
-        for rank in range(4)
-    ]
-    assert {len(share) for share in shares} == {1}
-    assert {item for share in shares for item in share.items} == set(range(6))
-
-
-def test_other_datasets_are_asked_by_number():
+def test_other_datasets_have_numbers_as_keys():
     numbers = TensorDataset(torch.arange(10.0))
     batches = InfiniteBatches(numbers, 5)
     assert sorted(torch.cat([next(batches)[0], next(batches)[0]]).tolist()) == list(range(10))
@@ -148,10 +132,10 @@ def test_other_datasets_are_asked_by_number():
 
 def test_wrong_settings_are_refused(dataset):
     with pytest.raises(ValueError, match="batch_size is 0"):
-        build_loader(dataset, 0)
+        InfiniteBatches(dataset, 0)
     with pytest.raises(ValueError, match="rank 2 of 2"):
-        build_loader(dataset, 1, rank=2, world_size=2)
+        InfiniteBatches(dataset, 1, rank=2, world_size=2)
     with pytest.raises(ValueError, match="position is -1"):
         InfiniteBatches(dataset, 1, position=-1)
-    with pytest.raises(ValueError, match="an empty dataset"):
-        build_loader(TensorDataset(torch.zeros(0)), 1)
+    with pytest.raises(ValueError, match="dataset is empty"):
+        InfiniteBatches(TensorDataset(torch.zeros(0)), 1)

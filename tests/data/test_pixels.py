@@ -1,4 +1,4 @@
-"""Bytes to floats and back: exact on every level, and clear about wrong ranges."""
+"""Bytes to floats and back: exact for every level, with errors about wrong ranges."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def test_values_round_and_clamp():
     assert to_uint8(torch.zeros(1, 1, 1, requires_grad=True)).item() == 128
 
 
-def test_bytes_in_floats_are_found_out():
+def test_bytes_in_floats_are_detected():
     with pytest.raises(ValueError, match="from 0 to 255 look like bytes"):
         to_uint8(LEVELS.float().reshape(1, 16, 16))
     with pytest.raises(ValueError, match="these look like bytes"):

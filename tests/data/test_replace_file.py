@@ -1,4 +1,4 @@
-"""Whole files, and what is left of those that were not."""
+"""Atomic writing of files, and removal of leftovers."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_the_file_appears_whole_under_its_name(tmp_path):
+def test_the_file_appears_complete(tmp_path):
     target = tmp_path / "new" / "a.mp4"
     with replacing(target) as part:
         part.write_bytes(b"half")
@@ -51,7 +51,7 @@ def test_an_error_keeps_the_older_file(tmp_path, error):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="processes are asked by signals")
-def test_only_what_killed_processes_left_is_abandoned(tmp_path):
+def test_only_leftovers_of_dead_processes_are_removed(tmp_path):
     target = tmp_path / "a.mp4"
     subprocess.run([sys.executable, "-c", KILLED, str(target)])
     (killed,) = names(tmp_path)

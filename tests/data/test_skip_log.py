@@ -1,4 +1,4 @@
-"""The list of unusable files that processes share."""
+"""The list of unusable files that all processes share."""
 
 import json
 import warnings
@@ -16,7 +16,7 @@ def line(path: str) -> bytes:
 
 
 @pytest.mark.parametrize("length", range(1, len(line("b.mp4"))))
-def test_a_line_that_another_process_is_just_writing_is_read_when_it_is_whole(length):
+def test_an_incomplete_line_of_another_process_is_ignored(length):
     log = SkipLog()
     with open(log.file, "wb", buffering=0) as other:
         other.write(line("a.mp4") + line("b.mp4")[:length])
@@ -25,7 +25,7 @@ def test_a_line_that_another_process_is_just_writing_is_read_when_it_is_whole(le
         assert log.all() == {"a.mp4": "damaged", "b.mp4": "damaged"}
 
 
-def test_who_wrote_first_names_the_file():
+def test_the_first_writer_warns():
     log = SkipLog()
     with open(log.file, "wb") as other:
         other.write(line("theirs.mp4"))

@@ -1,4 +1,4 @@
-"""What a folder, a list or a table names, and what is said where it names nothing."""
+"""Media files of folders, lists and tables, and errors where there are none."""
 
 from pathlib import Path
 
@@ -23,9 +23,9 @@ def names(paths, folder):
     return [path.relative_to(folder).as_posix() for path in paths]
 
 
-def test_a_folder_is_walked_to_the_bottom(folder):
+def test_a_folder_is_searched_recursively(folder):
     assert names(find_media(folder), folder) == ["a.webm", "b.MP4", "d.gif", "deep/er/c.MkV"]
-    assert names(find_media(str(folder), "images"), folder) == ["deep/f.PNG", "e.jpg"]
+    assert names(find_media(str(folder), "image"), folder) == ["deep/f.PNG", "e.jpg"]
 
 
 def test_links_are_followed_once(folder, tmp_path_factory):
@@ -38,7 +38,7 @@ def test_links_are_followed_once(folder, tmp_path_factory):
     assert len(found) == 5
 
 
-def test_a_list_keeps_its_order_and_loses_repeats(folder):
+def test_a_list_keeps_its_order_and_loses_duplicates(folder):
     lines = ["\ufeff# a comment", "b.MP4", "", f"  {folder / 'a.webm'}  ", "b.MP4", "gone.mp4"]
     (folder / "list.txt").write_text("\n".join([*lines, "e.jpg"]), encoding="utf-8")
     expected = ["b.MP4", "a.webm", "gone.mp4"]
@@ -65,7 +65,7 @@ def test_one_file_and_several(folder):
     assert find_media([folder / "b.MP4", str(folder / "e.jpg")]) == [folder / "b.MP4"]
 
 
-def test_nothing_there_says_what_is_and_what_would_do(folder, tmp_path_factory):
+def test_errors_list_found_and_accepted_suffixes(folder, tmp_path_factory):
     with pytest.raises(FileNotFoundError, match="nowhere does not exist: give a folder"):
         find_media(folder / "nowhere")
     empty = tmp_path_factory.mktemp("empty")

@@ -320,15 +320,15 @@ def test_a_decoder_that_needs_to_see_all_frames_sees_them(tmp_path, monkeypatch)
     """One that loses frames when some are passed over: the same keyframe is tried again."""
     from magvit2_pytorch.data import seek
 
-    marked, asked = seek._marked, []
+    skipping, asked = seek._skip_unwanted, []
 
     def losing(context, packets, wanted):
         asked.append(wanted)
-        for packet in marked(context, packets, wanted):
+        for packet in skipping(context, packets, wanted):
             if wanted is None or packet.pts not in wanted:
                 yield packet
 
-    monkeypatch.setattr(seek, "_marked", losing)
+    monkeypatch.setattr(seek, "_skip_unwanted", losing)
     path = make_format(tmp_path, "b_frames.mp4")
     video = VideoFile(path, num_threads=1)
     assert torch.equal(video.read([29])[0], from_the_start(path)[29])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from magvit2_pytorch.data import CodesDataset, UnusableMedia, VideoFile
-from magvit2_pytorch.data.code_shards import ShardName, load_codes, stored_videos
+from magvit2_pytorch.data.code_shards import ShardName, list_videos, load_codes
 from magvit2_pytorch.evaluation import corpus
 from magvit2_pytorch.evaluation.corpus import CorpusMismatch, Watcher, tokenize_corpus
 from magvit2_pytorch.evaluation.files import decode_file, tokenize_file
@@ -54,10 +54,10 @@ def run(tokenizer, clips, out, **options):
 
 def stored(out):
     """Path to codes and header, over all shards; each path must come once."""
-    videos = [v for path in sorted(out.glob("codes-*.safetensors")) for v in stored_videos(path)]
+    videos = [v for path in sorted(out.glob("codes-*.safetensors")) for v in list_videos(path)]
     counts = Counter(video.origin.path for video in videos)
     assert set(counts.values()) <= {1}, counts
-    return {video.origin.path: (load_codes(video.place), video.header) for video in videos}
+    return {video.origin.path: (load_codes(video.location), video.header) for video in videos}
 
 
 def manifest(out):
@@ -80,7 +80,7 @@ def check_complete(tokenizer, clips, out, **options):
         codes, header = tokenize_file(tokenizer, file, **options)
         assert torch.equal(found[path][0], codes)
         assert found[path][1] == header
-        (video,) = (v for v in stored_videos(out / line["shard"]) if v.key == line["key"])
+        (video,) = (v for v in list_videos(out / line["shard"]) if v.key == line["key"])
         assert video.origin.path == path
         about = (line["status"], line["num_frames"], tuple(line["grid"]))
         assert about == ("done", header.num_frames, header.grid)
@@ -220,7 +220,7 @@ def test_damaged_shards_are_named_and_their_inputs_done_again(
 ):
     run(tokenizer, clips, tmp_path, max_shard_bytes=3000)
     first = tmp_path / str(ShardName(0, 0, 0))
-    *_, last = inside = [video.origin.path for video in stored_videos(first)]
+    *_, last = inside = [video.origin.path for video in list_videos(first)]
     assert len(inside) > 1
     if damage == "codes":
         flip(first, -1)
