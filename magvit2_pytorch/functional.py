@@ -79,7 +79,7 @@ def _scan_of_any_length(
     return value
 
 
-def range_mistake(video: Float[Tensor, "..."]) -> str:
+def range_warning(video: Float[Tensor, "..."]) -> str:
     """Names values that lie in another usual range than [-1, 1], and what to do; "" if none do.
 
     Bytes and [0, 1] are told by their floor: whole batches of the true range go below its middle.
@@ -94,14 +94,14 @@ def range_mistake(video: Float[Tensor, "..."]) -> str:
     return f"values from {low:g} to {high:g} look like {kind}: a video is in [-1, 1]; give {scaled}"
 
 
-def warn_of_range(video: Tensor) -> None:
+def check_range(video: Tensor) -> None:
     """Raises `ValueError` on floating-point bytes, and warns of what may be [0, 1].
 
     Says nothing within a compiled graph, which would be cut in two by it.
     """
     if torch.compiler.is_compiling() or not video.is_floating_point():
         return
-    mistake = range_mistake(video)
+    mistake = range_warning(video)
     if "bytes" in mistake:
         raise ValueError(mistake)
     if mistake:

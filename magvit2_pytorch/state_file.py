@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-State = dict[str, Tensor]
+Tensors = dict[str, Tensor]
 
-NO_WEIGHTS = {
+NOT_WEIGHTS = {
     b"version https://git-lfs": "is a git-LFS pointer, not the file that it stands for: fetch that "
     "with `git lfs pull`",
     b"<!doctype html": "is a web page: download the file itself",
@@ -24,7 +24,7 @@ NO_WEIGHTS = {
 """What is often saved in place of weights, by its first bytes in lower case."""
 
 
-def read_state(path: str | Path, accepted: str) -> State:
+def read_tensors(path: str | Path, accepted: str) -> Tensors:
     """Tensors by name, from a .safetensors file or from one that `torch.save` wrote.
 
     They may lie under "state_dict"; numbers and texts beside them are left out. A pickle that
@@ -49,14 +49,14 @@ def read_state(path: str | Path, accepted: str) -> State:
     if not tensors and state != {}:
         under = [str(key) for key, value in named if isinstance(value, dict)]
         raise ValueError(
-            f"{path} holds no tensors by name{f', but dicts ({some(under)})' * bool(under)}: "
+            f"{path} holds no tensors by name{f', but dicts ({abbreviate(under)})' * bool(under)}: "
             f"give {accepted}"
         )
     return tensors
 
 
 @contextmanager
-def shared_as_usual(path: str | Path) -> Iterator[None]:
+def default_file_mode(path: str | Path) -> Iterator[None]:
     """Gives a file written within to all whom new files are for.
 
     Safetensors keeps it to the owner alone, and the rest of a group would not see what one of
@@ -69,7 +69,7 @@ def shared_as_usual(path: str | Path) -> Iterator[None]:
     path.chmod(mode)
 
 
-def misfits(state: Mapping[str, Tensor], wanted: Mapping[str, Sequence[int]]) -> str:
+def mismatches(state: Mapping[str, Tensor], wanted: Mapping[str, Sequence[int]]) -> str:
     """Why tensors are not those of these names and shapes: "lacks ..."; empty where they are."""
     missing, extra = sorted(wanted.keys() - state), sorted(state.keys() - wanted.keys())
     wrong = sorted(
@@ -77,13 +77,13 @@ def misfits(state: Mapping[str, Tensor], wanted: Mapping[str, Sequence[int]]) ->
         for name in wanted.keys() & state.keys()
         if tuple(state[name].shape) != tuple(wanted[name])
     )
-    faults = [f"lacks {some(missing)}"] * bool(missing)
-    faults += [f"has {some(extra)} too many"] * bool(extra)
-    faults += [some(wrong)] * bool(wrong)
+    faults = [f"lacks {abbreviate(missing)}"] * bool(missing)
+    faults += [f"has {abbreviate(extra)} too many"] * bool(extra)
+    faults += [abbreviate(wrong)] * bool(wrong)
     return "; ".join(faults)
 
 
-def some(names: Sequence[str], num: int = 3) -> str:
+def abbreviate(names: Sequence[str], num: int = 3) -> str:
     """The first few, and how many more there are."""
     more = f" and {len(names) - num} more" if len(names) > num else ""
     return ", ".join(names[:num]) + more
@@ -94,7 +94,7 @@ def _check_start(path: Path) -> None:
         start = file.read(512).lstrip().lower()
     if not start and not path.stat().st_size:
         raise ValueError(f"{path} is empty: download or copy it again")
-    for telltale, what in NO_WEIGHTS.items():
+    for telltale, what in NOT_WEIGHTS.items():
         if start.startswith(telltale):
             raise ValueError(f"{path} {what}")
 

@@ -22,7 +22,7 @@ Latents = Float[Tensor, "b d j y x"]
 Codes = Int[Tensor, "b j y x"] | Int[Tensor, "b j y x q"]
 """Indices into the codebook, int64; a codebook axis last when there are several."""
 
-Cond = Float[Tensor, "b e"]
+Condition = Float[Tensor, "b e"]
 """The condition of a conditional tokenizer, one vector a sample."""
 
 Frames = UInt8[Tensor, "t h w c"]

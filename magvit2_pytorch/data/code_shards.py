@@ -37,7 +37,7 @@ from magvit2_pytorch.data.code_file import (
 )
 from magvit2_pytorch.data.replace_file import replacing
 from magvit2_pytorch.data.unusable import UnusableMedia
-from magvit2_pytorch.state_file import shared_as_usual
+from magvit2_pytorch.state_file import default_file_mode
 
 SHARD_FORMAT = "magvit2-code-shard"
 MAX_TEXT_BYTES = 10_000_000
@@ -151,7 +151,7 @@ class ShardWriter:
             "checksum": _checksum(said),
             **said,
         }
-        with replacing(path) as part, shared_as_usual(part):
+        with replacing(path) as part, default_file_mode(part):
             save_file({key: array for key, (array, _) in keyed.items()}, part, metadata=metadata)
         self.name = self.name._replace(number=self.name.number + 1)
         self._videos, self._code_bytes, self._text_bytes = [], 0, 0

@@ -16,7 +16,7 @@ class PooledHead(nn.Module):
 
     def __init__(self, dim: int):
         super().__init__()
-        self.to_logit = two_layers(dim, dim)
+        self.to_logit = mlp(dim, dim)
 
     def forward(self, x: Float[Tensor, "b d ..."]) -> Float[Tensor, " b"]:
         return self.to_logit(x.flatten(2).mean(2)).squeeze(1)
@@ -48,7 +48,7 @@ class FixedHead(nn.Module):
         num_positions = 1
         for size in self.map_size:
             num_positions *= size
-        self.to_logit = two_layers(num_positions * dim, dim)
+        self.to_logit = mlp(num_positions * dim, dim)
 
     def forward(self, x: Float[Tensor, "b d ..."]) -> Float[Tensor, " b"]:
         if x.shape[2:] != self.map_size:
@@ -59,7 +59,7 @@ class FixedHead(nn.Module):
         return self.to_logit(rearrange(x, "b ... -> b (...)")).squeeze(1)
 
 
-def two_layers(dim_in: int, dim: int) -> nn.Sequential:
+def mlp(dim_in: int, dim: int) -> nn.Sequential:
     """Hidden layer and logit."""
     return nn.Sequential(Linear(dim_in, dim), nn.LeakyReLU(0.2), Linear(dim, 1))
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from magvit2_pytorch.discriminators.frame import FrameDiscriminator
 from magvit2_pytorch.discriminators.video import VideoDiscriminator
-from magvit2_pytorch.state_file import State, misfits
+from magvit2_pytorch.state_file import Tensors, mismatches
 
 ROOMS = {
     "network.stem": "conv_in",
@@ -23,7 +23,7 @@ NUM_FRAMES = 17
 
 
 def convert_discriminator(
-    state: State, input_size: tuple[int, ...] | None = None
+    state: Tensors, input_size: tuple[int, ...] | None = None
 ) -> FrameDiscriminator | VideoDiscriminator:
     """The discriminator that these tensors are, by O2-MAGVIT2's names, with head "fixed".
 
@@ -61,13 +61,13 @@ def convert_discriminator(
         )
     own = discriminator.state_dict()
     state = _without_blur(state, [dim, *dims], len(kernel))
-    if wrong := misfits(state, {their_name(name): tensor.shape for name, tensor in own.items()}):
+    if wrong := mismatches(state, {o2_name(name): tensor.shape for name, tensor in own.items()}):
         raise ValueError(f"the discriminator {wrong}")
-    discriminator.load_state_dict({name: state[their_name(name)].float() for name in own})
+    discriminator.load_state_dict({name: state[o2_name(name)].float() for name in own})
     return discriminator.eval()
 
 
-def their_name(name: str) -> str:
+def o2_name(name: str) -> str:
     """What O2-MAGVIT2 calls a tensor of ours."""
     room, kind = name.rsplit(".", 1)
     if room in ROOMS:
@@ -76,7 +76,7 @@ def their_name(name: str) -> str:
     return f"res_blocks.{block}.{BLOCK[conv]}.{kind}"
 
 
-def _shape(state: State, name: str) -> tuple[int, ...]:
+def _shape(state: Tensors, name: str) -> tuple[int, ...]:
     if name not in state:
         raise ValueError(f"the discriminator lacks {name}")
     shape = tuple(state[name].shape)
@@ -102,7 +102,7 @@ def _likely_size(num_positions: int, num_blocks: int, num_axes: int) -> tuple[in
     return NUM_FRAMES if fits else 1 + (frames - 1) * scale, side * scale, side * scale
 
 
-def _without_blur(state: State, dims: list[int], num_axes: int) -> State:
+def _without_blur(state: Tensors, dims: list[int], num_axes: int) -> Tensors:
     """The state less the blur's filters, which are the same everywhere: ours are built in."""
     taps = torch.tensor([1.0, 2.0, 1.0]) / 4
     right: Tensor = torch.ones(())

@@ -14,7 +14,7 @@ from magvit2_pytorch.discriminators.discriminator import (
 )
 from magvit2_pytorch.discriminators.heads import FixedHead, PatchHead, PooledHead
 from magvit2_pytorch.discriminators.multiscale import MultiScaleDiscriminator
-from magvit2_pytorch.state_file import misfits, read_state, shared_as_usual
+from magvit2_pytorch.state_file import default_file_mode, mismatches, read_tensors
 
 KEY = "discriminator"
 ACCEPTED = "a file that save_discriminator wrote"
@@ -25,7 +25,7 @@ def save_discriminator(discriminator: Discriminator, path: str | Path) -> None:
     # The format knows one memory order; channels-last comes back on loading.
     state = {name: value.contiguous() for name, value in discriminator.state_dict().items()}
     options = json.dumps(options_of(discriminator))
-    with shared_as_usual(path):
+    with default_file_mode(path):
         save_file(state, path, metadata={"format": "pt", KEY: options})
 
 
@@ -34,7 +34,7 @@ def load_discriminator(path: str | Path) -> Discriminator:
 
     Raises `FileNotFoundError`, or `ValueError` where this is no file of `save_discriminator`.
     """
-    state = read_state(path, ACCEPTED)
+    state = read_tensors(path, ACCEPTED)
     try:
         with safe_open(path, framework="pt") as file:
             options = json.loads((file.metadata() or {})[KEY])
@@ -44,7 +44,7 @@ def load_discriminator(path: str | Path) -> Discriminator:
         ) from error
     discriminator = build_discriminator(**options)
     wanted = {name: value.shape for name, value in discriminator.state_dict().items()}
-    if wrong := misfits(state, wanted):
+    if wrong := mismatches(state, wanted):
         raise ValueError(f"{path} does not fit its own options: it {wrong}")
     discriminator.load_state_dict(state)
     return discriminator.eval()

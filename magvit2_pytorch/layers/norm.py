@@ -87,7 +87,7 @@ class FrameGroupNorm(nn.Module):
         return torch.addcmul(shift, x.to(gain.dtype), gain).to(x.dtype)
 
 
-class Norm(NamedTuple):
+class NormSpec(NamedTuple):
     """Which norm convolutional layers have."""
 
     name: NormName = "layer"
@@ -126,7 +126,7 @@ class AdaptiveNorm(NormLayer):
     Source: adaptive layer norm as in DiT (arXiv 2212.09748), gain written as 1 + gamma.
     """
 
-    def __init__(self, dim: int, dim_cond: int, norm: Norm = Norm()):
+    def __init__(self, dim: int, dim_cond: int, norm: NormSpec = NormSpec()):
         super().__init__(norm.build(dim, affine=False))
         self.to_gamma_beta = Linear(dim_cond, dim * 2)
 
@@ -147,7 +147,7 @@ class LatentNorm(NormLayer):
     O2-MAGVIT2's code (and SPADE, arXiv 1903.07291), gain written as 1 + gamma.
     """
 
-    def __init__(self, dim: int, latent_dim: int, norm: Norm = Norm()):
+    def __init__(self, dim: int, latent_dim: int, norm: NormSpec = NormSpec()):
         super().__init__(norm.build(dim, affine=False))
         self.to_gamma_beta = Linear(latent_dim, dim * 2)
 
@@ -155,7 +155,7 @@ class LatentNorm(NormLayer):
         assert context.latents is not None, "the decoder is given them"
         latents = rearrange(context.latents, "b d j y x -> b j y x d")
         gamma_beta = rearrange(self.to_gamma_beta(latents), "b j y x e -> b e j y x")
-        gamma, beta = spread_over_frames(gamma_beta, x.shape[2], first=past is None).chunk(2, dim=1)
+        gamma, beta = repeat_over_frames(gamma_beta, x.shape[2], first=past is None).chunk(2, dim=1)
         # Broadcast over the cell of each latent: nothing of the size of `x` is made but the result.
         _, _, _, rows, columns = gamma.shape
         normalized = self.module(x, context.frame_statistics)
@@ -166,7 +166,7 @@ class LatentNorm(NormLayer):
         return rearrange(out, "b c t y p x q -> b c t (y p) (x q)"), ()
 
 
-def spread_over_frames(
+def repeat_over_frames(
     latents: Latents, num_frames: int, first: bool
 ) -> Float[Tensor, "b c t y x"]:
     """Each latent for all the frames it stands for; the `first` of a video for one alone."""

@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn import init
 
 from magvit2_pytorch.layers.conv import CausalConv3d, PadMode, Triple
-from magvit2_pytorch.layers.norm import AdaptiveNorm, Norm
+from magvit2_pytorch.layers.norm import AdaptiveNorm, NormSpec
 from magvit2_pytorch.layers.stateful import Chain, Pointwise, Residual, StatefulLayer
 
 
@@ -13,7 +13,7 @@ def residual_block(
     kernel_size: int | Triple = 3,
     pad_mode: PadMode = "constant",
     dim_cond: int | None = None,
-    norm: Norm = Norm(),
+    norm: NormSpec = NormSpec(),
 ) -> StatefulLayer:
     """x + conv1(silu(conv3(silu(norm(x))))), the norm adaptive if there is a condition.
 
@@ -35,7 +35,7 @@ def residual_block(
 
 
 def factorized_residual_block(
-    dim: int, pad_mode: PadMode = "constant", norm: Norm = Norm()
+    dim: int, pad_mode: PadMode = "constant", norm: NormSpec = NormSpec()
 ) -> StatefulLayer:
     """x + conv3x1x1(silu(conv1x3x3(norm(x)))): 12 weights to a pair of channels, not 27.
 
@@ -48,12 +48,12 @@ def factorized_residual_block(
     return Residual(Chain((norm.layer(dim), space, Pointwise(nn.SiLU()), time)))
 
 
-def wide_residual_block(
+def basic_residual_block(
     dim: int,
     dim_out: int,
     kernel_size: int | Triple = 3,
     pad_mode: PadMode = "constant",
-    norm: Norm = Norm(),
+    norm: NormSpec = NormSpec(),
 ) -> StatefulLayer:
     """x + conv3(silu(norm(conv3(silu(norm(x)))))), x through a 1x1x1 map where the width changes.
 

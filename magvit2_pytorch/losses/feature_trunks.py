@@ -46,7 +46,7 @@ class FeatureTrunk(nn.Module):
 TRUNKS: Registry[Callable[[], FeatureTrunk]] = Registry("feature trunk")
 
 
-class BlurPool(nn.Module):
+class PaddedBlurPool(nn.Module):
     """Halves a map that is first smoothed by [1, 2, 1] in both directions, each channel alone.
 
     It reflects 2 pixels at the edges, where 1 would do: `n` become `(n + 1) // 2 + 1`, which shifts
@@ -72,7 +72,9 @@ def vgg16() -> FeatureTrunk:
 @TRUNKS.register("st_vgg16")
 def st_vgg16() -> FeatureTrunk:
     """ST-LPIPS's VGG16: each pooling is a maximum at every pixel, then blurred and halved."""
-    return _vgg16("st_vgg16", lambda dim: [nn.MaxPool2d(2, stride=1), BlurPool(dim)], min_size=18)
+    return _vgg16(
+        "st_vgg16", lambda dim: [nn.MaxPool2d(2, stride=1), PaddedBlurPool(dim)], min_size=18
+    )
 
 
 def _vgg16(name: str, pool: Callable[[int], list[nn.Module]], min_size: int) -> FeatureTrunk:
@@ -96,10 +98,10 @@ def alexnet() -> FeatureTrunk:
 @TRUNKS.register("st_alexnet")
 def st_alexnet() -> FeatureTrunk:
     """ST-LPIPS's AlexNet: strides are blurred, and 8 times in all rather than 16."""
-    first = [nn.Conv2d(3, 64, 11, padding=2), BlurPool(64), nn.ReLU(inplace=True)]
+    first = [nn.Conv2d(3, 64, 11, padding=2), PaddedBlurPool(64), nn.ReLU(inplace=True)]
 
     def pool(dim: int) -> list[nn.Module]:
-        return [nn.MaxPool2d(3, stride=1), BlurPool(dim)]
+        return [nn.MaxPool2d(3, stride=1), PaddedBlurPool(dim)]
 
     return _alexnet("st_alexnet", first, pool, min_size=21)
 

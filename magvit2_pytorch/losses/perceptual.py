@@ -22,7 +22,7 @@ NORM_EPS = 1e-8
 number; LPIPS adds 1e-10 to the length, which leaves it without."""
 
 Pictures = Float[Tensor, "b c h w"] | Float[Tensor, "b c t h w"]
-Features = tuple[Float[Tensor, "n _ _ _"], ...]
+TrunkFeatures = tuple[Float[Tensor, "n _ _ _"], ...]
 
 
 class PerceptualLoss(nn.Module):
@@ -108,11 +108,11 @@ class PerceptualLoss(nn.Module):
             wanted = self.features(real)
         return self.distance(self.features(recon), wanted)
 
-    def features(self, pictures: Pictures) -> Features:
+    def features(self, pictures: Pictures) -> TrunkFeatures:
         """What each layer that is listened to says of every frame."""
         return self.trunk(self._prepared(pictures))
 
-    def distance(self, found: Features, wanted: Features) -> Float[Tensor, ""]:
+    def distance(self, found: TrunkFeatures, wanted: TrunkFeatures) -> Float[Tensor, ""]:
         """The loss, from the features of both sides."""
         heads = self.heads or [None] * len(found)
         terms = [_distance(*layer) for layer in zip(found, wanted, heads, strict=True)]

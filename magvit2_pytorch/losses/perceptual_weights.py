@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from magvit2_pytorch.losses.feature_trunks import TRUNKS, FeatureTrunk
-from magvit2_pytorch.state_file import State, misfits, read_state
+from magvit2_pytorch.state_file import Tensors, mismatches, read_tensors
 
 Heads = list[Float[Tensor, " _"]]
 
@@ -28,10 +28,10 @@ def load_trunk(path: str | Path) -> tuple[FeatureTrunk, Heads | None]:
     Which trunk it is, its shapes and names tell. Raises `ValueError` on a file that is none
     of what is accepted, that lacks a layer or has one too many, or that would run code.
     """
-    return trunk_from_state(read_state(path, ACCEPTED), str(path))
+    return trunk_from_state(read_tensors(path, ACCEPTED), str(path))
 
 
-def trunk_from_state(state: State, source: str) -> tuple[FeatureTrunk, Heads | None]:
+def trunk_from_state(state: Tensors, source: str) -> tuple[FeatureTrunk, Heads | None]:
     """The same of a state dict that came from `source`."""
     layers = {
         f"features.{match[1]}.{match[2]}": tensor
@@ -42,7 +42,7 @@ def trunk_from_state(state: State, source: str) -> tuple[FeatureTrunk, Heads | N
     # Without memory or random numbers: the run's own draws stay as they are.
     with torch.device("meta"):
         trunk = TRUNKS[name]()
-    wrong = misfits(layers, {key: tensor.shape for key, tensor in trunk.state_dict().items()})
+    wrong = mismatches(layers, {key: tensor.shape for key, tensor in trunk.state_dict().items()})
     if wrong:
         raise ValueError(f"{source} is no {name}: it {wrong}; use {ACCEPTED}")
     # Copies: the file may change while the loss is in use.
@@ -60,10 +60,10 @@ def load_heads(path: str | Path, trunk: FeatureTrunk) -> Heads:
     """
     if str(path) == "torchmetrics":
         path = _torchmetrics_heads(trunk)
-    return heads_from_state(read_state(path, ACCEPTED), trunk, str(path))
+    return heads_from_state(read_tensors(path, ACCEPTED), trunk, str(path))
 
 
-def heads_from_state(state: State, trunk: FeatureTrunk, source: str) -> Heads:
+def heads_from_state(state: Tensors, trunk: FeatureTrunk, source: str) -> Heads:
     """The same of a state dict that came from `source`."""
     found = {
         int(match[1]): tensor for key, tensor in state.items() if (match := HEAD_KEY.fullmatch(key))
@@ -101,7 +101,7 @@ def download_trunk(name: str) -> FeatureTrunk:
     return trunk_from_state(state, weights.url)[0]
 
 
-def _trunk_name(layers: State, source: str) -> str:
+def _trunk_name(layers: Tensors, source: str) -> str:
     first = layers.get("features.0.weight")
     shapes = {(64, 3, 3, 3): "vgg16", (64, 3, 11, 11): "alexnet"}
     name = None if first is None else shapes.get(tuple(first.shape))

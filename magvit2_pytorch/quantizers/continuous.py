@@ -78,7 +78,7 @@ class Continuous(Quantizer):
     # Statistics for diffusion models
 
     @property
-    def measured(self) -> bool:
+    def has_statistics(self) -> bool:
         """Whether mean and standard deviation of the latents are known."""
         return bool(self.num_latents > 0)
 
@@ -110,7 +110,7 @@ class Continuous(Quantizer):
         self.latent_std.copy_(std)
         self.num_latents.fill_(num_latents)
 
-    def forget_statistics(self) -> None:
+    def reset_statistics(self) -> None:
         """As if never measured: for weights that are no longer those that were."""
         self.latent_mean.zero_()
         self.latent_std.fill_(1.0)
@@ -133,7 +133,7 @@ class Continuous(Quantizer):
         # In a traced graph, and without values to look at, there is nothing to check.
         if self.num_latents.is_meta or torch.compiler.is_compiling():
             return
-        if not self.measured:
+        if not self.has_statistics:
             raise ValueError(
                 "the latents of this tokenizer were never measured: run measure_latents(tokenizer, "
                 "dataset) of magvit2_pytorch.training.latent_statistics, then save_pretrained"

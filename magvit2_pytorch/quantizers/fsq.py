@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from magvit2_pytorch.functional import at_least_float32
-from magvit2_pytorch.quantizers.norm import CodeNorm, Norm
+from magvit2_pytorch.quantizers.norm import CodeNorm, CodeNormName
 from magvit2_pytorch.quantizers.quantizer import (
     QUANTIZERS,
     Quantized,
@@ -35,7 +35,9 @@ class FSQ(Quantizer):
     Values and codes are vector-quantize-pytorch's.
     """
 
-    def __init__(self, levels: Sequence[int], num_codebooks: int = 1, norm: Norm | None = None):
+    def __init__(
+        self, levels: Sequence[int], num_codebooks: int = 1, norm: CodeNormName | None = None
+    ):
         super().__init__()
         # From 1001 on, MARGIN would reach one level too many.
         if not levels or any(not 3 <= level <= 1000 for level in levels):

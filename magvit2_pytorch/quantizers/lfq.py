@@ -17,7 +17,7 @@ from magvit2_pytorch.quantizers.entropy import (
     group_sizes,
     sample_entropy,
 )
-from magvit2_pytorch.quantizers.norm import CodeNorm, Norm
+from magvit2_pytorch.quantizers.norm import CodeNorm, CodeNormName
 from magvit2_pytorch.quantizers.quantizer import (
     QUANTIZERS,
     Quantized,
@@ -65,7 +65,7 @@ class LFQ(Quantizer):
         entropy_anneal_factor: float = 1.0,
         entropy_anneal_steps: int = 2000,
         spherical: bool = False,
-        norm: Norm | None = None,
+        norm: CodeNormName | None = None,
         soft_clamp: float | None = None,
         bit_order: BitOrder = "msb",
         distributed: bool = True,

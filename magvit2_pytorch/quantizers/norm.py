@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from magvit2_pytorch.layers.arithmetic import layer_norm
 
-Norm = Literal["layer", "rms"]
+CodeNormName = Literal["layer", "rms"]
 
 
 class CodeNorm(nn.Module):
@@ -19,7 +19,7 @@ class CodeNorm(nn.Module):
     channels sum to 0, and the codes of equal signs could never occur.
     """
 
-    def __init__(self, kind: Norm, num_codebooks: int, dim: int):
+    def __init__(self, kind: CodeNormName, num_codebooks: int, dim: int):
         super().__init__()
         if kind not in ("layer", "rms"):
             raise ValueError(f"norm {kind!r}: use 'layer', 'rms' or None")
