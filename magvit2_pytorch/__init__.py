@@ -1,7 +1,7 @@
-"""A video tokenizer to train, stream and build on: MAGVIT-v2 in PyTorch.
+"""MAGVIT-v2 in PyTorch: a video tokenizer to train, stream and build on.
 
-Names load when they are first used, so that importing the package costs next to nothing and
-needs neither a GPU nor a network.
+Public names are imported on first use, so importing the package is cheap and needs neither a
+GPU nor a network.
 """
 
 from importlib import import_module

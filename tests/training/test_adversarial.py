@@ -454,7 +454,7 @@ def test_perceptual_weights_are_asked_for(make_trainer, without_type_checks):
     ("options", "words"),
     [
         (dict(adversarial_loss="hing"), "did you mean 'hinge'"),
-        (dict(gradient_penalty="r2"), "known are .*'r1'"),
+        (dict(gradient_penalty="r2"), "use one of .*'r1'"),
         (dict(frame_adversarial_weight=-0.1), "frame_adversarial_weight is -0.1"),
         (dict(discriminator_start_step=5), "cannot feel a discriminator that does not run"),
         (dict(precision="fp16", video_adversarial_weight=0.1), "use 'bf16' or 'fp32'"),
