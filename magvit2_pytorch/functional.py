@@ -27,9 +27,9 @@ def padded_num_frames(num_frames: int, time_factor: int) -> int:
 
 
 def pad_frames(video: Video, time_factor: int, first: bool = True) -> Float[Tensor, "b c u h w"]:
-    """Repeats the last frame until there are 1 + k * time_factor frames.
+    """Repeats the last frame up to a length that needs no padding.
 
-    A chunk that is not the `first` of a video is padded to k * time_factor frames.
+    This is 1 + k * time_factor frames, or k * time_factor in a chunk that is not the `first`.
     """
     missing = -(video.shape[2] - int(first)) % time_factor
     if not missing:
@@ -39,12 +39,12 @@ def pad_frames(video: Video, time_factor: int, first: bool = True) -> Float[Tens
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Converts to float32, but leaves float64 as it is. Squares overflow in half precision."""
+    """Converts to float32, but keeps float64: squares overflow in half precision."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 def own_copy(x: Tensor) -> Tensor:
-    """Copies a slice of an activation that becomes the `past` of the next chunk.
+    """Copies a slice of an activation that becomes streaming state.
 
     A view would keep the full activation in memory, in every layer of the network. With gradients
     enabled activations stay in memory anyway, so the slice is returned without a copy.
@@ -55,8 +55,9 @@ def own_copy(x: Tensor) -> Tensor:
 def linear_scan(
     decay: Float[Tensor, "b t ..."], value: Float[Tensor, "b t ..."]
 ) -> Float[Tensor, "b t ..."]:
-    """Solves h[t] = decay[t] * h[t - 1] + value[t] with h[-1] = 0, in log2(t) steps.
+    """Linear recurrence in log2(t) parallel steps.
 
+    Solves h[t] = decay[t] * h[t - 1] + value[t] with h[-1] = 0.
     Source: the doubling scan of Hillis and Steele, 1986, on the associative pair (decay, value).
     """
     if isinstance(value.shape[1], torch.SymInt):
@@ -74,7 +75,7 @@ def linear_scan(
 def _scan_dynamic_length(
     decay: Float[Tensor, "b t ..."], value: Float[Tensor, "b t ..."]
 ) -> Float[Tensor, "b t ..."]:
-    """Computes `linear_scan` in a graph traced for any length up to 2**16, always in 16 steps."""
+    """`linear_scan` of any length up to 2**16 in one traced graph."""
     position = torch.arange(value.shape[1], device=value.device)
     for doubling in range(16):
         earlier = position - 2**doubling
@@ -86,10 +87,10 @@ def _scan_dynamic_length(
 
 
 def range_warning(video: Float[Tensor, "..."]) -> str:
-    """Returns a message if values look like [0, 1] or bytes instead of [-1, 1], else "".
+    """Message if values do not look like [-1, 1], else "".
 
-    Such values have no negatives, while a batch in [-1, 1] nearly always has some. A single
-    bright image may have none, so the message is no more than a warning.
+    [0, 1] and bytes have no negative values, while a batch in [-1, 1] nearly always has some. A
+    single bright image may have none, so the message is no more than a warning.
     """
     if not video.numel():
         return ""
@@ -101,7 +102,7 @@ def range_warning(video: Float[Tensor, "..."]) -> str:
 
 
 def check_range(video: Tensor) -> None:
-    """Raises `ValueError` if float values look like bytes, and warns if they look like [0, 1].
+    """Raises `ValueError` on float values like bytes, warns of [0, 1].
 
     Does nothing while compiling: reading values would break the graph.
     """

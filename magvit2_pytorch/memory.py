@@ -1,4 +1,4 @@
-"""Peak, total and free memory in bytes, of a GPU or of the machine."""
+"""Peak, total and free bytes of a GPU or of the machine."""
 
 import sys
 
@@ -7,7 +7,7 @@ import torch
 
 
 def peak_memory(device: torch.device) -> int:
-    """Peak bytes of tensors on a GPU, or of the whole process on a CPU.
+    """Peak bytes of tensors on a GPU, else of the process.
 
     0 where the operating system does not report it, as on Windows.
     """

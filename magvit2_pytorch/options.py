@@ -1,4 +1,4 @@
-"""Checks of option names: an unknown name is an error that suggests the nearest ones."""
+"""Checks of option names, with suggestions for unknown ones."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -29,7 +29,7 @@ def check_known(
 
 
 def keyword_signature(config: type, *names: str, **defaults: Any) -> Signature:
-    """Signature of a constructor that takes the fields of a dataclass as keywords.
+    """Signature of a constructor with the fields of a dataclass as keywords.
 
     `help` and editors then list every option, though the options are defined only once. `names`
     are positional parameters before the fields, `defaults` are additional keywords.
@@ -44,7 +44,7 @@ def keyword_signature(config: type, *names: str, **defaults: Any) -> Signature:
 
 
 def to_tuples(value: Any) -> Any:
-    """Converts lists to tuples, also inside dicts. JSON and YAML turn tuples into lists."""
+    """Converts the lists of JSON and YAML to tuples, also inside dicts."""
     if isinstance(value, dict):
         return {name: to_tuples(item) for name, item in value.items()}
     return tuple(to_tuples(item) for item in value) if isinstance(value, list | tuple) else value

@@ -4,11 +4,11 @@ import hashlib
 
 
 def keyed_seed(*key: int | str) -> int:
-    """63-bit seed of a key: the same on every machine, process and version of Python.
+    """63-bit seed of a key.
 
-    Begin the key with a word for its purpose: two purposes with the same numbers then draw
-    independent values. Similar keys have different seeds too: 1 and "1" differ, and so do
-    ("ab", "c") and ("a", "bc").
+    It is the same on every machine, process and version of Python. Begin the key with a word for
+    its purpose: two purposes with the same numbers then draw independent values. Similar keys have
+    different seeds too: 1 and "1" differ, and so do ("ab", "c") and ("a", "bc").
     """
     digest = hashlib.sha256()
     for part in key:

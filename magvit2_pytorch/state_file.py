@@ -26,7 +26,7 @@ NOT_WEIGHTS = {
 
 
 def read_tensors(path: str | Path, accepted: str) -> Tensors:
-    """Reads named tensors from a .safetensors file or from a file that `torch.save` wrote.
+    """Reads named tensors from a file of safetensors or `torch.save`.
 
     They may be under the key "state_dict"; numbers and strings beside them are ignored. A pickle
     with any other object is refused and not executed. Tensors may share memory with the file:
@@ -58,7 +58,7 @@ def read_tensors(path: str | Path, accepted: str) -> Tensors:
 
 @contextmanager
 def default_file_mode(path: str | Path) -> Iterator[None]:
-    """Gives a file that is written in this context the permissions of a new file.
+    """Gives a file written in this context the default permissions.
 
     Safetensors makes files readable by their owner only, and the rest of a group could not read
     weights that one of them has trained.
@@ -119,7 +119,7 @@ def _unpickle(path: Path, accepted: str) -> Any:
 
 
 def _is_uncompressed_archive(path: Path) -> bool:
-    """Tells if the file is a zip archive without compression, which can be memory-mapped.
+    """Returns True for a zip archive without compression, which can be mapped.
 
     `torch.save` writes such archives. An archive packed again by another tool may be compressed,
     and mapping it would give meaningless tensors.

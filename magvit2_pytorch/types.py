@@ -37,7 +37,7 @@ Past = Any
 
 @runtime_checkable
 class Clips(Protocol):
-    """Dataset or list of clips `c t h w` or of images `c h w`, in [-1, 1]."""
+    """Dataset or list of clips (c t h w) or images (c h w)."""
 
     def __len__(self) -> int: ...
 

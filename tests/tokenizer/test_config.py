@@ -120,7 +120,7 @@ def test_training_options_say_where_they_live(name):
         (dict(codebook_size=64, layers="residual"), r"layers is 'residual': give a tuple"),
         (dict(codebook_size=64, pad_mode="zeros"), "pad_mode 'zeros': use one of"),
         (dict(codebook_size=64, residual_conv_kernel_size=2), "must be odd"),
-        (dict(codebook_size=64, input_conv_kernel_size=(3, 3)), r"\(3, 3\) is no kernel size"),
+        (dict(codebook_size=64, input_conv_kernel_size=(3, 3)), r"size \(3, 3\): give one"),
         (dict(codebook_size=64, attn_dim_head=6, layers=("attend_time",)), "multiple of 4"),
         (dict(codebook_size=64, layers=(("attend_time", 0),)), "0 is no size or count"),
         (dict(codebook_size=64, lfq_norm="batch"), "use 'layer', 'rms' or None"),
