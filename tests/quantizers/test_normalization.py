@@ -123,15 +123,6 @@ def test_statistics_live_in_the_state_dict():
     assert other.num_latents == 12
 
 
-def test_weights_of_older_versions_were_never_measured():
-    # Nor do they keep what was measured of the weights they replace.
-    for continuous in (Continuous(3), measured()):
-        module = torch.nn.ModuleDict({"quantizer": continuous})
-        module.load_state_dict({})
-        assert not continuous.has_statistics
-        assert torch.equal(continuous.latent_std, torch.ones(3))
-
-
 @pytest.mark.parametrize("missing", ["latent_mean", "latent_std", "num_latents"])
 def test_a_part_of_the_statistics_is_damage(missing):
     state = measured().state_dict()

@@ -95,7 +95,7 @@ def test_training_options_say_where_they_live(name):
         (dict(codebook_sise=64), "did you mean codebook_size"),
         (dict(), "no quantizer chosen.*codebook_size.*use_fsq.*continuous_dim"),
         (dict(codebook_size=64, continuous_dim=4), "choose one"),
-        (dict(codebook_size=63), "63 is no power of two.*32 or 64"),
+        (dict(codebook_size=63), "63 is not a power of two.*32 or 64"),
         (dict(use_fsq=True), r"fsq_levels, e\.g\."),
         (dict(codebook_size=64, fsq_levels=(8, 8)), "fsq_levels without use_fsq"),
         (dict(use_fsq=True, fsq_levels=(2, 8)), "3 to 1000"),
