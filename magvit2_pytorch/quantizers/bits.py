@@ -32,7 +32,7 @@ def convert_bit_order(codes: Int[Tensor, "*n"], num_bits: int) -> Int[Tensor, "*
     use "lsb".
     """
     if not 1 <= num_bits <= MAX_BITS:
-        raise ValueError(f"num_bits is {num_bits}: use 1 to {MAX_BITS}")
+        raise ValueError(f"num_bits is {num_bits}: codes have 1 to {MAX_BITS} bits")
     return bits_to_codes(codes_to_bits(codes, num_bits, "msb"), "lsb")
 
 
