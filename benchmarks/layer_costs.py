@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from magvit2_pytorch.layers.norm import Norm
+from magvit2_pytorch.layers.norm import NormSpec
 from magvit2_pytorch.tokenizer.layer_spec import (
     LAYERS,
     Grid,
@@ -40,7 +40,7 @@ def entry(name: str) -> tuple:
 def towers(name: str) -> nn.ModuleList:
     """The encoder's and the decoder's module of a layer."""
     norm = "group" if name.startswith("magvit2") else "layer"
-    options = LayerOptions(quantized_dim=16, dim_cond=DIM_COND, norm=Norm(norm, 32))
+    options = LayerOptions(quantized_dim=16, dim_cond=DIM_COND, norm=NormSpec(norm, 32))
     return nn.ModuleList(parse_layer(entry(name)).build(Grid(DIM), options))
 
 

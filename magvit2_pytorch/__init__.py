@@ -1,7 +1,7 @@
-"""A video tokenizer to train, stream and build on: MAGVIT-v2 in PyTorch.
+"""MAGVIT-v2 in PyTorch: a video tokenizer to train, stream and build on.
 
-Names load when they are first used, so that importing the package costs next to nothing and
-needs neither a GPU nor a network.
+Public names are imported on first use, so importing the package is cheap and needs neither a
+GPU nor a network.
 """
 
 from importlib import import_module
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from magvit2_pytorch.training.config import TrainingConfig
     from magvit2_pytorch.training.trainer import VideoTokenizerTrainer
 
-_HOMES = {
+_MODULES = {
     "PRESETS": "tokenizer.presets",
     "TokenizerConfig": "tokenizer.config",
     "TrainingConfig": "training.config",
@@ -35,6 +35,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,4 +1,4 @@
-"""`python -m magvit2_pytorch` is the command `magvit2`."""
+"""Entry point of `python -m magvit2_pytorch`, the same as the command `magvit2`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""How much memory a process took, how much there is and how much of it is free."""
+"""Peak, total and free bytes of a GPU or of the machine."""
 
 import sys
 
@@ -7,9 +7,9 @@ import torch
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes held at once: tensors on a GPU, else the whole process since it began.
+    """Peak bytes of tensors on a GPU, else of the process.
 
-    0 where the system does not say, as Windows.
+    0 where the operating system does not report it, as on Windows.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
@@ -22,14 +22,14 @@ def peak_memory(device: torch.device) -> int:
 
 
 def total_memory(device: torch.device) -> int:
-    """Bytes of the GPU, else of the machine."""
+    """Total bytes of the GPU, or of the machine for a CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return psutil.virtual_memory().total
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a device, without swapping."""
+    """Free bytes of the device, without swapping."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available

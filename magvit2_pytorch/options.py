@@ -1,4 +1,4 @@
-"""Strict options: a typo is an error with the nearest name, never swallowed."""
+"""Checks of option names, with suggestions for unknown ones."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -11,40 +11,40 @@ def check_known(
     owner: str,
     options: Iterable[str],
     known: Iterable[str],
-    elsewhere: Mapping[str, str] | None = None,
+    hints: Mapping[str, str] | None = None,
 ) -> None:
-    """Raises `ValueError` on the first option that is not known, with what was likely meant.
+    """Raises `ValueError` on the first unknown option and suggests similar names.
 
-    `elsewhere` says of options that live in another place where that is.
+    `hints` maps options that belong to something else to a sentence that says where to set them.
     """
     known = list(known)
     for option in options:
         if option in known:
             continue
-        if elsewhere and option in elsewhere:
-            raise ValueError(f"{option!r} is no option of {owner}: {elsewhere[option]}")
+        if hints and option in hints:
+            raise ValueError(f"{option!r} is not an option of {owner}: {hints[option]}")
         near = get_close_matches(option, known, n=2)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}"
+        hint = f"did you mean {' or '.join(near)}?" if near else f"use one of {', '.join(known)}"
         raise ValueError(f"{owner} has no option {option!r}: {hint}")
 
 
 def keyword_signature(config: type, *names: str, **defaults: Any) -> Signature:
-    """The signature of a constructor that takes a dataclass's fields by keyword.
+    """Signature of a constructor with the fields of a dataclass as keywords.
 
-    Help and editors then show the options one by one, though they are written once. `names` are
-    positional parameters before them, `defaults` further keywords.
+    `help` and editors then list every option, though the options are defined only once. `names`
+    are positional parameters before the fields, `defaults` are additional keywords.
     """
-    first = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names]
-    more = [Parameter(n, Parameter.KEYWORD_ONLY, default=d) for n, d in defaults.items()]
-    rest = [
+    positional = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names]
+    additional = [Parameter(n, Parameter.KEYWORD_ONLY, default=d) for n, d in defaults.items()]
+    options = [
         Parameter(f.name, Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
         for f in fields(config)
     ]
-    return Signature([*first, *more, *rest])
+    return Signature([*positional, *additional, *options])
 
 
 def to_tuples(value: Any) -> Any:
-    """Lists, which is what JSON and YAML make of tuples, to tuples again, within dicts too."""
+    """Converts the lists of JSON and YAML to tuples, also inside dicts."""
     if isinstance(value, dict):
         return {name: to_tuples(item) for name, item in value.items()}
     return tuple(to_tuples(item) for item in value) if isinstance(value, list | tuple) else value

@@ -1,4 +1,4 @@
-"""Names for classes: a string picks one, a wrong string names its neighbours."""
+"""Registries of classes and functions by name."""
 
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """A read-only mapping that grows by decoration and explains a miss."""
+    """Mapping filled by decorators; an unknown name raises `ValueError` with similar names."""
 
     def __init__(self, kind: str):
         self.kind = kind
@@ -16,20 +16,20 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def register(self, name: str) -> Callable[[T], T]:
         if name in self._entries:
-            raise ValueError(f"{self.kind} {name!r} is registered already")
+            raise ValueError(f"{self.kind} {name!r} is already registered")
 
-        def keep(entry: T) -> T:
+        def add(entry: T) -> T:
             self._entries[name] = entry
             return entry
 
-        return keep
+        return add
 
     def __getitem__(self, name: str) -> T:
         if name in self._entries:
             return self._entries[name]
         near = get_close_matches(name, self._entries, n=3)
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-        raise ValueError(f"no {self.kind} is called {name!r}: {hint}known are {sorted(self)}")
+        raise ValueError(f"there is no {self.kind} {name!r}: {hint}use one of {sorted(self)}")
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries

@@ -1,19 +1,19 @@
-"""Seeds of random generators, as functions of a key."""
+"""Seeds of random generators, computed from a key."""
 
 import hashlib
 
 
 def keyed_seed(*key: int | str) -> int:
-    """63-bit seed of a key: the same for every machine, process and version of Python.
+    """63-bit seed of a key.
 
-    The key begins with a word for its purpose, so that the draws of one purpose tell nothing of
-    those of another with the same numbers. Different keys have different seeds, near ones too:
-    1 and "1" differ, and so do ("ab", "c") and ("a", "bc").
+    It is the same on every machine, process and version of Python. Begin the key with a word for
+    its purpose: two purposes with the same numbers then draw independent values. Similar keys have
+    different seeds too: 1 and "1" differ, and so do ("ab", "c") and ("a", "bc").
     """
     digest = hashlib.sha256()
     for part in key:
         # Python does not promise the values of hash(), nor those of random.Random(str).
-        # Names of files that are not UTF-8 hold surrogates.
+        # File names that are not UTF-8 contain surrogates.
         text = str(part).encode("utf-8", "surrogatepass")
         kind = "s" if isinstance(part, str) else "i"
         digest.update(f"{kind}{len(text)}:".encode() + text)

@@ -1,4 +1,4 @@
-"""Files of tensors: what others wrote, read without running it, and what we write."""
+"""Tensor files: reads them without executing code, and checks names and shapes."""
 
 import re
 import warnings
@@ -13,24 +13,25 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-State = dict[str, Tensor]
+Tensors = dict[str, Tensor]
+"""Tensors by name, as a state dict has them."""
 
-NO_WEIGHTS = {
-    b"version https://git-lfs": "is a git-LFS pointer, not the file that it stands for: fetch that "
-    "with `git lfs pull`",
+NOT_WEIGHTS = {
+    b"version https://git-lfs": "is a git-LFS pointer, not the file itself: fetch the file with "
+    "`git lfs pull`",
     b"<!doctype html": "is a web page: download the file itself",
     b"<html": "is a web page: download the file itself",
 }
-"""What is often saved in place of weights, by its first bytes in lower case."""
+"""Files often saved instead of weights, by their first bytes in lower case."""
 
 
-def read_state(path: str | Path, accepted: str) -> State:
-    """Tensors by name, from a .safetensors file or from one that `torch.save` wrote.
+def read_tensors(path: str | Path, accepted: str) -> Tensors:
+    """Reads named tensors from a file of safetensors or `torch.save`.
 
-    They may lie under "state_dict"; numbers and texts beside them are left out. A pickle that
-    holds anything else is refused, not run. Tensors may share memory with the file: copy what is
-    to outlive it. `accepted` ends the sentence of an error, "give ...". Raises
-    `FileNotFoundError`, or `ValueError` on anything that holds no tensors by name.
+    They may be under the key "state_dict"; numbers and strings beside them are ignored. A pickle
+    with any other object is refused and not executed. Tensors may share memory with the file:
+    copy those that must outlive it. `accepted` completes "give ..." in error messages. Raises
+    `FileNotFoundError`, or `ValueError` on a file without named tensors.
     """
     path = Path(path)
     if not path.is_file():
@@ -40,27 +41,27 @@ def read_state(path: str | Path, accepted: str) -> State:
         try:
             return load_file(path)
         except SafetensorError as error:
-            raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
-    state = _unpickled(path, accepted)
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    named = state.items() if isinstance(state, dict) else ()
-    tensors = {k: v for k, v in named if isinstance(k, str) and isinstance(v, Tensor)}
-    if not tensors and state != {}:
-        under = [str(key) for key, value in named if isinstance(value, dict)]
+            raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from error
+    content = _unpickle(path, accepted)
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    items = content.items() if isinstance(content, dict) else ()
+    tensors = {k: v for k, v in items if isinstance(k, str) and isinstance(v, Tensor)}
+    if not tensors and content != {}:
+        dicts = [str(key) for key, value in items if isinstance(value, dict)]
         raise ValueError(
-            f"{path} holds no tensors by name{f', but dicts ({some(under)})' * bool(under)}: "
-            f"give {accepted}"
+            f"{path} contains no named tensors{f', but dicts ({abbreviate(dicts)})' * bool(dicts)}"
+            f": give {accepted}"
         )
     return tensors
 
 
 @contextmanager
-def shared_as_usual(path: str | Path) -> Iterator[None]:
-    """Gives a file written within to all whom new files are for.
+def default_file_mode(path: str | Path) -> Iterator[None]:
+    """Gives a file written in this context the default permissions.
 
-    Safetensors keeps it to the owner alone, and the rest of a group would not see what one of
-    them has trained.
+    Safetensors makes files readable by their owner only, and the rest of a group could not read
+    weights that one of them has trained.
     """
     path = Path(path)
     path.touch()
@@ -69,22 +70,22 @@ def shared_as_usual(path: str | Path) -> Iterator[None]:
     path.chmod(mode)
 
 
-def misfits(state: Mapping[str, Tensor], wanted: Mapping[str, Sequence[int]]) -> str:
-    """Why tensors are not those of these names and shapes: "lacks ..."; empty where they are."""
-    missing, extra = sorted(wanted.keys() - state), sorted(state.keys() - wanted.keys())
+def mismatches(tensors: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]]) -> str:
+    """Describes where names and shapes differ from `expected`; empty if they agree."""
+    missing, extra = sorted(expected.keys() - tensors), sorted(tensors.keys() - expected.keys())
     wrong = sorted(
-        f"{name} is {tuple(state[name].shape)}, not {tuple(wanted[name])}"
-        for name in wanted.keys() & state.keys()
-        if tuple(state[name].shape) != tuple(wanted[name])
+        f"{name} is {tuple(tensors[name].shape)}, not {tuple(expected[name])}"
+        for name in expected.keys() & tensors.keys()
+        if tuple(tensors[name].shape) != tuple(expected[name])
     )
-    faults = [f"lacks {some(missing)}"] * bool(missing)
-    faults += [f"has {some(extra)} too many"] * bool(extra)
-    faults += [some(wrong)] * bool(wrong)
+    faults = [f"lacks {abbreviate(missing)}"] * bool(missing)
+    faults += [f"has {abbreviate(extra)} too many"] * bool(extra)
+    faults += [abbreviate(wrong)] * bool(wrong)
     return "; ".join(faults)
 
 
-def some(names: Sequence[str], num: int = 3) -> str:
-    """The first few, and how many more there are."""
+def abbreviate(names: Sequence[str], num: int = 3) -> str:
+    """Lists the first `num` names and counts the rest."""
     more = f" and {len(names) - num} more" if len(names) > num else ""
     return ", ".join(names[:num]) + more
 
@@ -94,34 +95,34 @@ def _check_start(path: Path) -> None:
         start = file.read(512).lstrip().lower()
     if not start and not path.stat().st_size:
         raise ValueError(f"{path} is empty: download or copy it again")
-    for telltale, what in NO_WEIGHTS.items():
-        if start.startswith(telltale):
-            raise ValueError(f"{path} {what}")
+    for prefix, description in NOT_WEIGHTS.items():
+        if start.startswith(prefix):
+            raise ValueError(f"{path} {description}")
 
 
-def _unpickled(path: Path, accepted: str) -> Any:
+def _unpickle(path: Path, accepted: str) -> Any:
     try:
         with warnings.catch_warnings():
-            # Not the protocol that torch.save writes by default; some can be read all the same.
+            # torch.load warns of pickle protocols other than its default, and reads some of them.
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
-            mapped = _is_plain_archive(path)
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            mmap = _is_uncompressed_archive(path)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except (OSError, MemoryError):
         raise
-    except Exception as error:  # a damaged pickle makes the reader raise what it pleases
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = "is damaged, was not made by torch.save, or holds more than tensors"
-        what = f"holds {found[1]} beside tensors" if found else what
+    except Exception as error:  # a damaged pickle can raise any exception
+        match = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = "is damaged, was not made by torch.save, or contains more than tensors"
+        reason = f"contains {match[1]} beside tensors" if match else reason
         raise ValueError(
-            f"{path} was refused: it {what} and might run code; give {accepted}"
+            f"{path} was refused: it {reason} and might run code; give {accepted}"
         ) from error
 
 
-def _is_plain_archive(path: Path) -> bool:
-    """Whether its tensors lie in the file as they do in memory, and need not be read at once.
+def _is_uncompressed_archive(path: Path) -> bool:
+    """Returns True for a zip archive without compression, which can be mapped.
 
-    `torch.save` leaves them so; whoever packs the archive anew may compress them, and a map of
-    that would be noise.
+    `torch.save` writes such archives. An archive packed again by another tool may be compressed,
+    and mapping it would give meaningless tensors.
     """
     if not zipfile.is_zipfile(path):
         return False

@@ -1,7 +1,7 @@
-"""The words everything here is said in: axes, ranges, and the values layers pass on.
+"""Tensor types, axes and value ranges, and the values that layers exchange.
 
-Axes: b batch, c channels, t frames, h w pixels or cells, n tokens, q codebooks; where frames
-and latents meet in one signature, j y x are the latents' frame, row and column.
+Axes: b batch, c channels, t frames, h w pixels or cells, n tokens, q codebooks. In signatures
+that have both frames and latents, j y x are the frame, row and column of the latents.
 A video is `b c t h w`, floating point, in [-1, 1]. An image is a video of one frame.
 """
 
@@ -14,30 +14,30 @@ Video = Float[Tensor, "b c t h w"]
 """Frames in [-1, 1]."""
 
 Image = Float[Tensor, "b c h w"]
-"""A picture in [-1, 1]: a video without its time axis."""
+"""Image in [-1, 1]: a video without the time axis."""
 
 Latents = Float[Tensor, "b d j y x"]
-"""What the encoder says before, or the decoder hears after, quantization."""
+"""Output of the encoder before quantization, or input of the decoder after it."""
 
 Codes = Int[Tensor, "b j y x"] | Int[Tensor, "b j y x q"]
-"""Indices into the codebook, int64; a codebook axis last when there are several."""
+"""Codebook indices, int64; with several codebooks their axis is the last."""
 
-Cond = Float[Tensor, "b e"]
-"""The condition of a conditional tokenizer, one vector a sample."""
+Condition = Float[Tensor, "b e"]
+"""Condition of a conditional tokenizer, one vector per sample."""
 
 Frames = UInt8[Tensor, "t h w c"]
-"""Decoded frames as files hold them: bytes, channels last."""
+"""Decoded frames as stored in files: bytes, channels last."""
 
 FrameStatistics = tuple[Float[Tensor, "b g t"], Float[Tensor, "b g t"]]
-"""Mean and variance of groups of channels over all positions of each frame."""
+"""Mean and variance of each channel group over all positions of each frame."""
 
 Past = Any
-"""What a layer remembers of earlier frames: a tree of tensors. None before the first chunk."""
+"""State of a layer after earlier frames: nested tuples of tensors. None before the first chunk."""
 
 
 @runtime_checkable
 class Clips(Protocol):
-    """Clips `c t h w` or images `c h w` in [-1, 1], by number: a dataset, or a plain list."""
+    """Dataset or list of clips (c t h w) or images (c h w)."""
 
     def __len__(self) -> int: ...
 
@@ -47,22 +47,22 @@ class Clips(Protocol):
 MediaKind = Literal["video", "image"]
 
 Precision = Literal["fp32", "bf16", "fp16"]
-"""What convolutions and matrices compute in; weights and quantizers stay in float32."""
+"""Type of convolutions and matrix products; weights and quantizers stay in float32."""
 
 VALUE_RANGE = (-1.0, 1.0)
 
 
 class Context(NamedTuple):
-    """What a layer may look at beside the frames themselves."""
+    """Inputs of a layer other than the frames and the past."""
 
     cond: Float[Tensor, "b e"] | None = None
-    """The condition the user gave, one vector a sample."""
+    """Condition given by the user, one vector per sample."""
 
     latents: Float[Tensor, "b d j y x"] | None = None
-    """The quantized latents of this chunk, on their own grid (decoder only)."""
+    """Quantized latents of this chunk, at their own resolution (decoder only)."""
 
     last: bool = False
-    """No chunk comes after this one: layers need not return a past."""
+    """This is the last chunk: layers need not return a past."""
 
     frame_statistics: FrameStatistics | None = None
-    """What a group norm takes for the statistics of frames of which `x` is a part."""
+    """Statistics of the full frames, for group norms when `x` is a tile of them."""

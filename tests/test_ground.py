@@ -12,11 +12,11 @@ def test_a_miss_names_its_neighbours():
     registry = Registry("layer")
     registry.register("residual")(1)
     registry.register("attend_time")(2)
-    with pytest.raises(ValueError, match="no layer is called 'resid_ual': did you mean 'residual'"):
+    with pytest.raises(ValueError, match="there is no layer 'resid_ual': did you mean 'residual'"):
         registry["resid_ual"]
-    with pytest.raises(ValueError, match="known are"):
+    with pytest.raises(ValueError, match="use one of"):
         registry["?"]
-    with pytest.raises(ValueError, match="registered already"):
+    with pytest.raises(ValueError, match="already registered"):
         registry.register("residual")(3)
     assert dict(registry) == {"residual": 1, "attend_time": 2}
 
@@ -25,7 +25,7 @@ def test_unknown_options_are_errors_with_a_way_out():
     check_known("it", ["a"], ["a", "b"])
     with pytest.raises(ValueError, match=r"no option 'lerning_rate': did you mean learning_rate\?"):
         check_known("it", ["lerning_rate"], ["learning_rate"])
-    with pytest.raises(ValueError, match="'vgg' is no option of it: over there"):
+    with pytest.raises(ValueError, match="'vgg' is not an option of it: over there"):
         check_known("it", ["vgg"], ["a"], {"vgg": "over there"})
 
 

@@ -9,7 +9,7 @@ from magvit2_pytorch.tokenizer.config import TokenizerConfig
 
 
 def test_what_is_like_nothing_lists_everything():
-    with pytest.raises(ValueError, match="'x': known are litres, watts"):
+    with pytest.raises(ValueError, match="'x': use one of litres, watts"):
         check_known("the kettle", ["x"], ["litres", "watts"])
 
 

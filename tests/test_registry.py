@@ -36,7 +36,7 @@ def test_asking_is_no_error():
 
 def test_a_name_given_twice_keeps_its_first_owner():
     registry, violin = instruments()
-    with pytest.raises(ValueError, match="instrument 'violin' is registered already"):
+    with pytest.raises(ValueError, match="instrument 'violin' is already registered"):
         registry.register("violin")
     assert registry["violin"] is violin
 

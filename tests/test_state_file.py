@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from magvit2_pytorch.data.code_file import write_codes
 from magvit2_pytorch.discriminators import FrameDiscriminator
 from magvit2_pytorch.discriminators.saved import save_discriminator
-from magvit2_pytorch.state_file import misfits, read_state, some
+from magvit2_pytorch.state_file import abbreviate, mismatches, read_tensors
 from magvit2_pytorch.training.state import save_state
 from tests.conftest import build
 from tests.data.test_code_file import HEADER, codes_for
@@ -43,22 +43,22 @@ def test_what_torch_save_wrote(content, zipped, tmp_path):
     path = tmp_path / "weights.ckpt"
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     for place in (path, str(path)):
-        assert_state(read_state(place, ACCEPTED))
+        assert_state(read_tensors(place, ACCEPTED))
 
 
 def test_an_older_way_to_pickle_is_no_reason_to_warn(tmp_path):
     torch.save(STATE, tmp_path / "weights.pt", pickle_protocol=3)
-    assert_state(read_state(tmp_path / "weights.pt", ACCEPTED))
+    assert_state(read_tensors(tmp_path / "weights.pt", ACCEPTED))
 
 
 def test_safetensors(tmp_path):
     save_file(STATE, tmp_path / "weights.safetensors")
-    assert_state(read_state(tmp_path / "weights.safetensors", ACCEPTED))
+    assert_state(read_tensors(tmp_path / "weights.safetensors", ACCEPTED))
 
 
 def test_no_tensors_are_no_tensors(tmp_path):
     torch.save({}, tmp_path / "weights.pt")
-    assert read_state(tmp_path / "weights.pt", ACCEPTED) == {}
+    assert read_tensors(tmp_path / "weights.pt", ACCEPTED) == {}
 
 
 def test_an_archive_that_was_packed_anew(tmp_path):
@@ -69,7 +69,7 @@ def test_an_archive_that_was_packed_anew(tmp_path):
     ):
         for name in plain.namelist():
             packed.writestr(name, plain.read(name))
-    assert_state(read_state(tmp_path / "packed.pt", ACCEPTED))
+    assert_state(read_tensors(tmp_path / "packed.pt", ACCEPTED))
 
 
 def test_a_large_file_is_not_read_at_once(tmp_path, monkeypatch):
@@ -77,7 +77,7 @@ def test_a_large_file_is_not_read_at_once(tmp_path, monkeypatch):
     true_load = torch.load
     monkeypatch.setattr(torch, "load", lambda *a, **kw: asked.update(kw) or true_load(*a, **kw))
     torch.save(STATE, tmp_path / "plain.pt")
-    read_state(tmp_path / "plain.pt", ACCEPTED)
+    read_tensors(tmp_path / "plain.pt", ACCEPTED)
     assert asked == dict(map_location="cpu", weights_only=True, mmap=True)
 
 
@@ -110,7 +110,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(save, nested, tmp_path):
     content = {"a.weight": 1.0, "b": Exploit(trace)}
     save({"state_dict": content} if nested else content, path)
     with pytest.raises(ValueError, match=r"evil\.pth was refused: it .* and might run code; give"):
-        read_state(path, ACCEPTED)
+        read_tensors(path, ACCEPTED)
     assert not trace.exists()
     # It is what it claims to be: whoever unpickles it, runs it.
     if save is as_pickle:
@@ -125,8 +125,8 @@ class Settings:
 @pytest.mark.parametrize("save", [as_zip, as_legacy])
 def test_objects_beside_tensors_are_named(save, tmp_path):
     save({**STATE, "settings": Settings()}, tmp_path / "weights.pt")
-    with pytest.raises(ValueError, match=r"holds tests\.test_state_file\.Settings beside tensors"):
-        read_state(tmp_path / "weights.pt", ACCEPTED)
+    with pytest.raises(ValueError, match=r"contains tests.*\.Settings beside tensors"):
+        read_tensors(tmp_path / "weights.pt", ACCEPTED)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
@@ -137,14 +137,14 @@ def test_a_truncated_file(suffix, kept, tmp_path):
     whole = path.read_bytes()
     path.write_bytes(whole[: kept if isinstance(kept, int) else int(kept * len(whole))])
     with pytest.raises(ValueError, match=r"weights\.\w+ (is|was refused: it is) damaged"):
-        read_state(path, ACCEPTED)
+        read_tensors(path, ACCEPTED)
 
 
 def test_a_zip_that_is_no_checkpoint(tmp_path):
     with zipfile.ZipFile(tmp_path / "some.pth", "w") as archive:
         archive.writestr("folder/readme", "hello")
     with pytest.raises(ValueError, match=r"some\.pth was refused.* not made by torch\.save"):
-        read_state(tmp_path / "some.pth", ACCEPTED)
+        read_tensors(tmp_path / "some.pth", ACCEPTED)
 
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1519387220\n"
@@ -165,47 +165,47 @@ def test_what_is_saved_in_place_of_weights(suffix, content, message, tmp_path):
     path = tmp_path / f"weights{suffix}"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=rf"weights\{suffix} .*{message}"):
-        read_state(path, ACCEPTED)
+        read_tensors(path, ACCEPTED)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"epoch": 3}, "holds no tensors by name: give a file of ours"),
-        ({"state_dict": {"epoch": 3}}, "holds no tensors by name: give"),
-        ([torch.ones(2)], "holds no tensors by name: give"),
-        (torch.ones(2), "holds no tensors by name: give"),
-        ({0: torch.ones(2)}, "holds no tensors by name: give"),
+        ({"epoch": 3}, "contains no named tensors: give a file of ours"),
+        ({"state_dict": {"epoch": 3}}, "contains no named tensors: give"),
+        ([torch.ones(2)], "contains no named tensors: give"),
+        (torch.ones(2), "contains no named tensors: give"),
+        ({0: torch.ones(2)}, "contains no named tensors: give"),
         (
             {"model": STATE, "ema": STATE},
-            r"holds no tensors by name, but dicts \(model, ema\): give",
+            r"contains no named tensors, but dicts \(model, ema\): give",
         ),
     ],
 )
 def test_what_holds_no_tensors_by_name(content, message, tmp_path):
     torch.save(content, tmp_path / "weights.pt")
     with pytest.raises(ValueError, match=rf"weights\.pt {message}"):
-        read_state(tmp_path / "weights.pt", ACCEPTED)
+        read_tensors(tmp_path / "weights.pt", ACCEPTED)
 
 
 @pytest.mark.parametrize("name", ["none.pt", "none.safetensors", "folder"])
 def test_a_file_that_is_not_there(name, tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(FileNotFoundError, match=f"no file .*{name}: give a file of ours"):
-        read_state(tmp_path / name, ACCEPTED)
+        read_tensors(tmp_path / name, ACCEPTED)
 
 
 def test_misfits_are_named_in_order_and_the_first_few_only():
     state = {name: torch.ones(2, 3) for name in "abc"}
-    assert misfits(state, {name: (2, 3) for name in "abc"}) == ""
-    assert misfits(state, {name: (2, 3) for name in "ab"}) == "has c too many"
-    assert misfits(state, {name: (2, 3) for name in "abcde"}) == "lacks d, e"
-    assert misfits(state, dict(a=(2, 3), b=[3, 2], c=(2, 3))) == "b is (2, 3), not (3, 2)"
+    assert mismatches(state, {name: (2, 3) for name in "abc"}) == ""
+    assert mismatches(state, {name: (2, 3) for name in "ab"}) == "has c too many"
+    assert mismatches(state, {name: (2, 3) for name in "abcde"}) == "lacks d, e"
+    assert mismatches(state, dict(a=(2, 3), b=[3, 2], c=(2, 3))) == "b is (2, 3), not (3, 2)"
     wanted = {"a": (2,), "b": (2, 3), **dict.fromkeys("vwxyz", ())}
-    assert misfits(state, wanted) == (
+    assert mismatches(state, wanted) == (
         "lacks v, w, x and 2 more; has c too many; a is (2, 3), not (2,)"
     )
-    assert some(["a"]) == "a"
+    assert abbreviate(["a"]) == "a"
 
 
 def test_what_is_written_is_for_whom_new_files_are_for(tmp_path):

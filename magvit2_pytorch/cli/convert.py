@@ -8,7 +8,7 @@ from magvit2_pytorch.cli.info import lines
 
 if TYPE_CHECKING:
     from magvit2_pytorch.discriminators import FrameDiscriminator, VideoDiscriminator
-    from magvit2_pytorch.state_file import State
+    from magvit2_pytorch.state_file import Tensors
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
 
 DISCRIMINATOR_FILE = "discriminator.safetensors"
@@ -64,7 +64,7 @@ def _check_new(folder: Path) -> None:
         raise UserError(f"{folder} is not empty: name a new folder, or remove what is in it")
 
 
-def _discriminator(state: "State") -> "FrameDiscriminator | VideoDiscriminator | None":
+def _discriminator(state: "Tensors") -> "FrameDiscriminator | VideoDiscriminator | None":
     """A discriminator that cannot be had is no reason to go without the tokenizer."""
     if not state:
         return None

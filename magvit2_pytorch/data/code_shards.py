@@ -37,7 +37,7 @@ from magvit2_pytorch.data.code_file import (
 )
 from magvit2_pytorch.data.replace_file import replacing
 from magvit2_pytorch.data.unusable import UnusableMedia
-from magvit2_pytorch.state_file import shared_as_usual
+from magvit2_pytorch.state_file import default_file_mode
 
 SHARD_FORMAT = "magvit2-code-shard"
 MAX_METADATA_BYTES = 10_000_000

@@ -1,4 +1,4 @@
-"""Discriminators: real or decoded?"""
+"""Discriminators of real and reconstructed clips."""
 
 from magvit2_pytorch.discriminators.discriminator import (
     DISCRIMINATORS,

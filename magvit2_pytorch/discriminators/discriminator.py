@@ -1,7 +1,8 @@
-"""What every discriminator is to a trainer."""
+"""Base class of discriminators."""
 
 from abc import ABC, abstractmethod
 from inspect import signature
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -13,29 +14,33 @@ from magvit2_pytorch.registry import Registry
 from magvit2_pytorch.types import Video
 
 Picks = tuple[Int[Tensor, "b _t"], ...]
-"""The frames that each view of each sample shows."""
+"""Frame numbers of each view and sample."""
 
 Views = tuple[Float[Tensor, "b c _t h w"], ...]
-"""Those frames."""
+"""Frames of each view, selected by `Picks`."""
 
 
 class Discriminator(nn.Module, ABC):
-    """Judges views of clips: real ones, decoded ones, or both along the batch.
+    """Classifies clips as real or reconstructed, from views of them.
 
-    A real clip and its reconstruction are shown at the same frames: pick once, take the views of
-    both. Gradient penalties differentiate by the views. There are no batch statistics, so what
-    else lies in the batch changes nothing.
+    A view is a subset of the frames of a clip. A batch may contain both kinds: there are no batch
+    statistics, so samples do not affect each other. Call `pick` once for a real clip and its
+    reconstruction, and take the `views` of both at the same frames. Gradient penalties
+    differentiate with respect to the views.
     """
+
+    options: dict[str, Any]
+    """Arguments that `build_discriminator` needs for a copy, including the name."""
 
     channels: int
     num_views: int = 1
 
     @abstractmethod
     def pick(self, video: Video, generator: torch.Generator | None = None) -> Picks:
-        """Draws the frames of each view, on the CPU, and gives them on the video's device."""
+        """Draws the frames of each view on the CPU, for the video's device."""
 
     def views(self, video: Video, picks: Picks) -> Views:
-        """The frames that were picked."""
+        """Selects the picked frames."""
         if video.shape[1] != self.channels:
             raise ValueError(
                 f"the video has {video.shape[1]} channels, but this discriminator was built for "
@@ -45,14 +50,14 @@ class Discriminator(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, views: Views) -> DiscriminatorOutput:
-        """Logits and hidden maps of these views; sizes may differ from call to call."""
+        """Computes logits and features; sizes may differ between calls."""
 
     def check_views(self, views: Views) -> None:
-        """Raises `ValueError` unless there are as many as this discriminator has eyes."""
+        """Raises `ValueError` unless there are `num_views` views."""
         if len(views) != self.num_views:
             raise ValueError(
-                f"{len(views)} views for a discriminator of {self.num_views}: give what its "
-                "views(video, picks) returns"
+                f"{len(views)} views for a discriminator of {self.num_views}: give the result of "
+                "its views(video, picks)"
             )
 
 
@@ -60,13 +65,13 @@ DISCRIMINATORS: Registry[type[Discriminator]] = Registry("discriminator")
 
 
 def build_discriminator(name: str, channels: int = 3, **options) -> Discriminator:
-    """A discriminator by its name; an option it does not have is a `ValueError`."""
-    kind = DISCRIMINATORS[name]
-    check_known(f"discriminator {name!r}", options, signature(kind).parameters)
-    return kind(channels=channels, **to_tuples(options))
+    """Builds a discriminator by name; raises `ValueError` on unknown options."""
+    cls = DISCRIMINATORS[name]
+    check_known(f"discriminator {name!r}", options, signature(cls).parameters)
+    return cls(channels=channels, **to_tuples(options))
 
 
 def gather_frames(video: Video, pick: Int[Tensor, "b u"]) -> Float[Tensor, "b c u h w"]:
-    """Frames by number, other ones for every sample."""
+    """Selects frames by number, for each sample separately."""
     index = pick[:, None, :, None, None].expand(-1, video.shape[1], -1, *video.shape[3:])
     return video.gather(2, index)

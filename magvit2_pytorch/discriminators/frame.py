@@ -1,4 +1,4 @@
-"""Judges single frames: is this a picture?"""
+"""Discriminator of single frames."""
 
 import torch
 from einops import rearrange
@@ -18,12 +18,13 @@ from magvit2_pytorch.types import Video
 
 @DISCRIMINATORS.register("frame")
 class FrameDiscriminator(Discriminator):
-    """The residual network on `num_frames` randomly picked frames, each judged by itself.
+    """Residual network on `num_frames` random frames of a clip, each classified separately.
 
-    It knows nothing of motion and costs a fraction of a clip. Logits are `b t`, with head
-    "patch" `b t y x`; head "fixed" needs `input_size=(height, width)`. `blur_taps=1` leaves the
-    anti-aliasing out. Default widths are a quarter of O2-MAGVIT2's 128. A gradient penalty takes
-    the mean logit of a sample's frames: R1 is 1 / `num_frames` of the mean R1 of single frames.
+    It ignores motion and costs a fraction of a video discriminator. Logits are `b t`, or
+    `b t y x` with head "patch"; head "fixed" needs `input_size=(height, width)`. `blur_taps=1`
+    turns anti-aliasing off. Default widths are a quarter of the 128 of O2-MAGVIT2. A gradient
+    penalty is computed on the mean logit of the frames of a sample: R1 is 1 / `num_frames` of the
+    mean R1 of single frames.
     """
 
     def __init__(
@@ -39,6 +40,10 @@ class FrameDiscriminator(Discriminator):
     ):
         super().__init__()
         check_positive(num_frames=num_frames)
+        self.options = dict(
+            name="frame", channels=channels, dim=dim, dim_mults=dim_mults, num_frames=num_frames,
+            head=head, input_size=input_size, block_order=block_order, blur_taps=blur_taps,
+        )  # fmt: skip
         self.channels = channels
         self.num_frames = num_frames
         self.network = ResidualNetwork(

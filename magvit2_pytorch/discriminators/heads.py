@@ -1,5 +1,6 @@
-"""From the last map to logits: one a clip, or one a patch."""
+"""Heads from a feature map to one logit per clip or patch."""
 
+from math import prod
 from typing import Literal, get_args
 
 from einops import rearrange
@@ -12,18 +13,18 @@ HeadName = Literal["pooled", "patch", "fixed"]
 
 
 class PooledHead(nn.Module):
-    """One logit from the mean of the map, so that any size will do."""
+    """One logit from the mean of a map of any size."""
 
     def __init__(self, dim: int):
         super().__init__()
-        self.to_logit = two_layers(dim, dim)
+        self.to_logit = build_mlp(dim, dim)
 
     def forward(self, x: Float[Tensor, "b d ..."]) -> Float[Tensor, " b"]:
         return self.to_logit(x.flatten(2).mean(2)).squeeze(1)
 
 
 class PatchHead(nn.Module):
-    """A logit at every position of the map: each part of the clip is judged by itself.
+    """One logit at every position of the map.
 
     Source: PatchGAN, Image-to-Image Translation (arXiv 1611.07004).
     """
@@ -37,7 +38,10 @@ class PatchHead(nn.Module):
 
 
 class FixedHead(nn.Module):
-    """One logit from all of the map, for clips of one size. Source: O2-MAGVIT2's code."""
+    """One logit from the full map, for inputs of one size.
+
+    Source: the code of O2-MAGVIT2.
+    """
 
     def __init__(self, dim: int, input_size: tuple[int, ...], num_halvings: int):
         super().__init__()
@@ -45,34 +49,31 @@ class FixedHead(nn.Module):
         self.map_size = input_size
         for _ in range(num_halvings):
             self.map_size = tuple(-(-size // 2) for size in self.map_size)
-        num_positions = 1
-        for size in self.map_size:
-            num_positions *= size
-        self.to_logit = two_layers(num_positions * dim, dim)
+        self.to_logit = build_mlp(prod(self.map_size) * dim, dim)
 
     def forward(self, x: Float[Tensor, "b d ..."]) -> Float[Tensor, " b"]:
         if x.shape[2:] != self.map_size:
             raise ValueError(
-                f"a map of {tuple(x.shape[2:])} positions reached head 'fixed', which has weights "
-                f"for {self.map_size}: show it views of {self.input_size}, or use head 'pooled'"
+                f"the map has size {tuple(x.shape[2:])}, but head 'fixed' has weights for "
+                f"{self.map_size}: give views of size {self.input_size}, or use head 'pooled'"
             )
         return self.to_logit(rearrange(x, "b ... -> b (...)")).squeeze(1)
 
 
-def two_layers(dim_in: int, dim: int) -> nn.Sequential:
-    """Hidden layer and logit."""
+def build_mlp(dim_in: int, dim: int) -> nn.Sequential:
+    """Builds a hidden layer of `dim` channels and a logit."""
     return nn.Sequential(Linear(dim_in, dim), nn.LeakyReLU(0.2), Linear(dim, 1))
 
 
 def build_head(
     head: HeadName, num_axes: int, dim: int, input_size: tuple[int, ...] | None, num_halvings: int
 ) -> nn.Module:
-    """A head by its name; only "fixed" has an input size, and must."""
+    """Builds a head by name; only "fixed" takes, and needs, an `input_size`."""
     if head not in get_args(HeadName):
         raise ValueError(f"head {head!r}: use one of {get_args(HeadName)}")
     if head != "fixed":
         if input_size is not None:
-            raise ValueError(f"input_size {input_size} is for head 'fixed': {head!r} takes any")
+            raise ValueError(f"input_size {input_size} is for head 'fixed', not for {head!r}")
         return PatchHead(num_axes, dim) if head == "patch" else PooledHead(dim)
     axes = ("frames", "height", "width")[-num_axes:]
     if input_size is None or len(input_size) != num_axes or min(input_size) < 1:

@@ -1,4 +1,4 @@
-"""Several video discriminators, each at a frame rate of its own."""
+"""Several video discriminators at different frame rates."""
 
 import torch
 from torch import nn
@@ -20,9 +20,9 @@ from magvit2_pytorch.types import Video
 class MultiScaleDiscriminator(Discriminator):
     """One `VideoDiscriminator` for each of `scales`, pairs of (number of frames, stride).
 
-    Each looks at its own random run of consecutive frames: few frames, far apart, show slow
-    motion for the price of few frames. By default the runs span 5, 9 and all 17 frames of the
-    paper's clips. `logits` holds one tensor a scale.
+    Each has its own random start: a large stride shows slow motion at the cost of few frames. By
+    default they span 5, 9 and 17 frames, the last being the clip length of the paper. The output
+    has one tensor of logits per scale.
     """
 
     def __init__(
@@ -40,6 +40,10 @@ class MultiScaleDiscriminator(Discriminator):
             raise ValueError("scales is empty: give pairs of (number of frames, stride)")
         if head == "fixed":
             raise ValueError("head 'fixed' is for views of one size: use 'pooled' or 'patch'")
+        self.options = dict(
+            name="multiscale", channels=channels, dim=dim, dim_mults=dim_mults, scales=scales,
+            head=head, block_order=block_order, blur_taps=blur_taps,
+        )  # fmt: skip
         self.channels = channels
         self.num_views = len(scales)
         self.discriminators = nn.ModuleList(
@@ -61,8 +65,8 @@ class MultiScaleDiscriminator(Discriminator):
 
     def forward(self, views: Views) -> DiscriminatorOutput:
         self.check_views(views)
-        said = [d((view,)) for d, view in zip(self.discriminators, views, strict=True)]
+        outputs = [d((view,)) for d, view in zip(self.discriminators, views, strict=True)]
         return DiscriminatorOutput(
-            tuple(logits for judgement in said for logits in judgement.logits),
-            tuple(x for judgement in said for x in judgement.features),
+            tuple(logits for output in outputs for logits in output.logits),
+            tuple(x for output in outputs for x in output.features),
         )

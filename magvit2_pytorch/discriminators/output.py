@@ -1,4 +1,4 @@
-"""What a discriminator says."""
+"""Output of a discriminator."""
 
 from typing import NamedTuple
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 class DiscriminatorOutput(NamedTuple):
-    """Logits (high is real) and hidden maps, all with the batch first."""
+    """Logits (high is real) and features, with the batch as first axis."""
 
     logits: tuple[Float[Tensor, "b ..."], ...]
-    """One tensor a view: a logit per clip, per frame or per patch. float32, or float64 if asked."""
+    """One tensor per view, with a logit per clip, frame or patch. At least float32."""
 
     features: tuple[Float[Tensor, "..."], ...]
-    """Hidden maps of all views, shallow to deep, for feature matching."""
+    """Hidden maps of all views, from shallow to deep layers, for feature matching."""

@@ -1,4 +1,4 @@
-"""Which frames of a clip a discriminator looks at."""
+"""Random choice of the frames of a clip that a discriminator sees."""
 
 import torch
 from jaxtyping import Int
@@ -8,9 +8,9 @@ from torch import Tensor
 def pick_frames(
     num_frames_in_video: int, num: int, batch: int, generator: torch.Generator | None = None
 ) -> Int[Tensor, "b t"]:
-    """`num` different frames a sample, in order, all sets of them equally likely.
+    """Draws `num` different frames per sample, in order and uniformly.
 
-    A shorter clip gives all the frames it has. Drawn on the CPU.
+    Of a shorter clip all frames are taken. Drawn on the CPU.
     """
     check_positive(num_frames_in_video=num_frames_in_video, num=num, batch=batch)
     order = torch.rand(batch, num_frames_in_video, generator=generator).argsort(dim=1)
@@ -24,10 +24,9 @@ def pick_consecutive_frames(
     batch: int,
     generator: torch.Generator | None = None,
 ) -> Int[Tensor, "b t"]:
-    """A run of frames `stride` apart for every sample, all legal starts equally likely.
+    """Draws `num_frames` frames `stride` apart per sample, with a uniform start.
 
-    Where the clip is too short for `num_frames`, the run is as long as fits: at least one frame.
-    Drawn on the CPU.
+    If the clip is too short, as many frames are taken as fit, at least one. Drawn on the CPU.
     """
     check_positive(
         num_frames_in_video=num_frames_in_video, num_frames=num_frames, stride=stride, batch=batch

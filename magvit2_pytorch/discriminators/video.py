@@ -1,4 +1,4 @@
-"""Judges clips: does this move as the world does?"""
+"""Discriminator of clips."""
 
 import torch
 
@@ -17,12 +17,12 @@ from magvit2_pytorch.types import Video
 
 @DISCRIMINATORS.register("video")
 class VideoDiscriminator(Discriminator):
-    """The residual network over time and space, for clips of any length and size.
+    """Residual network over time and space, for clips of any size.
 
-    It looks at the whole clip, or at a random run of `num_frames` frames `stride` apart. Logits
-    are `b`, with head "patch" `b j y x`; head "fixed" needs `input_size=(frames, height, width)`.
-    `blur_taps=1` leaves the anti-aliasing out. Default widths are a quarter of O2-MAGVIT2's
-    128, with one halving less.
+    Its input is the whole clip, or `num_frames` consecutive frames `stride` apart from a random
+    start. Logits are `b`, or `b j y x` with head "patch"; head "fixed" needs
+    `input_size=(frames, height, width)`. `blur_taps=1` turns anti-aliasing off. Default widths are
+    a quarter of the 128 of O2-MAGVIT2, with one downsampling less.
     """
 
     def __init__(
@@ -39,6 +39,11 @@ class VideoDiscriminator(Discriminator):
     ):
         super().__init__()
         check_positive(stride=stride, num_frames=1 if num_frames is None else num_frames)
+        self.options = dict(
+            name="video", channels=channels, dim=dim, dim_mults=dim_mults, num_frames=num_frames,
+            stride=stride, head=head, input_size=input_size, block_order=block_order,
+            blur_taps=blur_taps,
+        )  # fmt: skip
         self.channels = channels
         self.num_frames = num_frames
         self.stride = stride

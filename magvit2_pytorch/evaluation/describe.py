@@ -120,7 +120,7 @@ def _layers(tokenizer: VideoTokenizer) -> list[Description]:
 
 def _latent_statistics(continuous: Continuous) -> Description | str:
     """What was measured of each latent channel, as `normalize_latents` has it."""
-    if not continuous.measured:
+    if not continuous.has_statistics:
         return "not measured"
     pairs = zip(continuous.latent_mean.tolist(), continuous.latent_std.tolist(), strict=True)
     return {

@@ -9,7 +9,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
-from magvit2_pytorch.types import VALUE_RANGE, Cond, Latents, Video
+from magvit2_pytorch.types import VALUE_RANGE, Condition, Latents, Video
 
 PartName = Literal["encode", "decode"]
 
@@ -105,7 +105,7 @@ class Encode(Part):
         super().__init__(tokenizer, unused=tokenizer.decoder)
         self.given, self.output = _video(tokenizer), _codes(tokenizer)
 
-    def forward(self, video: Video, cond: Cond | None = None) -> Shaped[Tensor, "b ..."]:
+    def forward(self, video: Video, cond: Condition | None = None) -> Shaped[Tensor, "b ..."]:
         quantized, codes = self.tokenizer.quantize(self.tokenizer.encode(video, cond))
         return quantized if codes is None else codes
 
@@ -119,14 +119,14 @@ class Decode(Part):
         super().__init__(tokenizer, unused=tokenizer.encoder)
         self.given, self.output = _codes(tokenizer), _video(tokenizer)
 
-    def forward(self, codes: Shaped[Tensor, "b ..."], cond: Cond | None = None) -> Video:
+    def forward(self, codes: Shaped[Tensor, "b ..."], cond: Condition | None = None) -> Video:
         return self.tokenizer.decode(self.tokenizer.quantizer.decode_codes(codes), cond)
 
 
 class DecodeLatents(Decode):
     """Latents of a continuous tokenizer to video."""
 
-    def forward(self, latents: Latents, cond: Cond | None = None) -> Video:
+    def forward(self, latents: Latents, cond: Condition | None = None) -> Video:
         return self.tokenizer.decode(latents, cond)
 
 

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from magvit2_pytorch.data.replace_file import remove_abandoned, replacing
-from magvit2_pytorch.state_file import shared_as_usual
+from magvit2_pytorch.state_file import default_file_mode
 
 LINES_FILE = "clips.jsonl"
 SUMS_FILE = "sums.safetensors"
@@ -99,7 +99,7 @@ class Journal:
         about = {"bytes": str(self.file.tell()), "elapsed_s": repr(self.total_s)}
         tensors = {name: value.contiguous() for name, value in state().items()}
         tensors["end"] = torch.zeros(1)  # a file of no tensors at all cannot be written
-        with replacing(self.sums) as part, shared_as_usual(part):
+        with replacing(self.sums) as part, default_file_mode(part):
             save_file(tensors, part, metadata=about)
         self.saved = time.monotonic()
 

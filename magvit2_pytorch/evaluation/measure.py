@@ -17,7 +17,7 @@ from magvit2_pytorch.evaluation.media import DEFAULT_CHUNK_FRAMES
 from magvit2_pytorch.evaluation.preprocess import pad_space
 from magvit2_pytorch.functional import pad_frames
 from magvit2_pytorch.losses import PerceptualLoss
-from magvit2_pytorch.losses.perceptual import Features
+from magvit2_pytorch.losses.perceptual import TrunkFeatures
 from magvit2_pytorch.metrics import (
     CodebookUsage,
     FrechetDistance,
@@ -188,7 +188,7 @@ def _look(
     return float(torch.stack(distances).mean()), pairs
 
 
-def _pooled(features: Features) -> Float[Tensor, "n d"]:
+def _pooled(features: TrunkFeatures) -> Float[Tensor, "n d"]:
     return reduce(features[-1].float(), "n d h w -> n d", "mean")
 
 

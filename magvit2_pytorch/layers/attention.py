@@ -1,4 +1,4 @@
-"""Attention over the cells of a frame, or over the past of a cell, and its feed-forward."""
+"""Attention within a frame and along time, and the feed-forward block."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ from magvit2_pytorch.types import Context, Past
 
 @dataclass(frozen=True)
 class AttentionSize:
-    """How wide attention is: `heads` heads of `dim_head` channels, dropped out by `dropout`."""
+    """Attention of `heads` heads with `dim_head` channels each, and dropout."""
 
     dim_head: int = 32
     heads: int = 8
@@ -33,13 +33,13 @@ class AttentionSize:
     def __post_init__(self):
         if self.dim_head % 4:
             raise ValueError(
-                f"dim_head {self.dim_head} must be a multiple of 4, for rotary embeddings "
-                "turn pairs of channels along two axes"
+                f"dim_head {self.dim_head} must be a multiple of 4: rotary embeddings rotate pairs "
+                "of channels along two axes"
             )
 
 
 class SpaceAttention(StatefulLayer):
-    """Every cell of a frame attends to every cell of that frame; axial rotary positions."""
+    """Attention between all cells of one frame, with axial rotary positions."""
 
     def __init__(self, dim: int, size: AttentionSize):
         super().__init__()
@@ -60,17 +60,18 @@ class SpaceAttention(StatefulLayer):
 
 
 class TimeAttention(StatefulLayer):
-    """Every cell attends to itself in this and earlier frames, at most `window` of them.
+    """Causal attention along time at each cell, over this and earlier frames.
 
-    Its past is the keys and values so far. Keys are kept unturned and turned by their place
-    within what is remembered: rotary attention depends on distances alone, and so angles stay
-    small, and exact in float32, after hours of video.
+    A frame attends to at most `window` frames, itself included. The past is the keys and values
+    of earlier frames. Keys are stored before rotation, and rotated by their position among the
+    stored ones: rotary attention depends only on distances, so angles stay small, and exact in
+    float32, after hours of video.
     """
 
     def __init__(self, dim: int, size: AttentionSize, window: int | None = None):
         super().__init__()
         if window is not None and window < 1:
-            raise ValueError(f"an attention window of {window} frames sees nothing: use 1 or more")
+            raise ValueError(f"an attention window of {window} frames is empty: use 1 or more")
         self.size, self.window = size, window
         self.to_qkv = Linear(dim, size.heads * size.dim_head * 3, bias=False)
         self.to_out = Linear(size.heads * size.dim_head, dim, bias=False)
@@ -87,7 +88,7 @@ class TimeAttention(StatefulLayer):
             rotate(q, angles[-num_frames:]),
             rotate(k, angles),
             v,
-            attn_mask=self._visible(num_frames, k.shape[2], x.device),
+            attn_mask=self._mask(num_frames, k.shape[2], x.device),
             dropout_p=self.size.dropout if self.training else 0.0,
         )
         out = self.to_out(rearrange(out, "b g n d -> b n (g d)"))
@@ -99,25 +100,25 @@ class TimeAttention(StatefulLayer):
     def receptive_field(self) -> ReceptiveField:
         return ReceptiveField()
 
-    def _visible(self, queries: int, keys: int, device: torch.device) -> Bool[Tensor, "q k"]:
-        now = torch.arange(keys - queries, keys, device=device)[:, None]
-        then = torch.arange(keys, device=device)
-        visible = then <= now
-        return visible if self.window is None else visible & (then > now - self.window)
+    def _mask(self, num_queries: int, num_keys: int, device: torch.device) -> Bool[Tensor, "q k"]:
+        query = torch.arange(num_keys - num_queries, num_keys, device=device)[:, None]
+        key = torch.arange(num_keys, device=device)
+        causal = key <= query
+        return causal if self.window is None else causal & (key > query - self.window)
 
 
 class TokenShift(StatefulLayer):
-    """Half the channels come from the frame before.
+    """Takes half of the channels from the previous frame.
 
-    Source: RWKV (arXiv 2305.13048), time mixing; magvit2-pytorch puts it before time attention.
+    Source: RWKV (arXiv 2305.13048), time mixing. magvit2-pytorch puts it before time attention.
     """
 
     def forward(self, x, past: Past = None, context: Context = Context()):
-        now, before = x.chunk(2, dim=1)
+        current, shifted = x.chunk(2, dim=1)
         if past is None:
-            past = torch.zeros_like(before[:, :, :1])
-        before = torch.cat((past, before), dim=2)
-        return torch.cat((now, before[:, :, :-1]), dim=1), own_copy(before[:, :, -1:])
+            past = torch.zeros_like(shifted[:, :, :1])
+        shifted = torch.cat((past, shifted), dim=2)
+        return torch.cat((current, shifted[:, :, :-1]), dim=1), own_copy(shifted[:, :, -1:])
 
     @property
     def receptive_field(self) -> ReceptiveField:
@@ -125,7 +126,7 @@ class TokenShift(StatefulLayer):
 
 
 class FeedForward(nn.Module):
-    """Gated feed-forward on every position. Source: GLU variants (arXiv 2002.05202), GEGLU."""
+    """Gated feed-forward at each position. Source: GLU variants (arXiv 2002.05202), GEGLU."""
 
     def __init__(self, dim: int, expansion: int = 4):
         super().__init__()
@@ -142,10 +143,10 @@ class FeedForward(nn.Module):
 def transformer_block(
     dim: int, mixer: StatefulLayer, dim_cond: int | None = None, shift: bool = False
 ) -> StatefulLayer:
-    """Pre-norm mixing of positions, then a feed-forward, each with its residual.
+    """Pre-norm residual block of `mixer`, then one of a feed-forward.
 
-    With a condition the norm before the mixer is adaptive; `shift` lets half the channels of
-    both parts see the frame before.
+    With `dim_cond`, the norm before the mixer is adaptive. `shift` puts a `TokenShift` before
+    both parts.
     """
     norm = Pointwise(ChannelNorm(dim)) if dim_cond is None else AdaptiveNorm(dim, dim_cond)
     shifts = (TokenShift(),) if shift else ()

@@ -1,4 +1,4 @@
-"""Down-sampling that low-passes first, so that a shifted picture gives a shifted answer."""
+"""Anti-aliased downsampling, which makes features nearly equivariant to shifts."""
 
 from math import comb
 
@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 
 class BlurPool(nn.Module):
-    """Halves every axis after the first two: a binomial filter, then every second position.
+    """Halves every axis after the first two, behind a binomial low-pass filter.
 
-    An axis of n positions becomes one of ceil(n / 2), whatever n; an axis of one stays as it is.
-    Beyond the ends lie reflections. The filter is a row of Pascal's triangle, the same in all
-    axes: 3 taps are [1, 2, 1] / 4, 4 taps [1, 3, 3, 1] / 8, and one tap is no filter at all, the
-    plain subsampling that this layer is there to be compared with.
+    An axis of n positions becomes one of ceil(n / 2); an axis of one position is unchanged. The
+    padding is by reflection. The filter is a row of Pascal's triangle, the same for all axes:
+    3 taps are [1, 2, 1] / 4 and 4 taps [1, 3, 3, 1] / 8. One tap is plain subsampling without a
+    filter, for comparison.
     Source: Making Convolutional Networks Shift-Invariant Again (arXiv 1904.11486).
     """
 
@@ -29,32 +29,34 @@ class BlurPool(nn.Module):
     def forward(self, x: Float[Tensor, "b c ..."]) -> Float[Tensor, "b c ..."]:
         if len(self.taps) == 1:
             return x[(..., *(slice(None, None, 2),) * (x.ndim - 2))]
-        # One matrix product an axis. With its backward pass that takes 3/5 of the time of strided
-        # slices and half that of a depthwise convolution (32 channels, 5 x 256 x 256, one core),
-        # knows no axis too short, and differentiates as often as one likes.
+        # One matrix product per axis. Forward and backward take 3/5 of the time of strided slices
+        # and half that of a depthwise convolution (32 channels, 5 x 256 x 256, one core). It works
+        # on axes of any length and can be differentiated any number of times.
         channels_last = x.stride(1) == 1 and not x.is_contiguous()
         if channels_last:
             x = x.movedim(1, -1)
         first = 1 if channels_last else 2
         for axis in range(first, x.ndim - channels_last):
             if x.shape[axis] > 1:
-                x = along(axis, self.matrix(x.shape[axis]).to(x.dtype), x)
+                x = matmul_along_axis(axis, self.matrix(x.shape[axis]).to(x.dtype), x)
         return x.movedim(-1, 1) if channels_last else x
 
     def matrix(self, size: int) -> Float[Tensor, "half size"]:
-        """The filter at every second position of an axis, reflections folded in."""
+        """Matrix of padding, filter and subsampling for an axis of this size."""
         device, num_taps = self.taps.device, len(self.taps)
         position = torch.arange(size, device=device)
         offset = torch.arange(num_taps, device=device) - (num_taps - 1) // 2
-        # Between two mirrors the axis repeats itself, to and fro, after 2 (size - 1) steps.
+        # Reflected at both ends, an axis has the period 2 (size - 1).
         period = 2 * (size - 1)
-        seen = (position[None, ::2] + offset[:, None]) % period
-        seen = torch.minimum(seen, period - seen)
-        return (self.taps[:, None, None] * (seen[..., None] == position)).sum(0)
+        source = (position[None, ::2] + offset[:, None]) % period
+        source = torch.minimum(source, period - source)
+        return (self.taps[:, None, None] * (source[..., None] == position)).sum(0)
 
 
-def along(axis: int, matrix: Float[Tensor, "n m"], x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """The matrix times every line of `x` that runs along one axis."""
+def matmul_along_axis(
+    axis: int, matrix: Float[Tensor, "n m"], x: Float[Tensor, "..."]
+) -> Float[Tensor, "..."]:
+    """Multiplies `x` by the matrix along one axis."""
     if axis == x.ndim - 1:
         return x @ matrix.T
     return (matrix @ x.flatten(axis + 1)).unflatten(-1, x.shape[axis + 1 :])

@@ -1,4 +1,4 @@
-"""The causal convolution everything is built of."""
+"""Causal 3D convolution."""
 
 from fractions import Fraction
 from typing import Literal, get_args
@@ -18,20 +18,20 @@ Triple = tuple[int, int, int]
 
 
 def triple(size: int | tuple[int, ...]) -> Triple:
-    """A size for (time, height, width) from one number or three."""
+    """Returns a size for (time, height, width) from one number or three."""
     sizes = (size,) * 3 if isinstance(size, int) else tuple(size)
     if len(sizes) != 3 or any(s < 1 for s in sizes):
-        raise ValueError(f"{size} is no kernel size: give one number or (time, height, width)")
+        raise ValueError(f"size {size}: give one positive number or (time, height, width)")
     return sizes
 
 
 class CausalConv3d(StatefulLayer):
-    """Convolution that sees the present and the past, never the future.
+    """Convolution whose output depends on the current and earlier frames only.
 
-    Before the first frame there are zeros (`pad_mode="constant"`) or that frame again (the other
-    modes: a reflection in time would show the first frame its future). In space the pad mode is
-    the usual one. A strided convolution ends its windows on the newest frame, so the first frame
-    makes the first output alone and the last of 1 + k * stride frames reaches the last output.
+    Before the first frame, time is padded with zeros (`pad_mode="constant"`) or with the first
+    frame (the other modes, as a reflection in time would show it later frames). Space is padded
+    by `pad_mode`. With a stride in time, the window of output j ends on frame j * stride: the
+    first output depends on the first frame alone, and 1 + k * stride frames give 1 + k outputs.
     Source: MAGVIT-v2 (arXiv 2310.05737), the causal 3D CNN.
     """
 
@@ -47,14 +47,14 @@ class CausalConv3d(StatefulLayer):
         super().__init__()
         kernel_size = triple(kernel_size)
         if any(size % 2 == 0 for size in kernel_size[1:]):
-            raise ValueError(f"kernel {kernel_size} has no middle: height and width must be odd")
+            raise ValueError(f"kernel {kernel_size}: height and width must be odd")
         if pad_mode not in get_args(PadMode):
             raise ValueError(f"pad_mode {pad_mode!r}: use one of {get_args(PadMode)}")
         self.time_stride = triple(stride)[0]
         if self.time_stride > kernel_size[0]:
             raise ValueError(
-                f"a stride of {self.time_stride} frames skips some between kernels of "
-                f"{kernel_size[0]}: give a kernel of {self.time_stride} frames or more"
+                f"a stride of {self.time_stride} frames with a kernel of {kernel_size[0]} skips "
+                f"frames: give a kernel of {self.time_stride} frames or more"
             )
         self.time_pad = kernel_size[0] - 1
         self.zero_start = pad_mode == "constant"
@@ -70,9 +70,9 @@ class CausalConv3d(StatefulLayer):
 
     def forward(self, x, past: Past = None, context: Context = Context()):
         if past is None and self.time_pad and x.shape[2] == 1:
-            return self._first_frame(x), () if context.last else self._past_of_first(x)
+            return self._convolve_first(x), () if context.last else self._past_after_first(x)
         if past is None:
-            past = self._before(x)
+            past = self._first_past(x)
         if self.time_pad:
             x = torch.cat((past, x), dim=2)
         out = self.conv(x)
@@ -86,16 +86,20 @@ class CausalConv3d(StatefulLayer):
         stride, halo = self.conv.stride[1], max(self.conv.kernel_size[1:]) // 2
         return ReceptiveField(Fraction(stride), Fraction(halo), stride)
 
-    def _before(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c p h w"]:
+    def _first_past(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c p h w"]:
+        """Padding before the first frame."""
         first = x[:, :, :1]
         first = torch.zeros_like(first) if self.zero_start else first
-        before = first.expand(-1, -1, self.time_pad, -1, -1)
-        # An expanded tensor has no memory format, and joined to one that has, it would cost the
-        # whole video a copy into another layout, and the convolution one back.
-        return before.contiguous(memory_format=torch.channels_last_3d)
+        padding = first.expand(-1, -1, self.time_pad, -1, -1)
+        # An expanded tensor has no memory format. Concatenated with one that has, it would cost
+        # a copy of the whole video into another layout, and the convolution one back.
+        return padding.contiguous(memory_format=torch.channels_last_3d)
 
-    def _first_frame(self, x: Float[Tensor, "b c 1 h w"]):
-        """An image meets one tap (zeros behind it) or the sum of all: a third of the work."""
+    def _convolve_first(self, x: Float[Tensor, "b c 1 h w"]):
+        """Convolves a single frame at a third of the work.
+
+        With zeros before it only the last tap in time counts, with copies the sum of all taps.
+        """
         conv = self.conv
         weight = conv.weight[:, :, -1:] if self.zero_start else conv.weight.sum(2, keepdim=True)
         if not self.zero_start:
@@ -104,5 +108,5 @@ class CausalConv3d(StatefulLayer):
         padding = (0, *conv.padding[1:]) if self.zero_start else (0, 0, 0)
         return convolve(x, weight, conv.bias, (1, *conv.stride[1:]), padding)
 
-    def _past_of_first(self, x: Float[Tensor, "b c 1 h w"]) -> Float[Tensor, "b c p h w"]:
-        return own_copy(torch.cat((self._before(x), x), dim=2)[:, :, self.time_stride :])
+    def _past_after_first(self, x: Float[Tensor, "b c 1 h w"]) -> Float[Tensor, "b c p h w"]:
+        return own_copy(torch.cat((self._first_past(x), x), dim=2)[:, :, self.time_stride :])

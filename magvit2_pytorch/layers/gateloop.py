@@ -1,4 +1,4 @@
-"""A gated linear recurrence along time: a memory of fixed size, however long the video."""
+"""Gated linear recurrence along time, with a state of fixed size."""
 
 import torch
 from einops import rearrange
@@ -11,10 +11,12 @@ from magvit2_pytorch.types import Context, Past
 
 
 class GateLoop(StatefulLayer):
-    """h[t] = a[t] * h[t - 1] + (1 - a[t]) * v[t], a in (0, 1), read out by a gate; past is h.
+    """Gated linear recurrence.
 
-    The recurrence runs in float32 or wider. Source: GateLoop (arXiv 2311.01927), its real-valued
-    form; the 1 - a keeps the state within the range of v.
+    h[t] = a[t] * h[t - 1] + (1 - a[t]) * v[t], with a in (0, 1). The output is a linear map of
+    h times a gate, and the past is h. The recurrence runs in float32 or float64.
+    Source: GateLoop (arXiv 2311.01927), the real-valued form. The factor 1 - a keeps the state
+    within the range of v.
     """
 
     def __init__(self, dim: int):
@@ -25,9 +27,9 @@ class GateLoop(StatefulLayer):
     def forward(self, x, past: Past = None, context: Context = Context()):
         tokens = rearrange(x, "b c t h w -> b t h w c")
         decay, value, gate = self.to_parts(tokens).chunk(3, dim=-1)
-        wide = torch.promote_types(x.dtype, torch.float32)
-        decay = decay.to(wide).sigmoid()
-        value = (1 - decay) * value.to(wide)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        decay = decay.to(dtype).sigmoid()
+        value = (1 - decay) * value.to(dtype)
         if past is not None:
             value = torch.cat((value[:, :1] + decay[:, :1] * past, value[:, 1:]), dim=1)
         state = linear_scan(decay, value)

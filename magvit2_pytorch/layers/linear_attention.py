@@ -1,4 +1,4 @@
-"""Attention over the cells of a frame at a cost linear in their number."""
+"""Spatial attention with a cost linear in the number of cells."""
 
 import torch
 from einops import rearrange
@@ -10,9 +10,10 @@ from magvit2_pytorch.types import Context, Past
 
 
 class LinearSpaceAttention(StatefulLayer):
-    """Cells exchange a `dim_head` x `dim_head` summary of their frame instead of n x n weights.
+    """Linear attention between the cells of a frame.
 
-    Queries are softmaxed over channels, keys over cells, in float32 or wider.
+    A `dim_head` x `dim_head` summary of the frame replaces n x n weights. Queries have a softmax
+    over channels, keys over cells, in float32 or float64.
     Source: Efficient Attention (arXiv 1812.01243).
     """
 
@@ -26,8 +27,9 @@ class LinearSpaceAttention(StatefulLayer):
         batch, _, _, height, _ = x.shape
         tokens = rearrange(x, "b c t h w -> (b t) (h w) c")
         q, k, v = rearrange(self.to_qkv(tokens), "b n (s g d) -> s b g n d", s=3, g=self.heads)
-        wide = torch.promote_types(x.dtype, torch.float32)
-        q, k = q.softmax(dim=-1, dtype=wide).to(v.dtype), k.softmax(dim=-2, dtype=wide).to(v.dtype)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        q = q.softmax(dim=-1, dtype=dtype).to(v.dtype)
+        k = k.softmax(dim=-2, dtype=dtype).to(v.dtype)
         summary = einsum("b g n d, b g n e -> b g d e", k, v)
         out = einsum("b g n d, b g d e -> b g n e", q, summary)
         out = self.to_out(rearrange(out, "b g n d -> b n (g d)"))

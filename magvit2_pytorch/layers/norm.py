@@ -1,4 +1,4 @@
-"""Norms that see one position, or one frame, and so keep causality and chunks exact."""
+"""Norms over one position or one frame: causality and chunks stay exact."""
 
 from typing import Literal, NamedTuple, get_args
 
@@ -18,10 +18,10 @@ NormName = Literal["layer", "group"]
 class ChannelNorm(nn.Module):
     """Layer norm over the channels of each position.
 
-    It sees no frame, and so takes no notice of `statistics`, which norms over frames are given.
-    The native layer norm on a channels-last view is 4 to 6 times as fast on a CPU, forward and
-    backward, as an RMS norm written out (17 x 64 x 64 positions of 64 channels: 4.3 ms against
-    27 ms), which is why this is the norm of the library.
+    `statistics` are ignored: they are for norms over frames. This is the default norm because the
+    native layer norm on a channels-last view is 4 to 6 times as fast on a CPU, forward and
+    backward, as an RMS norm written in PyTorch (17 x 64 x 64 positions of 64 channels: 4.3 ms
+    against 27 ms).
     """
 
     def __init__(self, dim: int, affine: bool = True, eps: float = 1e-5):
@@ -36,20 +36,20 @@ class ChannelNorm(nn.Module):
 
 
 class FrameGroupNorm(nn.Module):
-    """Group norm over the positions of each frame by itself, as MAGVIT-v2 has it.
+    """Group norm of each frame, as in MAGVIT-v2.
 
-    The statistics of one frame are no business of another, so causality and chunks stay exact. A
-    tile of a frame is given the `statistics` of the whole, merged from those of all tiles.
+    Each frame has statistics of its own, so causality and chunks stay exact. A tile of a frame is
+    given the `statistics` of the full frame, merged from those of all tiles.
     Source: MAGVIT-v2 (arXiv 2310.05737), with the 32 groups and eps 1e-5 of O2-MAGVIT2's code.
     """
 
     def __init__(self, dim: int, num_groups: int = 32, affine: bool = True, eps: float = 1e-5):
         super().__init__()
         if dim % num_groups:
-            below = max(dim // num_groups, 1) * num_groups
+            multiple = max(dim // num_groups, 1) * num_groups
             raise ValueError(
                 f"{dim} channels do not divide into {num_groups} groups: use "
-                f"{below} or {below + num_groups} channels, or other norm_groups"
+                f"{multiple} or {multiple + num_groups} channels, or other norm_groups"
             )
         self.norm = nn.GroupNorm(num_groups, dim, eps=eps, affine=affine)
 
@@ -58,14 +58,14 @@ class FrameGroupNorm(nn.Module):
     ) -> Float[Tensor, "b c t h w"]:
         if statistics is not None:
             return self._normalize(x, statistics)
-        # A view of channels-last memory, for which the native norm has a path of its own.
+        # A view in channels-last memory, for which the native norm has a fast path.
         frames = rearrange(x, "b c t h w -> (b t) c h w")
         out = self.norm(frames).to(x.dtype)
-        # Not len(x), a number that would close the batch of an exported program.
+        # Not len(x): an int would fix the batch size of an exported program.
         return rearrange(out, "(b t) c h w -> b c t h w", b=x.shape[0])
 
     def statistics(self, x: Float[Tensor, "b c t h w"]) -> FrameStatistics:
-        """Mean and variance of each group in each frame, in float32 or wider."""
+        """Mean and variance of each group and frame, in float32 or float64."""
         groups = rearrange(
             at_least_float32(x), "b (g d) t h w -> b g t (d h w)", g=self.norm.num_groups
         )
@@ -73,7 +73,7 @@ class FrameGroupNorm(nn.Module):
         return mean, variance
 
     def _normalize(self, x: Tensor, statistics: FrameStatistics) -> Tensor:
-        """One gain and one shift for each channel of each frame."""
+        """Normalizes by one gain and one shift per channel and frame."""
         mean, variance = statistics
         gain = (variance + self.norm.eps).rsqrt()
         gain, shift = (
@@ -87,17 +87,18 @@ class FrameGroupNorm(nn.Module):
         return torch.addcmul(shift, x.to(gain.dtype), gain).to(x.dtype)
 
 
-class Norm(NamedTuple):
-    """Which norm convolutional layers have."""
+class NormSpec(NamedTuple):
+    """Norm of convolutional layers: "layer" for `ChannelNorm`, "group" for `FrameGroupNorm`."""
 
     name: NormName = "layer"
     num_groups: int = 32
 
     def layer(self, dim: int) -> "NormLayer":
-        """The norm with a gain and a shift of its own, as a layer."""
+        """Builds the norm with learned gain and shift, as a layer."""
         return NormLayer(self.build(dim))
 
     def build(self, dim: int, affine: bool = True) -> nn.Module:
+        """Builds the norm as a plain module."""
         if self.name not in get_args(NormName):
             raise ValueError(f"norm {self.name!r}: use one of {get_args(NormName)}")
         if self.name == "layer":
@@ -106,13 +107,14 @@ class Norm(NamedTuple):
 
 
 class NormLayer(Pointwise):
-    """A norm as a layer."""
+    """Norm as a layer, given the frame statistics of its context."""
 
     def forward(self, x, past: Past = None, context: Context = Context()):
         return self.module(x, context.frame_statistics), ()
 
     @property
     def frame_norm(self) -> FrameGroupNorm | None:
+        """The norm if it needs statistics of full frames, else None."""
         return self.module if isinstance(self.module, FrameGroupNorm) else None
 
     @property
@@ -121,12 +123,12 @@ class NormLayer(Pointwise):
 
 
 class AdaptiveNorm(NormLayer):
-    """A norm whose gain and shift come from the condition, one vector a sample.
+    """Norm with gain and shift from the condition, one vector per sample.
 
-    Source: adaptive layer norm as in DiT (arXiv 2212.09748), gain written as 1 + gamma.
+    Source: adaptive layer norm of DiT (arXiv 2212.09748); the gain is 1 + gamma.
     """
 
-    def __init__(self, dim: int, dim_cond: int, norm: Norm = Norm()):
+    def __init__(self, dim: int, dim_cond: int, norm: NormSpec = NormSpec()):
         super().__init__(norm.build(dim, affine=False))
         self.to_gamma_beta = Linear(dim_cond, dim * 2)
 
@@ -138,38 +140,38 @@ class AdaptiveNorm(NormLayer):
 
 
 class LatentNorm(NormLayer):
-    """A norm whose gain and shift at each position come from the quantized latent that it is of.
+    """Norm with gain and shift from the quantized latent of each position.
 
-    Latent j stands for frames 1 + (j - 1) * r to j * r, latent 0 for frame 0. Gain and shift are
-    computed on the latents' own grid and spread from there: the linear map of a nearest neighbour
-    is the nearest neighbour of the linear map, which is a fraction of the work.
+    Latent 0 covers frame 0, and latent j the frames 1 + (j - 1) * r to j * r. Gain and shift are
+    computed at the resolution of the latents and then upsampled by nearest neighbour. This equals
+    upsampling first, because the map is linear, at a fraction of the work.
     Source: MAGVIT-v2 (arXiv 2310.05737), adaptive group normalization; per position as in
-    O2-MAGVIT2's code (and SPADE, arXiv 1903.07291), gain written as 1 + gamma.
+    O2-MAGVIT2's code (and SPADE, arXiv 1903.07291); the gain is 1 + gamma.
     """
 
-    def __init__(self, dim: int, latent_dim: int, norm: Norm = Norm()):
+    def __init__(self, dim: int, latent_dim: int, norm: NormSpec = NormSpec()):
         super().__init__(norm.build(dim, affine=False))
         self.to_gamma_beta = Linear(latent_dim, dim * 2)
 
     def forward(self, x, past: Past = None, context: Context = Context()):
-        assert context.latents is not None, "the decoder is given them"
+        assert context.latents is not None, "the decoder is given the latents"
         latents = rearrange(context.latents, "b d j y x -> b j y x d")
         gamma_beta = rearrange(self.to_gamma_beta(latents), "b j y x e -> b e j y x")
-        gamma, beta = spread_over_frames(gamma_beta, x.shape[2], first=past is None).chunk(2, dim=1)
-        # Broadcast over the cell of each latent: nothing of the size of `x` is made but the result.
+        gamma, beta = repeat_over_frames(gamma_beta, x.shape[2], first=past is None).chunk(2, dim=1)
+        # Broadcast over the cell of each latent: only the result has the size of `x`.
         _, _, _, rows, columns = gamma.shape
         normalized = self.module(x, context.frame_statistics)
         cells = normalized.unflatten(4, (columns, -1)).unflatten(3, (rows, -1))
         gamma, beta = (rearrange(v, "b c t y x -> b c t y 1 x 1") for v in (gamma, beta))
-        # With `cells` in front the result lies in memory as they do, channels last.
+        # The result has the memory layout of the first argument, here channels last.
         out = torch.addcmul(cells, cells, gamma).add_(beta)
         return rearrange(out, "b c t y p x q -> b c t (y p) (x q)"), ()
 
 
-def spread_over_frames(
+def repeat_over_frames(
     latents: Latents, num_frames: int, first: bool
 ) -> Float[Tensor, "b c t y x"]:
-    """Each latent for all the frames it stands for; the `first` of a video for one alone."""
+    """Repeats each latent for its frames; the `first` one has one frame."""
     num_latents = latents.shape[2]
     if num_frames == num_latents:
         return latents

@@ -1,4 +1,4 @@
-"""Blocks of pixels as channels."""
+"""Space-to-depth and depth-to-space, in time as well."""
 
 from fractions import Fraction
 
@@ -10,9 +10,9 @@ from magvit2_pytorch.types import Context, Past
 
 
 class SpaceToDepth(StatefulLayer):
-    """Blocks of `time` frames and `space` x `space` pixels to channels; undoes DepthToSpace.
+    """Blocks of `time` x `space` x `space` pixels to channels; inverts `DepthToSpace`.
 
-    The first frame of a video fills a block alone, repeated: 1 + k * time frames give 1 + k.
+    The first frame of a video is repeated to fill a block: 1 + k * time frames become 1 + k.
     """
 
     def __init__(self, time: int = 1, space: int = 1):
@@ -37,11 +37,12 @@ class SpaceToDepth(StatefulLayer):
 
 
 class DepthToSpace(StatefulLayer):
-    """Channels to pixels and frames, the first `time - 1` frames of a video dropped.
+    """Channels to blocks of `time` x `space` x `space` pixels.
 
-    The first latent stands for one frame, every other one for `time`; dropping the leading ones
-    keeps latent j on the frames that the encoder made it from. Channels are block-major,
-    ((dt * space + dh) * space + dw) * C + c. Source: MAGVIT-v2 (arXiv 2310.05737), upsampler.
+    The first `time - 1` frames of a video are dropped. The first latent has one frame, each later
+    one `time` frames. Dropping the leading frames aligns latent j with the frames that the encoder
+    made it from. Channels are block-major, ((dt * space + dh) * space + dw) * C + c. Source:
+    MAGVIT-v2 (arXiv 2310.05737), upsampler.
     """
 
     def __init__(self, time: int = 1, space: int = 1):
@@ -49,7 +50,7 @@ class DepthToSpace(StatefulLayer):
         self.time, self.space = time, space
 
     def forward(self, x, past: Past = None, context: Context = Context()):
-        # One copy, straight into channels-last memory: what the next convolution reads fastest.
+        # One copy, directly into channels-last memory, which the next convolution reads fastest.
         x = rearrange(
             x,
             "b (r p q c) t h w -> b (t r) (h p) (w q) c",

@@ -1,10 +1,10 @@
-"""Residual blocks, plain and conditioned."""
+"""Residual blocks, with and without a condition."""
 
 from torch import nn
 from torch.nn import init
 
 from magvit2_pytorch.layers.conv import CausalConv3d, PadMode, Triple
-from magvit2_pytorch.layers.norm import AdaptiveNorm, Norm
+from magvit2_pytorch.layers.norm import AdaptiveNorm, NormSpec
 from magvit2_pytorch.layers.stateful import Chain, Pointwise, Residual, StatefulLayer
 
 
@@ -13,18 +13,18 @@ def residual_block(
     kernel_size: int | Triple = 3,
     pad_mode: PadMode = "constant",
     dim_cond: int | None = None,
-    norm: Norm = Norm(),
+    norm: NormSpec = NormSpec(),
 ) -> StatefulLayer:
-    """x + conv1(silu(conv3(silu(norm(x))))), the norm adaptive if there is a condition.
+    """x + conv1(silu(conv3(silu(norm(x))))), with an adaptive norm if there is a condition.
 
-    The unit of magvit2-pytorch and SoundStream (one wide convolution, one 1x1x1), with the norm
-    in front: the residual stream stays unnormalised and gradients reach every depth.
+    The residual unit of magvit2-pytorch and SoundStream (a 3x3x3 and a 1x1x1 convolution), with
+    a norm before them: the residual stream is not normalized and gradients reach every depth.
     """
-    first = norm.layer(dim) if dim_cond is None else AdaptiveNorm(dim, dim_cond, norm)
+    first_norm = norm.layer(dim) if dim_cond is None else AdaptiveNorm(dim, dim_cond, norm)
     return Residual(
         Chain(
             (
-                first,
+                first_norm,
                 Pointwise(nn.SiLU()),
                 CausalConv3d(dim, dim, kernel_size, pad_mode=pad_mode),
                 Pointwise(nn.SiLU()),
@@ -35,12 +35,13 @@ def residual_block(
 
 
 def factorized_residual_block(
-    dim: int, pad_mode: PadMode = "constant", norm: Norm = Norm()
+    dim: int, pad_mode: PadMode = "constant", norm: NormSpec = NormSpec()
 ) -> StatefulLayer:
-    """x + conv3x1x1(silu(conv1x3x3(norm(x)))): 12 weights to a pair of channels, not 27.
+    """x + conv3x1x1(silu(conv1x3x3(norm(x)))): 12 weights per pair of channels instead of 27.
 
-    It starts as the identity: the last convolution is zero, and a deep stack trains at high
-    learning rates. Source: R(2+1)D (arXiv 1711.11248); the zero, Fixup (arXiv 1901.09321).
+    The last convolution starts at zero, so that the block starts as the identity and a deep stack
+    trains at high learning rates. Sources: R(2+1)D (arXiv 1711.11248); for the zero, Fixup
+    (arXiv 1901.09321).
     """
     time = CausalConv3d(dim, dim, (3, 1, 1), pad_mode=pad_mode)
     init.zeros_(time.conv.weight)
@@ -48,14 +49,14 @@ def factorized_residual_block(
     return Residual(Chain((norm.layer(dim), space, Pointwise(nn.SiLU()), time)))
 
 
-def wide_residual_block(
+def basic_residual_block(
     dim: int,
     dim_out: int,
     kernel_size: int | Triple = 3,
     pad_mode: PadMode = "constant",
-    norm: Norm = Norm(),
+    norm: NormSpec = NormSpec(),
 ) -> StatefulLayer:
-    """x + conv3(silu(norm(conv3(silu(norm(x)))))), x through a 1x1x1 map where the width changes.
+    """x + conv3(silu(norm(conv3(silu(norm(x)))))), with a 1x1x1 shortcut where `dim` changes.
 
     Nothing is scaled and no convolution has a bias.
     Source: MAGVIT-v2 (arXiv 2310.05737), figure 7, with the details of O2-MAGVIT2's code.

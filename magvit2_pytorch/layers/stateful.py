@@ -1,4 +1,4 @@
-"""The one shape of every layer: frames and a past go in, frames and the next past come out."""
+"""Layers from frames and a past to frames and the next past."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -16,19 +16,25 @@ from magvit2_pytorch.types import Context, Past
 
 
 class ReceptiveField(NamedTuple):
-    """What a run of cells of the output needs of the input, along height and along width alike.
+    """Spatial receptive field of a layer, for rows and columns alike.
 
-    Cells a to b (b excluded) need those from a * scale - halo to b * scale + halo, rounded outwards
-    and cut off at the picture's edge. A piece of the input that begins at a multiple of `align`
-    gives a piece of the output, good as far from its cut edges as the halo says.
+    Output rows a to b (b excluded) depend on the input rows a * scale - halo to b * scale + halo,
+    rounded outwards and clipped to the frame. A crop of the input that starts at a multiple of
+    `align` therefore gives the same output as the full frame, except within `halo` input rows of
+    an edge that the crop has cut.
     """
 
     scale: Fraction = Fraction(1)
+    """Input rows per output row: 2 if the layer halves the size, 1/2 if it doubles it."""
+
     halo: Fraction = Fraction(0)
+    """Input rows needed beyond either end: 1 for a 3x3 convolution."""
+
     align: int = 1
+    """A crop may start at multiples of this many input rows: 2 if the layer halves the size."""
 
     def then(self, later: "ReceptiveField") -> "ReceptiveField":
-        """The receptive field of two layers in a row, this one the first."""
+        """Receptive field of this layer followed by `later`."""
         return ReceptiveField(
             later.scale * self.scale,
             later.halo * self.scale + self.halo,
@@ -37,11 +43,11 @@ class ReceptiveField(NamedTuple):
 
 
 class StatefulLayer(nn.Module, ABC):
-    """A layer that looks at the present and the past and remembers nothing between calls.
+    """Causal layer with explicit state: the module stores none between calls.
 
-    `past` is None for the first chunk of a video and afterwards what the call before returned,
-    so a whole video is one chunk with no past, and a stream is the same lines in a loop.
-    The next past is never None; a layer without memory returns ().
+    `past` is None for the first chunk of a video, and then the past that the previous call
+    returned. A whole video is one chunk without a past; a stream is the same code in a loop.
+    The returned past is never None; a layer without memory returns ().
     """
 
     @abstractmethod
@@ -54,12 +60,12 @@ class StatefulLayer(nn.Module, ABC):
 
     @property
     def receptive_field(self) -> ReceptiveField | None:
-        """How far it looks within a frame; None, which is always safe to say, if everywhere."""
+        """Spatial receptive field; None, which is always safe, means the full frame."""
         return None
 
 
 class Chain(StatefulLayer):
-    """Layers one after the other; its past is the tuple of theirs."""
+    """Sequence of layers; the past is the tuple of their pasts."""
 
     def __init__(self, layers: Iterable[StatefulLayer]):
         super().__init__()
@@ -76,7 +82,7 @@ class Chain(StatefulLayer):
 def run_chain(
     layers: Iterable[StatefulLayer], x: Tensor, past: Past, context: Context
 ) -> tuple[Tensor, Past]:
-    """Layers one after the other; the past is the tuple of theirs."""
+    """Runs layers in sequence; the past is the tuple of their pasts."""
     layers = list(layers)
     pasts = (None,) * len(layers) if past is None else past
     next_pasts = []
@@ -87,19 +93,19 @@ def run_chain(
 
 
 def chain_receptive_field(layers: Iterable[StatefulLayer]) -> ReceptiveField | None:
-    """The receptive field of layers in a row; None if one of them looks everywhere."""
-    reaches = [layer.receptive_field for layer in layers]
-    return None if None in reaches else reduce(ReceptiveField.then, reaches, ReceptiveField())
+    """Receptive field of layers in sequence; None if one has none."""
+    fields = [layer.receptive_field for layer in layers]
+    return None if None in fields else reduce(ReceptiveField.then, fields, ReceptiveField())
 
 
 class Residual(StatefulLayer):
-    """Adds what a layer says to what it was told, or to what `shortcut` makes of that.
+    """Residual connection: `x + layer(x)`, or `shortcut(x) + layer(x)`.
 
-    The shortcut sees each position by itself: it has no past.
+    The shortcut must act on each position separately: it is given no past.
     """
 
     checkpointed = False
-    """Keep nothing of the layer for the backward pass, which runs it again: memory for time."""
+    """Recompute the layer in the backward pass instead of storing its activations."""
 
     def __init__(self, layer: StatefulLayer, shortcut: StatefulLayer | None = None):
         super().__init__()
@@ -112,7 +118,7 @@ class Residual(StatefulLayer):
             out, next_past = self.layer(x, past, context)
         if self.shortcut is None:
             return x + out, next_past
-        # A sum lies in memory as its first term does, and a small 1x1x1 map loses channels-last.
+        # A sum has the memory layout of its first term, and a small 1x1x1 map loses channels-last.
         return out + self.shortcut(x)[0], next_past
 
     @property
@@ -121,7 +127,7 @@ class Residual(StatefulLayer):
 
 
 class Pointwise(StatefulLayer):
-    """Lifts a module that treats every position alone, such as an activation."""
+    """Layer of a module without context between positions, such as an activation."""
 
     def __init__(self, module: nn.Module):
         super().__init__()

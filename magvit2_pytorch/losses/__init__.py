@@ -1,6 +1,6 @@
-"""Losses: functions of tensors to a scalar, and the modules that hold what some must remember."""
+"""Losses: functions of tensors to a scalar, and modules with state."""
 
-from magvit2_pytorch.losses.adaptive_weight import adaptive_weight, adaptive_weight_from_gradients
+from magvit2_pytorch.losses.adaptive_weight import adaptive_weight_from_gradients
 from magvit2_pytorch.losses.adversarial import ADVERSARIAL_LOSSES, AdversarialLoss
 from magvit2_pytorch.losses.feature_matching import feature_matching_loss
 from magvit2_pytorch.losses.gradient_penalty import (
@@ -20,7 +20,6 @@ __all__ = [
     "AdversarialLoss",
     "LeCamRegularizer",
     "PerceptualLoss",
-    "adaptive_weight",
     "adaptive_weight_from_gradients",
     "build_perceptual",
     "feature_matching_loss",

@@ -1,7 +1,7 @@
-"""What a discriminator and a generator want of each other: functions of logits to a scalar.
+"""Adversarial losses of discriminator and generator, as functions of logits.
 
-Logits have one axis of samples and any number of others (a patch discriminator's map); each of
-them counts alike. They are unbounded, and above 0 where the discriminator believes in the video.
+Logits have an axis of samples and any number of other axes (the map of a patch discriminator);
+all logits have equal weight. They are unbounded; above 0 means real.
 """
 
 from abc import ABC, abstractmethod
@@ -18,15 +18,17 @@ FakeLogits = Float[Tensor, "c ..."]
 
 
 class AdversarialLoss(ABC):
-    """The two sides of one game. There is no state: call the class's own functions."""
+    """Pair of loss functions without state: call the static methods."""
 
     @staticmethod
     @abstractmethod
-    def discriminator(real: RealLogits, fake: FakeLogits) -> Float[Tensor, ""]: ...
+    def discriminator(real: RealLogits, fake: FakeLogits) -> Float[Tensor, ""]:
+        """Loss of the discriminator."""
 
     @staticmethod
     @abstractmethod
-    def generator(real: RealLogits, fake: FakeLogits) -> Float[Tensor, ""]: ...
+    def generator(real: RealLogits, fake: FakeLogits) -> Float[Tensor, ""]:
+        """Loss of the generator."""
 
 
 ADVERSARIAL_LOSSES: Registry[type[AdversarialLoss]] = Registry("adversarial loss")
@@ -34,7 +36,7 @@ ADVERSARIAL_LOSSES: Registry[type[AdversarialLoss]] = Registry("adversarial loss
 
 @ADVERSARIAL_LOSSES.register("hinge")
 class Hinge(AdversarialLoss):
-    """The discriminator pulls logits past +-1 and no further; the generator raises its own.
+    """Hinge loss: logits beyond +-1 give the discriminator no gradient.
 
     D: E[max(0, 1 - D(x))] + E[max(0, 1 + D(x'))]; G: -E[D(x')].
     Source: Geometric GAN (arXiv 1705.02894), section 3; SAGAN (arXiv 1805.08318), equation 4.
@@ -51,10 +53,10 @@ class Hinge(AdversarialLoss):
 
 @ADVERSARIAL_LOSSES.register("non_saturating")
 class NonSaturating(AdversarialLoss):
-    """Cross-entropy, where the generator maximizes log sigmoid(D(x')). MAGVIT-v2 trains with it.
+    """Non-saturating cross-entropy, the loss of MAGVIT-v2.
 
     D: E[softplus(-D(x))] + E[softplus(D(x'))]; G: E[softplus(-D(x'))].
-    Source: Goodfellow et al. (arXiv 1406.2661), equation 1 and what section 3 says of its start.
+    Source: Goodfellow et al. (arXiv 1406.2661), equation 1, and section 3 for the generator.
     """
 
     @staticmethod
@@ -70,27 +72,27 @@ class NonSaturating(AdversarialLoss):
 
 @ADVERSARIAL_LOSSES.register("relativistic")
 class Relativistic(AdversarialLoss):
-    """Each real video, or patch of its map, need only be more credible than the fake beside it.
+    """Relativistic loss of the difference between the logits of a pair.
 
-    D: E[softplus(-(D(x) - D(x')))]; G: E[softplus(-(D(x') - D(x)))]. A tokenizer's pairs are a
-    video and its reconstruction. Both gradient penalties, on real and on fake, belong to it.
+    D: E[softplus(-(D(x) - D(x')))]; G: E[softplus(-(D(x') - D(x)))]. A pair is a video and its
+    reconstruction. Use it with gradient penalties on both real and fake videos.
     Source: RpGAN (arXiv 1807.00734), section 4; R3GAN (arXiv 2501.05441), equation 2.
     """
 
     @staticmethod
     def discriminator(real: RealLogits, fake: FakeLogits) -> Float[Tensor, ""]:
-        return F.softplus(-_advantage(real, fake)).mean()
+        return F.softplus(-_difference(real, fake)).mean()
 
     @staticmethod
     def generator(real: RealLogits, fake: FakeLogits) -> Float[Tensor, ""]:
-        return F.softplus(_advantage(real, fake)).mean()
+        return F.softplus(_difference(real, fake)).mean()
 
 
-def _advantage(real: RealLogits, fake: FakeLogits) -> Float[Tensor, "b ..."]:
-    # Broadcasting would pair every sample with every other one, and say nothing.
+def _difference(real: RealLogits, fake: FakeLogits) -> Float[Tensor, "b ..."]:
+    # Broadcasting would silently pair every sample with every other one.
     if real.shape != fake.shape:
         raise ValueError(
-            f"logits of real {tuple(real.shape)} and of fake {tuple(fake.shape)} are no pairs: "
-            "a relativistic loss needs one fake to each real video, of the same size"
+            f"logits of real {tuple(real.shape)} and of fake {tuple(fake.shape)} are not pairs: "
+            "a relativistic loss needs one fake video of the same size per real video"
         )
     return at_least_float32(real) - at_least_float32(fake)

@@ -1,4 +1,4 @@
-"""A fake should excite a discriminator's layers as the real video does."""
+"""Feature matching loss on the hidden features of a discriminator."""
 
 from collections.abc import Sequence
 
@@ -15,27 +15,27 @@ def feature_matching_loss(
     relative: bool = True,
     eps: float = 1e-6,
 ) -> Float[Tensor, ""]:
-    """Mean over layers of the mean absolute difference of features; `real` gets no gradient.
+    """Mean over layers of the mean absolute difference of features.
 
-    With `relative`, each layer's difference is divided by the mean magnitude of its real
-    features, so that layers count alike and a discriminator cannot change the loss by scaling
-    what it says: discriminators here have no norm that would hold their features in place.
-    Without, it is pix2pixHD's.
+    `real` gets no gradient. With `relative`, the difference of each layer is divided by the mean
+    magnitude of its real features. Layers then have equal weight, and the discriminator cannot
+    change the loss by scaling its features, which have no norm here. Without it, the loss is that
+    of pix2pixHD.
     Sources: pix2pixHD (arXiv 1711.11585), equation 4; EnCodec (arXiv 2210.13438), equation 2.
     """
     if not real or len(real) != len(fake):
         raise ValueError(
             f"{len(real)} layers of real features and {len(fake)} of fake: give one or more, "
-            "and the same layers of both"
+            "and the same number of both"
         )
     terms = []
-    for place, (ours, theirs) in enumerate(zip(fake, real, strict=True)):
-        if ours.shape != theirs.shape:
+    for layer, (real_map, fake_map) in enumerate(zip(real, fake, strict=True)):
+        if real_map.shape != fake_map.shape:
             raise ValueError(
-                f"features of layer {place} are {tuple(theirs.shape)} of real and "
-                f"{tuple(ours.shape)} of fake: each fake is compared with its own real video"
+                f"features of layer {layer} are {tuple(real_map.shape)} of real and "
+                f"{tuple(fake_map.shape)} of fake: each fake is compared with its own real video"
             )
-        theirs = at_least_float32(theirs.detach())
-        difference = (at_least_float32(ours) - theirs).abs().mean()
-        terms.append(difference / (theirs.abs().mean() + eps) if relative else difference)
+        real_map = at_least_float32(real_map.detach())
+        difference = (at_least_float32(fake_map) - real_map).abs().mean()
+        terms.append(difference / (real_map.abs().mean() + eps) if relative else difference)
     return torch.stack(terms).mean()

@@ -1,6 +1,6 @@
-"""VGG16 and AlexNet up to their last convolution: the eyes of a perceptual loss.
+"""Convolutional trunks of VGG16 and AlexNet, for perceptual losses.
 
-Parameters are called as in torchvision (`features.N.weight`), which is not needed.
+Parameter names are those of torchvision (`features.N.weight`); torchvision is not required.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,14 +15,14 @@ from magvit2_pytorch.registry import Registry
 
 
 class FeatureTrunk(nn.Module):
-    """Layers in a row, of which some are listened to: the outputs of those numbered in `taps`."""
+    """Stack of layers that returns the outputs of the layers in `taps`."""
 
     def __init__(self, name: str, layers: Sequence[nn.Module], taps: Sequence[int], min_size: int):
         super().__init__()
         self.name = name
         self.taps = tuple(taps)
         self.min_size = min_size
-        """The shortest edge of a frame that leaves something for every layer."""
+        """Shortest edge of a frame, in pixels, that every layer can process."""
         self.features = nn.Sequential(*layers)
 
     @property
@@ -35,22 +35,23 @@ class FeatureTrunk(nn.Module):
         return [convs[end - 1].out_channels for end in ends]
 
     def forward(self, x: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n _ _ _"], ...]:
-        found = []
-        for place, layer in enumerate(self.features):
+        outputs = []
+        for index, layer in enumerate(self.features):
             x = layer(x)
-            if place in self.taps:
-                found.append(x)
-        return tuple(found)
+            if index in self.taps:
+                outputs.append(x)
+        return tuple(outputs)
 
 
 TRUNKS: Registry[Callable[[], FeatureTrunk]] = Registry("feature trunk")
 
 
-class BlurPool(nn.Module):
-    """Halves a map that is first smoothed by [1, 2, 1] in both directions, each channel alone.
+class PaddedBlurPool(nn.Module):
+    """Blur and subsampling by 2, with a reflection padding of 2 pixels.
 
-    It reflects 2 pixels at the edges, where 1 would do: `n` become `(n + 1) // 2 + 1`, which shifts
-    change less. Source: ST-LPIPS (arXiv 2207.13686), section 3; Zhang (arXiv 1904.11486).
+    The filter is [1, 2, 1] / 4 on both axes. A size n becomes (n + 1) // 2 + 1. One pixel of
+    padding would be enough for the filter; with 2 the output changes less under shifts.
+    Sources: ST-LPIPS (arXiv 2207.13686), section 3; Zhang (arXiv 1904.11486).
     """
 
     def __init__(self, dim: int):
@@ -65,14 +66,16 @@ class BlurPool(nn.Module):
 
 @TRUNKS.register("vgg16")
 def vgg16() -> FeatureTrunk:
-    """VGG16's features after relu 1_2, 2_2, 3_3, 4_3 and 5_3 (arXiv 1409.1556, column D)."""
+    """VGG16 (arXiv 1409.1556, column D) after relu 1_2, 2_2, 3_3, 4_3, 5_3."""
     return _vgg16("vgg16", lambda dim: [nn.MaxPool2d(2)], min_size=16)
 
 
 @TRUNKS.register("st_vgg16")
 def st_vgg16() -> FeatureTrunk:
-    """ST-LPIPS's VGG16: each pooling is a maximum at every pixel, then blurred and halved."""
-    return _vgg16("st_vgg16", lambda dim: [nn.MaxPool2d(2, stride=1), BlurPool(dim)], min_size=18)
+    """VGG16 of ST-LPIPS: pooling is a maximum with stride 1, then `PaddedBlurPool`."""
+    return _vgg16(
+        "st_vgg16", lambda dim: [nn.MaxPool2d(2, stride=1), PaddedBlurPool(dim)], min_size=18
+    )
 
 
 def _vgg16(name: str, pool: Callable[[int], list[nn.Module]], min_size: int) -> FeatureTrunk:
@@ -88,18 +91,18 @@ def _vgg16(name: str, pool: Callable[[int], list[nn.Module]], min_size: int) -> 
 
 @TRUNKS.register("alexnet")
 def alexnet() -> FeatureTrunk:
-    """AlexNet's features after each of its five convolutions (arXiv 1404.5997, one column)."""
+    """AlexNet after each of its five convolutions (arXiv 1404.5997, one column)."""
     first = [nn.Conv2d(3, 64, 11, stride=4, padding=2), nn.ReLU(inplace=True)]
     return _alexnet("alexnet", first, lambda dim: [nn.MaxPool2d(3, stride=2)], min_size=31)
 
 
 @TRUNKS.register("st_alexnet")
 def st_alexnet() -> FeatureTrunk:
-    """ST-LPIPS's AlexNet: strides are blurred, and 8 times in all rather than 16."""
-    first = [nn.Conv2d(3, 64, 11, padding=2), BlurPool(64), nn.ReLU(inplace=True)]
+    """AlexNet of ST-LPIPS: blurred strides, in total 8 instead of 16."""
+    first = [nn.Conv2d(3, 64, 11, padding=2), PaddedBlurPool(64), nn.ReLU(inplace=True)]
 
     def pool(dim: int) -> list[nn.Module]:
-        return [nn.MaxPool2d(3, stride=1), BlurPool(dim)]
+        return [nn.MaxPool2d(3, stride=1), PaddedBlurPool(dim)]
 
     return _alexnet("st_alexnet", first, pool, min_size=21)
 
@@ -108,13 +111,13 @@ def _alexnet(
     name: str, first: list[nn.Module], pool: Callable[[int], list[nn.Module]], min_size: int
 ) -> FeatureTrunk:
     layers, taps = [*first], [len(first) - 1]
-    for before, dim, dim_out, kernel_size in (
+    for pooling, dim, dim_out, kernel_size in (
         (pool(64), 64, 192, 5),
         (pool(192), 192, 384, 3),
         ([], 384, 256, 3),
         ([], 256, 256, 3),
     ):
         conv = nn.Conv2d(dim, dim_out, kernel_size, padding=kernel_size // 2)
-        layers += [*before, conv, nn.ReLU(inplace=True)]
+        layers += [*pooling, conv, nn.ReLU(inplace=True)]
         taps.append(len(layers) - 1)
     return FeatureTrunk(name, layers, taps, min_size)

@@ -1,4 +1,4 @@
-"""How different two videos look to a network that learned to see: LPIPS and its kin."""
+"""Perceptual losses: LPIPS and ST-LPIPS."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,31 +15,31 @@ from magvit2_pytorch.losses.perceptual_weights import download_trunk, load_heads
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Of RGB in [0, 1]: what torchvision's trunks, and by other names LPIPS, were trained on."""
+"""Of RGB in [0, 1], as the trunks of torchvision and LPIPS were trained."""
 
 NORM_EPS = 1e-8
-"""Under the root of a feature's length, so that a feature of zeros has a gradient. torchmetrics'
-number; LPIPS adds 1e-10 to the length, which leaves it without."""
+"""Added to the squared norm of a feature, so that a feature of zeros has a finite gradient. The
+value of torchmetrics; LPIPS adds 1e-10 to the norm, and its gradient is not finite there."""
 
 Pictures = Float[Tensor, "b c h w"] | Float[Tensor, "b c t h w"]
-Features = tuple[Float[Tensor, "n _ _ _"], ...]
+TrunkFeatures = tuple[Float[Tensor, "n _ _ _"], ...]
 
 
 class PerceptualLoss(nn.Module):
-    """Distance between the features of two videos or batches of images in [-1, 1]; a scalar.
+    """Distance between trunk features of two videos or batches of images.
 
-    At each layer a trunk listens to, features have length 1 at every pixel; their squared
-    differences are weighted by the layer's head and summed over channels, averaged over pixels
-    and frames, and summed over layers. Without heads every weight is 1: LPIPS's own baseline,
-    where a layer's share goes from 0 to 2. Source: LPIPS (arXiv 1801.03924), equation 1.
+    Both are in [-1, 1]. In each output layer of the trunk, features are normalized to length 1 at
+    every pixel. Their squared differences are weighted by the head of the layer, summed over
+    channels, averaged over pixels and frames, and summed over layers. Without heads every weight is
+    1: this is the baseline of LPIPS, in which a layer contributes 0 to 2.
+    Source: LPIPS (arXiv 1801.03924), equation 1.
 
-    `name` says what the number is: "LPIPS" is the trunk of ImageNet with LPIPS's heads, and
-    other trunks and heads make other scores, not to be compared with it.
+    `name` identifies the score. Only the ImageNet trunk with the heads of LPIPS gives "LPIPS";
+    scores of other trunks and heads cannot be compared with it.
 
-    Grey is repeated to RGB; opacity, the fourth channel, is laid over black as in
-    `data.pixels`. With `resize_to` the shorter edge is brought to that many pixels first. The
-    trunk is frozen. It computes in autocast's precision where that is on, the distance in
-    float32. `recon` gets a gradient, `real` never.
+    Grey frames are repeated to RGB. RGBA frames are composited over black, as in `data.pixels`.
+    With `resize_to`, the shorter edge is resized to that many pixels first. The trunk is frozen. It
+    runs in the precision of autocast, the distance in float32. Only `recon` gets a gradient.
     """
 
     def __init__(
@@ -72,20 +72,20 @@ class PerceptualLoss(nn.Module):
         heads: str | Path | None = None,
         resize_to: int | None = None,
     ) -> "PerceptualLoss":
-        """From a file: torchvision's vgg16 or alexnet, LPIPS's or ST-LPIPS's whole network.
+        """Builds the loss from a file of weights.
 
-        `heads` names a file of LPIPS's heads, or "torchmetrics" for the one that it ships. For
-        what raises, see `load_trunk`. Files are read, never run.
+        The file is a vgg16 or alexnet of torchvision, LPIPS or ST-LPIPS. `heads` is a file with the
+        heads of LPIPS, or "torchmetrics" for the one in that package. Loading a file never executes
+        code. Raises as `load_trunk`.
         """
-        trunk, own_heads = load_trunk(path)
-        given = own_heads if heads is None else load_heads(heads, trunk)
-        return cls(trunk, given, resize_to)
+        trunk, trunk_heads = load_trunk(path)
+        return cls(trunk, trunk_heads if heads is None else load_heads(heads, trunk), resize_to)
 
     @classmethod
     def download(
         cls, name: str = "vgg16", heads: str | Path | None = None, resize_to: int | None = None
     ) -> "PerceptualLoss":
-        """The same with torchvision's ImageNet weights of "vgg16" or "alexnet", downloaded."""
+        """Downloads the ImageNet weights of "vgg16" or "alexnet" from torchvision."""
         trunk = download_trunk(name)
         return cls(trunk, None if heads is None else load_heads(heads, trunk), resize_to)
 
@@ -98,41 +98,41 @@ class PerceptualLoss(nn.Module):
         return f"LPIPS ({self.trunk.name})"
 
     def train(self, mode: bool = True) -> "PerceptualLoss":
-        """Stays as it is: a measure does not train."""
+        """Does nothing: the trunk always stays in eval mode."""
         return super().train(False)
 
     def forward(self, recon: Pictures, real: Pictures) -> Float[Tensor, ""]:
         if recon.shape != real.shape:
             raise ValueError(f"recon {tuple(recon.shape)} and real {tuple(real.shape)} differ")
         with torch.no_grad():
-            wanted = self.features(real)
-        return self.distance(self.features(recon), wanted)
+            real_features = self.features(real)
+        return self.distance(self.features(recon), real_features)
 
-    def features(self, pictures: Pictures) -> Features:
-        """What each layer that is listened to says of every frame."""
-        return self.trunk(self._prepared(pictures))
+    def features(self, pictures: Pictures) -> TrunkFeatures:
+        """Features of every frame, one tensor per output layer of the trunk."""
+        return self.trunk(self._prepare(pictures))
 
-    def distance(self, found: Features, wanted: Features) -> Float[Tensor, ""]:
-        """The loss, from the features of both sides."""
-        heads = self.heads or [None] * len(found)
-        terms = [_distance(*layer) for layer in zip(found, wanted, heads, strict=True)]
+    def distance(self, recon: TrunkFeatures, real: TrunkFeatures) -> Float[Tensor, ""]:
+        """Computes the loss from the features of both sides."""
+        heads = self.heads or [None] * len(recon)
+        terms = [_distance(*layer) for layer in zip(recon, real, heads, strict=True)]
         return torch.stack(terms).sum()
 
-    def _prepared(self, pictures: Pictures) -> Float[Tensor, "n 3 y x"]:
-        """Frames as the trunk knows them: RGB, normalized, large enough."""
+    def _prepare(self, pictures: Pictures) -> Float[Tensor, "n 3 y x"]:
+        """Converts to normalized RGB frames of a size that the trunk accepts."""
         if pictures.ndim == 5:
             pictures = rearrange(pictures, "b c t h w -> (b t) c h w")
         channels = pictures.shape[1]
         if channels not in (1, 3, 4):
-            raise ValueError(f"{channels} channels: a trunk sees 1 (grey), 3 (RGB) or 4 (RGBA)")
+            raise ValueError(f"{channels} channels: a trunk takes 1 (grey), 3 (RGB) or 4 (RGBA)")
         x = (at_least_float32(pictures) + 1) / 2
         if channels == 1:
             x = repeat(x, "n 1 h w -> n c h w", c=3)
         elif channels == 4:
             x = x[:, :3] * x[:, 3:]
-        return self._resized((x - self.mean) / self.std)
+        return self._resize((x - self.mean) / self.std)
 
-    def _resized(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 y x"]:
+    def _resize(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 y x"]:
         height, width = x.shape[-2:]
         if self.resize_to is not None:
             scale = self.resize_to / min(height, width)
@@ -149,24 +149,24 @@ class PerceptualLoss(nn.Module):
 def build_perceptual(
     spec: str | Path, heads: str | Path | None = None, resize_to: int | None = None
 ) -> PerceptualLoss:
-    """A path, or "torchvision:vgg16" or "torchvision:alexnet", which downloads."""
+    """Builds the loss from a path, or from "torchvision:vgg16" or "torchvision:alexnet"."""
     if isinstance(spec, str) and spec.startswith("torchvision:"):
         return PerceptualLoss.download(spec.removeprefix("torchvision:"), heads, resize_to)
     return PerceptualLoss.from_weights(spec, heads, resize_to)
 
 
 def _distance(
-    found: Float[Tensor, "n c h w"],
-    wanted: Float[Tensor, "n c h w"],
+    recon: Float[Tensor, "n c h w"],
+    real: Float[Tensor, "n c h w"],
     head: Float[Tensor, " c"] | None,
 ) -> Float[Tensor, ""]:
-    squares = (_unit(found) - _unit(wanted)).square()
+    squares = (_normalize(recon) - _normalize(real)).square()
     if head is not None:
         squares = squares * head[:, None, None]
     return squares.sum(dim=1).mean()
 
 
-def _unit(features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+def _normalize(features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
     features = at_least_float32(features)
     return features * (features.square().sum(dim=1, keepdim=True) + NORM_EPS).rsqrt()
 

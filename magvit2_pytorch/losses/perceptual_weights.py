@@ -1,4 +1,4 @@
-"""Trunks and heads of a perceptual loss from files, which never run code."""
+"""Loading of trunks and heads of a perceptual loss, without executing code."""
 
 import re
 from importlib.util import find_spec
@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from magvit2_pytorch.losses.feature_trunks import TRUNKS, FeatureTrunk
-from magvit2_pytorch.state_file import State, misfits, read_state
+from magvit2_pytorch.state_file import Tensors, mismatches, read_tensors
 
 Heads = list[Float[Tensor, " _"]]
 
@@ -18,33 +18,33 @@ ACCEPTED = (
     "ST-LPIPS with their trunk"
 )
 TRUNK_KEY = re.compile(r"(?:features|net\.slice\d)\.(\d+)\.(.+)")
-"""torchvision numbers its layers, and so do the slices that LPIPS cuts them into."""
+"""LPIPS splits the layers of torchvision into slices, but keeps their numbers."""
 HEAD_KEY = re.compile(r"lin(\d)\.model\.\d\.weight")
 
 
 def load_trunk(path: str | Path) -> tuple[FeatureTrunk, Heads | None]:
-    """A trunk, and the LPIPS heads where the file holds them too.
+    """Loads a trunk, and the LPIPS heads if the file contains them.
 
-    Which trunk it is, its shapes and names tell. Raises `ValueError` on a file that is none
-    of what is accepted, that lacks a layer or has one too many, or that would run code.
+    The trunk is recognized by names and shapes. Raises `ValueError` on a file of another kind,
+    on missing or unexpected layers, and on a file that could execute code.
     """
-    return trunk_from_state(read_state(path, ACCEPTED), str(path))
+    return trunk_from_state(read_tensors(path, ACCEPTED), str(path))
 
 
-def trunk_from_state(state: State, source: str) -> tuple[FeatureTrunk, Heads | None]:
-    """The same of a state dict that came from `source`."""
+def trunk_from_state(state: Tensors, source: str) -> tuple[FeatureTrunk, Heads | None]:
+    """Builds trunk and heads from a state dict that errors call `source`."""
     layers = {
         f"features.{match[1]}.{match[2]}": tensor
         for key, tensor in state.items()
         if (match := TRUNK_KEY.fullmatch(key))
     }
     name = _trunk_name(layers, source)
-    # Without memory or random numbers: the run's own draws stay as they are.
+    # On the meta device: no memory, and no draws from the global random generator.
     with torch.device("meta"):
         trunk = TRUNKS[name]()
-    wrong = misfits(layers, {key: tensor.shape for key, tensor in trunk.state_dict().items()})
-    if wrong:
-        raise ValueError(f"{source} is no {name}: it {wrong}; use {ACCEPTED}")
+    expected = {key: tensor.shape for key, tensor in trunk.state_dict().items()}
+    if mismatch := mismatches(layers, expected):
+        raise ValueError(f"{source} is not a {name}: it {mismatch}; use {ACCEPTED}")
     # Copies: the file may change while the loss is in use.
     contiguous = dict(memory_format=torch.contiguous_format)
     layers = {key: tensor.float().clone(**contiguous) for key, tensor in layers.items()}
@@ -54,72 +54,73 @@ def trunk_from_state(state: State, source: str) -> tuple[FeatureTrunk, Heads | N
 
 
 def load_heads(path: str | Path, trunk: FeatureTrunk) -> Heads:
-    """LPIPS's heads for a trunk: one weight a channel for each of its outputs.
+    """Loads LPIPS heads for a trunk.
 
-    "torchmetrics" stands for the file that this package brings along.
+    A head has one weight per channel of an output of the trunk. The path "torchmetrics" is the file
+    that this package contains.
     """
     if str(path) == "torchmetrics":
         path = _torchmetrics_heads(trunk)
-    return heads_from_state(read_state(path, ACCEPTED), trunk, str(path))
+    return heads_from_state(read_tensors(path, ACCEPTED), trunk, str(path))
 
 
-def heads_from_state(state: State, trunk: FeatureTrunk, source: str) -> Heads:
-    """The same of a state dict that came from `source`."""
-    found = {
+def heads_from_state(state: Tensors, trunk: FeatureTrunk, source: str) -> Heads:
+    """Extracts LPIPS heads from a state dict that errors call `source`."""
+    heads = {
         int(match[1]): tensor for key, tensor in state.items() if (match := HEAD_KEY.fullmatch(key))
     }
-    wanted = {place: (1, dim, 1, 1) for place, dim in enumerate(trunk.dims)}
-    shapes = {place: tuple(tensor.shape) for place, tensor in sorted(found.items())}
-    if shapes != wanted:
+    expected = {index: (1, dim, 1, 1) for index, dim in enumerate(trunk.dims)}
+    shapes = {index: tuple(tensor.shape) for index, tensor in sorted(heads.items())}
+    if shapes != expected:
         raise ValueError(
-            f"{source} holds no LPIPS heads for {trunk.name}: its lin0 to lin{len(wanted) - 1} "
-            f"should be {list(wanted.values())}, and it has {shapes or 'none'}"
+            f"{source} contains no LPIPS heads for {trunk.name}: lin0 to lin{len(expected) - 1} "
+            f"should be {list(expected.values())}, and it has {shapes or 'none'}"
         )
-    return [found[place].float().flatten() for place in wanted]
+    return [heads[index].float().flatten() for index in expected]
 
 
 def download_trunk(name: str) -> FeatureTrunk:
-    """ImageNet weights of "vgg16" (528 MB) or "alexnet" (233 MB), through torchvision.
+    """Downloads torchvision's ImageNet "vgg16" (528 MB) or "alexnet" (233 MB).
 
-    The one function here that goes to the network; a second call finds them in torch's cache.
+    A second call reads them from the cache of torch. No other function here needs a network.
     """
     known = {"vgg16": "VGG16_Weights", "alexnet": "AlexNet_Weights"}
     if name not in known:
-        raise ValueError(f"torchvision:{name} is not a trunk here: use {' or '.join(known)}")
+        raise ValueError(f"torchvision:{name} is not available: use {' or '.join(known)}")
     advice = f"give the path of a file instead: {ACCEPTED}"
     try:
         from torchvision import models
-    except (ImportError, RuntimeError) as error:  # one that does not fit torch raises the latter
+    except (ImportError, RuntimeError) as error:  # RuntimeError: built for another torch
         raise ImportError(
             f"torchvision does not work here ({error}): install it, or {advice}"
         ) from error
     weights = getattr(models, known[name]).IMAGENET1K_V1
     try:
         state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except OSError as error:  # of which urllib's errors are a kind
+    except OSError as error:  # includes the errors of urllib
         raise ConnectionError(f"cannot download {weights.url} ({error}): {advice}") from error
     return trunk_from_state(state, weights.url)[0]
 
 
-def _trunk_name(layers: State, source: str) -> str:
+def _trunk_name(layers: Tensors, source: str) -> str:
     first = layers.get("features.0.weight")
     shapes = {(64, 3, 3, 3): "vgg16", (64, 3, 11, 11): "alexnet"}
     name = None if first is None else shapes.get(tuple(first.shape))
     if name is None:
-        what = "has none" if first is None else f"is {tuple(first.shape)}"
+        state = "is missing" if first is None else f"is {tuple(first.shape)}"
         raise ValueError(
-            f"{source} holds no trunk: features.0.weight {what}, and should be "
+            f"{source} contains no trunk: features.0.weight {state}, and should be "
             f"{' or '.join(map(str, shapes))}; use {ACCEPTED}"
         )
-    # Filters that blur are what the shift-tolerant trunks, and no others, have.
+    # Only the shift-tolerant trunks have blur filters.
     return f"st_{name}" if any(key.endswith(".filt") for key in layers) else name
 
 
 def _torchmetrics_heads(trunk: FeatureTrunk) -> Path:
-    # torchmetrics ships the heads of LPIPS 0.1 under its own and LPIPS's names for the trunks.
+    # torchmetrics contains the heads of LPIPS 0.1; LPIPS abbreviates the names of the trunks.
     file = {"vgg16": "vgg.pth", "alexnet": "alex.pth"}.get(trunk.name)
     if file is None:
-        raise ValueError(f"torchmetrics has no heads for {trunk.name}: use those of its own file")
+        raise ValueError(f"torchmetrics has no heads for {trunk.name}: use those in its file")
     spec = find_spec("torchmetrics")
     if spec is None or spec.origin is None:
         raise ImportError("torchmetrics is not installed: give the path of a file with heads")

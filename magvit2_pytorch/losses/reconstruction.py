@@ -1,4 +1,4 @@
-"""How far a reconstruction is from the real video: pure functions of two tensors."""
+"""Reconstruction losses: pure functions of two tensors."""
 
 from collections.abc import Callable
 
@@ -14,13 +14,13 @@ RECONSTRUCTION_LOSSES: Registry[ReconstructionLoss] = Registry("reconstruction l
 
 @RECONSTRUCTION_LOSSES.register("mse")
 def mse_loss(recon: Float[Tensor, "..."], real: Float[Tensor, "..."]) -> Float[Tensor, ""]:
-    """Mean squared error: what PSNR measures. MAGVIT-v2 trains with it."""
+    """Mean squared error, which determines PSNR. The loss of MAGVIT-v2."""
     return (recon - real).square().mean()
 
 
 @RECONSTRUCTION_LOSSES.register("l1")
 def l1_loss(recon: Float[Tensor, "..."], real: Float[Tensor, "..."]) -> Float[Tensor, ""]:
-    """Mean absolute error: edges stay sharper, at some PSNR."""
+    """Mean absolute error: sharper edges at a lower PSNR."""
     return (recon - real).abs().mean()
 
 
@@ -28,7 +28,7 @@ def l1_loss(recon: Float[Tensor, "..."], real: Float[Tensor, "..."]) -> Float[Te
 def charbonnier_loss(
     recon: Float[Tensor, "..."], real: Float[Tensor, "..."], eps: float = 0.05
 ) -> Float[Tensor, ""]:
-    """sqrt(d^2 + eps^2) - eps: squared error for differences below `eps`, absolute above.
+    """Mean of sqrt(d^2 + eps^2) - eps: quadratic below `eps`, absolute above.
 
     Source: Charbonnier et al., ICIP 1994.
     """

@@ -1,4 +1,4 @@
-"""Quantizers: latents to codes and back."""
+"""Quantizers, from latents to codes and back."""
 
 from magvit2_pytorch.quantizers.bits import convert_bit_order
 from magvit2_pytorch.quantizers.continuous import Continuous

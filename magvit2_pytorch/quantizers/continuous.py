@@ -1,6 +1,4 @@
-"""No quantization at all: latents for diffusion models."""
-
-from typing import Any
+"""Continuous latents, for diffusion models."""
 
 import torch
 from einops import rearrange
@@ -18,39 +16,40 @@ from magvit2_pytorch.quantizers.quantizer import (
 from magvit2_pytorch.types import Latents
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
-"""Beyond these the exponential leaves float32's comfort, and no latent needs it (LDM's choice)."""
+"""Clamp of the log-variance, so that its exponential is safe in float32; as in LDM."""
 
 STATISTICS = ("latent_mean", "latent_std", "num_latents")
-"""Buffers that hold what was measured of the latents, and weights of older versions lack."""
+"""Buffers with the measured statistics of the latents."""
 
 
 @QUANTIZERS.register("continuous")
 class Continuous(Quantizer):
-    """Latents pass as they are (W.A.L.T., arXiv 2312.06662), or are drawn from a Gaussian.
+    """Unquantized latents (W.A.L.T., arXiv 2312.06662), or samples of a Gaussian.
 
-    With `kl` the encoder gives mean and log-variance, `decode` hears a draw while training and
-    the mean otherwise, and the loss is the divergence from a unit Gaussian in nats, a mean over
-    positions and channels: 1/2 (mean^2 + variance - 1 - log variance).
-    Sources: VAE (arXiv 1312.6114), appendix B; the weight 1e-6 is the latent diffusion models'
-    (arXiv 2112.10752), who sum over channels and pixels alike where we take means of both.
+    With `kl` the encoder returns mean and log-variance. The decoder gets a sample in training
+    mode and the mean otherwise. The loss is the KL divergence from a unit Gaussian in nats,
+    averaged over positions and channels: 1/2 (mean^2 + variance - 1 - log variance).
+    Sources: VAE (arXiv 1312.6114), appendix B. The weight 1e-6 is that of latent diffusion
+    (arXiv 2112.10752), which sums over channels and pixels where this loss takes means.
 
-    What was measured of the latents (of their means, with `kl`) is stored with the weights, and
-    `normalize` goes by it. Quantizing and decoding do not: latents stay as the encoder gives them.
+    Mean and standard deviation of the latents (of their means, with `kl`) can be measured. They
+    are stored with the weights and used by `normalize` only: quantizing and decoding do not
+    change the latents of the encoder.
     """
 
     def __init__(self, dim: int, kl: bool = False, kl_loss_weight: float = 1e-6):
         super().__init__()
         if dim < 1:
-            raise ValueError(f"dim is {dim}: latents need one channel or more")
+            raise ValueError(f"dim is {dim}: use 1 or more channels")
         self.quantized_dim, self.latent_dim = dim, dim * 2 if kl else dim
         self.kl, self.kl_loss_weight = kl, kl_loss_weight
         self.register_buffer("latent_mean", torch.zeros(dim, dtype=torch.float32))
         self.register_buffer("latent_std", torch.ones(dim, dtype=torch.float32))
-        # Positions that were measured; 0 says that the other two mean nothing.
+        # Number of measured positions; 0 if there are no statistics.
         self.register_buffer("num_latents", torch.zeros((), dtype=torch.int64))
 
     def forward(self, latents: Latents, generator: torch.Generator | None = None) -> Quantized:
-        """`generator` makes the draw repeatable; it lives where the latents do."""
+        """Returns latents or samples, drawn by `generator` on their device."""
         self.check_latents(latents)
         if not self.kl:
             return Quantized(at_least_float32(latents), None)
@@ -78,12 +77,12 @@ class Continuous(Quantizer):
     # Statistics for diffusion models
 
     @property
-    def measured(self) -> bool:
-        """Whether mean and standard deviation of the latents are known."""
+    def has_statistics(self) -> bool:
+        """True if mean and standard deviation of the latents were measured."""
         return bool(self.num_latents > 0)
 
     def normalize(self, latents: Latents) -> Latents:
-        """(latents - mean) / std of each channel, in the type that the latents have."""
+        """Normalizes each channel by mean and std, in the type of the latents."""
         self._check_normalizable(latents)
         mean, std = self._statistics(latents)
         return ((at_least_float32(latents) - mean) / std).to(latents.dtype)
@@ -98,10 +97,10 @@ class Continuous(Quantizer):
     def store_statistics(
         self, mean: Float[Tensor, " c"], std: Float[Tensor, " c"], num_latents: int
     ) -> None:
-        """Keeps what was measured over `num_latents` positions."""
-        fit = mean.shape == std.shape == self.latent_mean.shape
+        """Stores statistics measured over `num_latents` positions."""
+        fits = mean.shape == std.shape == self.latent_mean.shape
         usable = mean.isfinite().all() and std.isfinite().all() and (std > 0).all()
-        if not (fit and usable and num_latents > 0):
+        if not (fits and usable and num_latents > 0):
             raise ValueError(
                 f"mean {mean.tolist()} and std {std.tolist()} of {num_latents} latents: give "
                 f"{self.quantized_dim} finite values of each, std above 0, of one latent or more"
@@ -110,8 +109,8 @@ class Continuous(Quantizer):
         self.latent_std.copy_(std)
         self.num_latents.fill_(num_latents)
 
-    def forget_statistics(self) -> None:
-        """As if never measured: for weights that are no longer those that were."""
+    def reset_statistics(self) -> None:
+        """Clears the statistics, for weights that have changed since the measurement."""
         self.latent_mean.zero_()
         self.latent_std.fill_(1.0)
         self.num_latents.zero_()
@@ -130,23 +129,14 @@ class Continuous(Quantizer):
                 f"latents have shape {tuple(latents.shape)}: give b d t h w with d = "
                 f"{self.quantized_dim}, as quantize(encode(video)).quantized has it"
             )
-        # In a traced graph, and without values to look at, there is nothing to check.
+        # While tracing, and on the meta device, there are no values to check.
         if self.num_latents.is_meta or torch.compiler.is_compiling():
             return
-        if not self.measured:
+        if not self.has_statistics:
             raise ValueError(
                 "the latents of this tokenizer were never measured: run measure_latents(tokenizer, "
                 "dataset) of magvit2_pytorch.training.latent_statistics, then save_pretrained"
             )
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        names = [f"{prefix}{name}" for name in STATISTICS]
-        if not any(name in state_dict for name in names):
-            # Weights of an older version: whatever was measured here was not measured of them.
-            fresh = (torch.zeros_like, torch.ones_like, torch.zeros_like)
-            for name, make, key in zip(STATISTICS, fresh, names, strict=True):
-                state_dict[key] = make(getattr(self, name))
-        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _gaussian(
         self, latents: Latents

@@ -1,4 +1,4 @@
-"""Finite-scalar quantization: every latent channel is rounded to a few levels."""
+"""Finite scalar quantization: each latent channel is rounded to a few levels."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from magvit2_pytorch.functional import at_least_float32
-from magvit2_pytorch.quantizers.norm import CodeNorm, Norm
+from magvit2_pytorch.quantizers.norm import CodeNorm, CodeNormName
 from magvit2_pytorch.quantizers.quantizer import (
     QUANTIZERS,
     Quantized,
@@ -21,27 +21,29 @@ from magvit2_pytorch.quantizers.quantizer import (
 from magvit2_pytorch.types import Latents
 
 MARGIN = 1e-3
-"""How far beyond the outermost level tanh reaches, so that it is not met at infinity only."""
+"""Relative overshoot of tanh, so that finite latents reach the outermost level."""
 
 
 @QUANTIZERS.register("fsq")
 class FSQ(Quantizer):
-    """Rounds tanh of the latents, in float32: bf16 would lose codes.
+    """Rounds tanh of the latents, in float32: bf16 would merge codes.
 
-    Channel i of a code has `levels[i]` values, evenly spaced in [-1, 1]; the first channel is the
-    least significant digit of the code, and the codebook has the product of the levels for a
-    size. `norm` is taken over the channels of a code, before all else. No auxiliary loss.
-    Source: FSQ (arXiv 2309.15505), whose section 4.1 recommends five levels or more.
-    Values and codes are vector-quantize-pytorch's.
+    Channel i of a code has `levels[i]` values, evenly spaced in [-1, 1]. The first channel is the
+    least significant digit of the code; the codebook size is the product of the levels. `norm` is
+    applied first, over the channels of a code. There is no auxiliary loss.
+    Source: FSQ (arXiv 2309.15505), whose section 4.1 recommends five or more levels.
+    Values and codes agree with vector-quantize-pytorch.
     """
 
-    def __init__(self, levels: Sequence[int], num_codebooks: int = 1, norm: Norm | None = None):
+    def __init__(
+        self, levels: Sequence[int], num_codebooks: int = 1, norm: CodeNormName | None = None
+    ):
         super().__init__()
-        # From 1001 on, MARGIN would reach one level too many.
+        # From 1001 levels on, MARGIN would reach an additional level.
         if not levels or any(not 3 <= level <= 1000 for level in levels):
             raise ValueError(
                 f"fsq levels {tuple(levels)}: give 3 to 1000 for every channel "
-                "(LFQ is the quantizer of two)"
+                "(for 2 levels use LFQ)"
             )
         if math.prod(levels) > 2**63:
             raise ValueError(f"fsq levels {tuple(levels)}: their product must fit 63 bits")
@@ -59,12 +61,12 @@ class FSQ(Quantizer):
                 at_least_float32(latents), "b (q d) t h w -> b t h w q d", q=self.num_codebooks
             )
             z = z if self.norm is None else self.norm(z)
-            half, bounded = self._halves(z), self._bounded(z)
+            half, bounded = self._half_levels(z), self._bound(z)
             rounded = bounded.round()
             quantized = straight_through(bounded / half, rounded / half)
-            # NaN, which training has to get over, would be a number far below all codes.
+            # NaN, which training must survive, would become a number far below all codes.
             digits = rounded.nan_to_num().long() + half
-            codes = (digits * self._places(z)).sum(dim=-1)
+            codes = (digits * self._basis(z)).sum(dim=-1)
         return Quantized(
             rearrange(quantized, "b t h w q d -> b (q d) t h w"),
             codes[..., 0] if self.num_codebooks == 1 else codes,
@@ -72,22 +74,22 @@ class FSQ(Quantizer):
 
     def decode_codes(self, codes: StoredCodes) -> Latents:
         codes = self.check_codes(codes)[..., None]
-        digits = codes // self._places(codes) % torch.tensor(self.levels, device=codes.device)
-        half = self._halves(codes)
+        digits = codes // self._basis(codes) % torch.tensor(self.levels, device=codes.device)
+        half = self._half_levels(codes)
         return rearrange((digits - half).float() / half, "b t h w q d -> b (q d) t h w")
 
-    def _bounded(self, z: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
-        """Latents squashed to where rounding gives whole numbers from -(L // 2) on, L of them."""
+    def _bound(self, z: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+        """Bounds latents to values that round to L integers from -(L // 2) on."""
         levels = torch.tensor(self.levels, device=z.device, dtype=z.dtype)
-        reach = (levels - 1) * (1 + MARGIN) / 2
-        # An even number of levels has one more below 0 than above; 0 still goes to 0.
+        limit = (levels - 1) * (1 + MARGIN) / 2
+        # An even number of levels has one more below 0 than above; 0 still maps to 0.
         offset = 0.5 * (levels % 2 == 0)
-        return (z + (offset / reach).atanh()).tanh() * reach - offset
+        return (z + (offset / limit).atanh()).tanh() * limit - offset
 
-    # Made anew each time: as buffers they would be lost on their way from the meta device.
-    def _halves(self, like: Tensor) -> Int[Tensor, " d"]:
+    # Computed in each call: non-persistent buffers would lose their values on the meta device.
+    def _half_levels(self, like: Tensor) -> Int[Tensor, " d"]:
         return torch.tensor([level // 2 for level in self.levels], device=like.device)
 
-    def _places(self, like: Tensor) -> Int[Tensor, " d"]:
-        places = [math.prod(self.levels[:i]) for i in range(len(self.levels))]
-        return torch.tensor(places, device=like.device)
+    def _basis(self, like: Tensor) -> Int[Tensor, " d"]:
+        basis = [math.prod(self.levels[:i]) for i in range(len(self.levels))]
+        return torch.tensor(basis, device=like.device)

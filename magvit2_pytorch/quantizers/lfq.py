@@ -1,4 +1,4 @@
-"""Lookup-free quantization: a code is the signs of its latent."""
+"""Lookup-free quantization: a code consists of the signs of its latent."""
 
 import math
 import warnings
@@ -17,7 +17,7 @@ from magvit2_pytorch.quantizers.entropy import (
     group_sizes,
     sample_entropy,
 )
-from magvit2_pytorch.quantizers.norm import CodeNorm, Norm
+from magvit2_pytorch.quantizers.norm import CodeNorm, CodeNormName
 from magvit2_pytorch.quantizers.quantizer import (
     QUANTIZERS,
     Quantized,
@@ -31,23 +31,24 @@ from magvit2_pytorch.types import Latents
 
 @QUANTIZERS.register("lfq")
 class LFQ(Quantizer):
-    """Bit i of a code is 1 where latent channel i is above 0. No codebook exists anywhere.
+    """Quantizes each latent channel to its sign, one bit of a code.
 
-    Latents may pass a `norm` over the channels of a code, a `soft_clamp` s tanh(z / s), and with
-    `spherical` a projection to the unit sphere, in this order; then their signs are taken.
-    Spherical codes have entries of +-1 / sqrt(d), others of +-1. `bit_order` says whether channel
-    0 is the most significant bit ("msb": O2-MAGVIT2, vector-quantize-pytorch) or the least
-    ("lsb": equation 4 of the paper, Open-MAGVIT2); `convert_bit_order` translates codes.
+    Bit i of a code is 1 if latent channel i is above 0; there is no table of codes. Before the
+    signs are taken, latents optionally pass a `norm` over the channels of a code, a `soft_clamp` s
+    tanh(z / s), and with `spherical` a projection to the unit sphere, in this order. Spherical
+    codes have entries of +-1 / sqrt(d), others of +-1. With `bit_order` "msb", channel 0 is the
+    most significant bit (O2-MAGVIT2, vector-quantize-pytorch); with "lsb" the least (equation 4 of
+    the paper, Open-MAGVIT2). `convert_bit_order` converts codes.
 
     The loss is entropy_loss_weight * (sample_entropy - diversity_gamma * codebook_entropy)
-    + commitment_loss_weight * commitment, the first weight falling linearly from
-    `entropy_anneal_factor` times its own within `entropy_anneal_steps`. The default weights and
-    the temperature are O2-MAGVIT2's, who besides anneal by a factor of 3 (1 here: no annealing)
-    and have an `entropy_eps` of 1e-5: above 2^16 codes that keeps the entropy from its maximum.
+    + commitment_loss_weight * commitment. The entropy weight starts at `entropy_anneal_factor`
+    times its value and falls linearly within `entropy_anneal_steps`. The default weights and the
+    temperature are those of O2-MAGVIT2, which also anneals by a factor of 3 (1 here: none) and
+    has an `entropy_eps` of 1e-5: above 2^16 codes that keeps the entropy below its maximum.
 
-    The codebook entropy is that of the mean over one micro-batch, of all processes if
-    `distributed` and training. It is exact up to 2^20 codes. For larger codebooks bits are taken
-    in `entropy_groups` (see `codebook_entropy`), 1 meaning exact at any cost.
+    The codebook entropy is that of the mean over one micro-batch; with `distributed` and in
+    training mode, over the micro-batches of all processes. It is exact up to 2^20 codes. Larger
+    codebooks are split into `entropy_groups` of bits (see `codebook_entropy`); 1 is always exact.
     Sources: MAGVIT-v2 (arXiv 2310.05737), section 3.1; spherical and groups: BSQ
     (arXiv 2406.07548).
     """
@@ -65,7 +66,7 @@ class LFQ(Quantizer):
         entropy_anneal_factor: float = 1.0,
         entropy_anneal_steps: int = 2000,
         spherical: bool = False,
-        norm: Norm | None = None,
+        norm: CodeNormName | None = None,
         soft_clamp: float | None = None,
         bit_order: BitOrder = "msb",
         distributed: bool = True,
@@ -84,13 +85,13 @@ class LFQ(Quantizer):
         self.spherical, self.soft_clamp = spherical, soft_clamp
         self.bit_order, self.distributed = bit_order, distributed
         self.scale = 1 / math.sqrt(self.num_bits) if spherical else 1.0
-        """Size of the entries of a code."""
+        """Absolute value of the entries of a code."""
         self._check()
         if entropy_groups is None and self.entropy_groups > 1:
             warnings.warn(
                 f"2^{self.num_bits} codes are too many to average: codebook_entropy is the sum "
                 f"over {self.entropy_groups} groups of bits, an upper bound; give "
-                f"entropy_groups={self.entropy_groups} to say that this is what you want",
+                f"entropy_groups={self.entropy_groups} to accept this",
                 stacklevel=2,
             )
         self.latent_dim = self.quantized_dim = self.num_bits * num_codebooks
@@ -109,14 +110,14 @@ class LFQ(Quantizer):
             )
         if self.soft_clamp is not None and self.soft_clamp < 1:
             raise ValueError(
-                f"soft_clamp is {self.soft_clamp}: below 1 no latent could reach its code"
+                f"soft_clamp is {self.soft_clamp}: use 1 or more, or no latent can reach its code"
             )
         if self.bit_order not in ("msb", "lsb"):
             raise ValueError(f"bit_order {self.bit_order!r}: use 'msb' or 'lsb'")
 
     def forward(self, latents: Latents) -> Quantized:
         with without_autocast(latents):
-            z = self._prepared(latents)
+            z = self._prepare(latents)
             bits = z > 0
             codes = bits_to_codes(bits, self.bit_order)
             quantized = straight_through(z, self._signs(bits, z.dtype))
@@ -130,13 +131,13 @@ class LFQ(Quantizer):
         return rearrange(self._signs(bits, torch.float32), "b t h w q d -> b (q d) t h w")
 
     def loss_terms(self, latents: Latents) -> dict[str, Tensor]:
-        """Entropies in nats, averaged over codebooks, and the mean squared distance to codes."""
+        """Entropies in nats, averaged over codebooks, and the commitment loss."""
         with without_autocast(latents):
-            z = self._prepared(latents)
+            z = self._prepare(latents)
             logits = bit_logits(
                 rearrange(z, "b t h w q d -> q (b t h w) d"), self.temperature, self.scale
             )
-            # Outside of training one process may well be alone here: it must not wait for others.
+            # Outside of training one process may run alone and must not wait for the others.
             distributed = self.distributed and self.training
             return {
                 "sample_entropy": sample_entropy(logits),
@@ -149,22 +150,22 @@ class LFQ(Quantizer):
     def loss_weights(self, step: int) -> dict[str, float]:
         entropy = self.entropy_loss_weight
         if step < self.entropy_anneal_steps:
-            left = 1 - step / self.entropy_anneal_steps
-            entropy *= 1 + (self.entropy_anneal_factor - 1) * left
+            remaining = 1 - step / self.entropy_anneal_steps
+            entropy *= 1 + (self.entropy_anneal_factor - 1) * remaining
         return {
             "sample_entropy": entropy,
             "codebook_entropy": -entropy * self.diversity_gamma,
             "commitment": self.commitment_loss_weight,
         }
 
-    def _prepared(self, latents: Latents) -> Float[Tensor, "b t h w q k"]:
+    def _prepare(self, latents: Latents) -> Float[Tensor, "b t h w q k"]:
         self.check_latents(latents)
         z = rearrange(
             at_least_float32(latents), "b (q d) t h w -> b t h w q d", q=self.num_codebooks
         )
         z = z if self.norm is None else self.norm(z)
         z = z if self.soft_clamp is None else self.soft_clamp * (z / self.soft_clamp).tanh()
-        # The eps bounds the gradient of latents near 0, which no sphere can hold.
+        # The eps bounds the gradient of latents near 0, where the projection is singular.
         return F.normalize(z, dim=-1, eps=1e-3) if self.spherical else z
 
     def _signs(self, bits: Bool[Tensor, "*n d"], dtype: torch.dtype) -> Float[Tensor, "*n d"]:
@@ -172,16 +173,14 @@ class LFQ(Quantizer):
 
 
 def _num_bits(codebook_size: int) -> int:
-    """log2 of a size that is a power of two; `ValueError` for any other."""
+    """Returns log2 of a power of two, else raises `ValueError`."""
     num_bits = codebook_size.bit_length() - 1
     if codebook_size < 2 or codebook_size != 2**num_bits:
-        below = 2 ** max(1, num_bits)
+        lower = 2 ** max(1, num_bits)
         raise ValueError(
-            f"codebook_size {codebook_size} is no power of two: "
-            f"lookup-free codes are bits, use {below} or {below * 2}"
+            f"codebook_size {codebook_size} is not a power of two: "
+            f"lookup-free codes are bits, use {lower} or {lower * 2}"
         )
     if num_bits > MAX_BITS:
-        raise ValueError(
-            f"codes of {num_bits} bits do not fit int64: use codebooks of {MAX_BITS} bits at most"
-        )
+        raise ValueError(f"codes of {num_bits} bits do not fit int64: use at most {MAX_BITS} bits")
     return num_bits

@@ -1,4 +1,4 @@
-"""A norm over the channels of one code, before it is quantized."""
+"""Norm over the channels of a code, before quantization."""
 
 from typing import Literal
 
@@ -8,29 +8,29 @@ from torch import Tensor, nn
 
 from magvit2_pytorch.layers.arithmetic import layer_norm
 
-Norm = Literal["layer", "rms"]
+CodeNormName = Literal["layer", "rms"]
 
 
 class CodeNorm(nn.Module):
-    """Layer norm or RMS norm of each position and codebook, with a learned gain per channel.
+    """Layer or RMS norm per position and codebook, with a learned gain.
 
-    It keeps latents near the thresholds whatever the encoder's scale, so that codes stay in
-    reach (vector-quantize-pytorch issue 89). A layer norm has a learned bias too: without one its
-    channels sum to 0, and the codes of equal signs could never occur.
+    It keeps latents near the thresholds at any scale of the encoder, so that all codes can be
+    reached (vector-quantize-pytorch issue 89). A layer norm also has a learned bias: without one
+    its channels sum to 0, and codes whose signs are all equal could never occur.
     """
 
-    def __init__(self, kind: Norm, num_codebooks: int, dim: int):
+    def __init__(self, name: CodeNormName, num_codebooks: int, dim: int):
         super().__init__()
-        if kind not in ("layer", "rms"):
-            raise ValueError(f"norm {kind!r}: use 'layer', 'rms' or None")
-        if kind == "layer" and dim < 3:
+        if name not in ("layer", "rms"):
+            raise ValueError(f"norm {name!r}: use 'layer', 'rms' or None")
+        if name == "layer" and dim < 3:
             raise ValueError(
-                f"a layer norm over {dim} channels leaves no freedom to code with: use 'rms'"
+                f"a layer norm over {dim} channels leaves no freedom for codes: use 'rms'"
             )
-        self.kind, self.dim = kind, dim
-        # One axis for both: optimizers take what has two for a matrix, to decay or to rotate.
+        self.dim = dim
+        # One axis: optimizers treat parameters of two axes as matrices, with weight decay or Muon.
         self.gain = nn.Parameter(torch.ones(num_codebooks * dim))
-        self.bias = nn.Parameter(torch.zeros(num_codebooks * dim)) if kind == "layer" else None
+        self.bias = nn.Parameter(torch.zeros(num_codebooks * dim)) if name == "layer" else None
 
     def forward(self, z: Float[Tensor, "*n q d"]) -> Float[Tensor, "*n q d"]:
         gain = self.gain.to(z.dtype).view(-1, self.dim)

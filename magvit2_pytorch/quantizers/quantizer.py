@@ -1,4 +1,4 @@
-"""What every quantizer is to a tokenizer."""
+"""Base class of quantizers."""
 
 import math
 from abc import ABC, abstractmethod
@@ -14,57 +14,57 @@ from magvit2_pytorch.registry import Registry
 from magvit2_pytorch.types import Codes, Latents
 
 StoredCodes = Shaped[Tensor, "b ..."]
-"""What may be codes: `check_codes` says what is wrong with those that are not."""
+"""Codes of any shape and type, still to be checked by `check_codes`."""
 
 
 class Quantized(NamedTuple):
-    """What `decode` hears, and the codes it stands for (None where latents are continuous)."""
+    """Quantized latents and their codes (None if latents are continuous)."""
 
     quantized: Latents
     codes: Codes | None
 
 
 class Quantizer(nn.Module, ABC):
-    """Latents to codes and back. Runs in float32 or wider, whatever autocast says.
+    """Maps latents to codes and back, in at least float32, despite autocast.
 
-    The total auxiliary loss is the sum of `loss_terms`, each times its `loss_weights`.
+    The total auxiliary loss is the sum of the `loss_terms`, weighted by `loss_weights`.
     """
 
     latent_dim: int
-    """Channels that the encoder gives."""
+    """Channels of the encoder output."""
     quantized_dim: int
-    """Channels that the decoder is given."""
+    """Channels of the decoder input."""
     num_codebooks: int = 1
     codebook_size: int | None = None
 
     @property
     def bits_per_position(self) -> float | None:
-        """Bits of code at a latent position; None where latents are continuous."""
+        """Bits of the codes at one position; None if latents are continuous."""
         size = self.codebook_size
         return None if size is None else math.log2(size) * self.num_codebooks
 
     @abstractmethod
     def forward(self, latents: Latents) -> Quantized:
-        """Values are exactly those of the codes; gradients pass as if nothing had happened."""
+        """Quantizes latents to the exact values of their codes; gradients pass through."""
 
     @abstractmethod
     def decode_codes(self, codes: StoredCodes) -> Latents:
-        """The quantized latents that codes stand for; `ValueError` if they are no such codes."""
+        """Quantized latents of codes; `ValueError` if the codes are not valid."""
 
     def loss_terms(self, latents: Latents) -> dict[str, Tensor]:
-        """Named scalars, unweighted; none for a quantizer that needs no help."""
+        """Auxiliary losses by name, not weighted; none by default."""
         self.check_latents(latents)
         return {}
 
     def loss_weights(self, step: int) -> dict[str, float]:
-        """The weight of each of `loss_terms` at an optimizer step."""
+        """Weight of each of the `loss_terms` at an optimizer step."""
         return {}
 
     def normalize(self, latents: Latents) -> Latents:
-        """Continuous latents with mean 0 and standard deviation 1 in each channel."""
+        """Normalizes continuous latents to mean 0 and standard deviation 1 per channel."""
         raise ValueError(
-            "this tokenizer is discrete: a model of its codes needs nothing normalized. Only "
-            "latents of a tokenizer with continuous_dim are"
+            "this tokenizer is discrete: only latents of a tokenizer with continuous_dim can be "
+            "normalized"
         )
 
     def denormalize(self, normalized: Latents) -> Latents:
@@ -72,7 +72,7 @@ class Quantizer(nn.Module, ABC):
         return self.normalize(normalized)  # raises
 
     def check_latents(self, latents: Tensor) -> None:
-        """Raises `ValueError` unless they have the channels that this quantizer takes."""
+        """Raises `ValueError` if the shape does not fit this quantizer."""
         if latents.ndim != 5 or latents.shape[1] != self.latent_dim:
             raise ValueError(
                 f"latents have shape {tuple(latents.shape)}, but this quantizer takes b d t h w "
@@ -80,7 +80,7 @@ class Quantizer(nn.Module, ABC):
             )
 
     def check_codes(self, codes: StoredCodes) -> Int[Tensor, "b t h w q"]:
-        """Codes as int64 with their codebook axis, or a `ValueError` that says what is wrong."""
+        """Returns codes as int64 with a codebook axis, or raises `ValueError`."""
         if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
             raise ValueError(f"codes are {codes.dtype}: give integers, as tokenize does")
         codes, shape = codes.long(), tuple(codes.shape)
@@ -89,13 +89,13 @@ class Quantizer(nn.Module, ABC):
         if codes.ndim != 5 or codes.shape[-1] != self.num_codebooks:
             axes = "b t h w" if self.num_codebooks == 1 else f"b t h w {self.num_codebooks}"
             raise ValueError(f"codes have shape {shape}: give {axes}")
-        # In a traced graph, and without values to look at, there is nothing to check.
+        # While tracing, and on the meta device, there are no values to check.
         if codes.numel() and not codes.is_meta and not torch.compiler.is_compiling():
             low, high = int(codes.min()), int(codes.max())
             if low < 0 or high >= self.codebook_size:
                 raise ValueError(
-                    f"codes reach from {low} to {high}, but the codebook has "
-                    f"{self.codebook_size}: are they another tokenizer's?"
+                    f"codes range from {low} to {high}, but the codebook has "
+                    f"{self.codebook_size}: are they from another tokenizer?"
                 )
         return codes
 
@@ -104,17 +104,17 @@ QUANTIZERS: Registry[type[Quantizer]] = Registry("quantizer")
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager:
-    """Switches autocast off where `x` lives."""
-    kind = x.device.type
-    # "meta" and other devices without autocast refuse even to have it switched off.
-    known = torch.amp.is_autocast_available(kind)
-    return torch.autocast(kind, enabled=False) if known else nullcontext()
+    """Disables autocast on the device of `x`."""
+    device_type = x.device.type
+    # Devices without autocast, such as "meta", raise an error even on disabling it.
+    available = torch.amp.is_autocast_available(device_type)
+    return torch.autocast(device_type, enabled=False) if available else nullcontext()
 
 
 def straight_through(latents: Tensor, quantized: Tensor) -> Tensor:
-    """`quantized` to the bit, with the gradient of `latents`.
+    """Returns `quantized` exactly, with the gradient of `latents`.
 
-    The usual z + (q - z).detach() is off by rounding, and wholly wrong where |z| is large.
+    The usual z + (q - z).detach() has rounding errors, and is wrong if |z| is large.
     """
     if not latents.requires_grad:
         return quantized

@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from magvit2_pytorch.state_file import shared_as_usual
+from magvit2_pytorch.state_file import default_file_mode
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -41,7 +41,7 @@ class Pretrained(ModelHubMixin):
         (save_directory / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
         # The format knows one memory order; channels-last comes back on loading.
         state = {name: value.contiguous() for name, value in self.state_dict().items()}
-        with shared_as_usual(save_directory / WEIGHTS_FILE):
+        with default_file_mode(save_directory / WEIGHTS_FILE):
             save_file(state, save_directory / WEIGHTS_FILE, metadata={"format": "pt"})
 
     @classmethod

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from magvit2_pytorch.layers.attention import AttentionSize
 from magvit2_pytorch.layers.conv import PadMode, Triple, triple
-from magvit2_pytorch.layers.norm import Norm, NormName
+from magvit2_pytorch.layers.norm import NormName, NormSpec
 from magvit2_pytorch.options import check_known, to_tuples
 from magvit2_pytorch.quantizers.bits import BitOrder
 from magvit2_pytorch.tokenizer.layer_spec import (
@@ -225,7 +225,7 @@ class TokenizerConfig:
             max_dim=self.max_dim,
             kernel_size=self.residual_conv_kernel_size,
             pad_mode=self.pad_mode,
-            norm=Norm(self.norm, self.norm_groups),
+            norm=NormSpec(self.norm, self.norm_groups),
             dim_cond=dim_cond,
             attention=AttentionSize(self.attn_dim_head, self.attn_heads, self.attn_dropout),
             linear_attention=AttentionSize(self.linear_attn_dim_head, self.linear_attn_heads),

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from magvit2_pytorch.quantizers.bits import BitOrder
-from magvit2_pytorch.state_file import State, misfits, read_state, some
+from magvit2_pytorch.state_file import Tensors, abbreviate, mismatches, read_tensors
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.o2_magvit2 import (
     FIRST,
@@ -38,8 +38,8 @@ OTHERS = {
 class Checkpoint(NamedTuple):
     """Tensors of O2-MAGVIT2 by the names that its modules give them."""
 
-    tokenizer: State
-    discriminator: State
+    tokenizer: Tensors
+    discriminator: Tensors
     """Empty where the checkpoint is of the tokenizer alone."""
 
 
@@ -59,10 +59,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     Tensors may share memory with the file.
     """
     path = _find_file(Path(path))
-    return split_checkpoint(read_state(path, ACCEPTED), str(path))
+    return split_checkpoint(read_tensors(path, ACCEPTED), str(path))
 
 
-def split_checkpoint(state: State, source: str) -> Checkpoint:
+def split_checkpoint(state: Tensors, source: str) -> Checkpoint:
     """The same of a state dict that came from `source`, whichever of `PREFIXES` it has."""
     prefixes = [p for p in PREFIXES if any(key.startswith(f"{p}{FIRST}.") for key in state)]
     if not prefixes:
@@ -72,8 +72,8 @@ def split_checkpoint(state: State, source: str) -> Checkpoint:
         )
     prefix = prefixes[0]
     module = prefix.removesuffix("tokenizer.")
-    places = {f"{module}perceptual_model.": State(), f"{module}discriminator.": State()}
-    places[prefix] = State()
+    places = {f"{module}perceptual_model.": Tensors(), f"{module}discriminator.": Tensors()}
+    places[prefix] = Tensors()
     strays = []
     for name, tensor in state.items():
         place = next((start for start in places if name.startswith(start)), None)
@@ -86,13 +86,13 @@ def split_checkpoint(state: State, source: str) -> Checkpoint:
     if strays:
         raise ValueError(
             f"{source} is no O2-MAGVIT2 checkpoint: its names begin with {prefix!r}, "
-            f"but for {some(sorted(strays))}; give {ACCEPTED}"
+            f"but for {abbreviate(sorted(strays))}; give {ACCEPTED}"
         )
     return Checkpoint(places[prefix], places[f"{module}discriminator."])
 
 
 def tokenizer_from_state(
-    state: State, source: str = "the state dict", bit_order: BitOrder | None = None
+    state: Tensors, source: str = "the state dict", bit_order: BitOrder | None = None
 ) -> VideoTokenizer:
     """The same of the tokenizer's tensors, which came from `source`; they are copied."""
     try:
@@ -118,7 +118,7 @@ def _find_file(path: Path) -> Path:
     raise FileNotFoundError(f"{path} holds no {' or '.join(FILES)}: give {ACCEPTED}")
 
 
-def _what_else(state: State) -> str:
+def _what_else(state: Tensors) -> str:
     for telltale, what in OTHERS.items():
         if any(f".{telltale}" in f".{name}" for name in state):
             return f" but looks like {what}"
@@ -138,7 +138,7 @@ def _bit_order(mask: Tensor, num_bits: int) -> BitOrder:
     )
 
 
-def _weights(tokenizer: VideoTokenizer, state: State) -> State:
+def _weights(tokenizer: VideoTokenizer, state: Tensors) -> Tensors:
     """The parameters of a tokenizer from tensors that all have one place there."""
     table, parameters = name_table(tokenizer, state), dict(tokenizer.named_parameters())
     wanted = {}
@@ -147,11 +147,11 @@ def _weights(tokenizer: VideoTokenizer, state: State) -> State:
         if len(rest) == 4 and not has_time(state):
             rest.pop(1)  # their convolutions over pictures know no time
         wanted |= dict.fromkeys(theirs, (dim // len(theirs), *rest))
-    if wrong := misfits(state, wanted):
+    if wrong := mismatches(state, wanted):
         raise ValueError(f"it {wrong}")
     odd = sorted(f"{n} is {x.dtype}" for n, x in state.items() if not x.is_floating_point())
     if odd:
-        raise ValueError(f"weights are floating-point numbers, but {some(odd)}")
+        raise ValueError(f"weights are floating-point numbers, but {abbreviate(odd)}")
     return {
         ours: torch.cat([state[name].float() for name in theirs]).reshape(parameters[ours].shape)
         for ours, theirs in table.items()

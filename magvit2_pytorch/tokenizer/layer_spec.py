@@ -7,7 +7,7 @@ from typing import Any
 
 from magvit2_pytorch.layers.attention import AttentionSize
 from magvit2_pytorch.layers.conv import PadMode, Triple
-from magvit2_pytorch.layers.norm import Norm
+from magvit2_pytorch.layers.norm import NormSpec
 from magvit2_pytorch.layers.stateful import StatefulLayer
 from magvit2_pytorch.registry import Registry
 
@@ -31,7 +31,7 @@ class LayerOptions:
     max_dim: int | None = None
     kernel_size: int | Triple = 3
     pad_mode: PadMode = "constant"
-    norm: Norm = field(default_factory=Norm)
+    norm: NormSpec = field(default_factory=NormSpec)
     quantized_dim: int | None = None
     """Channels of the quantized latents; known when modules are built."""
     dim_cond: int | None = None

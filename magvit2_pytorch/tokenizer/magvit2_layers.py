@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from magvit2_pytorch.layers.conv import CausalConv3d
 from magvit2_pytorch.layers.norm import LatentNorm
 from magvit2_pytorch.layers.resample import upsample
-from magvit2_pytorch.layers.residual import wide_residual_block
+from magvit2_pytorch.layers.residual import basic_residual_block
 from magvit2_pytorch.layers.stateful import Chain, StatefulLayer
 from magvit2_pytorch.tokenizer.layer_spec import Grid, LayerOptions, LayerSpec, register_layer
 
@@ -90,7 +90,7 @@ class Magvit2CompressSpaceTimeSpec(Magvit2CompressSpaceSpec):
 def units(dim: int, dim_out: int, num: int, options: LayerOptions) -> list[StatefulLayer]:
     """Residual units in a row, the first of which changes the width."""
     return [
-        wide_residual_block(
+        basic_residual_block(
             dim if number == 0 else dim_out,
             dim_out,
             options.kernel_size,

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from magvit2_pytorch.functional import pad_frames, padded_num_frames, warn_of_range
+from magvit2_pytorch.functional import check_range, pad_frames, padded_num_frames
 from magvit2_pytorch.layers.arithmetic import Linear
 from magvit2_pytorch.layers.stateful import Residual
 from magvit2_pytorch.options import keyword_signature
@@ -21,7 +21,7 @@ from magvit2_pytorch.tokenizer.presets import preset
 from magvit2_pytorch.tokenizer.streaming import DecodeStream, EncodeStream
 from magvit2_pytorch.tokenizer.tile_size import TileSize, Tower, check_tile_size, fit_tile_size
 from magvit2_pytorch.tokenizer.tiling import run_tiled
-from magvit2_pytorch.types import Codes, Cond, Context, Image, Latents, Past, Precision, Video
+from magvit2_pytorch.types import Codes, Condition, Context, Image, Latents, Past, Precision, Video
 
 
 class VideoTokenizer(Pretrained, nn.Module):
@@ -97,7 +97,7 @@ class VideoTokenizer(Pretrained, nn.Module):
     def encode(
         self,
         video: Video | Image,
-        cond: Cond | None = None,
+        cond: Condition | None = None,
         tile_size: TileSize | None = None,
     ) -> Latents:
         """Latents before quantization, 1 + ceil((t - 1) / time_factor) frames of them.
@@ -116,7 +116,7 @@ class VideoTokenizer(Pretrained, nn.Module):
         self,
         video: Video,
         past: Past = None,
-        cond: Cond | None = None,
+        cond: Condition | None = None,
         tile_size: TileSize | None = None,
         last: bool = False,
     ) -> tuple[Latents, Past]:
@@ -145,7 +145,7 @@ class VideoTokenizer(Pretrained, nn.Module):
     def tokenize(
         self,
         video: Video | Image,
-        cond: Cond | None = None,
+        cond: Condition | None = None,
         tile_size: TileSize | None = None,
     ) -> Codes:
         """Codes, int64, `b t h w`, with a codebook axis last when there are several.
@@ -153,7 +153,7 @@ class VideoTokenizer(Pretrained, nn.Module):
         `tile_size` is that of `encode`. Floats that hold bytes raise `ValueError`, and a video that
         seems to be in [0, 1] is warned of.
         """
-        warn_of_range(video)
+        check_range(video)
         codes = self.quantize(self.encode(video, cond, tile_size)).codes
         if codes is None:
             raise ValueError("continuous latents have no codes: use encode and decode")
@@ -164,7 +164,7 @@ class VideoTokenizer(Pretrained, nn.Module):
     def decode(
         self,
         quantized: Latents,
-        cond: Cond | None = None,
+        cond: Condition | None = None,
         num_frames: int | None = None,
         tile_size: TileSize | None = None,
     ) -> Video:
@@ -180,7 +180,7 @@ class VideoTokenizer(Pretrained, nn.Module):
         self,
         quantized: Latents,
         past: Past = None,
-        cond: Cond | None = None,
+        cond: Condition | None = None,
         tile_size: TileSize | None = None,
         last: bool = False,
     ) -> tuple[Video, Past]:
@@ -221,7 +221,7 @@ class VideoTokenizer(Pretrained, nn.Module):
     def decode_from_code_indices(
         self,
         codes: Int[Tensor, "b ..."],
-        cond: Cond | None = None,
+        cond: Condition | None = None,
         grid: tuple[int, int, int] | None = None,
         num_frames: int | None = None,
         tile_size: TileSize | None = None,
@@ -243,7 +243,7 @@ class VideoTokenizer(Pretrained, nn.Module):
 
     def encode_stream(
         self,
-        cond: Cond | None = None,
+        cond: Condition | None = None,
         precision: Precision = "fp32",
         tile_size: TileSize | None = None,
     ) -> EncodeStream:
@@ -252,7 +252,7 @@ class VideoTokenizer(Pretrained, nn.Module):
 
     def decode_stream(
         self,
-        cond: Cond | None = None,
+        cond: Condition | None = None,
         num_frames: int | None = None,
         precision: Precision = "fp32",
         tile_size: TileSize | None = None,
@@ -303,7 +303,7 @@ class VideoTokenizer(Pretrained, nn.Module):
     def forward(
         self,
         video: Video | Image,
-        cond: Cond | None = None,
+        cond: Condition | None = None,
         return_codes: bool = False,
         return_recon: bool = False,
     ):
@@ -326,7 +326,7 @@ class VideoTokenizer(Pretrained, nn.Module):
         """Video `b c t h w`, an image as one frame, or the error that says why it is neither."""
         return as_video(video, self.config.channels, self.space_factor)
 
-    def _context(self, tower: str, cond: Cond | None) -> Context:
+    def _context(self, tower: str, cond: Condition | None) -> Context:
         if self.config.dim_cond is None:
             if cond is not None:
                 raise ValueError("a condition was given, but no layer of this tokenizer uses it")

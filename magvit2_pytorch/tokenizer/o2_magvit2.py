@@ -14,7 +14,7 @@ from torch import nn
 from magvit2_pytorch.layers.conv import CausalConv3d
 from magvit2_pytorch.layers.norm import LatentNorm
 from magvit2_pytorch.layers.stateful import Chain, Residual, StatefulLayer
-from magvit2_pytorch.state_file import State
+from magvit2_pytorch.state_file import Tensors
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.presets import magvit2_options
 
@@ -31,7 +31,7 @@ Named = Iterator[tuple[StatefulLayer, str]]
 """Layers that have weights, each with its name there."""
 
 
-def options_from_shapes(state: State) -> dict[str, Any]:
+def options_from_shapes(state: Tensors) -> dict[str, Any]:
     """The options of the tokenizer that these tensors are the weights of.
 
     Group norms are taken to have 32 groups, as all have there, and the image size to give 16 x 16
@@ -71,7 +71,7 @@ def options_from_shapes(state: State) -> dict[str, Any]:
     )
 
 
-def name_table(tokenizer: VideoTokenizer, state: State) -> dict[str, tuple[str, ...]]:
+def name_table(tokenizer: VideoTokenizer, state: Tensors) -> dict[str, tuple[str, ...]]:
     """For each parameter of the tokenizer the tensor, or the two one after the other, that it is.
 
     `state` decides between spellings only.
@@ -88,7 +88,7 @@ def name_table(tokenizer: VideoTokenizer, state: State) -> dict[str, tuple[str, 
     return table
 
 
-def has_time(state: State) -> bool:
+def has_time(state: Tensors) -> bool:
     """Whether it is a video model: one for images has no third axis."""
     return any(name.startswith(f"{FIRST}.conv.") for name in state)
 
@@ -146,11 +146,11 @@ def _weights(layer: StatefulLayer, name: str, child: str) -> tuple[nn.Module, tu
     return layer.module.norm, (f"{name}.norm_fn",)
 
 
-def _child(state: State) -> str:
+def _child(state: Tensors) -> str:
     return ".conv" if has_time(state) else ""
 
 
-def _dims(state: State, conv: str) -> tuple[int, int]:
+def _dims(state: Tensors, conv: str) -> tuple[int, int]:
     """Channels that come out of a convolution, and that go in."""
     name = f"{conv}{_child(state)}.weight"
     if name not in state:
@@ -161,13 +161,13 @@ def _dims(state: State, conv: str) -> tuple[int, int]:
     return shape[:2]
 
 
-def _count(state: State, name: str) -> int:
+def _count(state: Tensors, name: str) -> int:
     """How many modules there are of a name with a number in it, from 0 on."""
     starts = (f"{name.format(number)}." for number in count())
     return next(n for n, start in enumerate(starts) if not any(k.startswith(start) for k in state))
 
 
-def _time_stride(state: State, stage: int) -> int:
+def _time_stride(state: Tensors, stage: int) -> int:
     name = UP.format(stage)
     out, dim = _dims(state, name)
     stride = out // (4 * dim)

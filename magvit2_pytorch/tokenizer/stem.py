@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from magvit2_pytorch.layers.conv import CausalConv3d, PadMode, Triple, triple
-from magvit2_pytorch.layers.norm import Norm
+from magvit2_pytorch.layers.norm import NormSpec
 from magvit2_pytorch.layers.patch import DepthToSpace, SpaceToDepth
 from magvit2_pytorch.layers.stateful import Chain, Pointwise, ReceptiveField, StatefulLayer
 from magvit2_pytorch.types import Context, Past
@@ -61,7 +61,7 @@ def output_stem(
     patch: Patch = (1, 1),
     pad_mode: PadMode = "constant",
     first_apart: bool = False,
-    norm: Norm = Norm(),
+    norm: NormSpec = NormSpec(),
 ) -> StatefulLayer:
     """Norm, activation, the last convolution, and blocks back to pixels. No squashing: linear."""
 

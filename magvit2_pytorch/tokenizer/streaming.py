@@ -16,7 +16,7 @@ from torch import Tensor
 from magvit2_pytorch.functional import autocast, pad_frames
 from magvit2_pytorch.quantizers import Quantized
 from magvit2_pytorch.tokenizer.tile_size import TileSize, fit_tile_size
-from magvit2_pytorch.types import Codes, Cond, Image, Latents, Past, Precision, Video
+from magvit2_pytorch.types import Codes, Condition, Image, Latents, Past, Precision, Video
 
 if TYPE_CHECKING:
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
@@ -43,7 +43,7 @@ class EncodeStream:
     def __init__(
         self,
         tokenizer: "VideoTokenizer",
-        cond: Cond | None = None,
+        cond: Condition | None = None,
         precision: Precision = "fp32",
         tile_size: TileSize | None = None,
     ):
@@ -126,7 +126,7 @@ class DecodeStream:
     def __init__(
         self,
         tokenizer: "VideoTokenizer",
-        cond: Cond | None = None,
+        cond: Condition | None = None,
         num_frames: int | None = None,
         precision: Precision = "fp32",
         tile_size: TileSize | None = None,

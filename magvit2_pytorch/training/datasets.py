@@ -19,7 +19,7 @@ from magvit2_pytorch.data import (
     split_files,
 )
 from magvit2_pytorch.data.sources import Source
-from magvit2_pytorch.functional import range_mistake
+from magvit2_pytorch.functional import range_warning
 from magvit2_pytorch.tokenizer.config import TokenizerConfig
 from magvit2_pytorch.training.config import TrainingConfig
 from magvit2_pytorch.types import Clips, MediaKind
@@ -180,5 +180,5 @@ def training_batches(
 def _check_first(batch: Tensor, dataset: Clips) -> None:
     check_range(batch)
     # What our own datasets read is in range, however bright it is.
-    if not isinstance(dataset, VideoDataset | ImageDataset) and (mistake := range_mistake(batch)):
+    if not isinstance(dataset, VideoDataset | ImageDataset) and (mistake := range_warning(batch)):
         raise ValueError(mistake)

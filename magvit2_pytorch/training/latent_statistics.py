@@ -59,7 +59,7 @@ def record_latents(
     if tokenizer.codebook_size is not None:
         return {}
     # A tokenizer that was trained further may hold those of the weights it started from.
-    tokenizer.quantizer.forget_statistics()
+    tokenizer.quantizer.reset_statistics()
     if not config.num_latent_statistics_clips:
         return {}
     try:

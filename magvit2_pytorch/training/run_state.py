@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from magvit2_pytorch.quantizers.continuous import STATISTICS
-from magvit2_pytorch.state_file import misfits
+from magvit2_pytorch.state_file import mismatches
 from magvit2_pytorch.tokenizer.config import TokenizerConfig
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.training.adversary import Adversary
@@ -135,7 +135,7 @@ def _module_misfits(module: nn.Module, state: dict[str, Tensor]) -> str:
     wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     # Checkpoints of before latents were measured lack these, and load.
     newer = {name for name in wanted if name.rpartition(".")[2] in STATISTICS}
-    return misfits(state, {n: s for n, s in wanted.items() if n in state or n not in newer})
+    return mismatches(state, {n: s for n, s in wanted.items() if n in state or n not in newer})
 
 
 def _optimizer_misfits(optimizer: Optimizer, state: dict[str, Tensor]) -> str:
@@ -146,4 +146,4 @@ def _optimizer_misfits(optimizer: Optimizer, state: dict[str, Tensor]) -> str:
         index = int(name.split(".", 1)[0])
         if index < len(parameters):
             wanted[name] = tuple(parameters[index].shape) if value.ndim else ()
-    return misfits(state, wanted)
+    return mismatches(state, wanted)

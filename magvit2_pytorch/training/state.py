@@ -42,7 +42,7 @@ def save_state(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any])
     try:
         with replacing_folder(folder) as part:
             _check_room(part, num_bytes)
-            with shared_as_usual(part / TENSORS_FILE):
+            with default_file_mode(part / TENSORS_FILE):
                 save_file(tensors, part / TENSORS_FILE)
             text = json.dumps(values, indent=2) + "\n"
             (part / STATE_FILE).write_text(text, encoding="utf-8")

@@ -66,7 +66,7 @@ def test_every_scale_judges_its_own_view():
 def test_a_fixed_head_counts_what_arrives(num_frames):
     discriminator = VideoDiscriminator(**SMALL, head="fixed", input_size=(num_frames, 12, 7))
     assert discriminator((random_video(num_frames, (12, 7)),)).logits[0].shape == (1,)
-    with pytest.raises(ValueError, match=rf"views of \({num_frames}, 12, 7\)"):
+    with pytest.raises(ValueError, match=rf"views of size \({num_frames}, 12, 7\)"):
         discriminator((random_video(num_frames, (24, 7)),))
 
 

@@ -16,7 +16,7 @@ from magvit2_pytorch.evaluation.export import (
 from magvit2_pytorch.evaluation.export_formats import FORMATS, OLDEST_TORCH
 from magvit2_pytorch.evaluation.export_parts import make_part
 from magvit2_pytorch.evaluation.identity import fingerprint
-from magvit2_pytorch.functional import _scan_of_any_length, linear_scan
+from magvit2_pytorch.functional import _scan_dynamic_length, linear_scan
 from magvit2_pytorch.tokenizer.layer_spec import LAYERS
 from magvit2_pytorch.tokenizer.presets import PRESETS
 from tests.conftest import QUANTIZERS, build, narrow
@@ -167,10 +167,10 @@ def test_a_part_is_the_tokenizer_and_leaves_it_as_it_was(quantizer):
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 5, 64, 65])
-def test_the_scan_of_any_length_is_the_scan(length):
+def test_the_scan_dynamic_length_is_the_scan(length):
     # So near to 1 that the first value reaches the last.
     decay, value = 1 - 0.1 * torch.rand(2, length, 3), torch.randn(2, length, 3)
-    assert torch.equal(_scan_of_any_length(decay, value), linear_scan(decay, value))
+    assert torch.equal(_scan_dynamic_length(decay, value), linear_scan(decay, value))
 
 
 # What is not right is not let through

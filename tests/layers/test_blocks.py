@@ -41,18 +41,18 @@ def test_a_residual_adds_and_passes_the_past_through():
 
 
 @pytest.mark.parametrize("dim_cond", [None, 3])
-def test_a_residual_unit_is_norm_wide_convolution_narrow_convolution(dim_cond):
+def test_a_residual_unit_is_norm_convolution_pointwise_convolution(dim_cond):
     unit, x = residual_block(4, dim_cond=dim_cond).double(), random_features()
     cond = None if dim_cond is None else torch.randn(2, dim_cond, dtype=torch.float64)
     out, _ = unit(x, None, Context(cond=cond))
-    norm, _, wide, _, narrow = unit.layer.layers
+    norm, _, conv, _, conv_out = unit.layer.layers
     hidden, _ = norm(x, None, Context(cond=cond))
-    hidden, _ = at_least_float32(F.silu(hidden))
-    weight = narrow.conv.weight[:, :, 0, 0, 0]
+    hidden, _ = conv(F.silu(hidden))
+    weight = conv_out.conv.weight[:, :, 0, 0, 0]
     mixed = torch.einsum("d c, b c t h w -> b d t h w", weight, F.silu(hidden))
-    expected = x + mixed + narrow.conv.bias[:, None, None, None]
+    expected = x + mixed + conv_out.conv.bias[:, None, None, None]
     torch.testing.assert_close(out, expected, atol=1e-10, rtol=1e-10)
-    assert wide.conv.kernel_size == (3, 3, 3)
+    assert conv.conv.kernel_size == (3, 3, 3)
 
 
 def test_a_factorized_unit_starts_as_the_identity_and_learns():

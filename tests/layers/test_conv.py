@@ -57,7 +57,7 @@ def test_a_strided_window_ends_on_the_newest_frame():
 def test_sizes_without_a_middle_are_refused(without_type_checks):
     with pytest.raises(ValueError, match="odd"):
         CausalConv3d(1, 1, (3, 2, 3))
-    with pytest.raises(ValueError, match="no kernel size"):
+    with pytest.raises(ValueError, match="give one positive number or"):
         CausalConv3d(1, 1, (3, 3))
 
 
@@ -69,7 +69,7 @@ def test_one_frame_takes_a_shorter_way_to_the_same_place(pad_mode, kernel, strid
     x = torch.randn(2, 3, 1, 6, 8, dtype=torch.float64)
     out, past = layer(x)
     # Told what lies before the first frame, it goes the way of every other chunk.
-    general, general_past = layer(x, layer._before(x))
+    general, general_past = layer(x, layer._first_past(x))
     torch.testing.assert_close(out, general, atol=1e-12, rtol=1e-12)
     assert torch.equal(past, general_past)
 
@@ -89,7 +89,7 @@ def test_strides_need_not_divide_the_chunks(kernel, stride, pad_mode, sizes):
 
 
 def test_a_stride_that_would_skip_frames_is_refused():
-    with pytest.raises(ValueError, match="stride of 3 frames skips some between kernels of 2"):
+    with pytest.raises(ValueError, match="stride of 3 frames with a kernel of 2 skips frames"):
         CausalConv3d(1, 1, (2, 3, 3), (3, 1, 1))
 
 

@@ -125,7 +125,7 @@ def test_relativistic_pairs_by_position():
 
 def test_relativistic_refuses_what_is_no_pair(without_type_checks):
     loss, (real, fake) = ADVERSARIAL_LOSSES["relativistic"], logits()
-    with pytest.raises(ValueError, match="no pairs"):
+    with pytest.raises(ValueError, match="not pairs"):
         loss.discriminator(real, fake[:1])
 
 

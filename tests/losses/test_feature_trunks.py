@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from magvit2_pytorch.losses.feature_trunks import TRUNKS, BlurPool
+from magvit2_pytorch.losses.feature_trunks import TRUNKS, PaddedBlurPool
 
 CONVS = {
     # Layers with weights, as torchvision and ST-LPIPS number them.
@@ -106,5 +106,5 @@ def test_torchvision_has_the_same_names_and_numbers(name):
 
 def test_blurring_keeps_what_is_flat_and_knows_no_other_channel():
     flat = torch.tensor([2.0, -3.0])[None, :, None, None].expand(1, 2, 7, 6)
-    found = BlurPool(2)(flat)
+    found = PaddedBlurPool(2)(flat)
     torch.testing.assert_close(found, flat[..., :5, :4])

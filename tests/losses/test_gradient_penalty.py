@@ -145,5 +145,5 @@ def test_points_lie_between_real_and_fake():
 
 
 def test_there_is_no_line_between_different_shapes(without_type_checks):
-    with pytest.raises(ValueError, match="no line"):
+    with pytest.raises(ValueError, match="give one fake of the same size"):
         points_between(samples(2, 3), samples(3, 3))

@@ -116,7 +116,7 @@ def test_torchmetrics_brings_the_heads_of_lpips(name, trunks):
 def test_heads_of_another_trunk_are_refused(trunks, tmp_path):
     heads = {k: v for k, v in as_lpips(trunks["alexnet"]).items() if k.startswith("lin")}
     torch.save(heads, tmp_path / "heads.pth")
-    with pytest.raises(ValueError, match=r"heads\.pth holds no LPIPS heads for vgg16.*192"):
+    with pytest.raises(ValueError, match=r"heads\.pth contains no LPIPS heads for vgg16.*192"):
         load_heads(tmp_path / "heads.pth", trunks["vgg16"])
     del heads["lin2.model.1.weight"]
     torch.save(heads, tmp_path / "heads.pth")
@@ -178,15 +178,18 @@ def without(state, key):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: without(s, "features.17.weight"), r"is no vgg16: it lacks features\.17\.weight"),
+        (
+            lambda s: without(s, "features.17.weight"),
+            r"not a vgg16: it lacks features\.17",
+        ),
         (lambda s: s | {"features.16.weight": torch.ones(1)}, r"has features\.16\.weight too many"),
         (lambda s: s | {"features.2.bias": torch.ones(3)}, r"2\.bias is \(3,\), not \(64,\)"),
         (lambda s: s | {"features.0.weight": torch.ones(32, 3, 3, 3)}, r"is \(32, 3, 3, 3\)"),
-        (lambda s: without(s, "features.0.weight"), r"features\.0\.weight has none"),
-        (lambda s: {}, r"holds no trunk"),
-        (lambda s: {"conv1.weight": torch.ones(64, 3, 7, 7)}, r"holds no trunk"),
-        (lambda s: {"epoch": 3}, r"no tensors by name"),
-        (lambda s: [1, 2], r"no tensors by name"),
+        (lambda s: without(s, "features.0.weight"), r"features\.0\.weight is missing"),
+        (lambda s: {}, r"contains no trunk"),
+        (lambda s: {"conv1.weight": torch.ones(64, 3, 7, 7)}, r"contains no trunk"),
+        (lambda s: {"epoch": 3}, r"no named tensors"),
+        (lambda s: [1, 2], r"no named tensors"),
     ],
 )
 def test_wrong_files_are_refused_with_what_is_wrong(change, message, trunks, tmp_path):
@@ -250,5 +253,5 @@ def test_what_torchvision_downloads_is_used(heads, models, monkeypatch, trunks):
 
 
 def test_other_networks_are_not_downloaded():
-    with pytest.raises(ValueError, match="torchvision:resnet50 is not a trunk here: use vgg16"):
+    with pytest.raises(ValueError, match="torchvision:resnet50 is not available: use vgg16"):
         build_perceptual("torchvision:resnet50")

@@ -126,14 +126,14 @@ def test_soft_clamp_bounds_the_latents_and_keeps_the_codes():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(codebook_size=1000), "1000 is no power of two.* use 512 or 1024"),
-        (dict(codebook_size=1), "1 is no power of two.* use 2 or 4"),
-        (dict(codebook_size=0), "0 is no power of two.* use 2 or 4"),
+        (dict(codebook_size=1000), "1000 is not a power of two.* use 512 or 1024"),
+        (dict(codebook_size=1), "1 is not a power of two.* use 2 or 4"),
+        (dict(codebook_size=0), "0 is not a power of two.* use 2 or 4"),
         (dict(codebook_size=2**64), "64 bits do not fit int64"),
         (dict(codebook_size=16, num_codebooks=0), "num_codebooks is 0: it must be 1 or more"),
         (dict(codebook_size=16, temperature=0.0), "temperature is 0.0: it must be above 0"),
         (dict(codebook_size=16, entropy_eps=-1.0), "entropy_eps -1.0.* must not be negative"),
-        (dict(codebook_size=16, entropy_groups=5), "4 bits do not make 5 groups: use 1 to 4"),
+        (dict(codebook_size=16, entropy_groups=5), "4 bits cannot form 5 groups: use 1 to 4"),
         (dict(codebook_size=16, soft_clamp=0.5), "soft_clamp is 0.5"),
         (dict(codebook_size=4, norm="layer"), "layer norm over 2 channels.*use 'rms'"),
     ],

@@ -64,13 +64,13 @@ def test_quantizing_does_not_normalize():
 @pytest.mark.parametrize("method", ["normalize", "denormalize"])
 def test_what_was_never_measured_says_what_to_run(method):
     continuous = Continuous(3)
-    assert not continuous.measured
+    assert not continuous.has_statistics
     with pytest.raises(ValueError, match=r"never measured: run measure_latents\(tokenizer, data"):
         getattr(continuous, method)(torch.randn(1, 3, 1, 2, 2))
     continuous = measured()
-    assert continuous.measured
-    continuous.forget_statistics()
-    assert not continuous.measured
+    assert continuous.has_statistics
+    continuous.reset_statistics()
+    assert not continuous.has_statistics
     for name, value in Continuous(3).state_dict().items():
         assert torch.equal(continuous.state_dict()[name], value)
 
@@ -105,7 +105,7 @@ def test_statistics_that_cannot_be_are_refused(mean, std, num_latents):
     continuous = Continuous(3)
     with pytest.raises(ValueError, match="give 3 finite values of each, std above 0"):
         continuous.store_statistics(mean, std, num_latents)
-    assert not continuous.measured
+    assert not continuous.has_statistics
     assert torch.equal(continuous.latent_mean, torch.zeros(3))
 
 
@@ -121,15 +121,6 @@ def test_statistics_live_in_the_state_dict():
     assert torch.equal(other.latent_mean, MEAN)
     assert torch.equal(other.latent_std, STD)
     assert other.num_latents == 12
-
-
-def test_weights_of_older_versions_were_never_measured():
-    # Nor do they keep what was measured of the weights they replace.
-    for continuous in (Continuous(3), measured()):
-        module = torch.nn.ModuleDict({"quantizer": continuous})
-        module.load_state_dict({})
-        assert not continuous.measured
-        assert torch.equal(continuous.latent_std, torch.ones(3))
 
 
 @pytest.mark.parametrize("missing", ["latent_mean", "latent_std", "num_latents"])

@@ -18,7 +18,7 @@ from magvit2_pytorch.discriminators.o2_magvit2 import convert_discriminator
 from magvit2_pytorch.losses import (
     ADVERSARIAL_LOSSES,
     RECONSTRUCTION_LOSSES,
-    LeCamRegularizer,
+    lecam_loss,
     r1_penalty,
 )
 from magvit2_pytorch.tokenizer.convert import convert_o2_magvit2
@@ -106,8 +106,9 @@ def train_terms(tokenizer, discriminator, video):
     tokenizer.eval()
     shown = video.clone().requires_grad_()
     real, fake = (discriminator((view,)).logits[0] for view in (shown, recon))
-    lecam = LeCamRegularizer(start_at_zero=True, of_batch_means=True)
-    lecam.update(real, fake)
+    # O2-MAGVIT2 takes the mean logit of a batch, and averages zeros into the running means.
+    mean_logits = real.mean()[None], fake.mean()[None]
+    means = [0.001 * logit.detach()[0] for logit in mean_logits]
     saturating, hinge = (ADVERSARIAL_LOSSES[name] for name in ("non_saturating", "hinge"))
     terms = {
         "per_sample_entropy": entropy["sample_entropy"],
@@ -119,9 +120,9 @@ def train_terms(tokenizer, discriminator, video):
         "g_adv_hinge": hinge.generator(real, fake),
         "d_adv_non_saturating": saturating.discriminator(real, fake),
         "d_adv_hinge": hinge.discriminator(real, fake),
-        "lecam": lecam(real, fake),
-        "lecam_ema_real_after": lecam.real_mean,
-        "lecam_ema_fake_after": lecam.fake_mean,
+        "lecam": lecam_loss(*mean_logits, *means),
+        "lecam_ema_real_after": means[0],
+        "lecam_ema_fake_after": means[1],
         "r1_weighted": 10 * (1e-6 + r1_penalty((shown,), (real,))),
     }
     terms["generator_total_without_perceptual"] = (

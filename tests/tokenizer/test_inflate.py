@@ -170,5 +170,5 @@ def test_statistics_of_images_are_not_those_of_video():
     image, video = image_tokenizer("continuous"), video_tokenizer((False, True), "continuous")
     image.quantizer.store_statistics(torch.zeros(4), torch.ones(4), 9)
     inflate_into(video, image)
-    assert image.quantizer.measured
-    assert not video.quantizer.measured
+    assert image.quantizer.has_statistics
+    assert not video.quantizer.has_statistics

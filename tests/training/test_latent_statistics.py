@@ -179,8 +179,8 @@ def test_training_leaves_the_statistics_of_the_averaged_tokenizer(make_trainer, 
     np.testing.assert_allclose(loaded.quantizer.latent_std, whole.std(axis=0), rtol=1e-5)
     assert loaded.quantizer.num_latents == len(whole)
     # The weights in training are others, and nobody measured them.
-    assert trainer.ema_tokenizer.quantizer.measured
-    assert not trainer.tokenizer.quantizer.measured
+    assert trainer.ema_tokenizer.quantizer.has_statistics
+    assert not trainer.tokenizer.quantizer.has_statistics
 
     (line,) = (line for line in read_log(trainer.tracking.path) if "num_latents" in line)
     assert (line["step"], line["num_latents"]) == (6, len(whole))
@@ -209,7 +209,7 @@ def test_nothing_is_measured_that_was_not_asked_for(make_trainer, quantizer):
     trainer.train()
     assert not any("num_latents" in line for line in read_log(trainer.tracking.path))
     loaded = VideoTokenizer.from_pretrained(trainer.results_folder / "tokenizer")
-    assert quantizer == "lfq" or not loaded.quantizer.measured
+    assert quantizer == "lfq" or not loaded.quantizer.has_statistics
 
 
 def test_a_run_whose_latents_are_not_finite_still_leaves_its_tokenizer(make_trainer):
@@ -220,7 +220,7 @@ def test_a_run_whose_latents_are_not_finite_still_leaves_its_tokenizer(make_trai
     with pytest.warns(UserWarning, match="latent statistics: .* not finite"):
         trainer._finish()
     loaded = VideoTokenizer.from_pretrained(trainer.results_folder / "tokenizer")
-    assert not loaded.quantizer.measured
+    assert not loaded.quantizer.has_statistics
 
 
 def test_averaging_leaves_the_statistics_alone(make_trainer):
@@ -250,7 +250,7 @@ def test_a_checkpoint_brings_the_statistics_back(make_trainer, tmp_path):
         assert ours.state_dict().keys() == state.keys()
         for name, value in ours.state_dict().items():
             assert torch.equal(value, state[name]), name
-    assert other.ema_tokenizer.quantizer.measured
+    assert other.ema_tokenizer.quantizer.has_statistics
 
 
 def test_a_checkpoint_from_before_there_were_statistics_loads(make_trainer, tmp_path):
@@ -264,9 +264,9 @@ def test_a_checkpoint_from_before_there_were_statistics_loads(make_trainer, tmp_
     (path.parent / "checksums.sha256").unlink()
     measure_latents(trainer.ema_tokenizer, clips(2))
     trainer.load(tmp_path / "old")
-    assert not trainer.ema_tokenizer.quantizer.measured
+    assert not trainer.ema_tokenizer.quantizer.has_statistics
     trainer.train()
-    assert trainer.ema_tokenizer.quantizer.measured
+    assert trainer.ema_tokenizer.quantizer.has_statistics
 
 
 # Several processes
