@@ -19,7 +19,7 @@ class Moments(NamedTuple):
 
 
 class ChannelMoments:
-    """Accumulates moments: `update` with values, `merge` accumulators, `compute` the result.
+    """Accumulator of moments: `update`, `merge`, then `compute`.
 
     Each batch gives a mean and a sum of squared deviations from it; two such pairs are merged as
     in Chan, Golub and LeVeque (Stanford STAN-CS-79-773, eq. 2.1). The mean of squares minus the
@@ -35,7 +35,7 @@ class ChannelMoments:
 
     @torch.no_grad()
     def update(self, values: Float[Tensor, "b c *positions"]) -> None:
-        """Adds values of any shape whose second axis is the channels."""
+        """Add values of any shape whose second axis is the channels."""
         # Move first, convert second: not every device supports float64.
         channels = values.detach().cpu().double().transpose(0, 1).flatten(1)
         if not channels.numel():
@@ -47,7 +47,7 @@ class ChannelMoments:
         self.merge(part)
 
     def merge(self, other: "ChannelMoments") -> None:
-        """Adds the values of another accumulator, which stays unchanged."""
+        """Add the values of another accumulator, which stays unchanged."""
         if not other.num_values:
             return
         if not self.num_values:
@@ -65,7 +65,10 @@ class ChannelMoments:
         self.num_values = total
 
     def gathered(self) -> "ChannelMoments":
-        """The moments of all processes, bitwise equal in each; all processes must call this."""
+        """Moments merged over all processes, bitwise equal in each.
+
+        A collective: all processes must call it.
+        """
         parts: list[ChannelMoments | None] = [self]
         if dist.is_available() and dist.is_initialized():
             # As objects: a process without values does not know the number of channels.

@@ -32,7 +32,7 @@ class CodebookUse(NamedTuple):
 
 
 class CodebookUsage:
-    """Counts codes: `update` with codes, `compute` the statistics, `reset` to start again.
+    """Counter of codes: `update`, then `compute`; `reset` starts again.
 
     Counts stay on the device of the codes, so that counting on a GPU does not synchronize. For
     codebooks above 2^20 codes they are kept sorted, which does. No one-hot vector is ever created.
@@ -47,7 +47,7 @@ class CodebookUsage:
         self.reset()
 
     def reset(self) -> None:
-        """Clears all counts."""
+        """Clear all counts."""
         self.num_codes = 0
         """Number of codes counted in each codebook."""
         # The codebook size decides which of the two is used; both are None before the first code.
@@ -56,9 +56,10 @@ class CodebookUsage:
 
     @torch.no_grad()
     def update(self, codes: Integer[Tensor, "*n"]) -> None:
-        """Adds codes of any shape; with several codebooks, the last axis is the codebook.
+        """Add codes of any shape.
 
-        Raises `ValueError` for codes out of range on the CPU. On a GPU the check would synchronize.
+        With several codebooks, the last axis is the codebook. Raises `ValueError` for codes out of
+        range on the CPU. On a GPU the check would synchronize.
         """
         if self.num_codebooks == 1:
             rows = codes.reshape(1, -1).long()
@@ -85,7 +86,7 @@ class CodebookUsage:
             self._add_sparse([row.unique(return_counts=True) for row in rows])
 
     def merge(self, other: "CodebookUsage") -> None:
-        """Adds the counts of another counter of the same codebooks."""
+        """Add the counts of another counter of the same codebooks."""
         ours, theirs = ((x.codebook_size, x.num_codebooks) for x in (self, other))
         if ours != theirs:
             raise ValueError(
@@ -101,7 +102,7 @@ class CodebookUsage:
             self._add_sparse(other._sparse)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All counts, on the CPU, for `load_state_dict` of a counter of the same codebooks."""
+        """All counts, on the CPU, for `load_state_dict`."""
         state = {"num_codes": torch.tensor(self.num_codes)}
         if self._dense is not None:
             state["dense"] = self._dense.cpu()
@@ -110,7 +111,7 @@ class CodebookUsage:
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Replaces all counts."""
+        """Replace all counts."""
         self.num_codes = int(state["num_codes"])
         self._dense = state.get("dense")
         self._sparse = None
@@ -119,7 +120,10 @@ class CodebookUsage:
             self._sparse = [(state[f"codes.{book}"], state[f"counts.{book}"]) for book in books]
 
     def gathered(self) -> "CodebookUsage":
-        """A counter with the counts of all processes, on the CPU; all processes must call this."""
+        """A counter with the counts of all processes, on the CPU.
+
+        A collective: all processes must call it.
+        """
         local = CodebookUsage(self.codebook_size, self.num_codebooks)
         local.num_codes = self.num_codes
         local._dense, local._sparse = tree_map_only(Tensor, Tensor.cpu, (self._dense, self._sparse))

@@ -8,7 +8,7 @@ Covariance = Float[Tensor, "d d"]
 
 
 class GaussianMoments:
-    """Accumulates mean and covariance: `update` with vectors, `merge` accumulators.
+    """Accumulator of mean and covariance: `update` and `merge`.
 
     Each batch gives a mean and the scatter matrix around it; two such pairs are merged as in
     `ChannelMoments`. Sums of raw products would lose a deviation that is small compared with the
@@ -26,7 +26,7 @@ class GaussianMoments:
 
     @torch.no_grad()
     def update(self, vectors: Float[Tensor, "n d"]) -> None:
-        """Adds vectors; raises `ValueError` for another length or values that are not finite."""
+        """Add vectors; raises `ValueError` for another length or non-finite values."""
         if vectors.shape[1] != self.dim:
             raise ValueError(f"features have {vectors.shape[1]} numbers instead of {self.dim}")
         if not len(vectors):
@@ -41,7 +41,7 @@ class GaussianMoments:
         self.merge(part)
 
     def merge(self, other: "GaussianMoments") -> None:
-        """Adds the vectors of another accumulator, which stays unchanged."""
+        """Add the vectors of another accumulator, which stays unchanged."""
         if other.dim != self.dim:
             raise ValueError(f"moments of {other.dim} and of {self.dim} numbers cannot be merged")
         total = self.num_vectors + other.num_vectors
@@ -54,7 +54,7 @@ class GaussianMoments:
         self.num_vectors = total
 
     def covariance(self, unbiased: bool = True) -> Covariance:
-        """Scatter divided by n - 1, or by n; raises `ValueError` where that is 0."""
+        """Scatter divided by n - 1, or n; raises `ValueError` for 0."""
         divisor = self.num_vectors - unbiased
         if divisor < 1:
             raise ValueError(f"{self.num_vectors} vectors have no covariance: give two or more")
@@ -83,7 +83,7 @@ class FrechetDistance:
         return self.num_vectors <= self.real.dim
 
     def update(self, recon: Float[Tensor, "n d"], real: Float[Tensor, "m d"]) -> None:
-        """Adds features; adds none if `GaussianMoments.update` raises for either set."""
+        """Add features; adds none if `GaussianMoments.update` raises for either set."""
         parts = GaussianMoments(self.recon.dim), GaussianMoments(self.real.dim)
         for part, vectors in zip(parts, (recon, real), strict=True):
             part.update(vectors)
@@ -91,12 +91,12 @@ class FrechetDistance:
         self.real.merge(parts[1])
 
     def merge(self, other: "FrechetDistance") -> None:
-        """Adds the vectors of another accumulator, which stays unchanged."""
+        """Add the vectors of another accumulator, which stays unchanged."""
         self.recon.merge(other.recon)
         self.real.merge(other.real)
 
     def compute(self) -> float:
-        """The distance so far, 0 or more; raises `ValueError` before the second vector."""
+        """The distance so far; raises `ValueError` before the second vector."""
         covariances = (x.covariance(self.unbiased) for x in (self.recon, self.real))
         return frechet_distance(self.recon.mean, self.real.mean, *covariances)
 
@@ -113,7 +113,7 @@ class FrechetDistance:
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Replaces all sums."""
+        """Replace all sums."""
         for name, moments in (("recon", self.recon), ("real", self.real)):
             moments.num_vectors = int(state[f"{name}.num_vectors"])
             moments.mean, moments.scatter = state[f"{name}.mean"], state[f"{name}.scatter"]
@@ -125,11 +125,12 @@ def frechet_distance(
     covariance: Covariance,
     other_covariance: Covariance,
 ) -> float:
-    """|m - n|^2 + tr(A + B - 2 (A B)^(1/2)) of Gaussians with means m, n and covariances A, B.
+    """Fréchet distance of two Gaussians.
 
-    The trace of the root is that of (A^(1/2) B A^(1/2))^(1/2), which is symmetric: its eigenvalues
-    are real and not negative, even for singular A and B. Eigenvalues within rounding of 0 count as
-    0, since the root of a rounding error is not small. Source: Dowson and Landau, 1982, equation 4.
+    |m - n|^2 + tr(A + B - 2 (A B)^(1/2)) for means m, n and covariances A, B. The trace of the root
+    is that of (A^(1/2) B A^(1/2))^(1/2), which is symmetric: its eigenvalues are real and not
+    negative, even for singular A and B. Eigenvalues within rounding of 0 count as 0, since the root
+    of a rounding error is not small. Source: Dowson and Landau, 1982, equation 4.
     """
     values, vectors = torch.linalg.eigh(covariance.double())
     root = (vectors * _zero_if_rounding(values).sqrt()) @ vectors.T

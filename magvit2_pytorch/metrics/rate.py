@@ -19,7 +19,7 @@ def bits_per_pixel(
 
 
 def compression_ratio(bits_per_pixel: float, channels: int = 3, bits_per_channel: int = 8) -> float:
-    """Bits of raw pixels, by default 24 per pixel, divided by bits of codes."""
+    """Bits of raw pixels divided by bits of codes."""
     if bits_per_pixel <= 0:
         raise ValueError(f"bits_per_pixel is {bits_per_pixel}: give a number above 0")
     return channels * bits_per_channel / bits_per_pixel

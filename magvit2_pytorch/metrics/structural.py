@@ -31,12 +31,13 @@ MS_SSIM_MIN_SIDE = (WINDOW - 1) * 2 ** (len(SCALE_WEIGHTS) - 1) + 1
 def ssim(
     recon: Float[Tensor, "b c t h w"], real: Float[Tensor, "b c t h w"]
 ) -> Float[Tensor, " b"]:
-    """SSIM of each clip, averaged over frames and channels; 1 for equal clips.
+    """SSIM of each clip, averaged over frames and channels.
 
-    Inputs are in [-1, 1] and are clamped to it; SSIM needs values from 0 up, so they are mapped
-    to [0, 1]. The window is Gaussian, 11 x 11 with a standard deviation of 1.5 pixels; edges are
-    reflected. Raises `ValueError` if a side is below 6 pixels. Source: Wang et al., Image Quality
-    Assessment: From Error Visibility to Structural Similarity, 2004, equation 13.
+    Equal clips give 1. Inputs are in [-1, 1] and are clamped to it; SSIM needs values from 0 up, so
+    they are mapped to [0, 1]. The window is Gaussian, 11 x 11 with a standard deviation of 1.5
+    pixels; edges are reflected. Raises `ValueError` if a side is below 6 pixels. Source: Wang et
+    al., Image Quality Assessment: From Error Visibility to Structural Similarity, 2004, equation
+    13.
     """
     _check_size(real, MIN_SIDE, "SSIM")
     return _mean_over_frames(lambda a, b: _similarity(a, b)[0], recon, real)
@@ -46,7 +47,7 @@ def ssim(
 def ms_ssim(
     recon: Float[Tensor, "b c t h w"], real: Float[Tensor, "b c t h w"]
 ) -> Float[Tensor, " b"]:
-    """MS-SSIM of each clip: `ssim` over five scales, each half the previous one.
+    """MS-SSIM of each clip: `ssim` over five scales, halved each time.
 
     Raises `ValueError` unless both sides have 161 pixels or more. Negative similarities count as
     0, since their fractional powers are undefined. Source: Wang et al., Multi-Scale
@@ -59,7 +60,7 @@ def ms_ssim(
 def _mean_over_frames(
     metric: Callable[[Tensor, Tensor], Tensor], recon: Tensor, real: Tensor
 ) -> Float[Tensor, " b"]:
-    """The mean of an image metric in [0, 1] over the frames of clips in [-1, 1]."""
+    """Mean over frames of a metric of images in [0, 1]."""
     if recon.shape != real.shape:
         raise ValueError(f"recon {tuple(recon.shape)} and real {tuple(real.shape)} differ")
     low, high = VALUE_RANGE
@@ -88,9 +89,10 @@ def _multi_scale(
 def _similarity(
     recon: Float[Tensor, "b c h w"], real: Float[Tensor, "b c h w"]
 ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
-    """SSIM of images in [0, 1], and the product of its contrast and structure factors.
+    """SSIM of images in [0, 1], and its contrast and structure part.
 
-    The latter is averaged only over windows that lie wholly inside the image.
+    The latter, the product of both factors, is averaged only over windows that lie wholly inside
+    the image.
     """
     c1, c2 = STABILIZERS
     products = torch.stack((recon, real, recon * recon, real * real, recon * real))

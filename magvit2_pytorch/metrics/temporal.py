@@ -23,7 +23,7 @@ class TemporalConsistency(NamedTuple):
 def temporal_consistency(
     recon: Float[Tensor, "b c t h w"], real: Float[Tensor, "b c t h w"]
 ) -> TemporalConsistency:
-    """Mean squared error of frame differences, and the energy to compare it with.
+    """Error of frame differences, and the energy to compare it with.
 
     With d(x)[t] = x[t + 1] - x[t], error = mean((d(recon) - d(real))^2) and energy =
     mean(d(real)^2). An error that is equal in all frames costs nothing here; flicker does. error /

@@ -5,7 +5,7 @@ from magvit2_pytorch.tokenizer.config import TokenizerConfig
 
 
 def build_quantizer(config: TokenizerConfig) -> Quantizer:
-    """Continuous, FSQ or LFQ quantizer; the config ensures that exactly one is chosen."""
+    """Continuous, FSQ or LFQ quantizer; the config ensures that one is chosen."""
     if config.continuous_dim is not None:
         return Continuous(
             config.continuous_dim, kl=config.use_kl, kl_loss_weight=config.kl_loss_weight

@@ -1,4 +1,4 @@
-"""Saving and loading a tokenizer, in a folder or on the Hugging Face hub."""
+"""Saving and loading tokenizers, in folders or on the Hugging Face hub."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Flat sequences of codes, back on their grid of frames, rows and columns."""
+"""Flat sequences of codes, back on their grid."""
 
 from einops import rearrange
 from jaxtyping import Int
@@ -13,7 +13,7 @@ def unflatten_codes(
     grid: tuple[int, int, int] | None,
     default_size: tuple[int, int],
 ) -> Codes:
-    """Codes `b t h w` from codes of that shape or flat ones, `b n`.
+    """Codes `b t h w`, from flat codes `b n` if necessary.
 
     With several codebooks, the last axis is the codebook. Flat codes lie on `grid`, (latent
     frames, rows, columns); without one, on as many frames of `default_size`, (rows, columns), as

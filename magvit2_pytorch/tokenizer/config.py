@@ -266,7 +266,7 @@ class TokenizerConfig:
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> "TokenizerConfig":
-        """A config from plain values; raises `ValueError` for unknown keys, with near names."""
+        """A config from plain values; raises `ValueError` for unknown keys."""
         names = [field.name for field in fields(cls)]
         check_known("the tokenizer", options, names, TRAINING_OPTIONS)
         return cls(**{name: to_tuples(value) for name, value in options.items()})

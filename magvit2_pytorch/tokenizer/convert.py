@@ -54,7 +54,7 @@ def convert_o2_magvit2(path: str | Path, bit_order: BitOrder | None = None) -> V
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """The tensors of a checkpoint file, or of the one in a folder.
+    """Tensors of a checkpoint, given as a file or its folder.
 
     Perceptual weights are left out. Tensors may share memory with the file.
     """
@@ -140,7 +140,7 @@ def _bit_order(mask: Tensor, num_bits: int) -> BitOrder:
 
 
 def _weights(tokenizer: VideoTokenizer, state: State) -> State:
-    """The parameters of a tokenizer; raises `ValueError` unless each tensor is used once."""
+    """Parameters of a tokenizer; raises `ValueError` unless every tensor fits."""
     table, parameters = name_table(tokenizer, state), dict(tokenizer.named_parameters())
     wanted = {}
     for ours, theirs in table.items():

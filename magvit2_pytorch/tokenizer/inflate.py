@@ -36,15 +36,16 @@ MAY_DIFFER = frozenset(
 
 @torch.no_grad()
 def inflate_into(tokenizer: VideoTokenizer, source: VideoTokenizer) -> None:
-    """Initialize `tokenizer` from `source`, with the same layers but less or no time.
+    """Initialize `tokenizer` from `source`, an image tokenizer with the same layers.
 
-    A temporal kernel gets the image kernel as its last tap, for the current frame, and zeros for
-    the past. Where channels become frames, every frame gets the image weights; where frames become
-    channels, all but the newest frame get zeros. So both tokenizers reconstruct an image alike, a
-    latent of a clip is that of its newest frame, and a static clip has equal latents. This holds
-    exactly with convolutions only, not with attention over time. With equal layers, weights are
-    copied. Raises `ValueError`, and changes nothing, if the tokenizers do not fit.
-    Source: MAGVIT-v2 (arXiv 2310.05737); the last tap instead of the middle one of MAGVIT-v1.
+    `source` may also compress time, but less. A temporal kernel gets the image kernel as its last
+    tap, for the current frame, and zeros for the past. Where channels become frames, every frame
+    gets the image weights; where frames become channels, all but the newest frame get zeros. So
+    both tokenizers reconstruct an image alike, a latent of a clip is that of its newest frame, and
+    a static clip has equal latents. This holds exactly with convolutions only, not with attention
+    over time. With equal layers, weights are copied. Raises `ValueError`, and changes nothing, if
+    the tokenizers do not fit. Source: MAGVIT-v2 (arXiv 2310.05737); the last tap instead of the
+    middle one of MAGVIT-v1.
     """
     _check_compatible(tokenizer.config, source.config)
     inflated = {}
@@ -90,7 +91,7 @@ def _check_compatible(ours: TokenizerConfig, theirs: TokenizerConfig) -> None:
 
 
 def _patch_conv_resizers(tokenizer: nn.Module) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
-    """For each convolution whose channels hold several frames, the function that adds them."""
+    """Functions that resize convolutions next to patches, by module name."""
     resizers = {}
     for name, chain in tokenizer.named_modules():
         if not isinstance(chain, Chain):
@@ -110,7 +111,7 @@ def _repeat_outputs(weight: Tensor, target: Tensor) -> Tensor:
 
 
 def _zero_older_inputs(weight: Tensor, target: Tensor) -> Tensor:
-    """The weight as that of the newest frame of a patch, which comes last."""
+    """The weight for the newest (last) frame of a patch, zeros before."""
     if weight.ndim == 1 or weight.shape[1] >= target.shape[1]:
         return weight
     older = target.shape[1] - weight.shape[1]
@@ -118,7 +119,7 @@ def _zero_older_inputs(weight: Tensor, target: Tensor) -> Tensor:
 
 
 def _pad_taps(weight: Tensor, target: Tensor) -> Tensor:
-    """The kernel as the last taps of a longer one, with zeros for earlier frames."""
+    """The kernel as the last taps of a longer one, zeros before."""
     if weight.ndim != 5 or weight.shape[2] >= target.shape[2]:
         return weight
     earlier = target.shape[2] - weight.shape[2]

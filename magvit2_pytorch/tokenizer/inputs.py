@@ -7,7 +7,7 @@ from magvit2_pytorch.types import Video
 
 
 def validate_video(video: Tensor, channels: int, space_factor: int) -> Video:
-    """Video `b c t h w`, from a video or an image `b c h w` that fits the tokenizer.
+    """Checked video `b c t h w`; an image becomes one frame.
 
     Raises `TypeError` unless it is floating point, `ValueError` for a wrong shape.
     """

@@ -73,7 +73,7 @@ def register_layer(name: str):
 
 
 def normalize_entry(entry: Any) -> LayerEntry:
-    """The entry with lists (from JSON) as tuples, or the name if it has no parameters."""
+    """The entry as a tuple, or its name if without parameters."""
     if isinstance(entry, str):
         return entry
     if not isinstance(entry, Sequence) or not entry or not isinstance(entry[0], str):

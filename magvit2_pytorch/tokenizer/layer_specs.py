@@ -122,7 +122,7 @@ class CompressTimeSpec(LayerSpec):
 @register_layer("attend_space")
 @dataclass(frozen=True)
 class AttendSpaceSpec(SameGrid):
-    """A transformer block over the cells of each frame, with axial rotary embeddings."""
+    """A transformer block over each frame, with axial rotary embeddings."""
 
     def block(self, grid: Grid, options: LayerOptions) -> StatefulLayer:
         mixer = SpaceAttention(grid.dim, options.attention)
@@ -140,7 +140,7 @@ class CondAttendSpaceSpec(AttendSpaceSpec):
 @register_layer("linear_attend_space")
 @dataclass(frozen=True)
 class LinearAttendSpaceSpec(SameGrid):
-    """A transformer block over the cells of each frame, with linear attention."""
+    """A transformer block over each frame, with linear attention."""
 
     def block(self, grid: Grid, options: LayerOptions) -> StatefulLayer:
         size = options.linear_attention

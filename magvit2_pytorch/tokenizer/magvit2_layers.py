@@ -108,7 +108,7 @@ def residual_units(
 def adaptive_units(
     dim: int, dim_out: int, num_units: int, options: LayerOptions
 ) -> list[StatefulLayer]:
-    """`residual_units` after a norm whose gain and shift come from the quantized latents."""
+    """An adaptive norm, which reads the quantized latents, and `residual_units`."""
     assert options.quantized_dim is not None, "build_encoder_decoder sets it"
     norm = LatentNorm(dim, options.quantized_dim, options.norm)
     return [norm, *residual_units(dim, dim_out, num_units, options)]

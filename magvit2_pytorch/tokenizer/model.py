@@ -73,7 +73,7 @@ class VideoTokenizer(Pretrained, nn.Module):
 
     @property
     def bits_per_pixel(self) -> float | None:
-        """Bits per pixel of fixed-length codes of a long video; None if continuous."""
+        """Bits per pixel of a long video's codes; None if continuous."""
         bits = self.quantizer.bits_per_position
         return None if bits is None else bits / (self.time_factor * self.space_factor**2)
 
@@ -103,8 +103,8 @@ class VideoTokenizer(Pretrained, nn.Module):
         """Latents before quantization, 1 + ceil((t - 1) / time_factor) frames.
 
         `tile_size` computes frames in tiles with sides of that many pixels (a multiple of
-        `space_factor`), or of as many as memory allows (`auto`): equal except for rounding, without
-        gradients, in less memory. The video may then stay on the CPU; latents are on the GPU.
+        `space_factor`) or, with "auto", in the largest tiles that fit into memory: equal except for
+        rounding, without gradients. The video may then stay on the CPU; latents are on the GPU.
         Raises `TypeError` or `ValueError` for input that is not floating point, has other channels,
         or has a height or width that is not a multiple of `space_factor`. Except in training mode
         with gradients, also checks the value range as `tokenize` does.
@@ -123,7 +123,7 @@ class VideoTokenizer(Pretrained, nn.Module):
         tile_size: TileSize | None = None,
         last: bool = False,
     ) -> tuple[Latents, Past]:
-        """Latents of the next frames of a video, and the past for the next chunk.
+        """Latents of a chunk, and the past for the next chunk.
 
         The first chunk (no past) has 1 + k * time_factor frames, any other k * time_factor. After
         the `last` chunk the past must not be used. All chunks need the same `tile_size`.
@@ -151,7 +151,7 @@ class VideoTokenizer(Pretrained, nn.Module):
         cond: Cond | None = None,
         tile_size: TileSize | None = None,
     ) -> Codes:
-        """Codes, int64, `b t h w`; with several codebooks, their axis is last.
+        """Codes `b t h w`, int64; several codebooks add a last axis.
 
         `tile_size` is that of `encode`. Raises `ValueError` if the values look like bytes, and
         warns if they look like [0, 1].
@@ -170,10 +170,11 @@ class VideoTokenizer(Pretrained, nn.Module):
         num_frames: int | None = None,
         tile_size: TileSize | None = None,
     ) -> Video:
-        """Video from quantized latents: 1 + (t - 1) * time_factor frames, or `num_frames`.
+        """Video from quantized latents.
 
-        Values approximate [-1, 1] and are not clamped, so that losses see their full error.
-        `tile_size` is that of `encode`; the video is then on the device of the latents.
+        It has 1 + (t - 1) * time_factor frames, of which `num_frames` keeps the first. Values
+        approximate [-1, 1] and are not clamped, so that losses see their full error. `tile_size` is
+        that of `encode`; the video is then on the device of the latents.
         """
         video, _ = self.decode_chunk(quantized, None, cond, tile_size, last=True)
         return video if num_frames is None else video[:, :, :num_frames]
@@ -186,7 +187,7 @@ class VideoTokenizer(Pretrained, nn.Module):
         tile_size: TileSize | None = None,
         last: bool = False,
     ) -> tuple[Video, Past]:
-        """Frames of the next latents, and the past for the next chunk.
+        """Frames of a chunk, and the past for the next chunk.
 
         Arguments are those of `encode_chunk`.
         """
@@ -248,7 +249,7 @@ class VideoTokenizer(Pretrained, nn.Module):
         precision: Precision = "fp32",
         tile_size: TileSize | None = None,
     ) -> EncodeStream:
-        """A stream: `push` frames in chunks of any length, get the codes of the whole video."""
+        """A stream that encodes frames pushed in chunks of any length."""
         return EncodeStream(self, cond, precision, tile_size)
 
     def decode_stream(
@@ -258,13 +259,13 @@ class VideoTokenizer(Pretrained, nn.Module):
         precision: Precision = "fp32",
         tile_size: TileSize | None = None,
     ) -> DecodeStream:
-        """A stream: `push` codes in chunks of any length, get at most `num_frames` frames."""
+        """A stream that decodes codes pushed in chunks of any length."""
         return DecodeStream(self, cond, num_frames, precision, tile_size)
 
     # Latents of a continuous tokenizer, for diffusion models
 
     def normalize_latents(self, latents: Latents) -> Latents:
-        """Latents with mean 0 and standard deviation 1 per channel, by measured statistics.
+        """Latents normalized per channel by measured mean and standard deviation.
 
         Takes the input of `decode`, `quantize(encode(video)).quantized`. Training measures the
         statistics at its end, `training.latent_statistics.measure_latents` at any time. Raises
@@ -325,7 +326,7 @@ class VideoTokenizer(Pretrained, nn.Module):
     # Input checks
 
     def prepare(self, video: Tensor, check_range: bool = True) -> Video:
-        """Validated video `b c t h w`; an image becomes a video of one frame.
+        """Checked video `b c t h w`; an image becomes one frame.
 
         Raises as `encode` does; `check_range` checks the value range as `tokenize` does.
         """

@@ -73,7 +73,7 @@ def options_from_shapes(state: State) -> dict[str, Any]:
 
 
 def name_table(tokenizer: VideoTokenizer, state: State) -> dict[str, tuple[str, ...]]:
-    """For each parameter of the tokenizer, the tensors that are concatenated to it.
+    """Parameter names of the tokenizer and the tensors to concatenate for each.
 
     `state` only decides between variants of the names.
     """
@@ -91,7 +91,7 @@ def name_table(tokenizer: VideoTokenizer, state: State) -> dict[str, tuple[str, 
 
 
 def has_time(state: State) -> bool:
-    """True for a video model; the convolutions of image models have no time axis."""
+    """True for a video model, False for an image model."""
     return any(name.startswith(f"{FIRST_CONV}.conv.") for name in state)
 
 

@@ -18,7 +18,7 @@ def preset(name: str) -> dict[str, Any]:
 
 @PRESETS.register("small")
 def small() -> dict[str, Any]:
-    """A tokenizer for a laptop: 4 x 8 x 8 compression, 5.8 M parameters.
+    """For a laptop: 4 x 8 x 8 compression, 5.8 M parameters.
 
     It has 64,000 codes (15.97 bits) per position. With its recipe, training for four and a half
     minutes on two CPU cores reaches 26 dB on held-out frames of the training clips (`magvit2 demo`;
@@ -44,7 +44,7 @@ def small() -> dict[str, Any]:
 
 @PRESETS.register("tiny")
 def tiny() -> dict[str, Any]:
-    """A tokenizer for tests: 2 x 4 x 4 compression, 10 bits, few parameters."""
+    """For tests: 2 x 4 x 4 compression, 10 bits, few parameters."""
     return dict(
         image_size=16,
         init_dim=8,
@@ -127,11 +127,11 @@ def magvit2() -> dict[str, Any]:
 
 @PRESETS.register("magvit2-small")
 def magvit2_small() -> dict[str, Any]:
-    """`magvit2` for one GPU: 4 x 8 x 8 compression, 56.4 M parameters.
+    """Small `magvit2`: 4 x 8 x 8 compression, 56.4 M parameters.
 
-    Half the channels and half the residual units, 18 bits per position. Encoding and decoding cost
-    1.6 TFLOP per clip; training takes 3.6 GiB of activations per clip in float32 and 1.1 GB for
-    weights, moments and averages.
+    For one GPU: half the channels and half the residual units, 18 bits per position. Encoding and
+    decoding cost 1.6 TFLOP per clip; training takes 3.6 GiB of activations per clip in float32 and
+    1.1 GB for weights, moments and averages.
     """
     return dict(image_size=128, codebook_size=2**18) | magvit2_options(**REDUCED, **COMPRESS_8X)
 
@@ -150,17 +150,17 @@ def o2() -> dict[str, Any]:
 
 @PRESETS.register("o2-small")
 def o2_small() -> dict[str, Any]:
-    """`o2` for one GPU: 4 x 16 x 16 compression, 57.9 M parameters.
+    """Small `o2`: 4 x 16 x 16 compression, 57.9 M parameters.
 
-    Half the channels and half the residual units, 18 bits per position. Encoding and decoding cost
-    3.8 TFLOP per clip; training takes 11.7 GiB of activations per clip in float32.
+    For one GPU: half the channels and half the residual units, 18 bits per position. Encoding and
+    decoding cost 3.8 TFLOP per clip; training takes 11.7 GiB of activations per clip in float32.
     """
     return dict(image_size=256, codebook_size=2**18) | magvit2_options(**REDUCED, **COMPRESS_16X)
 
 
 @PRESETS.register("o2-image")
 def o2_image() -> dict[str, Any]:
-    """Image tokenizer for `o2`: 1 x 16 x 16 compression, 115.1 M parameters.
+    """Image `o2`: 1 x 16 x 16 compression, 115.1 M parameters.
 
     Stage I of `o2`: the same network without time, 18 bits per position. After training on images,
     `init_from` inflates it to `o2`. Encoding and decoding cost 0.6 TFLOP per image; training takes
@@ -171,7 +171,7 @@ def o2_image() -> dict[str, Any]:
 
 @PRESETS.register("o2-image-small")
 def o2_image_small() -> dict[str, Any]:
-    """Image tokenizer for `o2-small`: 1 x 16 x 16 compression, 16.4 M parameters.
+    """Image `o2-small`: 1 x 16 x 16 compression, 16.4 M parameters.
 
     Stage I of `o2-small`, 18 bits per position. Encoding and decoding cost 0.08 TFLOP per image;
     training takes 0.7 GiB of activations per image in float32.
@@ -193,8 +193,8 @@ def walt() -> dict[str, Any]:
 
 @PRESETS.register("walt-small")
 def walt_small() -> dict[str, Any]:
-    """`walt` for one GPU: 4 x 8 x 8 compression, 56.4 M parameters.
+    """Small `walt`: 4 x 8 x 8 compression, 56.4 M parameters.
 
-    8 continuous channels; the cost is that of `magvit2-small`.
+    For one GPU: 8 continuous channels, at the cost of `magvit2-small`.
     """
     return dict(image_size=128, continuous_dim=8) | magvit2_options(**REDUCED, **COMPRESS_8X)

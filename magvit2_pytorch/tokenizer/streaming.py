@@ -59,7 +59,7 @@ class EncodeStream:
         self.ended = False
 
     def push(self, frames: Video | Image) -> Codes | Latents | None:
-        """The codes that these frames complete, or None if they complete none.
+        """Codes that these frames complete, or None.
 
         Takes one frame or more; the first frame completes a latent by itself. The value range of
         the first chunk is checked as in `tokenize`.
@@ -68,14 +68,14 @@ class EncodeStream:
         return _codes_or_latents(self.push_quantized(frames))
 
     def flush(self) -> Codes | Latents | None:
-        """End the video: pad the waiting frames with the last one and return their code.
+        """End the video: encode the waiting frames, padded with the last one.
 
         Returns None if no frames wait. Afterwards the stream accepts no frames.
         """
         return _codes_or_latents(self.flush_quantized())
 
     def push_quantized(self, frames: Video | Image) -> Quantized | None:
-        """`push` that returns quantized latents and codes, without a check of the value range."""
+        """`push` that returns latents and codes, without a range check."""
         if self.ended:
             raise ValueError("this stream has ended: start another with encode_stream()")
         frames = self.tokenizer.prepare(frames, check_range=False)

@@ -40,7 +40,7 @@ def check_tile_size(tile_size: TileSize | None, space_factor: int) -> None:
 def fit_tile_size(
     tokenizer: "VideoTokenizer", module: Chain, x: Tensor, memory: int | None = None
 ) -> int:
-    """The largest tile size, in pixels, for which a module fits into memory.
+    """Largest tile size, in pixels, that fits into memory.
 
     `module` is the tokenizer's `encoder` or `decoder`, and `x` its input, video or quantized
     latents. `memory` is the bytes for activations on the tokenizer's device, by default half of

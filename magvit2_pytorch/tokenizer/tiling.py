@@ -1,4 +1,4 @@
-"""Exact tiling: a network applied tile by tile gives the result for the whole frame.
+"""Exact tiling: tile by tile, the same result as for whole frames.
 
 Consecutive layers with a bounded receptive field form a segment. A segment runs tile by tile; each
 tile is read with the margin that the segment's receptive field needs (its halo), and the margin is
@@ -43,7 +43,7 @@ class Span(NamedTuple):
     stop: int
 
     def input_span(self, field: ReceptiveField, size: int, align: int) -> "Span":
-        """The part of an input of `size` cells that this output needs, in multiples of `align`."""
+        """The input cells that this output needs, within `size`, aligned to `align`."""
         start = floor((self.start * field.scale - field.halo) / align) * align
         stop = ceil((self.stop * field.scale + field.halo) / align) * align
         return Span(max(start, 0), min(stop, size))
@@ -64,10 +64,11 @@ def crop(x: Features, rows: Span, columns: Span) -> Output:
 
 
 class Tiling:
-    """Runs layers on `rows` x `columns` latents in tiles of `tile` x `tile` latents.
+    """Runs layers tile by tile.
 
-    `run(layer, x, past)` equals `layer(x, past, context)` except for rounding, and returns a past
-    for the next `run`. Layers compute on `device`; the result is on the device of `x`.
+    Frames have `rows` x `columns` latents, tiles `tile` x `tile`. `run(layer, x, past)` equals
+    `layer(x, past, context)` except for rounding, and returns a past for the next `run`. Layers
+    compute on `device`; the result is on the device of `x`.
     """
 
     def __init__(self, rows: int, columns: int, tile: int, device: torch.device, context: Context):
@@ -142,7 +143,7 @@ class Tiling:
         return out, next_pasts
 
     def _frame_statistics(self, norm: FrameGroupNorm, x: Features) -> FrameStatistics:
-        """Statistics of whole frames, merged from those of tiles (Chan et al., 1979)."""
+        """Statistics of frames, merged from those of tiles (Chan et al., 1979)."""
         count, mean, variance = 0, torch.zeros(()), torch.zeros(())
         cells = self._cells_per_latent(x)
         for tile_spans in self.tiles:
@@ -163,7 +164,7 @@ class Tiling:
 
 
 def split_into_segments(layers: Iterable[StatefulLayer]) -> list[list[StatefulLayer]]:
-    """Groups of consecutive layers that run tile by tile; other layers stand alone.
+    """Groups of consecutive layers that run tile by tile; others alone.
 
     A group norm may start a group: given the statistics of the frame, it is pointwise.
     """
