@@ -315,8 +315,10 @@ class VideoTokenizer(Pretrained, nn.Module):
         `return_codes` returns the codes instead, and with `return_recon` the pair (codes,
         reconstruction), as in magvit2-pytorch.
         """
-        frames = self.prepare(video, check_range=False)  # `encode` checks it
-        quantized, codes = self.quantize(self.encode(frames, cond))
+        # Training and evaluation read files, whose bright clips only look like another range.
+        frames = self.prepare(video, check_range=False)
+        latents, _ = self.encode_chunk(pad_frames(frames, self.time_factor), None, cond, last=True)
+        quantized, codes = self.quantize(latents)
         if return_codes and not return_recon:
             return codes
         recon = self.decode(quantized, cond, num_frames=frames.shape[2])
