@@ -1,8 +1,8 @@
-"""What is measured of reconstructions and of codes."""
+"""Metrics of reconstructions and of codes."""
 
 from magvit2_pytorch.metrics.bootstrap import Interval, bootstrap_interval
 from magvit2_pytorch.metrics.channel_moments import ChannelMoments, Moments
-from magvit2_pytorch.metrics.codebook_usage import CodebookUsage, CodebookUse, codebook_usage
+from magvit2_pytorch.metrics.codebook_usage import CodebookUsage, CodebookUse
 from magvit2_pytorch.metrics.frechet import FrechetDistance, GaussianMoments, frechet_distance
 from magvit2_pytorch.metrics.psnr import psnr
 from magvit2_pytorch.metrics.rate import bits_per_pixel, compression_ratio
@@ -20,7 +20,6 @@ __all__ = [
     "TemporalConsistency",
     "bits_per_pixel",
     "bootstrap_interval",
-    "codebook_usage",
     "compression_ratio",
     "frechet_distance",
     "ms_ssim",

@@ -1,4 +1,4 @@
-"""How sure a mean over clips is: intervals by drawing the sample again and again."""
+"""Bootstrap confidence intervals of a mean over clips."""
 
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
@@ -11,7 +11,7 @@ NUM_RESAMPLES = 2000
 
 
 class Interval(NamedTuple):
-    """The bounds of a percentile interval."""
+    """Bounds of a percentile interval."""
 
     low: float
     high: float
@@ -25,32 +25,32 @@ def bootstrap_interval(
     level: float = LEVEL,
     num_resamples: int = NUM_RESAMPLES,
 ) -> Interval | None:
-    """Where the mean of `values` would lie for other samples like this one, at `level`.
+    """Percentile interval of the mean of `values` at confidence `level`.
 
-    Values of one group, such as clips of one video, are alike, and more of them say little more:
-    whole groups are drawn, with replacement, as many as there are. None where there are fewer than
-    two groups. Percentiles of the means that were drawn: too narrow for a handful of groups. The
-    same values and seed give the same interval. Source: Efron and Tibshirani, An Introduction to
-    the Bootstrap, 1993, chapter 13.
+    Values of one group, such as clips of one video, are correlated. Therefore each resample draws
+    whole groups with replacement, as many as there are, and the interval lies between percentiles
+    of the resampled means. It is too narrow for a handful of groups, and None for fewer than two.
+    The same values and seed give the same interval. Source: Efron and Tibshirani, An Introduction
+    to the Bootstrap, 1993, chapter 13.
     """
     if not 0 < level < 1:
-        raise ValueError(f"level is {level}: it lies between 0 and 1")
+        raise ValueError(f"level is {level}: give a number between 0 and 1")
     sample = np.asarray(values, np.float64)
     if not np.isfinite(sample).all():
-        raise ValueError("a mean with infinite values has no interval: leave them out")
+        raise ValueError("some values are not finite: leave them out")
     names = range(len(sample)) if groups is None else groups
-    places: dict[Hashable, int] = {}
-    member_of = [places.setdefault(name, len(places)) for name in names]
-    if len(member_of) != len(sample):
-        raise ValueError(f"{len(member_of)} groups were given for {len(sample)} values")
-    if len(places) < 2:
+    group_indices: dict[Hashable, int] = {}
+    group_of = [group_indices.setdefault(name, len(group_indices)) for name in names]
+    if len(group_of) != len(sample):
+        raise ValueError(f"{len(group_of)} groups were given for {len(sample)} values")
+    num_groups = len(group_indices)
+    if num_groups < 2:
         return None
-    sums = np.bincount(member_of, sample)
-    counts = np.bincount(member_of)
+    sums, counts = np.bincount(group_of, sample), np.bincount(group_of)
     rng = np.random.default_rng(seed)
     means = np.empty(num_resamples)
     for number in range(num_resamples):
-        drawn = rng.integers(len(places), size=len(places))
-        means[number] = sums[drawn].sum() / counts[drawn].sum()
+        resample = rng.integers(num_groups, size=num_groups)
+        means[number] = sums[resample].sum() / counts[resample].sum()
     low, high = np.quantile(means, ((1 - level) / 2, (1 + level) / 2))
     return Interval(float(low), float(high))

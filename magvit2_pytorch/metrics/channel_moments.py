@@ -1,4 +1,4 @@
-"""Mean and standard deviation of each channel, over as many values as one likes."""
+"""Streaming mean and standard deviation of each channel."""
 
 from typing import NamedTuple
 
@@ -9,33 +9,34 @@ from torch import Tensor
 
 
 class Moments(NamedTuple):
-    """What all values together say, in float64."""
+    """Moments of each channel, in float64."""
 
     num_values: int
-    """Values in each channel."""
+    """Number of values in each channel."""
     mean: Float[Tensor, " c"]
     std: Float[Tensor, " c"]
-    """Root of the mean squared distance from the mean, over all values (not one less)."""
+    """Standard deviation with divisor n, not n - 1."""
 
 
 class ChannelMoments:
-    """`update` with values, `merge` with others, `compute` the moments so far.
+    """Accumulator of moments: `update`, `merge`, then `compute`.
 
-    Each part brings its mean and its sum of squared distances from it, and two parts make one by
-    Chan, Golub and LeVeque (Stanford STAN-CS-79-773, eq. 2.1). The mean of squares less the square
-    of the mean would lose a spread that is small beside the mean. On the CPU, in float64.
+    Each batch gives a mean and a sum of squared deviations from it; two such pairs are merged as
+    in Chan, Golub and LeVeque (Stanford STAN-CS-79-773, eq. 2.1). The mean of squares minus the
+    squared mean would lose a deviation that is small compared with the mean. Everything is kept
+    on the CPU in float64.
     """
 
     def __init__(self):
         self.num_values = 0
-        # Both None before the first value.
+        # Both are None before the first value.
         self._mean: Float[Tensor, " c"] | None = None
         self._squares: Float[Tensor, " c"] | None = None
 
     @torch.no_grad()
     def update(self, values: Float[Tensor, "b c *positions"]) -> None:
-        """Values of any shape that has channels for its second axis."""
-        # Moved before they are made wide: not every device has float64.
+        """Add values of any shape whose second axis is the channels."""
+        # Move first, convert second: not every device supports float64.
         channels = values.detach().cpu().double().transpose(0, 1).flatten(1)
         if not channels.numel():
             return
@@ -46,7 +47,7 @@ class ChannelMoments:
         self.merge(part)
 
     def merge(self, other: "ChannelMoments") -> None:
-        """Adds what another one has seen, which stays as it was."""
+        """Add the values of another accumulator, which stays unchanged."""
         if not other.num_values:
             return
         if not self.num_values:
@@ -55,29 +56,32 @@ class ChannelMoments:
             return
         if len(self._mean) != len(other._mean):
             raise ValueError(
-                f"moments of {len(other._mean)} and of {len(self._mean)} channels do not add up"
+                f"moments of {len(other._mean)} and of {len(self._mean)} channels cannot be merged"
             )
         total = self.num_values + other.num_values
-        distance, share = other._mean - self._mean, other.num_values / total
-        self._mean += distance * share
-        self._squares += other._squares + distance.square() * self.num_values * share
+        difference, share = other._mean - self._mean, other.num_values / total
+        self._mean += difference * share
+        self._squares += other._squares + difference.square() * self.num_values * share
         self.num_values = total
 
     def gathered(self) -> "ChannelMoments":
-        """What all processes saw, equal to the bit in each; a collective that all must call."""
-        everyones: list[ChannelMoments | None] = [self]
+        """Moments merged over all processes, bitwise equal in each.
+
+        A collective: all processes must call it.
+        """
+        parts: list[ChannelMoments | None] = [self]
         if dist.is_available() and dist.is_initialized():
-            # As objects: a process that saw nothing does not know how many channels there are.
-            everyones = [None] * dist.get_world_size()
-            dist.all_gather_object(everyones, self)
+            # As objects: a process without values does not know the number of channels.
+            parts = [None] * dist.get_world_size()
+            dist.all_gather_object(parts, self)
         total = ChannelMoments()
-        for part in everyones:
+        for part in parts:
             total.merge(part)
         return total
 
     def compute(self) -> Moments:
-        """The moments of all values so far; `ValueError` before the first."""
+        """Moments of all values so far; raises `ValueError` before the first."""
         if not self.num_values:
-            raise ValueError("no values were seen yet: update with some first")
+            raise ValueError("there are no values yet: call update first")
         std = (self._squares / self.num_values).sqrt()
         return Moments(self.num_values, self._mean.clone(), std)

@@ -1,4 +1,4 @@
-"""How much of a codebook is in use, counted over as many codes as one likes."""
+"""Streaming statistics of codebook usage."""
 
 from typing import NamedTuple
 
@@ -10,32 +10,32 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 MAX_DENSE_SIZE = 2**20
-"""Larger codebooks keep only the codes they saw: 2^20 counters are 8 MB, 2^36 would be 512 GB."""
+"""Larger codebooks count only the codes that occur: 2^20 counters are 8 MB, 2^36 are 512 GB."""
 
-Seen = tuple[Int[Tensor, " _"], Int[Tensor, " _"]]
-"""Sorted codes of one codebook, and how often each occurred."""
+CodeCounts = tuple[Int[Tensor, " _"], Int[Tensor, " _"]]
+"""Sorted codes of one codebook and the number of times each occurs."""
 
 
 class CodebookUse(NamedTuple):
-    """What a count of codes says; with several codebooks, scalars are means over them."""
+    """Statistics of code counts; with several codebooks, scalars are means over them."""
 
     usage: float
-    """Fraction of the codebook that occurred, in [0, 1]."""
+    """Fraction of the codebook that occurs, in [0, 1]."""
     usage_of_possible: float
-    """Fraction of min(codebook size, codes counted): few codes cannot fill a large codebook."""
+    """Used codes over min(codebook size, codes counted): few codes cannot fill a large codebook."""
     perplexity: float
-    """exp of the entropy in nats: how many codes, used alike, would be as varied."""
+    """exp of the entropy in nats: the size of a uniformly used codebook of equal entropy."""
     bit_means: Float[Tensor, "q d"] | None
-    """How often each bit is 1, most significant first; None if the size is no power of two."""
+    """Fraction of ones in each bit, most significant first; None unless the size is 2^d."""
     dead_bits: int | None
-    """Bits that never changed, in all codebooks together; None as above."""
+    """Number of bits that never change, summed over codebooks; None unless the size is 2^d."""
 
 
 class CodebookUsage:
-    """Counts codes: `update` with them, `compute` the use so far, `reset` to start anew.
+    """Counter of codes: `update`, then `compute`; `reset` starts again.
 
-    Counts stay on the device that codes are on, so that counting on a GPU makes nothing wait;
-    beyond 2^20 codes they are kept sorted, which does. No one-hot vector ever exists.
+    Counts stay on the device of the codes, so that counting on a GPU does not synchronize. For
+    codebooks above 2^20 codes they are kept sorted, which does. No one-hot vector is ever created.
     """
 
     def __init__(self, codebook_size: int, num_codebooks: int = 1):
@@ -47,18 +47,19 @@ class CodebookUsage:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets all codes."""
+        """Clear all counts."""
         self.num_codes = 0
-        """Codes counted in each codebook."""
-        # One of the two is filled, by the size of the codebook; both None before the first code.
+        """Number of codes counted in each codebook."""
+        # The codebook size decides which of the two is used; both are None before the first code.
         self._dense: Int[Tensor, "q k"] | None = None
-        self._sparse: list[Seen] | None = None
+        self._sparse: list[CodeCounts] | None = None
 
     @torch.no_grad()
     def update(self, codes: Integer[Tensor, "*n"]) -> None:
-        """Codes of any shape, with a codebook axis last when there are several.
+        """Add codes of any shape.
 
-        Raises `ValueError` on codes out of range where looking is free: not on a GPU.
+        With several codebooks, the last axis is the codebook. Raises `ValueError` for codes out of
+        range on the CPU. On a GPU the check would synchronize.
         """
         if self.num_codebooks == 1:
             rows = codes.reshape(1, -1).long()
@@ -73,8 +74,8 @@ class CodebookUsage:
             return
         if rows.device.type == "cpu" and (rows.min() < 0 or rows.max() >= self.codebook_size):
             raise ValueError(
-                f"codes reach from {int(rows.min())} to {int(rows.max())}, but the codebook has "
-                f"{self.codebook_size}: are they another tokenizer's?"
+                f"codes range from {int(rows.min())} to {int(rows.max())}, but the codebook has "
+                f"{self.codebook_size} codes: do they come from another tokenizer?"
             )
         self.num_codes += rows.shape[1]
         if self.codebook_size <= MAX_DENSE_SIZE:
@@ -85,12 +86,12 @@ class CodebookUsage:
             self._add_sparse([row.unique(return_counts=True) for row in rows])
 
     def merge(self, other: "CodebookUsage") -> None:
-        """Adds what another counter of the same codebooks has counted."""
-        ours, theirs = ((it.codebook_size, it.num_codebooks) for it in (self, other))
+        """Add the counts of another counter of the same codebooks."""
+        ours, theirs = ((x.codebook_size, x.num_codebooks) for x in (self, other))
         if ours != theirs:
             raise ValueError(
                 f"counters of {theirs[1]} codebooks of {theirs[0]} and {ours[1]} of {ours[0]} "
-                "do not add up"
+                "cannot be merged"
             )
         self.num_codes += other.num_codes
         if other._dense is not None:
@@ -101,16 +102,16 @@ class CodebookUsage:
             self._add_sparse(other._sparse)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that was counted, on the CPU; `load_state_dict` of a like counter goes on from it."""
+        """All counts, on the CPU, for `load_state_dict`."""
         state = {"num_codes": torch.tensor(self.num_codes)}
         if self._dense is not None:
             state["dense"] = self._dense.cpu()
-        for book, seen in enumerate(self._sparse or ()):
-            state[f"codes.{book}"], state[f"counts.{book}"] = (x.cpu() for x in seen)
+        for book, (codes, counts) in enumerate(self._sparse or ()):
+            state[f"codes.{book}"], state[f"counts.{book}"] = codes.cpu(), counts.cpu()
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Replaces what was counted."""
+        """Replace all counts."""
         self.num_codes = int(state["num_codes"])
         self._dense = state.get("dense")
         self._sparse = None
@@ -119,25 +120,28 @@ class CodebookUsage:
             self._sparse = [(state[f"codes.{book}"], state[f"counts.{book}"]) for book in books]
 
     def gathered(self) -> "CodebookUsage":
-        """A counter of what all processes counted, on the CPU; a collective that all must call."""
-        mine = CodebookUsage(self.codebook_size, self.num_codebooks)
-        mine.num_codes = self.num_codes
-        mine._dense, mine._sparse = tree_map_only(Tensor, Tensor.cpu, (self._dense, self._sparse))
+        """A counter with the counts of all processes, on the CPU.
+
+        A collective: all processes must call it.
+        """
+        local = CodebookUsage(self.codebook_size, self.num_codebooks)
+        local.num_codes = self.num_codes
+        local._dense, local._sparse = tree_map_only(Tensor, Tensor.cpu, (self._dense, self._sparse))
         if not (dist.is_available() and dist.is_initialized()):
-            return mine
-        # As objects: one process may have counted nothing, and each met other codes.
-        everyones: list[CodebookUsage | None] = [None] * dist.get_world_size()
-        dist.all_gather_object(everyones, mine)
+            return local
+        # As objects: a process may have no counts, and sparse counts differ in length.
+        counters: list[CodebookUsage | None] = [None] * dist.get_world_size()
+        dist.all_gather_object(counters, local)
         total = CodebookUsage(self.codebook_size, self.num_codebooks)
-        for counter in everyones:
+        for counter in counters:
             total.merge(counter)
         return total
 
     @torch.no_grad()
     def compute(self) -> CodebookUse:
-        """The use of the codes counted so far; `ValueError` before the first."""
+        """Statistics of the codes counted so far; raises `ValueError` before the first."""
         if not self.num_codes:
-            raise ValueError("no codes were counted yet: update with some first")
+            raise ValueError("no codes were counted yet: call update first")
         if self._dense is not None:
             books = [(row.nonzero()[:, 0], row[row > 0]) for row in self._dense.cpu()]
         else:
@@ -154,33 +158,24 @@ class CodebookUsage:
             dead_bits=None if ones is None else int((ones % self.num_codes == 0).sum()),
         )
 
-    def _ones_in_bits(self, books: list[Seen]) -> Int[Tensor, "q d"] | None:
+    def _ones_in_bits(self, books: list[CodeCounts]) -> Int[Tensor, "q d"] | None:
         num_bits = self.codebook_size.bit_length() - 1
         if num_bits < 1 or self.codebook_size != 2**num_bits:
             return None
         ones = [
-            (codes >> place & 1).mul_(counts).sum()
+            (codes >> bit & 1).mul_(counts).sum()
             for codes, counts in books
-            for place in reversed(range(num_bits))
+            for bit in reversed(range(num_bits))
         ]
         return rearrange(torch.stack(ones), "(q d) -> q d", d=num_bits)
 
-    def _add_sparse(self, seen: list[Seen]) -> None:
+    def _add_sparse(self, books: list[CodeCounts]) -> None:
         if self._sparse is None:
-            self._sparse = seen
+            self._sparse = books
             return
         merged = []
-        for (codes, counts), (more, more_counts) in zip(self._sparse, seen, strict=True):
-            codes, places = torch.cat((codes, more.to(codes.device))).unique(return_inverse=True)
+        for (codes, counts), (more, more_counts) in zip(self._sparse, books, strict=True):
+            codes, indices = torch.cat((codes, more.to(codes.device))).unique(return_inverse=True)
             counts = torch.cat((counts, more_counts.to(counts.device)))
-            merged.append((codes, torch.zeros_like(codes).scatter_add_(0, places, counts)))
+            merged.append((codes, torch.zeros_like(codes).scatter_add_(0, indices, counts)))
         self._sparse = merged
-
-
-def codebook_usage(
-    codes: Integer[Tensor, "*n"], codebook_size: int, num_codebooks: int = 1
-) -> CodebookUse:
-    """The use of one batch of codes; see `CodebookUsage` for counting over many."""
-    usage = CodebookUsage(codebook_size, num_codebooks)
-    usage.update(codes)
-    return usage.compute()

@@ -1,4 +1,4 @@
-"""Frechet distance between two sets of features, as two Gaussians, over as many as one likes."""
+"""Streaming Fréchet distance between Gaussians fitted to two sets of features."""
 
 import torch
 from jaxtyping import Float
@@ -8,11 +8,11 @@ Covariance = Float[Tensor, "d d"]
 
 
 class GaussianMoments:
-    """Mean and covariance of vectors: `update` with some, `merge` with others.
+    """Accumulator of mean and covariance: `update` and `merge`.
 
-    Each part brings its mean and its scatter around it, and two parts make one by Chan, Golub and
-    LeVeque, as in `ChannelMoments`; sums of raw products would lose a spread that is small beside
-    the mean. On the CPU, in float64: d^2 numbers, however many vectors there are.
+    Each batch gives a mean and the scatter matrix around it; two such pairs are merged as in
+    `ChannelMoments`. Sums of raw products would lose a deviation that is small compared with the
+    mean. Everything is kept on the CPU in float64: d^2 numbers for any number of vectors.
     """
 
     def __init__(self, dim: int):
@@ -26,14 +26,14 @@ class GaussianMoments:
 
     @torch.no_grad()
     def update(self, vectors: Float[Tensor, "n d"]) -> None:
-        """Adds vectors; `ValueError` where they have another length or are not finite."""
+        """Add vectors; raises `ValueError` for another length or non-finite values."""
         if vectors.shape[1] != self.dim:
-            raise ValueError(f"features of {vectors.shape[1]} numbers, and not of {self.dim}")
+            raise ValueError(f"features have {vectors.shape[1]} numbers instead of {self.dim}")
         if not len(vectors):
             return
         vectors = vectors.detach().cpu().double()
         if not vectors.isfinite().all():
-            raise ValueError("features hold values that are not numbers")
+            raise ValueError("features hold values that are not finite")
         part = GaussianMoments(self.dim)
         part.num_vectors, part.mean = len(vectors), vectors.mean(dim=0)
         centered = vectors - part.mean
@@ -41,20 +41,20 @@ class GaussianMoments:
         self.merge(part)
 
     def merge(self, other: "GaussianMoments") -> None:
-        """Adds what another one has seen, which stays as it was."""
+        """Add the vectors of another accumulator, which stays unchanged."""
         if other.dim != self.dim:
-            raise ValueError(f"moments of {other.dim} and of {self.dim} numbers do not add up")
+            raise ValueError(f"moments of {other.dim} and of {self.dim} numbers cannot be merged")
         total = self.num_vectors + other.num_vectors
         if not total:
             return
-        distance, share = other.mean - self.mean, other.num_vectors / total
-        self.mean = self.mean + distance * share
-        outer = torch.outer(distance, distance) * (self.num_vectors * share)
+        difference, share = other.mean - self.mean, other.num_vectors / total
+        self.mean = self.mean + difference * share
+        outer = torch.outer(difference, difference) * (self.num_vectors * share)
         self.scatter = self.scatter + other.scatter + outer
         self.num_vectors = total
 
     def covariance(self, unbiased: bool = True) -> Covariance:
-        """Scatter over n - 1, or over n; `ValueError` where that is nothing."""
+        """Scatter divided by n - 1, or n; raises `ValueError` for 0."""
         divisor = self.num_vectors - unbiased
         if divisor < 1:
             raise ValueError(f"{self.num_vectors} vectors have no covariance: give two or more")
@@ -62,11 +62,11 @@ class GaussianMoments:
 
 
 class FrechetDistance:
-    """Between features of reconstructions and of originals: `update` with both, then `compute`.
+    """Distance between features of reconstructions and originals: `update`, then `compute`.
 
     `unbiased` divides covariances by n - 1, as tensorflow-gan does for FVD; StyleGAN-V divides by
-    n. Where there are no more vectors than they have numbers, covariances lack directions
-    (`is_rank_deficient`), and the distance says more of how many there are than of how alike.
+    n. With no more vectors than dimensions the covariances are singular (`is_rank_deficient`), and
+    the distance depends more on the number of vectors than on their similarity.
     """
 
     def __init__(self, dim: int, unbiased: bool = True):
@@ -75,7 +75,7 @@ class FrechetDistance:
 
     @property
     def num_vectors(self) -> int:
-        """Of the smaller side."""
+        """Number of vectors of the smaller set."""
         return min(self.recon.num_vectors, self.real.num_vectors)
 
     @property
@@ -83,7 +83,7 @@ class FrechetDistance:
         return self.num_vectors <= self.real.dim
 
     def update(self, recon: Float[Tensor, "n d"], real: Float[Tensor, "m d"]) -> None:
-        """Adds features; raises as `GaussianMoments.update` does, and then adds none."""
+        """Add features; adds none if `GaussianMoments.update` raises for either set."""
         parts = GaussianMoments(self.recon.dim), GaussianMoments(self.real.dim)
         for part, vectors in zip(parts, (recon, real), strict=True):
             part.update(vectors)
@@ -91,17 +91,17 @@ class FrechetDistance:
         self.real.merge(parts[1])
 
     def merge(self, other: "FrechetDistance") -> None:
-        """Adds what another one has seen, which stays as it was."""
+        """Add the vectors of another accumulator, which stays unchanged."""
         self.recon.merge(other.recon)
         self.real.merge(other.real)
 
     def compute(self) -> float:
-        """The distance so far, 0 or more; `ValueError` before the second vector."""
+        """The distance so far; raises `ValueError` before the second vector."""
         covariances = (x.covariance(self.unbiased) for x in (self.recon, self.real))
         return frechet_distance(self.recon.mean, self.real.mean, *covariances)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that was seen; `load_state_dict` of another one goes on from it to the bit."""
+        """All sums, from which `load_state_dict` continues bit for bit."""
         return {
             f"{name}.{key}": value
             for name, moments in (("recon", self.recon), ("real", self.real))
@@ -113,7 +113,7 @@ class FrechetDistance:
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Replaces what was seen."""
+        """Replace all sums."""
         for name, moments in (("recon", self.recon), ("real", self.real)):
             moments.num_vectors = int(state[f"{name}.num_vectors"])
             moments.mean, moments.scatter = state[f"{name}.mean"], state[f"{name}.scatter"]
@@ -125,23 +125,23 @@ def frechet_distance(
     covariance: Covariance,
     other_covariance: Covariance,
 ) -> float:
-    """|m - n|^2 + tr(A + B - 2 (A B)^(1/2)) of Gaussians with means m, n and covariances A, B.
+    """Fréchet distance of two Gaussians.
 
-    The root's trace is that of (A^(1/2) B A^(1/2))^(1/2), which is symmetric, so that its
-    eigenvalues are real and not negative however few vectors A and B came from. Those within
-    rounding of 0 are taken for 0, since the root of a rounding error is not small. Source: Dowson
-    and Landau, 1982, equation 4.
+    |m - n|^2 + tr(A + B - 2 (A B)^(1/2)) for means m, n and covariances A, B. The trace of the root
+    is that of (A^(1/2) B A^(1/2))^(1/2), which is symmetric: its eigenvalues are real and not
+    negative, even for singular A and B. Eigenvalues within rounding of 0 count as 0, since the root
+    of a rounding error is not small. Source: Dowson and Landau, 1982, equation 4.
     """
     values, vectors = torch.linalg.eigh(covariance.double())
-    root = (vectors * _without_rounding(values).sqrt()) @ vectors.T
+    root = (vectors * _zero_if_rounding(values).sqrt()) @ vectors.T
     product = root @ other_covariance.double() @ root
     eigenvalues = torch.linalg.eigvalsh((product + product.T) / 2)
-    root_trace = _without_rounding(eigenvalues).sqrt().sum()
-    apart = (mean.double() - other_mean.double()).square().sum()
-    distance = apart + covariance.trace() + other_covariance.trace() - 2 * root_trace
-    return max(float(distance), 0.0)
+    root_trace = _zero_if_rounding(eigenvalues).sqrt().sum()
+    squared_distance = (mean.double() - other_mean.double()).square().sum()
+    traces = covariance.trace() + other_covariance.trace()
+    return max(float(squared_distance + traces - 2 * root_trace), 0.0)
 
 
-def _without_rounding(eigenvalues: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
+def _zero_if_rounding(eigenvalues: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
     bound = eigenvalues.abs().max() * len(eigenvalues) * torch.finfo(eigenvalues.dtype).eps
     return torch.where(eigenvalues > bound, eigenvalues, 0.0)

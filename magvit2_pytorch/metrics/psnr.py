@@ -1,4 +1,4 @@
-"""Peak signal-to-noise ratio, of each clip."""
+"""Peak signal-to-noise ratio of each clip."""
 
 import torch
 from einops import reduce
@@ -12,11 +12,12 @@ from magvit2_pytorch.types import VALUE_RANGE
 def psnr(
     recon: Float[Tensor, "b c *grid"], real: Float[Tensor, "b c *grid"]
 ) -> Float[Tensor, " b"]:
-    """10 log10(2^2 / MSE) in dB of each clip or image, over all its frames and channels.
+    """PSNR of each clip or image in dB: 10 log10(2^2 / MSE).
 
-    Both are in [-1, 1], 2 peak to peak, and are clamped to it, as a display would. A clip equal
-    to its original gives infinity, and so does a mean over clips that holds one. Tables report
-    the mean over clips; the PSNR of the mean error is another number, never above it.
+    The error is averaged over frames, channels and pixels. Inputs are in [-1, 1], a peak-to-peak
+    range of 2, and are clamped to it as a display would do. A clip equal to its original gives
+    infinity, and then the mean over clips is infinite too. Tables report the mean over clips; the
+    PSNR of the mean error is never above it.
     """
     low, high = VALUE_RANGE
     difference = recon.float().clamp(low, high) - real.float().clamp(low, high)

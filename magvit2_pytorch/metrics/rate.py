@@ -1,4 +1,4 @@
-"""What codes cost: bits per pixel, and how much smaller than raw video they are."""
+"""Rate of codes: bits per pixel and compression ratio."""
 
 from collections.abc import Sequence
 from math import prod
@@ -7,9 +7,9 @@ from math import prod
 def bits_per_pixel(
     bits_per_position: float, latent_grid: Sequence[int], video_grid: Sequence[int]
 ) -> float:
-    """Bits of fixed-length code per pixel and frame of a clip; no entropy coding.
+    """Bits per pixel of a clip's fixed-length codes, without entropy coding.
 
-    Both grids are (frames, height, width). The first latent frame stands for one frame alone,
+    Both grids are (frames, height, width). The first latent frame encodes only one video frame,
     so a short clip costs more per pixel than a long one.
     """
     for name, grid in (("latent_grid", latent_grid), ("video_grid", video_grid)):
@@ -19,7 +19,7 @@ def bits_per_pixel(
 
 
 def compression_ratio(bits_per_pixel: float, channels: int = 3, bits_per_channel: int = 8) -> float:
-    """How many times fewer bits than raw pixels: 24 bits per pixel unless said otherwise."""
+    """Bits of raw pixels divided by bits of codes."""
     if bits_per_pixel <= 0:
-        raise ValueError(f"{bits_per_pixel} bits per pixel: codes cost more than nothing")
+        raise ValueError(f"bits_per_pixel is {bits_per_pixel}: give a number above 0")
     return channels * bits_per_channel / bits_per_pixel

@@ -1,4 +1,4 @@
-"""Whether a reconstruction moves as its original does: neither flicker nor standing still."""
+"""Temporal consistency: the error of frame differences."""
 
 from typing import NamedTuple
 
@@ -11,24 +11,24 @@ from magvit2_pytorch.types import VALUE_RANGE
 
 
 class TemporalConsistency(NamedTuple):
-    """Of each clip, in squares of values that go from -1 to 1."""
+    """Squared frame differences of each clip, for values in [-1, 1]."""
 
     error: Float[Tensor, " b"]
-    """How far frame differences are from the original's; 0 where every change is right."""
+    """Mean squared error of frame differences; 0 if every change is right."""
     energy: Float[Tensor, " b"]
-    """The original's own frame differences, squared: the error of a clip that stands still."""
+    """Mean square of the original's frame differences: the error of a static reconstruction."""
 
 
 @torch.no_grad()
 def temporal_consistency(
     recon: Float[Tensor, "b c t h w"], real: Float[Tensor, "b c t h w"]
 ) -> TemporalConsistency:
-    """Mean squared error of frame differences, and what it is to be read against.
+    """Error of frame differences, and the energy to compare it with.
 
     With d(x)[t] = x[t + 1] - x[t], error = mean((d(recon) - d(real))^2) and energy =
-    mean(d(real)^2). What is wrong in every frame alike costs nothing here, flicker does. error /
-    energy is 0 for the right motion and 1 for none; more says that flicker outweighs the motion.
-    Both clips are in [-1, 1] and are clamped to it. Raises `ValueError` on a single frame.
+    mean(d(real)^2). An error that is equal in all frames costs nothing here; flicker does. error /
+    energy is 0 for correct motion and 1 for a static clip; above 1, flicker outweighs the motion.
+    Inputs are in [-1, 1] and are clamped to it. Raises `ValueError` for a single frame.
     """
     if real.shape[2] < 2:
         raise ValueError("one frame has no motion: give two or more")

@@ -1,6 +1,6 @@
-"""The tokenizer: what it is made of, and how it is saved."""
+"""The video tokenizer: config, layers, model, presets."""
 
-# The layers first: they enter the registry that everything after reads.
+# Import the layers first: they register themselves in LAYERS, which the rest reads.
 from magvit2_pytorch.tokenizer import layer_specs, magvit2_layers  # isort: skip
 from magvit2_pytorch.tokenizer.config import TokenizerConfig
 from magvit2_pytorch.tokenizer.layer_spec import LAYERS

@@ -1,11 +1,11 @@
-"""The quantizer that a configuration asks for."""
+"""Construction of the quantizer from a configuration."""
 
 from magvit2_pytorch.quantizers import FSQ, LFQ, Continuous, Quantizer
 from magvit2_pytorch.tokenizer.config import TokenizerConfig
 
 
 def build_quantizer(config: TokenizerConfig) -> Quantizer:
-    """Lookup-free, finite-scalar or none: the config has checked that one is chosen."""
+    """Continuous, FSQ or LFQ quantizer; the config ensures that one is chosen."""
     if config.continuous_dim is not None:
         return Continuous(
             config.continuous_dim, kl=config.use_kl, kl_loss_weight=config.kl_loss_weight

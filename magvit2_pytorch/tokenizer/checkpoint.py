@@ -1,4 +1,4 @@
-"""Saving and loading a tokenizer: safetensors and JSON, from a folder or from the hub."""
+"""Saving and loading tokenizers, in folders or on the Hugging Face hub."""
 
 import json
 from pathlib import Path
@@ -29,29 +29,29 @@ tokenizer = VideoTokenizer.from_pretrained("PATH_OR_HUB_NAME")
 
 
 class Pretrained(ModelHubMixin):
-    """`save_pretrained(dir)`, `from_pretrained(dir or hub name)` and `push_to_hub(name)`.
+    """Adds `save_pretrained`, `from_pretrained` and `push_to_hub` to a model.
 
     A folder holds `config.json`, the fields of the config and nothing else, and
-    `model.safetensors`. Neither can run code. What `from_pretrained` is given beside the name
-    overrides options of the config.
+    `model.safetensors`. Loading them never executes code. Keyword arguments of `from_pretrained`
+    override options of the config.
     """
 
     def _save_pretrained(self, save_directory: Path) -> None:
         text = json.dumps(self.config.to_dict(), indent=2)
         (save_directory / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
-        # The format knows one memory order; channels-last comes back on loading.
+        # The format has one memory order; loading restores channels-last.
         state = {name: value.contiguous() for name, value in self.state_dict().items()}
         with default_file_mode(save_directory / WEIGHTS_FILE):
             save_file(state, save_directory / WEIGHTS_FILE, metadata={"format": "pt"})
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any):
-        given = str(pretrained_model_name_or_path)
-        # A hub name is NAME or OWNER/NAME; of a path the hub would say that it is neither.
-        path = Path(given).is_absolute() or given.startswith(".") or given.count("/") > 1
-        if path and not Path(given).is_dir():
-            raise FileNotFoundError(f"there is no folder {given}")
-        return super().from_pretrained(given, **options)
+        name = str(pretrained_model_name_or_path)
+        # A hub name is NAME or OWNER/NAME. For a path, the hub would only say that it is neither.
+        is_path = Path(name).is_absolute() or name.startswith(".") or name.count("/") > 1
+        if is_path and not Path(name).is_dir():
+            raise FileNotFoundError(f"there is no folder {name}")
+        return super().from_pretrained(name, **options)
 
     @classmethod
     def _from_pretrained(
@@ -71,7 +71,7 @@ class Pretrained(ModelHubMixin):
             for file in (CONFIG_FILE, WEIGHTS_FILE):
                 if not (folder / file).is_file():
                     raise FileNotFoundError(
-                        f"{folder} holds no {file}: is it a folder that save_pretrained wrote?"
+                        f"{folder} holds no {file}: was it written by save_pretrained?"
                     )
             weights = folder / WEIGHTS_FILE
         else:
@@ -88,7 +88,7 @@ class Pretrained(ModelHubMixin):
         try:
             state = load_file(weights)
         except SafetensorError as error:
-            raise ValueError(f"{weights} is damaged or no safetensors file: {error}") from error
+            raise ValueError(f"{weights} is damaged or not a safetensors file: {error}") from error
         try:
             model.load_state_dict(state)
         except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Codes as a sequence model gives them, back on the grid that they come from."""
+"""Flat sequences of codes, back on their grid."""
 
 from einops import rearrange
 from jaxtyping import Int
@@ -7,16 +7,17 @@ from torch import Tensor
 from magvit2_pytorch.types import Codes
 
 
-def on_grid(
+def unflatten_codes(
     codes: Int[Tensor, "b ..."],
     num_codebooks: int,
     grid: tuple[int, int, int] | None,
-    default: tuple[int, int],
+    default_size: tuple[int, int],
 ) -> Codes:
-    """Codes `b t h w`, with a last axis for the codebook when there are several, or flat ones.
+    """Codes `b t h w`, from flat codes `b n` if necessary.
 
-    Flat ones lie on `grid`, (latent frames, rows, columns); if not said, on as many frames of
-    the `default` rows and columns as they fill. Raises `ValueError` where they do not fit.
+    With several codebooks, the last axis is the codebook. Flat codes lie on `grid`, (latent
+    frames, rows, columns); without one, on as many frames of `default_size`, (rows, columns), as
+    they fill. Raises `ValueError` if they do not fit.
     """
     axes = codes.ndim - (num_codebooks > 1)
     if axes == 4:
@@ -24,10 +25,10 @@ def on_grid(
     if axes != 2:
         raise ValueError(
             f"codes of shape {tuple(codes.shape)} for {num_codebooks} codebook(s): give "
-            "b t h w or b n, with a last axis for the codebook when there are several"
+            "b t h w or b n, with several codebooks as the last axis"
         )
     if grid is None:
-        height, width = default
+        height, width = default_size
         grid = (codes.shape[1] // (height * width), height, width)
     time, height, width = grid
     if time < 1 or codes.shape[1] != time * height * width:

@@ -1,4 +1,4 @@
-"""The whole description of a tokenizer: frozen, strict, and plain JSON."""
+"""Configuration of a tokenizer: frozen, strict, plain JSON."""
 
 import json
 import math
@@ -16,13 +16,12 @@ from magvit2_pytorch.tokenizer.layer_spec import (
     LayerEntry,
     LayerOptions,
     LayerSpec,
-    grids,
     normalize_entry,
     parse_layer,
 )
 
 TRAINING_OPTIONS = {
-    name: f"the model holds no loss, give the trainer {name}"
+    name: f"the model holds no losses, give the trainer {name}"
     for name in (
         "adversarial_loss_weight",
         "multiscale_adversarial_loss_weight",
@@ -39,30 +38,30 @@ TRAINING_OPTIONS = {
         "num_frames",
     )
 } | {
-    "quantizer_aux_loss_weight": "the model holds no loss, give the trainer quantizer_loss_weight",
-    "flash_attn": "attention always uses the fastest kernel there is",
-    "lfq_activation": "a module does not fit a JSON config, see lfq_norm and "
+    "quantizer_aux_loss_weight": "give the trainer quantizer_loss_weight",
+    "flash_attn": "attention always uses the fastest available kernel",
+    "lfq_activation": "a JSON config cannot hold a module, see lfq_norm and "
     "lfq_soft_clamp_input_value",
 }
-"""Where the options of other implementations' models live here: the model knows no loss."""
+"""Options of other implementations' models, and what to use here instead."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
-    """What a `VideoTokenizer` is made of. Round-trips through JSON, refuses unknown keys."""
+    """Options of a `VideoTokenizer`. Round-trips through JSON and rejects unknown keys."""
 
     image_size: int | tuple[int, int] = 128
-    """Height and width in pixels that training uses; the model takes any its strides allow."""
+    """Height and width of training videos in pixels; the model takes any multiple of its stride."""
     channels: int = 3
     """1 (grey), 3 (RGB) or 4 (RGBA)."""
     init_dim: int = 64
-    """Channels at full resolution."""
+    """Channels of the first level."""
     max_dim: int | float | None = None
-    """No layer doubles its channels beyond this; None means no limit."""
+    """Upper limit for layers that double the channels; None means no limit."""
     layers: tuple[LayerEntry, ...] = ("residual", "residual", "residual")
-    """The encoder from pixels to latents; the decoder is its mirror image."""
+    """Layers of the encoder, from pixels to latents; the decoder has them in reverse order."""
     residual_conv_kernel_size: int | Triple = 3
-    """Kernel of the residual units: one odd number, or (time, height, width)."""
+    """Kernel of the residual units: one odd number or (time, height, width)."""
     input_conv_kernel_size: int | Triple = (7, 7, 7)
     """Kernel of the first convolution of the encoder."""
     output_conv_kernel_size: int | Triple = (3, 3, 3)
@@ -70,72 +69,73 @@ class TokenizerConfig:
     latent_conv_kernel_size: int | Triple = 3
     """Kernel of the first convolution of the decoder."""
     norm: NormName = "layer"
-    """Norm of convolutional layers: over the channels of each position, or (`group`) over groups
-    of channels and all positions of a frame, as MAGVIT-v2 has it."""
+    """Norm of convolutional layers: over the channels of each position (`layer`), or over groups of
+    channels and all positions of a frame (`group`), as in MAGVIT-v2."""
     norm_groups: int = 32
-    """Groups of channels of `norm="group"`; every width divides by them."""
+    """Number of groups of `norm="group"`; it must divide the channels of every level."""
     patch_size: int | tuple[int, int] = 1
-    """Blocks that the first convolution sees as channels: pixels to a side, or (frames, pixels).
-    The first frame of a video is a block of its own."""
+    """Patches that the first convolution reads as channels: pixels to a side, or (frames, pixels).
+    The first frame of a video is repeated to fill a patch of its own."""
     pad_mode: PadMode = "constant"
-    """What lies beyond the picture's edge: zeros, the edge again, or its mirror image."""
+    """Padding in space: zeros (`constant`), edge pixels (`replicate`) or mirrored (`reflect`)."""
     separate_first_frame_encoding: bool = False
-    """The first frame has a first and a last convolution of its own, in two dimensions."""
+    """Use separate two-dimensional input and output convolutions for the first frame."""
     dim_cond: int | None = None
-    """Width of the condition vector; None without conditional layers."""
+    """Size of the condition vector; None without conditional layers."""
     dim_cond_expansion_factor: float = 4.0
-    """How much wider the condition is embedded before the layers read it."""
+    """Size of the condition's embedding, as a multiple of `dim_cond`."""
 
     codebook_size: int | None = None
-    """Codes of one codebook of lookup-free quantization: a power of two."""
+    """Codes in one codebook of lookup-free quantization (LFQ): a power of two."""
     num_codebooks: int = 1
-    """Codes to a position, each from a codebook of its own."""
+    """Codes per position, each from its own codebook."""
     use_fsq: bool = False
-    """Finite-scalar quantization (arXiv 2309.15505) instead of lookup-free."""
+    """Use finite scalar quantization (FSQ, arXiv 2309.15505) instead of LFQ."""
     fsq_levels: tuple[int, ...] | None = None
     """Levels of each FSQ channel; their product is the codebook size."""
     continuous_dim: int | None = None
-    """Channels of continuous latents, not quantized at all (W.A.L.T., arXiv 2312.06662)."""
+    """Channels of continuous latents without quantization (W.A.L.T., arXiv 2312.06662)."""
     use_kl: bool = False
-    """Continuous latents are sampled from a Gaussian that the encoder predicts."""
+    """Sample continuous latents from a Gaussian that the encoder predicts."""
     kl_loss_weight: float = 1e-6
-    """Weight of the Gaussian's divergence from a unit one; with `use_kl`."""
+    """Weight of the KL divergence from a standard normal distribution; needs `use_kl`."""
 
     lfq_entropy_loss_weight: float = 0.02
-    """Weight of the entropy loss: confident samples, used codes. MAGVIT-v2's is 0.1 beside a
-    squared error weighted 5; beside one weighted 1, 0.1 cost 2.4 dB (benchmarks/LOG.md)."""
+    """Weight of the entropy loss, which favours confident samples and a fully used codebook.
+    MAGVIT-v2 has 0.1 with a squared error weighted 5; with one weighted 1, 0.1 cost 2.4 dB
+    (benchmarks/LOG.md)."""
     lfq_commitment_loss_weight: float = 0.05
-    """Weight of the pull of latents towards their codes; 0.25 beside 5 in MAGVIT-v2."""
+    """Weight of the commitment loss; MAGVIT-v2 has 0.25 with a squared error weighted 5."""
     lfq_diversity_gamma: float = 1.0
-    """Weight of code use against confidence within the entropy loss."""
+    """Weight of the codebook entropy relative to the entropy per sample."""
     lfq_temperature: float = 0.01
-    """Temperature of the codes' distribution that the entropy loss sees."""
+    """Temperature of the distribution over codes in the entropy loss."""
     lfq_entropy_eps: float = 0.0
-    """Added within the logarithm of the codebook entropy; 1e-5 in O2-MAGVIT2."""
+    """Added inside the logarithm of the codebook entropy; 1e-5 in O2-MAGVIT2."""
     lfq_entropy_anneal_factor: float = 1.0
-    """Times the entropy weight starts above its own, e.g. 3 in MAGVIT-v2."""
+    """Factor on the entropy weight at the start of training; 3 in MAGVIT-v2."""
     lfq_entropy_anneal_steps: int = 2000
-    """Steps until the entropy weight has fallen to its own."""
+    """Steps until that factor has fallen to 1."""
     lfq_bit_order: BitOrder = "msb"
-    """Whether latent channel 0 is a code's most significant bit (`msb`: O2-MAGVIT2,
-    vector-quantize-pytorch) or its least (`lsb`: the paper's equation 4, Open-MAGVIT2)."""
+    """Bit of a code for latent channel 0: the most significant (`msb`: O2-MAGVIT2,
+    vector-quantize-pytorch) or the least (`lsb`: the paper's equation 4, Open-MAGVIT2)."""
     lfq_spherical: bool = False
-    """Latents on the unit sphere: binary spherical quantization (arXiv 2406.07548)."""
+    """Project latents to the unit sphere: binary spherical quantization (arXiv 2406.07548)."""
     lfq_norm: Literal["layer", "rms"] | None = None
-    """Norm over the bits of each code before their sign is taken."""
+    """Norm over the channels of each code, before the sign."""
     lfq_soft_clamp_input_value: float | None = None
-    """Latents are squashed smoothly into this range before their sign is taken; at least 1."""
+    """Bound of a smooth clamp of the latents before the sign; at least 1."""
 
     attn_dim_head: int = 32
-    """Channels of a head of attention; a multiple of 4."""
+    """Channels per attention head; a multiple of 4."""
     attn_heads: int = 8
-    """Heads of attention."""
+    """Number of attention heads."""
     attn_dropout: float = 0.0
-    """Chance for an attention weight to be dropped while training."""
+    """Dropout probability of attention weights in training."""
     linear_attn_dim_head: int = 8
-    """Channels of a head of linear attention."""
+    """Channels per head of linear attention."""
     linear_attn_heads: int = 16
-    """Heads of linear attention."""
+    """Number of heads of linear attention."""
 
     def __post_init__(self):
         if isinstance(self.layers, str):
@@ -176,9 +176,10 @@ class TokenizerConfig:
         if self.use_fsq and not self.fsq_levels:
             raise ValueError("use_fsq needs fsq_levels, e.g. (8, 8, 8, 5, 5, 5)")
         if self.fsq_levels and not self.use_fsq:
-            raise ValueError("fsq_levels without use_fsq=True would do nothing")
+            raise ValueError("fsq_levels has no effect without use_fsq=True")
         chosen = [self.codebook_size is not None, self.use_fsq, self.continuous_dim is not None]
-        if sum(chosen) > 1 and not (self.use_fsq and self.codebook_size == self._fsq_size()):
+        fsq_size = math.prod(self.fsq_levels or ())
+        if sum(chosen) > 1 and not (self.use_fsq and self.codebook_size == fsq_size):
             raise ValueError(
                 "choose one of codebook_size (LFQ), use_fsq with fsq_levels, or continuous_dim, "
                 "and set use_fsq to false and the others to null (None)"
@@ -189,7 +190,7 @@ class TokenizerConfig:
                 "fsq_levels, or continuous_dim (no quantization)"
             )
         if self.use_kl and self.continuous_dim is None:
-            raise ValueError("use_kl is for continuous latents: give continuous_dim")
+            raise ValueError("use_kl needs continuous latents: give continuous_dim")
         if self.num_codebooks > 1 and self.continuous_dim is not None:
             raise ValueError(
                 f"num_codebooks={self.num_codebooks}, but continuous latents have no codes"
@@ -208,11 +209,8 @@ class TokenizerConfig:
         for side in self.height_and_width:
             if side < 1 or side % stride:
                 raise ValueError(
-                    f"image_size {size} does not divide by the layers' stride of {stride}"
+                    f"image_size {size} is not a multiple of the layers' stride of {stride}"
                 )
-
-    def _fsq_size(self) -> int:
-        return math.prod(self.fsq_levels or ())
 
     @property
     def layer_specs(self) -> tuple[LayerSpec, ...]:
@@ -233,40 +231,42 @@ class TokenizerConfig:
 
     @property
     def height_and_width(self) -> tuple[int, int]:
-        """The sides of `image_size` in pixels."""
+        """Height and width of `image_size` in pixels."""
         size = self.image_size
         return (size, size) if isinstance(size, int) else size
 
     @property
     def patch(self) -> tuple[int, int]:
-        """Frames and pixels to a side of a block."""
+        """Frames, and pixels to a side, of a patch."""
         size = self.patch_size
         return (1, size) if isinstance(size, int) else size
 
     @property
     def grids(self) -> list[Grid]:
-        """The grid before every layer, and after the last."""
+        """The grid before every layer and after the last."""
         time, space = self.patch
-        start = Grid(dim=self.init_dim, time=time, space=space)
-        return grids(self.layer_specs, start, self.layer_options)
+        grids = [Grid(dim=self.init_dim, time=time, space=space)]
+        for spec in self.layer_specs:
+            grids.append(spec.after(grids[-1], self.layer_options))
+        return grids
 
     @property
     def time_factor(self) -> int:
-        """Frames to a latent frame, the first one excepted."""
+        """Frames per latent frame, except for the first."""
         return self.grids[-1].time
 
     @property
     def space_factor(self) -> int:
-        """Pixels to the side of a latent cell."""
+        """Pixels to the side of a latent."""
         return self.grids[-1].space
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as JSON has them."""
+        """Plain values that JSON can hold."""
         return json.loads(json.dumps(asdict(self)))
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> "TokenizerConfig":
-        """From plain values; a key it does not know raises with its nearest neighbour."""
+        """A config from plain values; raises `ValueError` for unknown keys."""
         names = [field.name for field in fields(cls)]
         check_known("the tokenizer", options, names, TRAINING_OPTIONS)
         return cls(**{name: to_tuples(value) for name, value in options.items()})

@@ -1,4 +1,4 @@
-"""The layers a user can name. Adding one is adding a class here; tests walk the registry."""
+"""Layers that users can name: one registered class each."""
 
 from abc import abstractmethod
 from dataclasses import dataclass, replace
@@ -13,24 +13,24 @@ from magvit2_pytorch.tokenizer.layer_spec import Grid, LayerOptions, LayerSpec, 
 
 
 class SameGrid(LayerSpec):
-    """A layer that leaves the grid as it is: the decoder has another of the same kind."""
+    """A layer that keeps the grid; the decoder has the same block."""
 
     def build(self, grid: Grid, options: LayerOptions) -> tuple[StatefulLayer, StatefulLayer]:
         return self.block(grid, options), self.block(grid, options)
 
     @abstractmethod
     def block(self, grid: Grid, options: LayerOptions) -> StatefulLayer:
-        """One of the two."""
+        """A new block, for the encoder or the decoder."""
 
     def dim_cond(self, options: LayerOptions) -> int | None:
-        """The condition's width, for layers that take one."""
+        """Width of the condition if this layer is conditional, else None."""
         return options.dim_cond if self.conditional else None
 
 
 @register_layer("residual")
 @dataclass(frozen=True)
 class ResidualSpec(SameGrid):
-    """A residual unit: a causal 3D convolution and a 1x1x1 one."""
+    """A residual unit: a causal 3D convolution and a 1x1x1 convolution."""
 
     def block(self, grid: Grid, options: LayerOptions) -> StatefulLayer:
         return residual_block(
@@ -41,7 +41,7 @@ class ResidualSpec(SameGrid):
 @register_layer("cond_residual")
 @dataclass(frozen=True)
 class CondResidualSpec(ResidualSpec):
-    """A residual unit whose norm is steered by the condition."""
+    """A residual unit with a conditional norm."""
 
     conditional = True
 
@@ -63,7 +63,10 @@ class ConsecutiveResidualSpec(SameGrid):
 @register_layer("factorized_residual")
 @dataclass(frozen=True)
 class FactorizedResidualSpec(LayerSpec):
-    """`num_units` units of a convolution in space and one in time, `num_decoder_units` back."""
+    """Residual units with separate convolutions in space and in time.
+
+    The encoder has `num_units`, the decoder `num_decoder_units` (default: as many).
+    """
 
     num_units: int = 1
     num_decoder_units: int | None = None
@@ -83,12 +86,12 @@ class FactorizedResidualSpec(LayerSpec):
 @register_layer("compress_space")
 @dataclass(frozen=True)
 class CompressSpaceSpec(LayerSpec):
-    """Halves height and width; `dim_out` channels, twice as many if not said."""
+    """Halve height and width; `dim_out` channels, by default twice as many."""
 
     dim_out: int | None = None
 
     def after(self, grid: Grid, options: LayerOptions) -> Grid:
-        return replace(grid, dim=self.dim_out or options.wider(grid.dim), space=grid.space * 2)
+        return replace(grid, dim=self.dim_out or options.doubled(grid.dim), space=grid.space * 2)
 
     def build(self, grid: Grid, options: LayerOptions) -> tuple[StatefulLayer, StatefulLayer]:
         dim_out = self.after(grid, options).dim
@@ -101,12 +104,12 @@ class CompressSpaceSpec(LayerSpec):
 @register_layer("compress_time")
 @dataclass(frozen=True)
 class CompressTimeSpec(LayerSpec):
-    """Halves the frame rate; `dim_out` channels, twice as many if not said."""
+    """Halve the frame rate; `dim_out` channels, by default twice as many."""
 
     dim_out: int | None = None
 
     def after(self, grid: Grid, options: LayerOptions) -> Grid:
-        return replace(grid, dim=self.dim_out or options.wider(grid.dim), time=grid.time * 2)
+        return replace(grid, dim=self.dim_out or options.doubled(grid.dim), time=grid.time * 2)
 
     def build(self, grid: Grid, options: LayerOptions) -> tuple[StatefulLayer, StatefulLayer]:
         dim_out = self.after(grid, options).dim
@@ -119,7 +122,7 @@ class CompressTimeSpec(LayerSpec):
 @register_layer("attend_space")
 @dataclass(frozen=True)
 class AttendSpaceSpec(SameGrid):
-    """A transformer block over the cells of each frame, with axial rotary positions."""
+    """A transformer block over each frame, with axial rotary embeddings."""
 
     def block(self, grid: Grid, options: LayerOptions) -> StatefulLayer:
         mixer = SpaceAttention(grid.dim, options.attention)
@@ -129,7 +132,7 @@ class AttendSpaceSpec(SameGrid):
 @register_layer("cond_attend_space")
 @dataclass(frozen=True)
 class CondAttendSpaceSpec(AttendSpaceSpec):
-    """Space attention behind a norm steered by the condition."""
+    """Space attention with a conditional norm."""
 
     conditional = True
 
@@ -137,7 +140,7 @@ class CondAttendSpaceSpec(AttendSpaceSpec):
 @register_layer("linear_attend_space")
 @dataclass(frozen=True)
 class LinearAttendSpaceSpec(SameGrid):
-    """A transformer block over the cells of each frame, at a cost linear in their number."""
+    """A transformer block over each frame, with linear attention."""
 
     def block(self, grid: Grid, options: LayerOptions) -> StatefulLayer:
         size = options.linear_attention
@@ -148,7 +151,7 @@ class LinearAttendSpaceSpec(SameGrid):
 @register_layer("cond_linear_attend_space")
 @dataclass(frozen=True)
 class CondLinearAttendSpaceSpec(LinearAttendSpaceSpec):
-    """Linear space attention behind a norm steered by the condition."""
+    """Linear space attention with a conditional norm."""
 
     conditional = True
 
@@ -156,7 +159,10 @@ class CondLinearAttendSpaceSpec(LinearAttendSpaceSpec):
 @register_layer("attend_time")
 @dataclass(frozen=True)
 class AttendTimeSpec(SameGrid):
-    """A causal transformer block over the past of each cell; `window` latent frames of it."""
+    """A causal transformer block over the past of each cell.
+
+    With `window`, attention reaches that many latent frames back.
+    """
 
     window: int | None = None
 
@@ -168,7 +174,7 @@ class AttendTimeSpec(SameGrid):
 @register_layer("cond_attend_time")
 @dataclass(frozen=True)
 class CondAttendTimeSpec(AttendTimeSpec):
-    """Time attention behind a norm steered by the condition."""
+    """Time attention with a conditional norm."""
 
     conditional = True
 
@@ -176,7 +182,7 @@ class CondAttendTimeSpec(AttendTimeSpec):
 @register_layer("gateloop_time")
 @dataclass(frozen=True)
 class GateLoopTimeSpec(SameGrid):
-    """A gated linear recurrence along time and a feed-forward."""
+    """A gated linear recurrence along time and a feed-forward block."""
 
     def block(self, grid: Grid, options: LayerOptions) -> StatefulLayer:
         return transformer_block(grid.dim, GateLoop(grid.dim), shift=True)

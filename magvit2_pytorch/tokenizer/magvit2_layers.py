@@ -1,8 +1,9 @@
-"""MAGVIT-v2's own blocks as layers: wide residual units, strided and block-wise resampling.
+"""Layers of MAGVIT-v2: residual units, strided downsampling, adaptive norms.
 
-Both towers change the grid first and the width afterwards, in the first unit of the new level, so a
-layer here is a change of grid with the units behind it: those of the lower level on the way down,
-those of the upper one on the way back. Source: MAGVIT-v2 (arXiv 2310.05737), figure 7.
+Encoder and decoder first change the resolution and then, in the first residual unit of the new
+level, the number of channels. So a layer is a resampling and the units after it: in the encoder
+those of the lower resolution, in the decoder those of the higher one.
+Source: MAGVIT-v2 (arXiv 2310.05737), figure 7.
 """
 
 from dataclasses import dataclass, replace
@@ -18,13 +19,13 @@ from magvit2_pytorch.tokenizer.layer_spec import Grid, LayerOptions, LayerSpec, 
 @register_layer("magvit2_residual")
 @dataclass(frozen=True)
 class Magvit2ResidualSpec(LayerSpec):
-    """`num_units` residual units in the encoder, and as many in the decoder."""
+    """`num_units` residual units in the encoder and as many in the decoder."""
 
     num_units: int = 1
 
     def build(self, grid: Grid, options: LayerOptions) -> tuple[StatefulLayer, StatefulLayer]:
         encoder, decoder = (
-            Chain(units(grid.dim, grid.dim, self.num_units, options)) for _ in range(2)
+            Chain(residual_units(grid.dim, grid.dim, self.num_units, options)) for _ in range(2)
         )
         return encoder, decoder
 
@@ -32,31 +33,32 @@ class Magvit2ResidualSpec(LayerSpec):
 @register_layer("magvit2_encoder_residual")
 @dataclass(frozen=True)
 class Magvit2EncoderResidualSpec(LayerSpec):
-    """`num_units` residual units in the encoder; the decoder has nothing in return."""
+    """`num_units` residual units in the encoder, none in the decoder."""
 
     num_units: int = 1
 
     def build(self, grid: Grid, options: LayerOptions) -> tuple[StatefulLayer, StatefulLayer]:
-        return Chain(units(grid.dim, grid.dim, self.num_units, options)), Chain(())
+        return Chain(residual_units(grid.dim, grid.dim, self.num_units, options)), Chain(())
 
 
 @register_layer("magvit2_decoder_residual")
 @dataclass(frozen=True)
 class Magvit2DecoderResidualSpec(LayerSpec):
-    """An adaptive norm and `num_units` residual units in the decoder, none in the encoder."""
+    """An adaptive norm and `num_units` residual units in the decoder only."""
 
     num_units: int = 1
 
     def build(self, grid: Grid, options: LayerOptions) -> tuple[StatefulLayer, StatefulLayer]:
-        return Chain(()), Chain(steered_units(grid.dim, grid.dim, self.num_units, options))
+        return Chain(()), Chain(adaptive_units(grid.dim, grid.dim, self.num_units, options))
 
 
 @register_layer("magvit2_compress_space")
 @dataclass(frozen=True)
 class Magvit2CompressSpaceSpec(LayerSpec):
-    """Halves height and width, then `num_units` residual units, the first to `dim_out` channels.
+    """Halve height and width, then `num_units` residual units.
 
-    The decoder doubles them again, an adaptive norm reads the latents, and as many units follow.
+    The first unit changes the channels to `dim_out`, by default twice as many. The decoder doubles
+    height and width; an adaptive norm and as many units follow.
     """
 
     dim_out: int | None = None
@@ -65,7 +67,7 @@ class Magvit2CompressSpaceSpec(LayerSpec):
     time = 1
 
     def after(self, grid: Grid, options: LayerOptions) -> Grid:
-        dim_out = self.dim_out or options.wider(grid.dim)
+        dim_out = self.dim_out or options.doubled(grid.dim)
         return replace(grid, dim=dim_out, space=grid.space * 2, time=grid.time * self.time)
 
     def build(self, grid: Grid, options: LayerOptions) -> tuple[StatefulLayer, StatefulLayer]:
@@ -74,21 +76,23 @@ class Magvit2CompressSpaceSpec(LayerSpec):
         down = CausalConv3d(dim, dim, stride=(self.time, 2, 2), **size)
         up = upsample(dim_out, dim_out, time=self.time, space=2, **size)
         return (
-            Chain((down, *units(dim, dim_out, self.num_units, options))),
-            Chain((up, *steered_units(dim_out, dim, self.num_units, options))),
+            Chain((down, *residual_units(dim, dim_out, self.num_units, options))),
+            Chain((up, *adaptive_units(dim_out, dim, self.num_units, options))),
         )
 
 
 @register_layer("magvit2_compress_space_time")
 @dataclass(frozen=True)
 class Magvit2CompressSpaceTimeSpec(Magvit2CompressSpaceSpec):
-    """Halves height, width and frame rate, with residual units as `magvit2_compress_space` has."""
+    """`magvit2_compress_space` that also halves the frame rate."""
 
     time = 2
 
 
-def units(dim: int, dim_out: int, num: int, options: LayerOptions) -> list[StatefulLayer]:
-    """Residual units in a row, the first of which changes the width."""
+def residual_units(
+    dim: int, dim_out: int, num_units: int, options: LayerOptions
+) -> list[StatefulLayer]:
+    """Consecutive residual units; the first changes the number of channels."""
     return [
         basic_residual_block(
             dim if number == 0 else dim_out,
@@ -97,12 +101,14 @@ def units(dim: int, dim_out: int, num: int, options: LayerOptions) -> list[State
             options.pad_mode,
             options.norm,
         )
-        for number in range(num)
+        for number in range(num_units)
     ]
 
 
-def steered_units(dim: int, dim_out: int, num: int, options: LayerOptions) -> list[StatefulLayer]:
-    """The same behind a norm whose gain and shift come from the quantized latents."""
-    assert options.quantized_dim is not None, "build_encoder_decoder fills it in"
+def adaptive_units(
+    dim: int, dim_out: int, num_units: int, options: LayerOptions
+) -> list[StatefulLayer]:
+    """An adaptive norm, which reads the quantized latents, and `residual_units`."""
+    assert options.quantized_dim is not None, "build_encoder_decoder sets it"
     norm = LatentNorm(dim, options.quantized_dim, options.norm)
-    return [norm, *units(dim, dim_out, num, options)]
+    return [norm, *residual_units(dim, dim_out, num_units, options)]

@@ -1,7 +1,7 @@
-"""What O2-MAGVIT2 calls the parts of the network that `magvit2_options` describes.
+"""Names of O2-MAGVIT2's tensors for the network that `magvit2_options` describes.
 
-Its levels count from pixels to latents in the encoder and back in the decoder, where they are
-called stages here. Image models have the same names, but for the child `.conv` of convolutions.
+In the encoder levels count from pixels to latents, in the decoder from latents to pixels (called
+stages here). Image models have the same names, without the suffix `.conv` of convolutions.
 Source: the code and the checkpoints of github.com/cofe-ai/O2-MAGVIT2.
 """
 
@@ -19,40 +19,41 @@ from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.presets import magvit2_options
 
 NUM_GROUPS = 32
-FIRST = "encoder.conv_first"
-LAST = "encoder.conv_last"
+FIRST_CONV = "encoder.conv_first"
+LAST_CONV = "encoder.conv_last"
 UNIT = "{}.res_blocks.res_block_{}.res_block_{}_{}"
 DOWN = "encoder.conv_downsample_blocks.conv_downsample_{}"
-FINAL = UNIT.format("encoder", "final", "final", "{}")
-PRE = UNIT.format("decoder", "pre", "pre", "{}")
+FINAL_UNIT = UNIT.format("encoder", "final", "final", "{}")
+PRE_UNIT = UNIT.format("decoder", "pre", "pre", "{}")
 UP = "decoder.conv_upsample_blocks.conv_upsample_{}.conv1"
 
-Named = Iterator[tuple[StatefulLayer, str]]
-"""Layers that have weights, each with its name there."""
+NamedLayers = Iterator[tuple[StatefulLayer, str]]
+"""Layers with weights, each with its name in O2-MAGVIT2."""
 
 
-def options_from_shapes(state: Tensors) -> dict[str, Any]:
-    """The options of the tokenizer that these tensors are the weights of.
+def options_from_shapes(state: State) -> dict[str, Any]:
+    """Options of the tokenizer with these weights, read from their shapes.
 
-    Group norms are taken to have 32 groups, as all have there, and the image size to give 16 x 16
-    latents: neither shows. Raises `ValueError` where no such tokenizer can be.
+    Two options do not show in shapes: group norms are taken to have 32 groups, as all have in
+    O2-MAGVIT2, and the image size to give 16 x 16 latents. Raises `ValueError` if the weights fit
+    no tokenizer.
     """
     is_video = has_time(state)
-    init_dim, channels = _dims(state, FIRST)
+    init_dim, channels = _dims(state, FIRST_CONV)
     num_levels = 1 + _count(state, DOWN)
     first_units = [UNIT.format("encoder", level, level, 0) for level in range(num_levels)]
     widths = [_dims(state, f"{unit}.conv_0")[0] for unit in first_units]
-    bits, _ = _dims(state, LAST)
-    num_units, num_decoder_units = _count(state, FINAL), _count(state, PRE)
+    bits, _ = _dims(state, LAST_CONV)
+    num_units, num_decoder_units = _count(state, FINAL_UNIT), _count(state, PRE_UNIT)
     if num_units != num_decoder_units:
         raise ValueError(
-            f"its encoder has {num_units} residual units a level and its decoder "
-            f"{num_decoder_units}: a tokenizer here has as many in both"
+            f"its encoder has {num_units} residual units per level and its decoder "
+            f"{num_decoder_units}: they must be equal"
         )
     if widths[0] != init_dim or any(w % init_dim or w % NUM_GROUPS for w in widths):
         raise ValueError(
-            f"its levels have {widths} channels: all should be multiples of {NUM_GROUPS} and of "
-            f"the first convolution's {init_dim}, the first level as wide as that"
+            f"its levels have {widths} channels: all must be multiples of {NUM_GROUPS} and of the "
+            f"first convolution's {init_dim}, and the first must equal {init_dim}"
         )
     return magvit2_options(
         init_dim,
@@ -71,51 +72,52 @@ def options_from_shapes(state: Tensors) -> dict[str, Any]:
     )
 
 
-def name_table(tokenizer: VideoTokenizer, state: Tensors) -> dict[str, tuple[str, ...]]:
-    """For each parameter of the tokenizer the tensor, or the two one after the other, that it is.
+def name_table(tokenizer: VideoTokenizer, state: State) -> dict[str, tuple[str, ...]]:
+    """Parameter names of the tokenizer and the tensors to concatenate for each.
 
-    `state` decides between spellings only.
+    `state` only decides between variants of the names.
     """
-    # Their encoder calls all units of a level but the first those of level 0. A file that someone
-    # put right is as good.
-    put_right = _count(state, UNIT.format("encoder", 1, 1, "{}")) > 1
+    # Their encoder names all units of a level, except the first, as if they were of level 0. Files
+    # with corrected names are accepted too.
+    is_corrected = _count(state, UNIT.format("encoder", 1, 1, "{}")) > 1
     names = {module: name for name, module in tokenizer.named_modules()}
     table = {}
-    for layer, theirs in (*_encoder(tokenizer.encoder, put_right), *_decoder(tokenizer.decoder)):
-        module, parts = _weights(layer, theirs, _child(state))
+    encoder = _encoder(tokenizer.encoder, is_corrected)
+    for layer, name in (*encoder, *_decoder(tokenizer.decoder)):
+        module, their_names = _weights(layer, name, _conv_suffix(state))
         for kind, _ in module.named_parameters():
-            table[f"{names[module]}.{kind}"] = tuple(f"{part}.{kind}" for part in parts)
+            table[f"{names[module]}.{kind}"] = tuple(f"{n}.{kind}" for n in their_names)
     return table
 
 
-def has_time(state: Tensors) -> bool:
-    """Whether it is a video model: one for images has no third axis."""
-    return any(name.startswith(f"{FIRST}.conv.") for name in state)
+def has_time(state: State) -> bool:
+    """True for a video model, False for an image model."""
+    return any(name.startswith(f"{FIRST_CONV}.conv.") for name in state)
 
 
-def _encoder(encoder: Chain, put_right: bool) -> Named:
-    # The layer without a name is the decoder's alone, as is one in `_decoder` the encoder's.
+def _encoder(encoder: Chain, is_corrected: bool) -> NamedLayers:
+    # The skipped layers have no weights: an activation, and an entry of `layers` for the decoder.
     first, *levels, _, final, norm, _, last = encoder.layers
-    yield first, FIRST
+    yield first, FIRST_CONV
     for level, chain in enumerate(levels):
         layers = list(chain.layers)
         if level > 0:
             yield layers.pop(0), DOWN.format(level - 1)
         for number, unit in enumerate(layers):
-            said = level if number == 0 or put_right else 0
-            yield from _unit(unit, UNIT.format("encoder", level, said, number))
+            their_level = level if number == 0 or is_corrected else 0
+            yield from _unit(unit, UNIT.format("encoder", level, their_level, number))
     for number, unit in enumerate(final.layers):
-        yield from _unit(unit, FINAL.format(number))
+        yield from _unit(unit, FINAL_UNIT.format(number))
     yield norm, "encoder.final_norm"
-    yield last, LAST
+    yield last, LAST_CONV
 
 
-def _decoder(decoder: Chain) -> Named:
+def _decoder(decoder: Chain) -> NamedLayers:
     first, pre, *stages, _, out = decoder.layers
     norm, _, last = out.layers
     yield first, "decoder.conv_first"
     for number, unit in enumerate(pre.layers):
-        yield from _unit(unit, PRE.format(number))
+        yield from _unit(unit, PRE_UNIT.format(number))
     for stage, chain in enumerate(stages):
         layers = list(chain.layers)
         if stage > 0:
@@ -127,7 +129,7 @@ def _decoder(decoder: Chain) -> Named:
     yield last, "decoder.conv_last"
 
 
-def _unit(unit: Residual, name: str) -> Named:
+def _unit(unit: Residual, name: str) -> NamedLayers:
     norm_0, _, conv_0, norm_1, _, conv_1 = unit.layer.layers
     yield norm_0, f"{name}.norm_0"
     yield conv_0, f"{name}.conv_0"
@@ -137,43 +139,43 @@ def _unit(unit: Residual, name: str) -> Named:
         yield unit.shortcut, f"{name}.conv_shortcut"
 
 
-def _weights(layer: StatefulLayer, name: str, child: str) -> tuple[nn.Module, tuple[str, ...]]:
-    """The module that holds a layer's weights, and the names of those that hold them there."""
+def _weights(layer: StatefulLayer, name: str, suffix: str) -> tuple[nn.Module, tuple[str, ...]]:
+    """The module with a layer's weights, and the names of its counterparts."""
     if isinstance(layer, CausalConv3d):
-        return layer.conv, (f"{name}{child}",)
+        return layer.conv, (f"{name}{suffix}",)
     if isinstance(layer, LatentNorm):
         return layer.to_gamma_beta, (f"{name}.gamma", f"{name}.beta")
     return layer.module.norm, (f"{name}.norm_fn",)
 
 
-def _child(state: Tensors) -> str:
+def _conv_suffix(state: State) -> str:
     return ".conv" if has_time(state) else ""
 
 
-def _dims(state: Tensors, conv: str) -> tuple[int, int]:
-    """Channels that come out of a convolution, and that go in."""
-    name = f"{conv}{_child(state)}.weight"
+def _dims(state: State, conv: str) -> tuple[int, int]:
+    """Output and input channels of a convolution."""
+    name = f"{conv}{_conv_suffix(state)}.weight"
     if name not in state:
         raise ValueError(f"it lacks {name}")
     shape = tuple(state[name].shape)
     if len(shape) < 2 or min(shape) < 1:
-        raise ValueError(f"{name} is {shape}, which is no convolution's")
+        raise ValueError(f"{name} has shape {shape}, which is not that of a convolution")
     return shape[:2]
 
 
-def _count(state: Tensors, name: str) -> int:
-    """How many modules there are of a name with a number in it, from 0 on."""
+def _count(state: State, name: str) -> int:
+    """The number of modules with a numbered name, counted from 0."""
     starts = (f"{name.format(number)}." for number in count())
     return next(n for n, start in enumerate(starts) if not any(k.startswith(start) for k in state))
 
 
 def _time_stride(state: Tensors, stage: int) -> int:
     name = UP.format(stage)
-    out, dim = _dims(state, name)
-    stride = out // (4 * dim)
-    if out != 4 * dim * stride or not 1 <= stride <= 1 + has_time(state):
+    dim_out, dim = _dims(state, name)
+    stride = dim_out // (4 * dim)
+    if dim_out != 4 * dim * stride or not 1 <= stride <= 1 + has_time(state):
         raise ValueError(
-            f"{name} makes {out} channels of {dim}: 4 times as many merge space, 8 times as many "
-            "space and time"
+            f"{name} has {dim_out} output channels for {dim} input channels: 4 times as many "
+            "upsample space, 8 times as many space and time"
         )
     return stride

@@ -1,4 +1,4 @@
-"""Named configurations: what they are, what they cost, what they should reach."""
+"""Presets: named configurations with their size, cost and expected quality."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,17 +12,18 @@ PRESETS: Registry[Preset] = Registry("preset")
 
 
 def preset(name: str) -> dict[str, Any]:
-    """The options of a named configuration, to change and hand to `VideoTokenizer`."""
+    """Options of a preset, a new dict of keyword arguments for `VideoTokenizer`."""
     return PRESETS[name]()
 
 
 @PRESETS.register("small")
 def small() -> dict[str, Any]:
-    """For a laptop: 4 x 8 x 8 compression, 64,000 codes (15.97 bits) to a block, 5.8 M parameters.
+    """For a laptop: 4 x 8 x 8 compression, 5.8 M parameters.
 
-    With its recipe, four and a half minutes on two CPU cores bring held-out frames of the clips it
-    trains on to 26 dB (`magvit2 demo`; experiments in benchmarks/LOG.md). Finite-scalar
-    quantization, as it was a decibel ahead of lookup-free codes of the same size at equal time.
+    It has 64,000 codes (15.97 bits) per position. With its recipe, training for four and a half
+    minutes on two CPU cores reaches 26 dB on held-out frames of the training clips (`magvit2 demo`;
+    experiments in benchmarks/LOG.md). It uses finite scalar quantization, which was 1 dB better
+    than LFQ with as many codes after the same time.
     """
     return dict(
         image_size=64,
@@ -43,7 +44,7 @@ def small() -> dict[str, Any]:
 
 @PRESETS.register("tiny")
 def tiny() -> dict[str, Any]:
-    """For tests and first steps: 2 x 4 x 4 compression, 10 bits, a few thousand parameters."""
+    """For tests: 2 x 4 x 4 compression, 10 bits, few parameters."""
     return dict(
         image_size=16,
         init_dim=8,
@@ -53,21 +54,22 @@ def tiny() -> dict[str, Any]:
     )
 
 
-def magvit2_layers(
+def magvit2_layer_tuple(
     init_dim: int, dim_mults: tuple[int, ...], halve_time: tuple[bool, ...], num_units: int
 ) -> tuple[LayerEntry, ...]:
-    """The MAGVIT-v2 network as layers: one level for each of `dim_mults`, the first being 1.
+    """The value of `layers` for a MAGVIT-v2 network.
 
-    `halve_time` says for each step from one level to the next whether frames are merged too.
+    `dim_mults` has one entry per level, the first of which is 1: its channels divided by
+    `init_dim`. `halve_time` has one entry per step between levels; True halves the frame rate too.
     """
     if dim_mults[:1] != (1,) or len(halve_time) != len(dim_mults) - 1:
         raise ValueError(
-            f"dim_mults {dim_mults} and halve_time {halve_time}: the first level is as wide as "
-            "init_dim, so its mult is 1, and there is one step less than levels"
+            f"dim_mults {dim_mults} and halve_time {halve_time}: the first entry of dim_mults must "
+            "be 1, and halve_time must have one entry less than dim_mults"
         )
     steps = (
-        (f"magvit2_compress_space{'_time' * time}", init_dim * mult, num_units)
-        for mult, time in zip(dim_mults[1:], halve_time, strict=True)
+        (f"magvit2_compress_space{'_time' * halves}", init_dim * mult, num_units)
+        for mult, halves in zip(dim_mults[1:], halve_time, strict=True)
     )
     return (
         ("magvit2_encoder_residual", num_units),
@@ -84,13 +86,13 @@ def magvit2_options(
     num_units: int,
     kernel_size: int | tuple[int, int, int] = 3,
 ) -> dict[str, Any]:
-    """The network with its norms, kernels and loss weights, but for the quantizer and the size.
+    """Options of a MAGVIT-v2 network, without its quantizer and image size.
 
-    Weights of the losses are meant to stand beside a squared error weighted 5.
+    The loss weights go with a squared error weighted 5.
     """
     return dict(
         init_dim=init_dim,
-        layers=magvit2_layers(init_dim, dim_mults, halve_time, num_units),
+        layers=magvit2_layer_tuple(init_dim, dim_mults, halve_time, num_units),
         norm="group",
         input_conv_kernel_size=kernel_size,
         residual_conv_kernel_size=kernel_size,
@@ -103,91 +105,96 @@ def magvit2_options(
     )
 
 
-EIGHTFOLD = dict(dim_mults=(1, 2, 2, 4), halve_time=(False, True, True))
-SIXTEENFOLD = dict(dim_mults=(1, 1, 2, 2, 4), halve_time=(False, False, True, True))
-STILL = SIXTEENFOLD | dict(halve_time=(False,) * 4, kernel_size=(1, 3, 3))
+COMPRESS_8X = dict(dim_mults=(1, 2, 2, 4), halve_time=(False, True, True))
+COMPRESS_16X = dict(dim_mults=(1, 1, 2, 2, 4), halve_time=(False, False, True, True))
+IMAGE = COMPRESS_16X | dict(halve_time=(False,) * 4, kernel_size=(1, 3, 3))
 FULL = dict(init_dim=128, num_units=4)
 REDUCED = dict(init_dim=64, num_units=2)
 
 
 @PRESETS.register("magvit2")
 def magvit2() -> dict[str, Any]:
-    """MAGVIT-v2 of the paper: 4 x 8 x 8 compression, 18 bits to a block, 370.5 M parameters.
+    """MAGVIT-v2: 4 x 8 x 8 compression, 18 bits, 370.5 M parameters.
 
-    17 x 128 x 128 clips to 5 x 16 x 16 codes. The paper reports a reconstruction FVD of 8.62 on
-    UCF-101 (arXiv 2310.05737, table 5c) after training on batches of 256. There and back costs
-    10.7 TFLOP a clip, a training step three times that and 12.5 GiB of activations in float32;
-    weights, gradients, Adam's moments and averages take 7.4 GB: plan for many large GPUs.
+    17 x 128 x 128 clips become 5 x 16 x 16 codes. The paper reports a reconstruction FVD of 8.62 on
+    UCF-101 (arXiv 2310.05737, table 5c) after training with a batch size of 256. Encoding and
+    decoding cost 10.7 TFLOP per clip. A training step costs three times that and 12.5 GiB of
+    activations per clip in float32; weights, gradients, Adam's moments and averages take 7.4 GB.
+    Training needs many large GPUs.
     """
-    return dict(image_size=128, codebook_size=2**18) | magvit2_options(**FULL, **EIGHTFOLD)
+    return dict(image_size=128, codebook_size=2**18) | magvit2_options(**FULL, **COMPRESS_8X)
 
 
 @PRESETS.register("magvit2-small")
 def magvit2_small() -> dict[str, Any]:
-    """`magvit2` for one GPU: 4 x 8 x 8 compression, 18 bits to a block, 56.4 M parameters.
+    """Small `magvit2`: 4 x 8 x 8 compression, 56.4 M parameters.
 
-    Half the width, half the units: 1.6 TFLOP a clip there and back, and to train 3.6 GiB of
-    activations a clip in float32 besides 1.1 GB of weights, moments and averages.
+    For one GPU: half the channels and half the residual units, 18 bits per position. Encoding and
+    decoding cost 1.6 TFLOP per clip; training takes 3.6 GiB of activations per clip in float32 and
+    1.1 GB for weights, moments and averages.
     """
-    return dict(image_size=128, codebook_size=2**18) | magvit2_options(**REDUCED, **EIGHTFOLD)
+    return dict(image_size=128, codebook_size=2**18) | magvit2_options(**REDUCED, **COMPRESS_8X)
 
 
 @PRESETS.register("o2")
 def o2() -> dict[str, Any]:
-    """O2-MAGVIT2's video model: 4 x 16 x 16 compression, 18 bits to a block, 379.8 M parameters.
+    """O2-MAGVIT2's video model: 4 x 16 x 16 compression, 379.8 M parameters.
 
-    17 x 256 x 256 clips to 5 x 16 x 16 codes, a quarter of MAGVIT-v2's rate. `magvit2 convert`
-    turns its checkpoints into this model. No reconstruction figures were published for it.
-    There and back costs 27.7 TFLOP a clip, training 42 GiB of activations a clip in float32.
+    17 x 256 x 256 clips become 5 x 16 x 16 codes of 18 bits, a quarter of MAGVIT-v2's rate.
+    `magvit2 convert` converts O2-MAGVIT2's checkpoints to this model. No reconstruction figures are
+    published for it. Encoding and decoding cost 27.7 TFLOP per clip; training takes 42 GiB of
+    activations per clip in float32.
     """
-    return dict(image_size=256, codebook_size=2**18) | magvit2_options(**FULL, **SIXTEENFOLD)
+    return dict(image_size=256, codebook_size=2**18) | magvit2_options(**FULL, **COMPRESS_16X)
 
 
 @PRESETS.register("o2-small")
 def o2_small() -> dict[str, Any]:
-    """`o2` for one GPU: 4 x 16 x 16 compression, 18 bits to a block, 57.9 M parameters.
+    """Small `o2`: 4 x 16 x 16 compression, 57.9 M parameters.
 
-    Half the width, half the units: 3.8 TFLOP a clip there and back, and to train 11.7 GiB of
-    activations a clip in float32.
+    For one GPU: half the channels and half the residual units, 18 bits per position. Encoding and
+    decoding cost 3.8 TFLOP per clip; training takes 11.7 GiB of activations per clip in float32.
     """
-    return dict(image_size=256, codebook_size=2**18) | magvit2_options(**REDUCED, **SIXTEENFOLD)
+    return dict(image_size=256, codebook_size=2**18) | magvit2_options(**REDUCED, **COMPRESS_16X)
 
 
 @PRESETS.register("o2-image")
 def o2_image() -> dict[str, Any]:
-    """Stage I of `o2`, for images: 1 x 16 x 16 compression, 18 bits to a block, 115.1 M parameters.
+    """Image `o2`: 1 x 16 x 16 compression, 115.1 M parameters.
 
-    The same network without time. Trained on images, it is what `init_from` inflates to `o2`.
-    There and back costs 0.6 TFLOP an image, training 2.4 GiB of activations in float32.
+    Stage I of `o2`: the same network without time, 18 bits per position. After training on images,
+    `init_from` inflates it to `o2`. Encoding and decoding cost 0.6 TFLOP per image; training takes
+    2.4 GiB of activations per image in float32.
     """
-    return dict(image_size=256, codebook_size=2**18) | magvit2_options(**FULL, **STILL)
+    return dict(image_size=256, codebook_size=2**18) | magvit2_options(**FULL, **IMAGE)
 
 
 @PRESETS.register("o2-image-small")
 def o2_image_small() -> dict[str, Any]:
-    """Stage I of `o2-small`: 1 x 16 x 16 compression, 18 bits to a block, 16.4 M parameters.
+    """Image `o2-small`: 1 x 16 x 16 compression, 16.4 M parameters.
 
-    There and back costs 0.08 TFLOP an image, training 0.7 GiB of activations in float32.
+    Stage I of `o2-small`, 18 bits per position. Encoding and decoding cost 0.08 TFLOP per image;
+    training takes 0.7 GiB of activations per image in float32.
     """
-    return dict(image_size=256, codebook_size=2**18) | magvit2_options(**REDUCED, **STILL)
+    return dict(image_size=256, codebook_size=2**18) | magvit2_options(**REDUCED, **IMAGE)
 
 
 @PRESETS.register("walt")
 def walt() -> dict[str, Any]:
-    """W.A.L.T.'s tokenizer: 4 x 8 x 8 compression to 8 continuous channels, 370.4 M parameters.
+    """W.A.L.T.'s continuous tokenizer: 4 x 8 x 8 compression, 370.4 M parameters.
 
-    The network of `magvit2` without a quantizer. The paper (arXiv 2312.06662, table 3f) reports a
-    reconstruction FVD of 17.1 on UCF-101 with 8 channels, 8.2 with 16 and 3.5 with 32
-    (`continuous_dim`). It costs what `magvit2` costs. For a diffusion model, training ends by
-    measuring the latents' mean and deviation: see `normalize_latents`.
+    The network of `magvit2` with 8 continuous channels instead of a quantizer, at the same cost.
+    The paper (arXiv 2312.06662, table 3f) reports a reconstruction FVD of 17.1 on UCF-101 with 8
+    channels, 8.2 with 16 and 3.5 with 32 (`continuous_dim`). Training ends by measuring mean and
+    standard deviation of the latents for a diffusion model: see `normalize_latents`.
     """
-    return dict(image_size=128, continuous_dim=8) | magvit2_options(**FULL, **EIGHTFOLD)
+    return dict(image_size=128, continuous_dim=8) | magvit2_options(**FULL, **COMPRESS_8X)
 
 
 @PRESETS.register("walt-small")
 def walt_small() -> dict[str, Any]:
-    """`walt` for one GPU: 4 x 8 x 8 compression to 8 continuous channels, 56.4 M parameters.
+    """Small `walt`: 4 x 8 x 8 compression, 56.4 M parameters.
 
-    It costs what `magvit2-small` costs.
+    For one GPU: 8 continuous channels, at the cost of `magvit2-small`.
     """
-    return dict(image_size=128, continuous_dim=8) | magvit2_options(**REDUCED, **EIGHTFOLD)
+    return dict(image_size=128, continuous_dim=8) | magvit2_options(**REDUCED, **COMPRESS_8X)

@@ -1,4 +1,4 @@
-"""Where pixels become features, and features pixels again."""
+"""Input and output layers: pixels to features, features to pixels."""
 
 import torch
 from torch import nn
@@ -12,10 +12,10 @@ from magvit2_pytorch.types import Context, Past
 Patch = tuple[int, int]
 
 
-class FirstFrameApart(StatefulLayer):
-    """A layer for video whose first output frame comes from a layer of its own.
+class SeparateFirstFrame(StatefulLayer):
+    """Two layers: `first` gives the first output frame, `rest` all later ones.
 
-    The layer for the rest sees the first frame too, as the past of the second.
+    `rest` also reads the first input frame, as the past of the second.
     """
 
     def __init__(self, rest: StatefulLayer, first: StatefulLayer):
@@ -31,45 +31,45 @@ class FirstFrameApart(StatefulLayer):
 
     @property
     def receptive_field(self) -> ReceptiveField | None:
-        return self.rest.receptive_field  # the other has the same kernel in space
+        return self.rest.receptive_field  # `first` has the same kernel in space
 
 
-def input_stem(
+def input_layer(
     channels: int,
     dim: int,
     kernel: int | Triple,
     patch: Patch = (1, 1),
     pad_mode: PadMode = "constant",
-    first_apart: bool = False,
+    separate_first_frame: bool = False,
 ) -> StatefulLayer:
-    """Pixels in blocks of `patch` (frames, pixels to a side), then the first convolution."""
+    """Patches of (frames, pixels to a side), then the first convolution."""
 
-    def stem(time: int, space: int, kernel: int | Triple) -> StatefulLayer:
+    def layer(time: int, space: int, kernel: int | Triple) -> StatefulLayer:
         conv = CausalConv3d(channels * time * space**2, dim, kernel, pad_mode=pad_mode)
         return conv if time * space == 1 else Chain((SpaceToDepth(time, space), conv))
 
-    rest = stem(*patch, kernel)
-    if not first_apart:
+    rest = layer(*patch, kernel)
+    if not separate_first_frame:
         return rest
-    return FirstFrameApart(rest, stem(1, patch[1], (1, *triple(kernel)[1:])))
+    return SeparateFirstFrame(rest, layer(1, patch[1], (1, *triple(kernel)[1:])))
 
 
-def output_stem(
+def output_layer(
     dim: int,
     channels: int,
     kernel: int | Triple,
     patch: Patch = (1, 1),
     pad_mode: PadMode = "constant",
-    first_apart: bool = False,
-    norm: NormSpec = NormSpec(),
+    separate_first_frame: bool = False,
+    norm: Norm = Norm(),
 ) -> StatefulLayer:
-    """Norm, activation, the last convolution, and blocks back to pixels. No squashing: linear."""
+    """Norm, activation, last convolution, patches to pixels; the output is linear."""
 
-    def stem(time: int, space: int, kernel: int | Triple) -> StatefulLayer:
+    def layer(time: int, space: int, kernel: int | Triple) -> StatefulLayer:
         conv = CausalConv3d(dim, channels * time * space**2, kernel, pad_mode=pad_mode)
         return conv if time * space == 1 else Chain((conv, DepthToSpace(time, space)))
 
-    last = stem(*patch, kernel)
-    if first_apart:
-        last = FirstFrameApart(last, stem(1, patch[1], (1, *triple(kernel)[1:])))
+    last = layer(*patch, kernel)
+    if separate_first_frame:
+        last = SeparateFirstFrame(last, layer(1, patch[1], (1, *triple(kernel)[1:])))
     return Chain((norm.layer(dim), Pointwise(nn.SiLU()), last))

@@ -1,8 +1,8 @@
-"""A video in pieces of any length: what is complete comes out, what is not waits.
+"""Streams: encoding and decoding a video in chunks of any length.
 
-A stream is a value of its own. It holds the past that the next piece needs and the frames that do
-not make a latent yet; the tokenizer holds nothing of it. So there may be any number of streams on
-one tokenizer, `copy.copy` branches one at no cost, and a pickled one goes on elsewhere.
+A stream holds the past that the next chunk needs and the frames that do not yet complete a latent;
+the tokenizer itself stays stateless. One tokenizer can therefore serve any number of streams,
+`copy.copy` branches a stream at no cost, and a pickled stream continues in another process.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def inference(tokenizer: "VideoTokenizer", precision: Precision) -> Iterator[None]:
-    """Eval mode, no gradients, `precision`; the tokenizer's own mode comes back afterwards."""
+    """Eval mode, no gradients and `precision`; restores the tokenizer's mode afterwards."""
     was_training = tokenizer.training
     tokenizer.eval()
     try:
@@ -35,9 +35,9 @@ def inference(tokenizer: "VideoTokenizer", precision: Precision) -> Iterator[Non
 
 
 class EncodeStream:
-    """Frames in, codes out (quantized latents, where they are continuous).
+    """Stream from frames to codes (quantized latents if the tokenizer is continuous).
 
-    However the frames are cut, the codes are those of the whole video.
+    The codes are those of the whole video, for any chunks.
     """
 
     def __init__(
@@ -51,34 +51,34 @@ class EncodeStream:
         self.tile_size = tile_size
         self.past: Past = None
         self.waiting: Video | None = None
-        """Frames that do not make a latent yet, fewer than the tokenizer's time factor."""
+        """Frames that do not yet complete a latent, fewer than the tokenizer's time factor."""
         self.size: tuple[int, int, int] | None = None
-        """Batch, height and width, once there was a frame."""
+        """Batch, height and width, known after the first frame."""
         self.num_frames = 0
-        """Frames that came so far: what `decode_from_code_indices` needs to cut off the padding."""
+        """Frames pushed so far; `decode_from_code_indices` needs it to crop the padding."""
         self.ended = False
 
     def push(self, frames: Video | Image) -> Codes | Latents | None:
-        """The codes that these frames complete, or None where they complete none.
+        """Codes that these frames complete, or None.
 
-        Takes one frame or more; the first of all completes a latent by itself.
+        Takes one frame or more; the first frame completes a latent by itself. The value range of
+        the first chunk is checked as in `tokenize`.
         """
-        quantized = self.push_quantized(frames)
-        return None if quantized is None else _said(quantized)
+        frames = self.tokenizer.prepare(frames, check_range=self.num_frames == 0)
+        return _codes_or_latents(self.push_quantized(frames))
 
     def flush(self) -> Codes | Latents | None:
-        """Ends the video: the code of the frames still waiting, the last of them repeated.
+        """End the video: encode the waiting frames, padded with the last one.
 
-        None where none is. Afterwards the stream takes no more frames.
+        Returns None if no frames wait. Afterwards the stream accepts no frames.
         """
-        quantized = self.flush_quantized()
-        return None if quantized is None else _said(quantized)
+        return _codes_or_latents(self.flush_quantized())
 
     def push_quantized(self, frames: Video | Image) -> Quantized | None:
-        """As `push`: both what `decode` hears and the codes."""
+        """`push` that returns latents and codes, without a range check."""
         if self.ended:
             raise ValueError("this stream has ended: start another with encode_stream()")
-        frames = self.tokenizer.as_video(frames)
+        frames = self.tokenizer.prepare(frames, check_range=False)
         size = (len(frames), *frames.shape[3:])
         if self.size not in (None, size):
             raise ValueError(
@@ -89,28 +89,28 @@ class EncodeStream:
         self.num_frames += frames.shape[2]
         if self.waiting is not None:
             frames = torch.cat((self.waiting, frames), dim=2)
-        first = self.past is None
-        left = (frames.shape[2] - first) % self.tokenizer.time_factor
-        ready = frames.shape[2] - left
-        # A slice would keep all of the memory that it is a slice of.
-        self.waiting = frames[:, :, ready:].clone() if left else None
-        return self._encode(frames[:, :, :ready]) if ready else None
+        is_first = self.past is None
+        remainder = (frames.shape[2] - is_first) % self.tokenizer.time_factor
+        num_ready = frames.shape[2] - remainder
+        # A slice would keep the memory of all frames.
+        self.waiting = frames[:, :, num_ready:].clone() if remainder else None
+        return self._encode(frames[:, :, :num_ready]) if num_ready else None
 
     def flush_quantized(self) -> Quantized | None:
-        """As `flush`: both what `decode` hears and the codes."""
+        """`flush` that returns quantized latents and codes."""
         if self.ended:
             raise ValueError("this stream has ended already")
         self.ended = True
         waiting, self.waiting = self.waiting, None
         if waiting is None:
             return None
-        # The first frame never waits, so this is a later chunk.
+        # The first frame never waits, so this is not the first chunk.
         return self._encode(pad_frames(waiting, self.tokenizer.time_factor, first=False))
 
     def _encode(self, frames: Video) -> Quantized:
         with inference(self.tokenizer, self.precision):
             if self.tile_size == "auto":
-                self.tile_size = fit_tile_size(self.tokenizer, "encoder", frames)
+                self.tile_size = fit_tile_size(self.tokenizer, self.tokenizer.encoder, frames)
             latents, self.past = self.tokenizer.encode_chunk(
                 frames, self.past, self.cond, self.tile_size
             )
@@ -118,9 +118,9 @@ class EncodeStream:
 
 
 class DecodeStream:
-    """Codes in (or quantized latents), frames out; `num_frames` of them at most.
+    """Stream from codes (or quantized latents) to at most `num_frames` frames.
 
-    However the codes are cut, the frames are those of the whole video.
+    The frames are those of the whole video, for any chunks.
     """
 
     def __init__(
@@ -133,40 +133,43 @@ class DecodeStream:
     ):
         self.tokenizer, self.cond, self.precision = tokenizer, cond, precision
         self.tile_size = tile_size
-        self.limit = num_frames
+        self.max_frames = num_frames
         self.past: Past = None
         self.num_frames = 0
-        """Frames that came out so far."""
+        """Frames returned so far."""
         self.ended = False
 
     def push(self, codes: Shaped[Tensor, "b ..."]) -> Video | None:
-        """The frames that these codes stand for; None past the last of `num_frames`.
+        """The frames of these codes; None after the last of `num_frames`.
 
-        Codes are integers `b t h w` (and a codebook axis), floating point is quantized latents.
+        Codes are integers `b t h w` (with several codebooks, their axis is last); floating-point
+        input is quantized latents.
         """
         if self.ended:
             raise ValueError("this stream has ended: start another with decode_stream()")
         is_latents = codes.is_floating_point()
         quantized = codes if is_latents else self.tokenizer.decode_codes(codes)
         if not quantized.shape[2]:
-            raise ValueError("no codes: give those of one latent frame or more")
+            raise ValueError("there are no codes: give those of one latent frame or more")
         with inference(self.tokenizer, self.precision):
             if self.tile_size == "auto":
-                self.tile_size = fit_tile_size(self.tokenizer, "decoder", quantized)
+                self.tile_size = fit_tile_size(self.tokenizer, self.tokenizer.decoder, quantized)
             video, self.past = self.tokenizer.decode_chunk(
                 quantized, self.past, self.cond, self.tile_size
             )
-        if self.limit is not None:
-            video = video[:, :, : self.limit - self.num_frames]
+        if self.max_frames is not None:
+            video = video[:, :, : self.max_frames - self.num_frames]
         self.num_frames += video.shape[2]
         return video if video.shape[2] else None
 
     def flush(self) -> None:
-        """Ends the video. Nothing ever waits here: codes are whole frames as they come."""
+        """End the video. Returns nothing: no frames wait in this stream."""
         if self.ended:
             raise ValueError("this stream has ended already")
         self.ended = True
 
 
-def _said(quantized: Quantized) -> Codes | Latents:
+def _codes_or_latents(quantized: Quantized | None) -> Codes | Latents | None:
+    if quantized is None:
+        return None
     return quantized.quantized if quantized.codes is None else quantized.codes

@@ -1,4 +1,4 @@
-"""How large a tile may be: as large as memory allows, found without computing anything."""
+"""Largest tile that fits into memory, found without computing anything."""
 
 import weakref
 from typing import TYPE_CHECKING, Literal
@@ -9,6 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from magvit2_pytorch.layers.stateful import Chain
 from magvit2_pytorch.memory import free_memory
 from magvit2_pytorch.types import Context
 
@@ -16,74 +17,73 @@ if TYPE_CHECKING:
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
 
 TileSize = int | Literal["auto"]
-"""Pixels to the side of a tile, or as many as memory allows."""
+"""Side of a tile in pixels, or the largest that fits into memory."""
 
-Tower = Literal["encoder", "decoder"]
-
-SHARE_OF_FREE_MEMORY = 0.5
-"""What `auto` plans with: a convolution needs room of its own, and others need memory too. On a CPU
-its library takes some 0.2 GB whatever the tile (benchmarks/LOG.md, section 15)."""
+FREE_MEMORY_FRACTION = 0.5
+"""Fraction of free memory that `auto` may use; the rest is for the workspaces of convolutions and
+for other processes. On a CPU the convolution library takes about 0.2 GB for any
+tile (benchmarks/LOG.md, section 15)."""
 
 
 def check_tile_size(tile_size: TileSize | None, space_factor: int) -> None:
-    """Raises `ValueError` unless tiles of this size are whole latents."""
+    """Raise `ValueError` unless the tile size is a multiple of `space_factor`."""
     if tile_size is None or tile_size == "auto":
         return
     if tile_size < space_factor or tile_size % space_factor:
         below = max(tile_size // space_factor, 1) * space_factor
         raise ValueError(
-            f"tile_size {tile_size} does not divide by the tokenizer's {space_factor} pixels to a "
-            f"latent: use {below} or {below + space_factor}"
+            f"tile_size {tile_size} is not a multiple of {space_factor}, the pixels to the side of "
+            f"a latent: use {below} or {below + space_factor}"
         )
 
 
 def fit_tile_size(
-    tokenizer: "VideoTokenizer", tower: Tower, x: Tensor, memory: int | None = None
+    tokenizer: "VideoTokenizer", module: Chain, x: Tensor, memory: int | None = None
 ) -> int:
-    """The largest tile, in pixels to a side, that a tower takes in so many bytes of memory.
+    """Largest tile size, in pixels, that fits into memory.
 
-    `x` is what the tower is to be given, video or quantized latents. Bytes are those of
-    activations on the tokenizer's device: half of what is free, if not said. Raises `MemoryError`
-    where the smallest tile, of one latent, would not fit.
+    `module` is the tokenizer's `encoder` or `decoder`, and `x` its input, video or quantized
+    latents. `memory` is the bytes for activations on the tokenizer's device, by default half of
+    the free memory. Raises `MemoryError` if the smallest tile, one latent, does not fit.
     """
-    memory = free_memory(tokenizer.device) * SHARE_OF_FREE_MEMORY if memory is None else memory
-    to_latent = tokenizer.space_factor if tower == "encoder" else 1
-    longest = max(x.shape[3], x.shape[4]) // to_latent
-    fits, too_large = 0, longest + 1
+    memory = free_memory(tokenizer.device) * FREE_MEMORY_FRACTION if memory is None else memory
+    cells = tokenizer.space_factor if module is tokenizer.encoder else 1
+    num_latents = max(x.shape[3], x.shape[4]) // cells
+    fits, too_large = 0, num_latents + 1
     while too_large - fits > 1:
         tile = (fits + too_large) // 2
-        shape = (*x.shape[:3], tile * to_latent, tile * to_latent)
-        if peak_bytes(tokenizer, tower, shape) <= memory:
+        shape = (*x.shape[:3], tile * cells, tile * cells)
+        if peak_bytes(tokenizer, module, shape) <= memory:
             fits = tile
         else:
             too_large = tile
     if not fits:
         raise MemoryError(
-            f"one latent of this tokenizer takes more than the {memory / 2**20:.0f} MB to be had: "
+            f"one latent of this tokenizer needs more than the available {memory / 2**20:.0f} MB: "
             "give fewer frames at a time, or a smaller batch"
         )
     return fits * tokenizer.space_factor
 
 
-def peak_bytes(tokenizer: "VideoTokenizer", tower: Tower, shape: tuple[int, ...]) -> int:
-    """Bytes that a tower's activations take at most, for an input of this shape, input included.
+def peak_bytes(tokenizer: "VideoTokenizer", module: Chain, shape: tuple[int, ...]) -> int:
+    """Peak bytes of activations, input included, for an input of this shape.
 
-    Under autocast, what it takes under autocast. Nothing is computed: tensors are made without
-    memory, and their sizes counted while they live.
+    `module` is the tokenizer's `encoder` or `decoder`. Autocast is taken into account. Nothing is
+    computed: fake tensors have no memory, and their sizes are summed while they live.
     """
-    layers = tokenizer.encoder if tower == "encoder" else tokenizer.decoder
     options = dict(device=tokenizer.device, dtype=tokenizer.dtype)
-    ledger = Ledger()
-    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), ledger:
+    tracker = MemoryTracker()
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), tracker:
         x = torch.empty(shape, **options).contiguous(memory_format=torch.channels_last_3d)
         dim_cond = tokenizer.config.layer_options.dim_cond
         cond = None if dim_cond is None else torch.empty(shape[0], dim_cond, **options)
-        layers(x, None, Context(cond=cond, latents=x if tower == "decoder" else None))
-    return ledger.peak
+        latents = x if module is tokenizer.decoder else None
+        module(x, None, Context(cond=cond, latents=latents))
+    return tracker.peak
 
 
-class Ledger(TorchDispatchMode):
-    """Counts the bytes of all tensors that live, as they come and go."""
+class MemoryTracker(TorchDispatchMode):
+    """Counts the bytes of all tensors created inside it, while they live."""
 
     def __init__(self):
         super().__init__()
@@ -94,18 +94,18 @@ class Ledger(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
-                self._enter(tensor.untyped_storage())
+                self._add(tensor.untyped_storage())
         self.peak = max(self.peak, self.live)
         return out
 
-    def _enter(self, storage: torch.UntypedStorage) -> None:
+    def _add(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
         if key not in self._known:
             self._known.add(key)
             self.live += size
             self.total += size
-            weakref.finalize(storage, self._leave, key, size)
+            weakref.finalize(storage, self._remove, key, size)
 
-    def _leave(self, key: int, size: int) -> None:
+    def _remove(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.live -= size

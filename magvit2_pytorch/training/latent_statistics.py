@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from magvit2_pytorch.data import check_range
-from magvit2_pytorch.functional import autocast
+from magvit2_pytorch.functional import autocast, pad_frames
 from magvit2_pytorch.metrics import ChannelMoments, Moments
 from magvit2_pytorch.quantizers import Continuous
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
@@ -136,4 +136,7 @@ def _latents(tokenizer: VideoTokenizer, clip: Tensor, precision: Precision) -> L
     device = next(tokenizer.parameters()).device
     video = clip[None].to(device)
     with autocast(device, precision):
-        return tokenizer.quantize(tokenizer.encode(video)).quantized
+        # Not `encode`: it would warn about bright clips, and the range is checked already.
+        frames = pad_frames(tokenizer.prepare(video, check_range=False), tokenizer.time_factor)
+        latents, _ = tokenizer.encode_chunk(frames, last=True)
+        return tokenizer.quantize(latents).quantized

@@ -181,7 +181,7 @@ def missing(path):
         (truncated, "was refused: it is damaged"),
         (pointer, "is a git-LFS pointer"),
         (incomplete, "it lacks decoder.conv_last.conv.bias"),
-        (another, "is no O2-MAGVIT2 checkpoint but looks like an autoencoder"),
+        (another, "is not an O2-MAGVIT2 checkpoint but looks like an autoencoder"),
         (missing, "there is no file"),
     ],
 )

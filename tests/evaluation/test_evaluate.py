@@ -13,7 +13,7 @@ from magvit2_pytorch.evaluation.clips import ClipChoice
 from magvit2_pytorch.evaluation.fvd import I3D
 from magvit2_pytorch.evaluation.journal import CannotEvaluate, EvaluationMismatch
 from magvit2_pytorch.evaluation.measure import Judges, round_trip
-from magvit2_pytorch.metrics import codebook_usage, frechet_distance, psnr, ssim
+from magvit2_pytorch.metrics import CodebookUsage, frechet_distance, psnr, ssim
 from tests.conftest import build
 from tests.evaluation.clips import exact
 from tests.evaluation.reports import (
@@ -91,7 +91,9 @@ def test_each_clip_is_measured_as_it_would_be_alone(whole, data):
             assert line["tokens_per_second"] == pytest.approx(line["tokens"] / seconds)
     assert lines["more/b.mkv", 0]["fps"] == pytest.approx(10, rel=1e-3)
     of_videos = torch.cat([x.flatten() for x in codes if x.shape[1] > 1])
-    use = codebook_usage(of_videos, tokenizer.codebook_size)
+    usage = CodebookUsage(tokenizer.codebook_size)
+    usage.update(of_videos)
+    use = usage.compute()
     assert report["videos"]["codebook"]["usage"] == use.usage
     assert report["videos"]["codebook"]["perplexity"] == pytest.approx(use.perplexity)
     assert report["images"]["codebook"]["num_codes"] == sum(

@@ -30,5 +30,5 @@ def test_a_grid_has_three_sides(grid):
 
 
 def test_no_bits_have_no_ratio():
-    with pytest.raises(ValueError, match=r"0\.0 bits"):
+    with pytest.raises(ValueError, match=r"bits_per_pixel is 0\.0"):
         compression_ratio(0.0)

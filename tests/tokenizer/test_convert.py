@@ -182,7 +182,9 @@ def test_a_file_of_two_models_is_not_half_read(prefix):
 def test_a_name_outside_of_the_prefix_is_an_error():
     state = {f"tokenizer.{name}": x for name, x in state_of().items()}
     state["optimizer.step_size"] = torch.ones(3)
-    with pytest.raises(ValueError, match=r"it is no .* begin with 'tokenizer.', but for optimizer"):
+    with pytest.raises(
+        ValueError, match=r"it is not an .* begin with 'tokenizer.', except for optimizer"
+    ):
         split_checkpoint(state, "it")
 
 
@@ -270,13 +272,19 @@ UP = "decoder__conv_upsample_blocks__conv_upsample_0__conv1__conv__weight"
             changed(encoder__conv_first__conv__bias=torch.ones(32, dtype=torch.long)),
             r"floating-point numbers, but encoder\.conv_first\.conv\.bias is torch\.int64",
         ),
-        (changed(**{UP: torch.ones(96, 32, 3, 3, 3)}), r"makes 96 channels of 32: 4 times"),
-        (changed(**{UP: torch.ones(512, 32, 3, 3, 3)}), r"makes 512 channels of 32: 4 times"),
-        (changed(**{UP: torch.ones(3)}), r"is \(3,\), which is no convolution's"),
+        (
+            changed(**{UP: torch.ones(96, 32, 3, 3, 3)}),
+            r"has 96 output channels for 32 input channels: 4 times",
+        ),
+        (
+            changed(**{UP: torch.ones(512, 32, 3, 3, 3)}),
+            r"has 512 output channels for 32 input channels: 4 times",
+        ),
+        (changed(**{UP: torch.ones(3)}), r"has shape \(3,\), which is not"),
         (changed(Shape(32, (2, 2), (True,))), r"levels have \[64, 64\] .* convolution's 32"),
         (changed(Shape(48, (1, 2), (True,))), r"levels have \[48, 96\] .* multiples of 32"),
         (changed(Shape(channels=2)), "channels is 2"),
-        (changed(drop="res_block_pre"), "encoder has 1 residual units a level and its decoder 0"),
+        (changed(drop="res_block_pre"), "encoder has 1 residual units per level and its decoder 0"),
         (
             changed(Shape(num_units=3), drop="res_block_0_2"),
             r"it lacks decoder\.res_blocks\.res_block_0\.res_block_0_2.* and \d+ more",
@@ -302,7 +310,7 @@ def test_what_does_not_fit_is_an_error(state, message, without_type_checks):
 )
 def test_checkpoints_of_other_projects_are_named(names, looks_like, tmp_path):
     save_file({name: torch.ones(1) for name in names}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match=r"other\.safetensors is no O2-MAGVIT2") as caught:
+    with pytest.raises(ValueError, match=r"other\.safetensors is not an O2-MAGVIT2") as caught:
         convert_o2_magvit2(tmp_path / "other.safetensors")
     assert ("but looks like" in str(caught.value)) == (looks_like is not None)
     assert (looks_like or "") in str(caught.value)

@@ -120,7 +120,7 @@ def test_the_weights_are_its_own():
         (dict(norm="layer"), "differs in norm"),
         (dict(layers=("magvit2_residual", "compress_space")), r"compression in space \(2, here 4"),
         (dict(layers=("compress_space", "compress_space")), "no encoder.layers.1"),
-        (dict(kernel_size=(1, 5, 5)), "cannot become .* differ along time only"),
+        (dict(kernel_size=(1, 5, 5)), "cannot become .* differ only along time"),
         (dict(separate_first_frame_encoding=True), "differs in separate_first_frame_encoding"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What is given wrongly is said in words that help."""
+"""Errors and warnings about wrong input."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from tests.conftest import build, random_video
         (torch.zeros(1, 4, 5, 16, 16), ValueError, "4 channels"),
         (torch.zeros(1, 5, 3, 16, 16), ValueError, "5 channels"),
         (torch.zeros(1, 3, 0, 16, 16), ValueError, "no frames"),
-        (torch.zeros(1, 3, 5, 15, 16), ValueError, "height 15 does not divide by 2"),
+        (torch.zeros(1, 3, 5, 15, 16), ValueError, "height 15 is not a multiple of 2"),
     ],
 )
 def test_what_is_no_video_is_said(video, error, words, without_type_checks):
@@ -30,6 +30,13 @@ def test_another_range_is_named(low, high):
     with pytest.warns(UserWarning, match=r"look like \[0, 1\]: .* give 2 \* video - 1"):
         codes = tokenizer.tokenize(unit)
     assert codes.shape == (2, 5, 8, 8)
+    with pytest.warns(UserWarning, match="look like"):
+        tokenizer.encode(unit)
+    stream = tokenizer.encode_stream()
+    with pytest.warns(UserWarning, match="look like"):
+        stream.push(unit)
+    stream.push(unit)  # only the first chunk is checked
+    tokenizer.train().encode(unit)  # nor is a training step
     with pytest.raises(ValueError, match=r"from .* look like bytes: .* give video / 127\.5 - 1"):
         tokenizer.tokenize(unit[:, :, 0] * 255)
 

@@ -81,9 +81,9 @@ def test_half_the_units_make_the_published_number_too():
 
 
 def test_a_network_needs_a_step_between_any_two_levels():
-    with pytest.raises(ValueError, match="one step less than levels"):
+    with pytest.raises(ValueError, match="one entry less than dim_mults"):
         magvit2_options(32, (1, 2), (True, True), 1)
-    with pytest.raises(ValueError, match="its mult is 1"):
+    with pytest.raises(ValueError, match="first entry of dim_mults must be 1"):
         magvit2_options(32, (2, 2), (True,), 1)
 
 

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from magvit2_pytorch.layers.stateful import Residual
 from magvit2_pytorch.tokenizer.layer_spec import LAYERS
 from magvit2_pytorch.tokenizer.presets import PRESETS
-from magvit2_pytorch.tokenizer.tile_size import Ledger
+from magvit2_pytorch.tokenizer.tile_size import MemoryTracker
 from tests.conftest import build, cond_of, narrow, random_video
 
 
@@ -68,33 +68,33 @@ def test_recomputing_keeps_a_fraction(name):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_without_gradients_no_activation_outlives_its_use(name):
-    """A past that is a view would keep every activation of a tower in memory."""
+    """A past that is a view would keep all activations of the encoder in memory."""
     tokenizer = narrow(name)
     video = random_video(9, (64, 64))
-    with torch.no_grad(), Ledger() as ledger:
+    with torch.no_grad(), MemoryTracker() as tracker:
         _, past = tokenizer.encode_chunk(video)
     frame = tokenizer.config.init_dim * 64 * 64 * 4
     for leaf in tree_leaves(past):
         assert leaf.untyped_storage().nbytes() <= 6 * frame
-    with torch.no_grad(), Ledger() as whole:
+    with torch.no_grad(), MemoryTracker() as whole:
         tokenizer.encode(video)
     # Six of the largest activations at a time, and not one of every layer.
-    assert whole.peak <= min(6 * 9 * frame, ledger.peak)
+    assert whole.peak <= min(6 * 9 * frame, tracker.peak)
 
 
 def test_an_image_makes_no_past():
     """It would be twice the image for every convolution."""
     tokenizer = build("residual", "compress_time")
-    with torch.no_grad(), Ledger() as ledger:
+    with torch.no_grad(), MemoryTracker() as tracker:
         tokenizer.encode(random_video(1, (64, 64)))
-    with torch.no_grad(), Ledger() as with_past:
+    with torch.no_grad(), MemoryTracker() as with_past:
         tokenizer.encode_chunk(random_video(1, (64, 64)))
-    assert ledger.total < with_past.total
+    assert tracker.total < with_past.total
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["own", "magvit2"])
-def test_towers_compile_into_one_graph_each(kind):
+def test_encoder_and_decoder_compile_into_one_graph_each(kind):
     worker = Path(__file__).with_name("compile_worker.py")
     run = subprocess.run(
         [sys.executable, str(worker), kind],

@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from magvit2_pytorch.layers.patch import SpaceToDepth
-from magvit2_pytorch.tokenizer.stem import input_stem, output_stem
+from magvit2_pytorch.tokenizer.stem import input_layer, output_layer
 
 PATCHES = [(1, 1), (1, 2), (2, 1), (2, 4)]
 
@@ -13,19 +13,19 @@ def pixels(num_frames=5):
     return torch.randn(2, 3, num_frames, 8, 8, dtype=torch.float64)
 
 
-def convs_of(stem):
-    return [module for module in stem.modules() if isinstance(module, nn.Conv3d)]
+def convs_of(layer):
+    return [module for module in layer.modules() if isinstance(module, nn.Conv3d)]
 
 
 @pytest.mark.parametrize("patch", PATCHES)
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_pixels_enter_by_blocks(patch, kernel):
-    stem, x = input_stem(3, 6, kernel, patch).double(), pixels()
-    out, _ = stem(x)
+    layer, x = input_layer(3, 6, kernel, patch).double(), pixels()
+    out, _ = layer(x)
     blocks = SpaceToDepth(*patch)(x)[0]
     side = kernel // 2
     padded = F.pad(blocks, (side, side, side, side, kernel - 1, 0))
-    (conv,) = convs_of(stem)
+    (conv,) = convs_of(layer)
     expected = F.conv3d(padded, conv.weight, conv.bias)
     torch.testing.assert_close(out, expected, atol=1e-12, rtol=1e-12)
     assert out.shape == (2, 6, 1 + 4 // patch[0], 8 // patch[1], 8 // patch[1])
@@ -34,11 +34,11 @@ def test_pixels_enter_by_blocks(patch, kernel):
 @pytest.mark.parametrize("patch", PATCHES)
 def test_pixels_leave_by_blocks(patch):
     time, space = patch
-    stem = output_stem(6, 3, 3, patch).double()
+    layer = output_layer(6, 3, 3, patch).double()
     x = torch.randn(2, 6, 3, 4, 4, dtype=torch.float64)
-    out, _ = stem(x)
+    out, _ = layer(x)
     assert out.shape == (2, 3, 1 + 2 * time, 4 * space, 4 * space)
-    (conv,) = convs_of(stem)
+    (conv,) = convs_of(layer)
     hidden = F.silu(F.layer_norm(x.movedim(1, -1), (6,)).movedim(-1, 1))
     blocks = F.conv3d(F.pad(hidden, (1, 1, 1, 1, 2, 0)), conv.weight, conv.bias)
     # Going in as blocks undoes going out, but for the first: it holds its newest frame alone.
@@ -49,23 +49,23 @@ def test_pixels_leave_by_blocks(patch):
 
 
 @pytest.mark.parametrize("patch", PATCHES)
-@pytest.mark.parametrize("make", [input_stem, output_stem])
+@pytest.mark.parametrize("make", [input_layer, output_layer])
 def test_a_first_frame_apart_has_a_convolution_of_its_own_and_no_other(make, patch):
-    sizes = (3, 6) if make is input_stem else (6, 3)
-    stem = make(*sizes, 3, patch, first_apart=True).double()
-    x = pixels() if make is input_stem else torch.randn(2, 6, 3, 4, 4, dtype=torch.float64)
-    last = stem if make is input_stem else stem.layers[-1]
-    before, _ = stem(x)
+    sizes = (3, 6) if make is input_layer else (6, 3)
+    layer = make(*sizes, 3, patch, separate_first_frame=True).double()
+    x = pixels() if make is input_layer else torch.randn(2, 6, 3, 4, 4, dtype=torch.float64)
+    last = layer if make is input_layer else layer.layers[-1]
+    before, _ = layer(x)
     with torch.no_grad():
         for conv in convs_of(last.first):
             assert conv.kernel_size == (1, 3, 3)
             conv.weight.neg_()
-    after, _ = stem(x)
+    after, _ = layer(x)
     assert not torch.equal(after[:, :, :1], before[:, :, :1])
     assert torch.equal(after[:, :, 1:], before[:, :, 1:])
     with torch.no_grad():
         for conv in convs_of(last.rest):
             conv.weight.neg_()
-    final, _ = stem(x)
+    final, _ = layer(x)
     assert torch.equal(final[:, :, :1], after[:, :, :1])
     assert not torch.equal(final[:, :, 1:], after[:, :, 1:])

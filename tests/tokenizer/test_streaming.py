@@ -173,7 +173,7 @@ def test_mistakes(without_type_checks):
     stream.push(random_video(2))
     with pytest.raises(ValueError, match=r"batch, height and width \(1, 16, 32\) after"):
         stream.push(random_video(1, (16, 32)))
-    with pytest.raises(ValueError, match="video of no frames"):
+    with pytest.raises(ValueError, match="video has no frames"):
         stream.push(random_video(0))
     with pytest.raises(TypeError, match="floating point"):
         stream.push(torch.zeros(1, 3, 1, 16, 16, dtype=torch.uint8))

@@ -144,27 +144,27 @@ def test_a_tile_sees_no_further_than_its_halo():
 
 
 @pytest.mark.parametrize("name", ["small", "tiny"])
-@pytest.mark.parametrize("tower", ["encoder", "decoder"])
-def test_auto_takes_the_largest_tile_that_fits(name, tower):
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_auto_takes_the_largest_tile_that_fits(name, part):
     tokenizer = narrow(name)
-    factor = tokenizer.space_factor
-    channels = 3 if tower == "encoder" else tokenizer.quantizer.quantized_dim
-    to_latent = factor if tower == "encoder" else 1
-    x = torch.zeros(1, channels, 3 if tower == "decoder" else 9, 20 * to_latent, 30 * to_latent)
+    factor, module = tokenizer.space_factor, getattr(tokenizer, part)
+    channels = 3 if part == "encoder" else tokenizer.quantizer.quantized_dim
+    cells = factor if part == "encoder" else 1
+    x = torch.zeros(1, channels, 3 if part == "decoder" else 9, 20 * cells, 30 * cells)
 
     def bytes_of(tile):
-        return peak_bytes(tokenizer, tower, (*x.shape[:3], tile * to_latent, tile * to_latent))
+        return peak_bytes(tokenizer, module, (*x.shape[:3], tile * cells, tile * cells))
 
     for tile in (1, 3, 7):
-        assert fit_tile_size(tokenizer, tower, x, bytes_of(tile)) == tile * factor
+        assert fit_tile_size(tokenizer, module, x, bytes_of(tile)) == tile * factor
         assert bytes_of(tile) < bytes_of(tile + 1)
-    assert fit_tile_size(tokenizer, tower, x, 2**50) == 30 * factor
-    with pytest.raises(MemoryError, match="one latent of this tokenizer takes more than"):
-        fit_tile_size(tokenizer, tower, x, bytes_of(1) - 1)
+    assert fit_tile_size(tokenizer, module, x, 2**50) == 30 * factor
+    with pytest.raises(MemoryError, match="one latent of this tokenizer needs more than"):
+        fit_tile_size(tokenizer, module, x, bytes_of(1) - 1)
 
 
 @pytest.mark.parametrize("tile_size", [0, -8, 4, 12])
 def test_a_tile_is_whole_latents(tile_size):
     tokenizer = narrow("small")
-    with pytest.raises(ValueError, match="does not divide by the tokenizer's 8 pixels"):
+    with pytest.raises(ValueError, match="is not a multiple of 8, the pixels"):
         tokenizer.encode(frames_for(tokenizer, dtype=torch.float32), tile_size=tile_size)
