@@ -95,7 +95,7 @@ def test_a_channel_that_never_changes_has_a_standard_deviation_of_1(dtype):
         last.weight[1], last.bias[1] = 0, 0.3
         last.weight[2], last.bias[2] = 0, 0
         last.weight[3], last.bias[3] = last.weight[3] * 1e-41, 0  # nothing that float32 divides by
-    with pytest.warns(UserWarning, match=r"channels \[1, 2, 3\] never change"):
+    with pytest.warns(UserWarning, match=r"channels \[1, 2, 3\] are constant"):
         moments = measure_latents(tokenizer, several())
     assert moments.std[1:].tolist() == [1, 1, 1]
     assert moments.mean[1:].tolist() == pytest.approx([0.3, 0, 0])
@@ -122,7 +122,7 @@ def test_what_cannot_be_measured_says_why():
     with pytest.raises(ValueError, match=r"conditional.*store_statistics"):
         measure_latents(build("cond_residual", quantizer="continuous"), clips(2))
     for videos, most in (([], 3), (clips(2), 0)):
-        with pytest.raises(ValueError, match=f"{len(videos)} clips, of which at most {most}"):
+        with pytest.raises(ValueError, match=f"{len(videos)} clips and max_clips {most}"):
             measure_latents(continuous, videos, max_clips=most)
     with pytest.raises(ValueError, match="look like bytes"):
         measure_latents(continuous, [clip * 127 + 127 for clip in clips(2)])

@@ -59,8 +59,8 @@ def test_two_processes_equal_one_with_twice_the_batch(runs):
         torch.testing.assert_close(first["tokenizer"][name], value, atol=2e-4, rtol=1e-3)
     for name, value in trainer.ema_tokenizer.state_dict().items():
         torch.testing.assert_close(first["ema"][name], value, atol=2e-4, rtol=1e-3)
-    for adversary in trainer.adversaries:
-        for name, value in adversary.state_dict().items():
+    for discriminator in trainer.discriminators:
+        for name, value in discriminator.state_dict().items():
             torch.testing.assert_close(first["adversary"][name], value, atol=2e-4, rtol=1e-3)
 
 
@@ -152,7 +152,7 @@ def test_a_process_that_dies_or_hangs_ends_the_run_with_a_message(tmp_path, laun
     else:
         code, said = lost_worker.start_both(script)
     assert code != 0
-    assert "LostProcess: process 0 of 2 no longer hears from another one" in said
+    assert "LostProcess: process 0 of 2 lost the connection to another one" in said
     assert "--resume auto" in said
     # What was saved before is there to go on from.
     again = worker.train(tmp_path, 4, "plain", resume="auto")
