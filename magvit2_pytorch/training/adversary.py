@@ -102,7 +102,7 @@ class DiscriminatorTrainer:
         return step >= self.config.discriminator_start_step
 
     def adversarial_weight(self, step: int) -> float:
-        """Weight of the adversarial loss of the tokenizer: 0 before its start, then a ramp."""
+        """Weight of the tokenizer's adversarial loss: 0, a ramp, then constant."""
         config = self.config
         steps_since_start = step - config.adversarial_start_step
         if steps_since_start < 0:
@@ -213,9 +213,10 @@ class DiscriminatorTrainer:
     # Optimizer step
 
     def apply_gradients(self, step: int) -> dict[str, float]:
-        """Clips the gradients and steps, unless they are not finite; returns values to log.
+        """Clips finite gradients and takes a step; returns values to log.
 
-        A skipped step changes no weights, moments or running means.
+        Gradients that are not finite skip the step, which then changes no weights, moments or
+        running means.
         """
         config = self.config
         start = config.discriminator_start_step
@@ -270,7 +271,7 @@ def build_discriminator_trainers(
 
 
 def _gradient(loss: Float[Tensor, ""], recon: Video) -> Video:
-    """Gradient with respect to the reconstruction; NaN if the loss is not finite."""
+    """Gradient of the reconstruction; NaN if the loss is not finite."""
     # The discriminator's own backward pass uses the same graph again.
     return torch.autograd.grad(loss, recon, retain_graph=True)[0] * finite_or_nan(loss)
 
@@ -278,7 +279,7 @@ def _gradient(loss: Float[Tensor, ""], recon: Video) -> Video:
 def _mean_over_views(
     loss: Callable[[Tensor, Tensor], Tensor], real: tuple[Tensor, ...], fake: tuple[Tensor, ...]
 ) -> Float[Tensor, ""]:
-    """Mean loss over the views, so that their number does not change the loss weight."""
+    """Mean loss over the views, independent of their number."""
     return torch.stack([loss(*pair) for pair in zip(real, fake, strict=True)]).mean()
 
 

@@ -18,7 +18,7 @@ from magvit2_pytorch.types import Video
 
 
 class TokenizerGradients:
-    """Computes all gradients of a micro-batch with one backward pass through the tokenizer.
+    """Gradients of a micro-batch with one backward pass through the tokenizer.
 
     Losses of the reconstruction are differentiated with respect to a detached copy of it. Their
     graphs are then free, and the sum of the gradients is backpropagated through the tokenizer once.

@@ -24,9 +24,10 @@ VALIDATION_FILE = "validation.json"
 
 
 class Checkpoints:
-    """A folder with a checkpoint `step-1000` for each saved step, and a checkpoint `best`.
+    """A folder with a checkpoint for each saved step and the best one.
 
-    Only one process may write to it. `steps`, `find`, `choose` and `check_unused` only read.
+    They are folders named like `step-1000`, and `best`. Only one process may write. `steps`,
+    `find`, `choose` and `check_unused` only read.
     """
 
     def __init__(self, folder: Path, keep: int | None = None):
@@ -142,7 +143,7 @@ class Checkpoints:
             return float("-inf")
 
     def keep_if_best(self, psnr: float, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Saves this state as the best one if its PSNR is higher than before."""
+        """Saves this state as the best one if its PSNR is higher."""
         if not psnr > self.best_psnr():
             return
         step = values["step"]
@@ -164,7 +165,7 @@ class Checkpoints:
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
-    """Makes a hard link, or a copy if the file system has no hard links."""
+    """Makes a hard link, or a copy if that fails."""
     try:
         os.link(source, target)
     except OSError:

@@ -1,4 +1,4 @@
-"""Options of a training run: a frozen, strict dataclass that converts to JSON."""
+"""Options of a training run as a frozen dataclass."""
 
 import json
 from dataclasses import asdict, dataclass, fields

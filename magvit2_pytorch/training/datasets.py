@@ -118,7 +118,7 @@ def _usable(kind: DatasetType, path: Path, spec: ClipSpec, config: TrainingConfi
 def _split_one_video(
     paths: list[Path], spec: ClipSpec, config: TrainingConfig
 ) -> tuple[Clips, Clips]:
-    """Splits one video: the first nine tenths for training, the rest held out."""
+    """Splits one video: nine tenths for training, the rest held out."""
     warnings.warn(
         f"{paths[0]} is the only video: its last tenth is held out for validation",
         stacklevel=4,
@@ -141,7 +141,7 @@ def _split_items(dataset: Clips, config: TrainingConfig) -> tuple[Clips, Clips]:
 def open_images(
     config: TrainingConfig, tokenizer: TokenizerConfig, dataset: Clips | None, source: Source | None
 ) -> tuple[Clips | None, Clips | None]:
-    """Training and held-out images to mix with clips; None and None without images."""
+    """Training and held-out images; None and None without images."""
     if dataset is None and source is None:
         return None, None
     return open_datasets(config, tokenizer, dataset, None, source, "images")
@@ -154,10 +154,10 @@ def training_batches(
     position: int,
     batch_size: int | None = None,
 ) -> Iterator[Tensor]:
-    """Infinite batches `b c t h w` on the device, from batch number `position` on.
+    """Infinite batches `b c t h w` from batch number `position` on.
 
-    The first batch is checked: values outside [-1, 1], or all of them in [0, 1], raise `ValueError`
-    before the first step.
+    They are on the device. The first one is checked: values outside [-1, 1], or all of them in
+    [0, 1], raise `ValueError` before the first step.
     """
     batches = InfiniteBatches(
         dataset,

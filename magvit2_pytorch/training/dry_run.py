@@ -1,4 +1,4 @@
-"""Dry run of a training: two steps of everything, then the state is restored."""
+"""Dry run of a training: two steps, then the state is restored."""
 
 import random
 import shutil
@@ -76,7 +76,7 @@ def dry_run(trainer: "VideoTokenizerTrainer") -> Plan:
 
 @contextmanager
 def _temporary_folder(trainer: "VideoTokenizerTrainer") -> Iterator[Path]:
-    """A folder on the disk of the checkpoints, the same in all processes."""
+    """A folder on the checkpoints' disk, the same in all processes."""
     parent = _existing_parent(trainer.checkpoints_folder)
     accelerator = trainer.accelerator
     folder = on_main(accelerator, lambda: Path(tempfile.mkdtemp(prefix=".dry-run-", dir=parent)))
@@ -90,7 +90,7 @@ def _temporary_folder(trainer: "VideoTokenizerTrainer") -> Iterator[Path]:
 
 @contextmanager
 def _restoring_state(trainer: "VideoTokenizerTrainer", folder: Path) -> Iterator[None]:
-    """Restores state and random generators at the end, through a checkpoint in `folder`."""
+    """Restores state and random generators from a checkpoint at the end."""
     skips = [trainer.optimization.skips, *(d.skips for d in trainer.discriminators)]
     in_a_row = [skip.in_a_row for skip in skips]
     random_states = random.getstate(), np.random.get_state()
@@ -150,7 +150,7 @@ def _run_everything(trainer: "VideoTokenizerTrainer", folder: Path) -> Measureme
 def _two_steps(
     trainer: "VideoTokenizerTrainer", dataset: Clips, batch_size: int
 ) -> tuple[tuple[int, int, int], dict[str, float | int]]:
-    """Size of the clips and values of the second step; the first is a warm-up."""
+    """Clip size and values of the second step, after a warm-up."""
     position = trainer.step * trainer.config.grad_accum_every
     batches = training_batches(dataset, trainer.config, trainer.accelerator, position, batch_size)
     first = next(batches)

@@ -6,10 +6,11 @@ from types import TracebackType
 
 
 class Interruptible:
-    """Context manager that records the first Ctrl-C or SIGTERM; a second one interrupts.
+    """Records the first Ctrl-C or SIGTERM; a second one interrupts.
 
-    Interrupting a step would leave weights and optimizer state inconsistent, so the training loop
-    checks `requested` after each step. Outside the main thread nothing changes.
+    This is a context manager. Interrupting a step would leave weights and optimizer state
+    inconsistent, so the training loop checks `requested` after each step. Outside the main thread
+    nothing changes.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)

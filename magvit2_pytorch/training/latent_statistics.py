@@ -26,9 +26,10 @@ def measure_latents(
     max_clips: int = 256,
     precision: Precision = "fp32",
 ) -> Moments:
-    """Measures mean and std of each latent channel and stores them in the tokenizer.
+    """Measures mean and std of each latent channel and stores them.
 
-    `normalize_latents` uses them. Training calls this at its end. For a folder without statistics:
+    `normalize_latents` of the tokenizer uses them. Training calls this at its end. For a folder
+    without statistics, call it like this:
 
         tokenizer = VideoTokenizer.from_pretrained(folder)
         measure_latents(tokenizer, dataset)
@@ -52,7 +53,7 @@ def measure_latents(
 def record_latents(
     tokenizer: VideoTokenizer, clips: Clips, config: TrainingConfig
 ) -> dict[str, float | int]:
-    """Measures the latents at the end of training and returns values to log.
+    """Measures the latents after training; returns values to log.
 
     `latent_abs_mean` and `latent_std` are means over channels; normalized latents have 0 and 1.
     A discrete tokenizer returns no values.

@@ -79,10 +79,10 @@ class Meters:
         self.counts[name] += 1
 
     def read(self) -> dict[str, float | int]:
-        """Returns all values since the last call, over all processes, and resets them.
+        """Returns all values since the last call and resets them.
 
-        Terms and norms are means. `data_wait`, the fraction of time spent waiting for data, and
-        `peak_memory_mb` (see `peak_memory`) are maxima over processes.
+        Terms and norms are means over all processes. `data_wait`, the fraction of time spent
+        waiting for data, and `peak_memory_mb` (see `peak_memory`) are maxima over processes.
         """
         duration = max(time.monotonic() - self.started, 1e-9)
         means = {name: total / self.counts[name] for name, total in self.sums.items()}

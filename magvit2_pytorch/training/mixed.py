@@ -14,7 +14,7 @@ from magvit2_pytorch.types import Clips, Video
 def mixed_batches(
     clips: Clips, images: Clips | None, config: TrainingConfig, accelerator: Accelerator, start: int
 ) -> Iterator[Video]:
-    """Infinite batches from number `start` on: clips, and images in a fixed pattern.
+    """Infinite batches of clips and images, from batch number `start` on.
 
     The kind of a batch depends only on its number. It is the same in all processes, so a resumed
     run gets the same batches, and no process waits for another one with longer clips.
@@ -33,7 +33,7 @@ def mixed_batches(
 
 
 def images_per_batch(config: TrainingConfig) -> int:
-    """Images in a forward pass; by default as many as a batch of clips has frames."""
+    """Images in a forward pass, by default the frames of a batch."""
     return config.image_batch_size or config.batch_size * config.num_frames
 
 

@@ -14,10 +14,11 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalize(matrix: Float[Tensor, "m n"], rounds: int = 5) -> Float[Tensor, "m n"]:
-    """Matrix with the same singular vectors and singular values near 1 (0.7 to 1.2).
+    """Matrix with the same singular vectors and singular values near 1.
 
-    Newton-Schulz iteration on the Gram matrix of the shorter side: for a kernel of 256 x 2304 a
-    round multiplies matrices of 256 x 256, and the long side is used only twice in all.
+    Singular values become 0.7 to 1.2. Newton-Schulz iteration on the Gram matrix of the shorter
+    side: for a kernel of 256 x 2304 a round multiplies matrices of 256 x 256, and the long side is
+    used only twice in all.
     """
     if matrix.shape[0] > matrix.shape[1]:
         return orthogonalize(matrix.T, rounds).T

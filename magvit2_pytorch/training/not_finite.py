@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class NonFiniteTraining(RuntimeError):
-    """Too many steps in a row had a loss or gradient that is not finite."""
+    """Too many consecutive steps had losses or gradients that are not finite."""
 
 
 class SkippedSteps:

@@ -115,7 +115,7 @@ def _weighted_sum(
 
 
 def load_perceptual(config: TrainingConfig, module: nn.Module | None) -> nn.Module | None:
-    """The user's perceptual network or that of the config; None at weight 0."""
+    """The perceptual network, frozen; None if its weight is 0."""
     if config.perceptual_loss_weight == 0:
         return None
     if module is not None:

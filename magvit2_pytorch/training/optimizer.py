@@ -38,10 +38,10 @@ def build_adam(
     learning_rate: float,
     betas: tuple[float, float],
 ) -> Optimizer:
-    """Fused Adam or AdamW if torch supports it: exact, and without temporary tensors.
+    """Adam or AdamW, fused if torch supports it.
 
-    On two CPU cores it takes a quarter of the time of torch's default, a loop over parameters
-    (benchmarks/LOG.md, section 17).
+    The fused version is exact and needs no temporary tensors. On two CPU cores it takes a quarter
+    of the time of torch's default, a loop over parameters (benchmarks/LOG.md, section 17).
     """
     fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
     optimizer = optimizer_class(groups, lr=learning_rate, betas=betas, fused=fused)

@@ -1,4 +1,4 @@
-"""Plan of a training: memory, time and disk, estimated by a dry run."""
+"""Plan of a training: memory, time and disk usage."""
 
 from dataclasses import dataclass
 from math import prod

@@ -6,7 +6,7 @@ CURVES = ("loss", "psnr", "learning_rate", "codebook_usage")
 
 
 def plot_curves(log: list[dict[str, float | int]], path: Path) -> None:
-    """Plots loss, PSNR, learning rate and codebook usage over steps to a PNG."""
+    """Plots loss, PSNR, learning rate and codebook usage to a PNG."""
     # Imported here because only the end of a run needs matplotlib; Agg needs no display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

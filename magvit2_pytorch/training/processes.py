@@ -77,7 +77,7 @@ def _check_not_sharded(kwargs: dict[str, Any]) -> None:
 
 
 def any_process(accelerator: Accelerator, flag: bool) -> bool:
-    """True if the flag is set in any process, so that all of them act together."""
+    """True in all processes if the flag is set in any."""
     if accelerator.num_processes == 1:
         return flag
     count = torch.tensor(float(flag), device=accelerator.device)
@@ -91,7 +91,10 @@ def max_over_processes(accelerator: Accelerator, *numbers: float) -> list[float]
 
 
 def on_main(accelerator: Accelerator, function: Callable[[], T]) -> T:
-    """Calls a function in the main process; all return its result or raise its error."""
+    """Calls a function in the main process only.
+
+    All processes return its result or raise its error.
+    """
     outcome: list[Any] = [None, None]
     if accelerator.is_main_process:
         try:

@@ -44,9 +44,9 @@ def start_metadata(step: int, accelerator: Accelerator) -> dict[str, Any]:
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """Reads the record of a run: `starts`, oldest first, and `wandb_id` if wandb was used.
+    """Reads the record of a run; a missing file has no starts.
 
-    A missing file gives a record without starts.
+    It has `starts`, oldest first, and `wandb_id` if wandb was used.
     """
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"starts": []}
 
@@ -67,7 +67,7 @@ def source_hash(folder: Path = PACKAGE) -> str:
 
 
 def git_commit(folder: Path) -> str | None:
-    """Commit checked out in `folder`; None if it is not a checkout or git fails."""
+    """Commit of a checkout; None without one or if git fails."""
     if not (folder / ".git").exists():  # git would find a repository around a virtual environment
         return None
     try:

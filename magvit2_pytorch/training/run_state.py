@@ -1,4 +1,4 @@
-"""State of a training run: collected for a checkpoint and restored from one."""
+"""State of a training run, collected for and restored from checkpoints."""
 
 import json
 from collections.abc import Iterator
@@ -61,7 +61,7 @@ class TrainingState:
         return SavedState(tensors, values)
 
     def restore(self, state: SavedState) -> tuple[int, float]:
-        """Loads the state of `gather`; returns its step and training time in seconds.
+        """Restores a state; returns its step and training time in seconds.
 
         Discriminators may be added or removed. Raises `ValueError`, before anything is changed, if
         the tokenizer, the optimizer or a discriminator of the same name differs.

@@ -1,4 +1,4 @@
-"""Learning rate as a pure function of training progress, without state to save."""
+"""Learning rate as a pure function of training progress."""
 
 import math
 from typing import Literal

@@ -38,8 +38,9 @@ class DamagedCheckpoint(ValueError):
 
 
 def save_state(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-    """Writes a checkpoint to a temporary folder, then renames it: it is complete or absent.
+    """Writes a checkpoint atomically: it is complete or absent.
 
+    It is written to a temporary folder, which is then renamed.
     Raises `CheckpointNotSaved` if there is no space or no permission to write.
     """
     tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
@@ -114,7 +115,7 @@ def flatten_optimizer(optimizer: Optimizer, prefix: str) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], prefix: str) -> None:
-    """Loads the tensors of `flatten_optimizer` into an optimizer built in the same way."""
+    """Loads tensors of `flatten_optimizer` into an identically built optimizer."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in select_prefix(tensors, prefix).items():
         index, name = key.split(".", 1)

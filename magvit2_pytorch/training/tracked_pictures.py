@@ -16,7 +16,7 @@ def show_in_wandb(run: Any, name: str, path: Path, step: int) -> None:
 
 
 def show_in_tensorboard(writer: Any, name: str, path: Path, step: int) -> None:
-    """Logs a PNG to TensorBoard; for an mp4, the PNG of the same name."""
+    """Logs a PNG to TensorBoard, or the one beside an mp4."""
     with Image.open(path.with_suffix(".png")) as picture:
         writer.add_images(name, np.asarray(picture)[None], step, dataformats="NHWC")
     writer.flush()

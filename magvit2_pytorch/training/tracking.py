@@ -1,4 +1,4 @@
-"""Logging of a run to a JSONL file, and to wandb, TensorBoard and other trackers."""
+"""Logging of a run to JSONL, wandb, TensorBoard and other trackers."""
 
 import json
 import os
@@ -19,7 +19,7 @@ DEFAULT_PROJECT = "magvit2"
 
 
 class Tracking:
-    """Logs flat dictionaries of numbers under the same names and steps to all trackers.
+    """Logs numbers by name and step to a file and all trackers.
 
     The folder gets `log.jsonl` and `run.json` (see `start_metadata`). A resumed run continues the
     log, the wandb run and the TensorBoard curves.
@@ -44,7 +44,7 @@ class Tracking:
 
     @contextmanager
     def named(self, project_name: str, run_name: str | None = None) -> Iterator[None]:
-        """Logs to this project and run name inside the context, and closes both at its end."""
+        """Logs to this project and run, and closes it at the end."""
         self._project, self._run_name, self._named = project_name, run_name, True
         with self._closing():
             try:
@@ -54,7 +54,7 @@ class Tracking:
 
     @contextmanager
     def running(self, step: int) -> Iterator[None]:
-        """Context of a training from `step` on; moves log lines of later steps to another file."""
+        """Context of a training that starts at `step`."""
         if self.accelerator.is_main_process:
             self._move_lines_after(step)
             self._open(step, training=True)
@@ -134,7 +134,7 @@ class Tracking:
             self._try(tracker.name, lambda tracker=tracker: tracker.log(values, step=step))
 
     def log_pictures(self, paths: dict[str, Path], step: int) -> None:
-        """Shows PNG and mp4 files in wandb and TensorBoard, each under its name."""
+        """Shows PNG and mp4 files in wandb and TensorBoard, by name."""
         if not self.accelerator.is_main_process:
             return
         self._open(step)
@@ -161,7 +161,7 @@ class Tracking:
                 )
 
     def _move_lines_after(self, step: int) -> None:
-        """Moves lines of later steps, and lines cut short by a crash, to a file of their own.
+        """Moves incomplete lines and lines of later steps to another file.
 
         They were logged after the checkpoint from which training resumes, and will be logged again.
         """
@@ -183,7 +183,7 @@ class Tracking:
 
 
 def read_log(path: Path) -> list[dict[str, float | int]]:
-    """Reads a log, oldest line first; lines cut short by a crash are left out."""
+    """Reads a log, without lines that a crash cut short."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return [line for line in map(_parse, lines) if line is not None]
 

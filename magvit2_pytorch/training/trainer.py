@@ -47,7 +47,7 @@ from magvit2_pytorch.types import Clips, Codes, Image, Video
 
 
 class VideoTokenizerTrainer:
-    """Trains a `VideoTokenizer` on a folder of videos or images, or on any dataset of clips.
+    """Trains a `VideoTokenizer` on videos, images or any dataset of clips.
 
     Options are the fields of `TrainingConfig`, as keyword arguments. `dataset_folder` may also be a
     list file, a table or one media file (see `magvit2_pytorch.data`); alternatively, `dataset`
@@ -125,7 +125,7 @@ class VideoTokenizerTrainer:
 
     @property
     def ema_tokenizer(self) -> VideoTokenizer:
-        """Tokenizer with averaged weights, in eval mode: the one to use and save."""
+        """The tokenizer to use and save: averaged weights, in eval mode."""
         return self.ema.ema_model.eval()
 
     def tokenize(self, video: Video | Image) -> Codes:
@@ -134,7 +134,7 @@ class VideoTokenizerTrainer:
 
     @contextmanager
     def trackers(self, project_name: str = DEFAULT_PROJECT, run_name: str | None = None):
-        """Sets the project and run name in wandb or TensorBoard, and closes the run at the end."""
+        """Names the run in wandb or TensorBoard, and closes it at the end."""
         with self.tracking.named(project_name, run_name):
             yield
 
@@ -177,9 +177,10 @@ class VideoTokenizerTrainer:
         self._finish()
 
     def dry_run(self) -> Plan:
-        """Runs everything that `train` does once, restores the state and estimates the costs.
+        """Runs every part of `train` once and estimates memory, time and disk usage.
 
-        Only decoded frames in `cache_dir` remain; see `training.dry_run`.
+        Restores the state at the end; only decoded frames in `cache_dir` remain; see
+        `training.dry_run`.
         """
         with lost_process_errors(self.accelerator):
             return dry_run(self)
@@ -217,7 +218,7 @@ class VideoTokenizerTrainer:
 
     @contextmanager
     def _keyed_randomness(self, micro_step: int):
-        """Makes random draws a function of seed, step and process, which a resumed run repeats."""
+        """Makes random draws repeatable: they depend on seed, step and process."""
         process, device = self.accelerator.process_index, self.accelerator.device
         seed = keyed_seed("step", self.config.seed, self.step, micro_step, process)
         # Without a list, it saves and restores the state of every visible GPU, used or not.
@@ -297,7 +298,7 @@ class VideoTokenizerTrainer:
         self.resume(Path(folder))
 
     def resume(self, which: str | Path) -> Path | None:
-        """Restores a checkpoint and returns its folder, or None if there is none.
+        """Restores a checkpoint and returns its folder, or None without one.
 
         `which` is a folder, "latest" for the last checkpoint in `checkpoints_folder`, or "auto" for
         the last undamaged one, if any. Training options may differ from the checkpoint's, except
@@ -316,7 +317,7 @@ class VideoTokenizerTrainer:
         return folder
 
     def save_now(self) -> Path:
-        """Saves a checkpoint named by the step in `checkpoints_folder`, and removes old ones."""
+        """Saves a checkpoint in `checkpoints_folder` and removes old ones."""
         return on_main(self.accelerator, lambda: self.checkpoints.save(*self._gathered()))
 
     def _gathered(self) -> SavedState:

@@ -26,7 +26,7 @@ class Optimization:
         self.skips = SkippedSteps()
 
     def set_learning_rate(self, step: int, elapsed_s: float) -> float:
-        """Sets the learning rate of a step in all parameter groups and returns it.
+        """Sets the learning rate of a step and returns it.
 
         A group's `lr_factor` multiplies its rate, not the returned one.
         """
@@ -45,9 +45,10 @@ class Optimization:
         return config.learning_rate * scale
 
     def apply_gradients(self) -> float:
-        """Clips the gradients and steps, unless they are not finite; returns their norm.
+        """Clips finite gradients and takes a step; returns the gradient norm.
 
-        A skipped step changes no weights, averages or moments, and is counted.
+        Gradients that are not finite skip the step, which then changes no weights, averages or
+        moments, and is counted.
         """
         limit = self.config.max_grad_norm or float("inf")
         norm = float(self.accelerator.clip_grad_norm_(self.module.parameters(), limit))

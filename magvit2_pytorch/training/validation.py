@@ -41,10 +41,11 @@ def validate(
     accelerator: Accelerator,
     perceptual: nn.Module | None = None,
 ) -> Validation:
-    """Measures the mean PSNR (peak to peak 2) over clips and processes, in eval mode.
+    """Measures means of PSNR and other metrics over held-out clips.
 
-    Each process takes every n-th clip, one at a time and in order, so clips may differ in size and
-    may be fewer than the processes.
+    PSNR is peak to peak 2, and the tokenizer is set to eval mode. Each process takes every n-th
+    clip, one at a time and in order, so clips may differ in size and may be fewer than the
+    processes.
     """
     tokenizer.eval()
     usage = None
