@@ -1,4 +1,4 @@
-"""What can befall one of two processes, one after the other; each writes what came of it.
+"""Faults in one of two processes, one after the other; each process saves its results.
 
 Run by torchrun, so that all share one start.
 """

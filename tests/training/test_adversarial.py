@@ -1,4 +1,4 @@
-"""Discriminators and perceptual networks in training: one look serves both sides."""
+"""Discriminators and perceptual networks in training: one forward pass serves both sides."""
 
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -195,7 +195,7 @@ def accumulated_and_large(make_trainer, **options):
 
 
 def test_accumulating_equals_the_large_batch(make_trainer):
-    """With everything but adaptive weights and feature matching: see the next test."""
+    """Without adaptive weights and feature matching: see the next test."""
     options = dict(gradient_penalty_weight=0.1, lecam_loss_weight=1.0)
     small, large = accumulated_and_large(make_trainer, **options)
     assert_same(weights(small), weights(large), atol=2e-5, rtol=1e-3)
@@ -308,8 +308,8 @@ def last_layer(trainer):
 
 
 def adversarial_part(make_trainer, step=0, **options):
-    """What discriminators add to the gradient of the tokenizer, as one vector, and of its last
-    layer relative to the length of the reconstruction's."""
+    """The discriminators' part of the tokenizer's gradient: as one vector, and its norm at the last
+    layer relative to that of the reconstruction."""
     video = torch.stack(clips(2))
     trainer, alone = make_trainer(**options), make_trainer()
     found, plain = one_backward(trainer, video, step)[0], one_backward(alone, video)[0]

@@ -1,4 +1,4 @@
-"""Checkpoints survive kills, full disks and damage; which are kept, and which are gone on from."""
+"""Checkpoints survive kills, full disks and damage; choice of those to keep and to resume from."""
 
 import errno
 import hashlib

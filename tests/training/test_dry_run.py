@@ -1,4 +1,4 @@
-"""A dry run does everything once, says what it would take, and changes nothing."""
+"""A dry run does everything once, estimates the costs, and changes nothing."""
 
 import os
 import random

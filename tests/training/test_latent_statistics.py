@@ -1,4 +1,4 @@
-"""What is measured of continuous latents, and that training leaves it with the tokenizer."""
+"""Statistics of continuous latents, and that training stores them with the tokenizer."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def several():
 
 @torch.no_grad()
 def latents_of(tokenizer, videos):
-    """What `decode` takes, of each of them."""
+    """Latents of each video, as `decode` takes them."""
     return [tokenizer.quantize(tokenizer.encode(video[None])).quantized for video in videos]
 
 

@@ -1,4 +1,4 @@
-"""Numbers that go wrong: what a bad step leaves untouched, what is counted, what ends a run."""
+"""Losses and gradients that are not finite: skipped steps, their count, and the end of a run."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Going on: from where, with what changed, and what is refused with nothing touched."""
+"""Resuming: choice of the checkpoint, changed options, and refusal without side effects."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The same names, values and steps in every tracker, whatever happens to a run or to a tracker."""
+"""The same names, values and steps in every tracker, also after crashes and failures."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What a person who trains relies on."""
+"""The trainer's main promises."""
 
 import json
 import os

@@ -33,7 +33,7 @@ def both_ranks(folder: Path) -> list[dict]:
 
 @pytest.fixture(scope="module", params=["plain", "adversarial"])
 def runs(request, tmp_path_factory):
-    """What both ranks ended with, the folder they wrote, and the run of one process."""
+    """Results of both ranks, their folder, and the run of one process."""
     two, one = (tmp_path_factory.mktemp(name) for name in ("two", "one"))
     done = launch(*TORCHRUN, worker.__file__, two, request.param)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -143,7 +143,7 @@ def test_a_parameter_that_no_gradient_reaches(faults):
     ("launcher", "way"), [("torchrun", "kill"), (None, "kill"), (None, "hang")]
 )
 def test_a_process_that_dies_or_hangs_ends_the_run_with_a_message(tmp_path, launcher, way):
-    """Within the minutes that are waited here."""
+    """The other process reports it before the test times out."""
     script = [lost_worker.__file__, tmp_path, way]
     if launcher:
         # It ends the other one at its next look, so that one needs a moment to speak first.
