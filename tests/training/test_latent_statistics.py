@@ -253,22 +253,6 @@ def test_a_checkpoint_brings_the_statistics_back(make_trainer, tmp_path):
     assert other.ema_tokenizer.quantizer.measured
 
 
-def test_a_checkpoint_from_before_there_were_statistics_loads(make_trainer, tmp_path):
-    trainer = make_trainer(quantizer="continuous")
-    trainer.save(tmp_path / "old")
-    path = tmp_path / "old" / "tensors.safetensors"
-    state = load_file(path)
-    kept = {n: t for n, t in state.items() if ".quantizer." not in f".{n}"}
-    assert len(state) - len(kept) == 6
-    save_file(kept, path)
-    (path.parent / "checksums.sha256").unlink()
-    measure_latents(trainer.ema_tokenizer, clips(2))
-    trainer.load(tmp_path / "old")
-    assert not trainer.ema_tokenizer.quantizer.measured
-    trainer.train()
-    assert trainer.ema_tokenizer.quantizer.measured
-
-
 # Several processes
 
 
