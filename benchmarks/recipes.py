@@ -121,7 +121,7 @@ def measure_step(
                 torch.cuda.synchronize(device)
             seconds.append(time.perf_counter() - started)
         discriminators = sum(
-            p.numel() for adversary in trainer.adversaries for p in adversary.module.parameters()
+            p.numel() for d in trainer.discriminators for p in d.module.parameters()
         )
     step = dict(
         machine=machine(device),

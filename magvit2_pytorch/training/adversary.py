@@ -1,4 +1,4 @@
-"""One discriminator with all that belongs to it: its losses, its optimizer, its memory."""
+"""Training of one discriminator: losses, optimizer and running means."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -10,7 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.optim import Adam
 
-from magvit2_pytorch.discriminators import DISCRIMINATORS, DiscriminatorOutput, build_discriminator
+from magvit2_pytorch.discriminators import (
+    DISCRIMINATORS,
+    Discriminator,
+    DiscriminatorOutput,
+    build_discriminator,
+)
 from magvit2_pytorch.functional import autocast
 from magvit2_pytorch.losses import (
     ADVERSARIAL_LOSSES,
@@ -24,46 +29,46 @@ from magvit2_pytorch.training.not_finite import SkippedSteps, finite_or_nan
 from magvit2_pytorch.training.optimizer import build_adam
 from magvit2_pytorch.training.schedule import lr_scale
 from magvit2_pytorch.training.state import (
+    add_prefix,
     flatten_optimizer,
     restore_optimizer,
-    under,
-    with_prefix,
+    select_prefix,
 )
 from magvit2_pytorch.types import Video
 
 
 class AdversarialStep(NamedTuple):
-    """What one discriminator made of a micro-batch."""
+    """Gradients and loss terms of one discriminator for a micro-batch."""
 
-    adversarial: Float[Tensor, "b c t h w"] | None
-    """Gradient of the adversarial loss with respect to the reconstruction, without its weight;
-    None while the tokenizer does not feel it."""
+    adversarial_gradient: Float[Tensor, "b c t h w"] | None
+    """Gradient of the unweighted adversarial loss with respect to the reconstruction; None before
+    `adversarial_start_step`."""
 
-    feature_matching: Float[Tensor, "b c t h w"] | None
-    """Gradient of the weighted feature matching; None where there is none."""
+    feature_matching_gradient: Float[Tensor, "b c t h w"] | None
+    """Gradient of the weighted feature matching loss; None if it is not used."""
 
     terms: dict[str, Tensor]
-    """Losses of both sides and mean logits, for the log."""
+    """Losses of generator and discriminator and mean logits, for the log."""
 
     weights: dict[str, float]
 
 
-class Seen(NamedTuple):
-    """Both sides of a micro-batch as the discriminator judged them."""
+class RealAndFakeOutputs(NamedTuple):
+    """Discriminator outputs for the real and the reconstructed clips."""
 
     real: DiscriminatorOutput
     fake: DiscriminatorOutput
-    steep: tuple[Tensor, ...]
-    """The views where a penalty wants its gradient; none where there is no penalty."""
+    penalty_inputs: tuple[Tensor, ...]
+    """Views at which the gradient penalty is computed; empty without a penalty."""
 
-    steep_logits: tuple[Tensor, ...]
+    penalty_logits: tuple[Tensor, ...]
 
 
-class Adversary:
-    """Judges real and reconstructed clips in one forward pass that serves both sides.
+class DiscriminatorTrainer:
+    """Trains a discriminator with one forward pass per micro-batch for both sides.
 
-    The tokenizer's side is a gradient with respect to the reconstruction, so that the
-    discriminator's graph is gone before the tokenizer's backward pass begins.
+    The tokenizer's side is a gradient with respect to the reconstruction. The discriminator's graph
+    is therefore free before the tokenizer's backward pass begins.
     """
 
     def __init__(self, name: str, channels: int, config: TrainingConfig, accelerator: Accelerator):
@@ -87,33 +92,33 @@ class Adversary:
         """Real and fake logits of the step's micro-batches so far, for the running means."""
 
     @property
-    def discriminator(self) -> torch.nn.Module:
-        """The module itself, without what wraps it for several processes."""
+    def network(self) -> Discriminator:
+        """The discriminator without its wrapper for several processes."""
         return self.accelerator.unwrap_model(self.module)
 
-    # When
+    # Schedule
 
-    def runs(self, step: int) -> bool:
+    def is_active(self, step: int) -> bool:
         return step >= self.config.discriminator_start_step
 
     def adversarial_weight(self, step: int) -> float:
-        """How much the tokenizer feels it: 0 before its start, then up a ramp."""
+        """Weight of the tokenizer's adversarial loss: 0, a ramp, then constant."""
         config = self.config
-        since = step - config.adversarial_start_step
-        if since < 0:
+        steps_since_start = step - config.adversarial_start_step
+        if steps_since_start < 0:
             return 0.0
-        ramp = min(1.0, (since + 1) / (config.adversarial_ramp_steps + 1))
+        ramp = min(1.0, (steps_since_start + 1) / (config.adversarial_ramp_steps + 1))
         return ramp * getattr(config, f"{self.name}_adversarial_weight")
 
-    def penalizes(self, step: int) -> bool:
-        since = step - self.config.discriminator_start_step
+    def has_penalty(self, step: int) -> bool:
+        steps_since_start = step - self.config.discriminator_start_step
         return self.config.gradient_penalty_weight > 0 and (
-            since % self.config.gradient_penalty_every == 0
+            steps_since_start % self.config.gradient_penalty_every == 0
         )
 
-    # A micro-batch
+    # Gradients of a micro-batch
 
-    def judge(
+    def compute_gradients(
         self,
         real: Video,
         recon: Video,
@@ -122,84 +127,96 @@ class Adversary:
         accumulate: int = 1,
         sync: bool = True,
     ) -> AdversarialStep:
-        """Looks once at both, and adds to its own gradients. `recon` is a leaf with gradient."""
-        penalizes = self.penalizes(step)
+        """Adds to the discriminator's gradients and returns those for the reconstruction.
+
+        `recon` is a leaf that requires a gradient.
+        """
+        penalized = self.has_penalty(step)
         with nullcontext() if sync else self.accelerator.no_sync(self.module):
-            with autocast(real.device, "fp32" if penalizes else self.config.precision):
-                seen = self._look(real, recon, generator, penalizes)
-            felt = self._felt(recon, seen, step)
-            terms, own_weights = self._own_loss(seen)
-            total = torch.stack([terms[name] * own_weights[name] for name in own_weights]).sum()
+            with autocast(real.device, "fp32" if penalized else self.config.precision):
+                outputs = self._forward(real, recon, generator, penalized)
+            result = self._generator_loss(recon, outputs, step)
+            terms, weights = self._discriminator_loss(outputs)
+            total = torch.stack([terms[name] * weights[name] for name in weights]).sum()
             self.accelerator.backward(total * finite_or_nan(total) / accumulate)
-        terms |= felt.terms
-        terms[f"{self.name}_real_logit"] = _flat(seen.real).mean()
-        terms[f"{self.name}_fake_logit"] = _flat(seen.fake).mean()
+        terms |= result.terms
+        terms[f"{self.name}_real_logit"] = _all_logits(outputs.real).mean()
+        terms[f"{self.name}_fake_logit"] = _all_logits(outputs.fake).mean()
         detached = {name: term.detach() for name, term in terms.items()}
-        return felt._replace(terms=detached, weights=own_weights | felt.weights)
+        return result._replace(terms=detached, weights=weights | result.weights)
 
-    def _look(self, real: Video, recon: Video, generator: torch.Generator, penalizes: bool) -> Seen:
-        """One pass over everything, side by side in the batch."""
-        picks = self.discriminator.pick(real, generator)
-        real_views = self.discriminator.views(real, picks)
-        fake_views = self.discriminator.views(recon, picks)
-        steep = ()
-        sides = [real_views, fake_views]
-        if penalizes and self.config.gradient_penalty == "r1":
-            steep = sides[0] = tuple(view.detach().requires_grad_() for view in real_views)
-        elif penalizes:
-            steep = tuple(points_between(*pair) for pair in zip(*sides, strict=True))
-            sides.append(steep)
-        judgement = self.module(tuple(torch.cat(views) for views in zip(*sides, strict=True)))
-        judged = [
-            DiscriminatorOutput(
-                *(tuple(x.chunk(len(sides))[i] for x in part) for part in judgement)
-            )
-            for i in range(len(sides))
+    def _forward(
+        self, real: Video, recon: Video, generator: torch.Generator, penalized: bool
+    ) -> RealAndFakeOutputs:
+        """One pass over real, reconstructed and penalty inputs, concatenated in the batch."""
+        picks = self.network.pick(real, generator)
+        real_views = self.network.views(real, picks)
+        fake_views = self.network.views(recon, picks)
+        penalty_inputs = ()
+        batches = [real_views, fake_views]
+        if penalized and self.config.gradient_penalty == "r1":
+            penalty_inputs = tuple(view.detach().requires_grad_() for view in real_views)
+            batches[0] = penalty_inputs
+        elif penalized:
+            penalty_inputs = tuple(points_between(*pair) for pair in zip(*batches, strict=True))
+            batches.append(penalty_inputs)
+        output = self.module(tuple(torch.cat(views) for views in zip(*batches, strict=True)))
+        outputs = [
+            DiscriminatorOutput(*(tuple(x.chunk(len(batches))[i] for x in part) for part in output))
+            for i in range(len(batches))
         ]
-        where_steep = judged[0 if steep is sides[0] else -1]
-        return Seen(judged[0], judged[1], steep, where_steep.logits)
+        penalty_output = outputs[0 if penalty_inputs is batches[0] else -1]
+        return RealAndFakeOutputs(outputs[0], outputs[1], penalty_inputs, penalty_output.logits)
 
-    def _felt(self, recon: Video, seen: Seen, step: int) -> AdversarialStep:
-        """The tokenizer's side, with its terms and weights alone."""
+    def _generator_loss(
+        self, recon: Video, outputs: RealAndFakeOutputs, step: int
+    ) -> AdversarialStep:
+        """Gradients, terms and weights of the tokenizer's losses alone."""
         weight, matching_weight = self.adversarial_weight(step), self.config.feature_matching_weight
         if weight == 0:
             return AdversarialStep(None, None, {}, {})
-        real_logits = tuple(logits.detach() for logits in seen.real.logits)
-        loss = _mean_over_views(self.loss.generator, real_logits, seen.fake.logits)
+        real_logits = tuple(logits.detach() for logits in outputs.real.logits)
+        loss = _mean_over_views(self.loss.generator, real_logits, outputs.fake.logits)
         adversarial = _gradient(loss, recon)
         terms, weights = ({f"{self.name}_adversarial": x} for x in (loss, weight))
         if matching_weight == 0:
             return AdversarialStep(adversarial, None, terms, weights)
-        loss = feature_matching_loss(seen.real.features, seen.fake.features)
+        loss = feature_matching_loss(outputs.real.features, outputs.fake.features)
         terms[f"{self.name}_feature_matching"] = loss
         weights[f"{self.name}_feature_matching"] = matching_weight
         return AdversarialStep(
             adversarial, _gradient(loss * matching_weight, recon), terms, weights
         )
 
-    def _own_loss(self, seen: Seen) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def _discriminator_loss(
+        self, outputs: RealAndFakeOutputs
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Terms and weights of the discriminator's own losses."""
         name, config = self.name, self.config
-        loss = _mean_over_views(self.loss.discriminator, seen.real.logits, seen.fake.logits)
+        loss = _mean_over_views(self.loss.discriminator, outputs.real.logits, outputs.fake.logits)
         terms = {f"{name}_discriminator": loss}
         weights = {f"{name}_discriminator": 1.0}
         if config.lecam_loss_weight > 0:
-            real, fake = _flat(seen.real), _flat(seen.fake)
-            # Its means are those before this step, as no micro-batch knows the ones to come.
+            real, fake = _all_logits(outputs.real), _all_logits(outputs.fake)
+            # The means do not include this step: a micro-batch does not know the later ones.
             self._logits.append((real.detach().flatten(), fake.detach().flatten()))
             terms[f"{name}_lecam"] = self.lecam(real, fake)
             weights[f"{name}_lecam"] = config.lecam_loss_weight
-        if seen.steep:
-            terms[f"{name}_gradient_penalty"] = self.penalty(seen.steep, seen.steep_logits)
+        if outputs.penalty_inputs:
+            terms[f"{name}_gradient_penalty"] = self.penalty(
+                outputs.penalty_inputs, outputs.penalty_logits
+            )
             every = config.gradient_penalty_every
             weights[f"{name}_gradient_penalty"] = config.gradient_penalty_weight * every
         return terms, weights
 
-    # A step
+    # Optimizer step
 
     def apply_gradients(self, step: int) -> dict[str, float]:
-        """Clips and steps, unless a loss or gradient is not finite; returns what to log.
+        """Clips finite gradients and takes a step; returns values to log.
 
-        A step that is left out leaves weights, moments and running means as they were.
+        Gradients that are not finite skip the step, which then changes no weights, moments or
+        running means.
         """
         config = self.config
         start = config.discriminator_start_step
@@ -231,42 +248,42 @@ class Adversary:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Weights, running means and the optimizer's moments, by name."""
-        tensors = with_prefix(self.discriminator.state_dict(), "discriminator")
-        tensors |= with_prefix(self.lecam.state_dict(), "lecam")
+        tensors = add_prefix(self.network.state_dict(), "discriminator")
+        tensors |= add_prefix(self.lecam.state_dict(), "lecam")
         return tensors | flatten_optimizer(self.optimizer, "optimizer")
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        self.discriminator.load_state_dict(under(tensors, "discriminator"))
-        self.lecam.load_state_dict(under(tensors, "lecam"))
+        self.network.load_state_dict(select_prefix(tensors, "discriminator"))
+        self.lecam.load_state_dict(select_prefix(tensors, "lecam"))
         restore_optimizer(self.optimizer, tensors, "optimizer")
         self._logits.clear()
 
 
-def build_adversaries(
+def build_discriminator_trainers(
     channels: int, config: TrainingConfig, accelerator: Accelerator
-) -> list[Adversary]:
-    """Those whose weight is not zero."""
+) -> list[DiscriminatorTrainer]:
+    """Build a trainer for each discriminator whose adversarial weight is not 0."""
     return [
-        Adversary(name, channels, config, accelerator)
+        DiscriminatorTrainer(name, channels, config, accelerator)
         for name in DISCRIMINATORS
         if getattr(config, f"{name}_adversarial_weight") > 0
     ]
 
 
 def _gradient(loss: Float[Tensor, ""], recon: Video) -> Video:
-    """With respect to the reconstruction, not finite where the loss is not."""
-    # The discriminator's own backward pass needs the same graph once more.
+    """Gradient of the reconstruction; NaN if the loss is not finite."""
+    # The discriminator's own backward pass uses the same graph again.
     return torch.autograd.grad(loss, recon, retain_graph=True)[0] * finite_or_nan(loss)
 
 
 def _mean_over_views(
     loss: Callable[[Tensor, Tensor], Tensor], real: tuple[Tensor, ...], fake: tuple[Tensor, ...]
 ) -> Float[Tensor, ""]:
-    """The mean, so that the number of views changes no weight."""
+    """Mean loss over the views, independent of their number."""
     return torch.stack([loss(*pair) for pair in zip(real, fake, strict=True)]).mean()
 
 
-def _flat(judgement: DiscriminatorOutput) -> Float[Tensor, "b n"]:
-    """All logits of a sample, of all views."""
-    logits = [view.float().reshape(len(view), -1) for view in judgement.logits]
+def _all_logits(output: DiscriminatorOutput) -> Float[Tensor, "b n"]:
+    """Logits of all views of each sample, flattened."""
+    logits = [view.float().reshape(len(view), -1) for view in output.logits]
     return torch.cat(logits, dim=1)

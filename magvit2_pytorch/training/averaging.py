@@ -1,4 +1,4 @@
-"""The averaged tokenizer: weights that follow those in training, and are the ones to use."""
+"""Exponential moving average of the tokenizer's weights."""
 
 from ema_pytorch import EMA
 
@@ -7,15 +7,15 @@ from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.training.config import TrainingConfig
 
 
-def build_average(tokenizer: VideoTokenizer, config: TrainingConfig) -> EMA:
-    """A copy of the tokenizer that moves towards it with every `update`."""
+def build_ema(tokenizer: VideoTokenizer, config: TrainingConfig) -> EMA:
+    """A copy of the tokenizer whose weights `update` moves towards it."""
     return EMA(
         tokenizer,
         beta=config.ema_decay,
         update_every=config.ema_update_every,
         update_after_step=0,
         include_online_model=False,
-        # Measured of the copy itself. Moving towards those of the tokenizer in training, which
-        # nobody measured, they would come to say nothing while claiming to be known.
+        # Latent statistics are measured on the copy itself. The tokenizer in training has none:
+        # averaging would move the copy's towards meaningless values that still count as measured.
         ignore_names={f"quantizer.{name}" for name in STATISTICS},
     )

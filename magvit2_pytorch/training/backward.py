@@ -1,4 +1,4 @@
-"""Gradients of the tokenizer and of discriminators, from one forward pass of each."""
+"""Gradients of the tokenizer and the discriminators for one micro-batch."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from magvit2_pytorch.losses import adaptive_weight_from_gradients
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
-from magvit2_pytorch.training.adversary import Adversary
+from magvit2_pytorch.training.adversary import DiscriminatorTrainer
 from magvit2_pytorch.training.config import TrainingConfig
 from magvit2_pytorch.training.meters import Meters
 from magvit2_pytorch.training.not_finite import finite_or_nan
@@ -17,29 +17,30 @@ from magvit2_pytorch.training.objective import Objective, Reconstruction
 from magvit2_pytorch.types import Video
 
 
-class Backward:
-    """What looks at the picture sends its gradient to a copy of the reconstruction.
+class TokenizerGradients:
+    """Gradients of a micro-batch with one backward pass through the tokenizer.
 
-    The tokenizer's backward pass starts from their sum, when all their graphs are gone. Adaptive
-    weights see each gradient by itself on the way, for the price of the last layer.
+    Losses of the reconstruction are differentiated with respect to a detached copy of it. Their
+    graphs are then free, and the sum of the gradients is backpropagated through the tokenizer once.
+    An adaptive weight compares two of these gradients at the last layer, at the cost of that layer.
     """
 
     def __init__(
         self,
         tokenizer: VideoTokenizer,
         objective: Objective,
-        adversaries: list[Adversary],
+        discriminators: list[DiscriminatorTrainer],
         config: TrainingConfig,
         accelerator: Accelerator,
     ):
         self.objective = objective
-        self.adversaries = adversaries
+        self.discriminators = discriminators
         self.accelerator = accelerator
-        self.accumulate = config.grad_accum_every
+        self.grad_accum_every = config.grad_accum_every
         self.adaptive = config.adaptive_adversarial_weight
         self.last_layer = [p for p in tokenizer.decoder.layers[-1].parameters() if p.ndim >= 2]
 
-    def __call__(
+    def accumulate(
         self,
         video: Video,
         out: Reconstruction,
@@ -51,33 +52,36 @@ class Backward:
         """Adds a micro-batch's gradients to all parameters; `sync` averages over processes."""
         recon = out.recon.detach().float().requires_grad_()
         loss = self.objective(video, out._replace(recon=recon), step, generator)
-        gradient = torch.autograd.grad(loss.picture, recon)[0]
+        gradient = torch.autograd.grad(loss.recon_loss, recon)[0]
         total = gradient
-        for adversary in self.adversaries:
-            if not adversary.runs(step):
+        for discriminator in self.discriminators:
+            if not discriminator.is_active(step):
                 continue
-            verdict = adversary.judge(video, recon, step, generator, self.accumulate, sync)
-            meters.add_terms(verdict.terms, verdict.weights)
-            if verdict.adversarial is not None:
-                pull = adversary.adversarial_weight(step) * verdict.adversarial
+            result = discriminator.compute_gradients(
+                video, recon, step, generator, self.grad_accum_every, sync
+            )
+            meters.add_terms(result.terms, result.weights)
+            unweighted = result.adversarial_gradient
+            if unweighted is not None:
+                weighted = discriminator.adversarial_weight(step) * unweighted
                 if self.adaptive:
-                    # Of the loss without its weight, which would cancel out with the ramp.
-                    factor = self.adaptive_weight(out.recon, gradient, verdict.adversarial)
-                    meters.add_terms({f"{adversary.name}_adaptive_weight": factor})
-                    pull = factor * pull
-                total = total + pull
-            if verdict.feature_matching is not None:
-                total = total + verdict.feature_matching
-        # Its derivative with respect to the reconstruction is `total`.
+                    # From the unweighted gradient: otherwise the weight and its ramp cancel out.
+                    factor = self.adaptive_weight(out.recon, gradient, unweighted)
+                    meters.add_terms({f"{discriminator.name}_adaptive_weight": factor})
+                    weighted = factor * weighted
+                total = total + weighted
+            if result.feature_matching_gradient is not None:
+                total = total + result.feature_matching_gradient
+        # The derivative of `proxy` with respect to the reconstruction is `total`.
         proxy = (out.recon.float() * total).sum()
-        sound = finite_or_nan(loss.total)
-        self.accelerator.backward((proxy + loss.code) * sound / self.accumulate)
+        finite = finite_or_nan(loss.total)
+        self.accelerator.backward((proxy + loss.latent_loss) * finite / self.grad_accum_every)
         meters.add(video, out, loss)
 
     def adaptive_weight(
         self, recon: Video, reference: Video, adversarial: Video
     ) -> Float[Tensor, ""]:
-        """The factor that makes `adversarial` as long as `reference` at the last layer."""
+        """Factor that gives `adversarial` the norm of `reference` at the last layer."""
         at_last_layer = (
             torch.autograd.grad(
                 recon,
@@ -88,8 +92,8 @@ class Backward:
             )
             for gradient in (reference, adversarial)
         )
-        return adaptive_weight_from_gradients(*map(_flat, at_last_layer))
+        return adaptive_weight_from_gradients(*map(_flatten, at_last_layer))
 
 
-def _flat(gradients: Iterable[Tensor | None]) -> Float[Tensor, " n"]:
+def _flatten(gradients: Iterable[Tensor | None]) -> Float[Tensor, " n"]:
     return torch.cat([g.float().flatten() for g in gradients if g is not None])

@@ -1,10 +1,9 @@
-"""The checkpoints of a run: which there are, which to go on from, which to keep."""
+"""The checkpoints folder of a run: list, choose, save and prune."""
 
 import json
 import os
 import shutil
 import warnings
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,43 +20,44 @@ from magvit2_pytorch.training.state import (
 
 BEST = "best"
 VALIDATION_FILE = "validation.json"
-"""In the best checkpoint: its step, and the PSNR that made it the best."""
+"""In the best checkpoint: its step and its validation PSNR."""
 
 
 class Checkpoints:
-    """A folder with `step-1000` for each step saved, and `best`, a checkpoint of its own.
+    """A folder with a checkpoint for each saved step and the best one.
 
-    Only one process may write to it; `steps`, `find` and `choose` change nothing.
+    They are folders named like `step-1000`, and `best`. Only one process may write. `steps`,
+    `find`, `choose` and `check_unused` only read.
     """
 
     def __init__(self, folder: Path, keep: int | None = None):
         self.folder = folder
         self.keep = keep
         self._saved: dict[str, Any] | None = None
-        """The values that were written last."""
+        """Values of the checkpoint that was written last."""
 
     def path(self, step: int) -> Path:
-        """Where the state of this step is, or would be."""
+        """Folder of this step's checkpoint, which need not exist."""
         return self.folder / f"step-{step}"
 
-    # Going on
+    # Resuming
 
     def steps(self) -> dict[int, Path]:
-        """All that were written to the end, oldest first."""
-        found = {}
+        """Complete checkpoints by step, oldest first."""
+        checkpoints = {}
         for path in self.folder.glob("*step-*"):
-            # What `whole` would find under the name that is not there.
+            # The backup of an interrupted replacement counts: `whole` finds it.
             name = path.name.removeprefix(".").removesuffix(".old")
             number = name.removeprefix("step-")
-            if number.isdecimal() and (intact_folder(self.folder / name) / STATE_FILE).is_file():
-                found[int(number)] = self.folder / name
-        return dict(sorted(found.items()))
+            if number.isdecimal() and (whole(self.folder / name) / STATE_FILE).is_file():
+                checkpoints[int(number)] = self.folder / name
+        return dict(sorted(checkpoints.items()))
 
     def find(self, resume: str | Path) -> Path | None:
-        """The checkpoint that a word or a folder stands for, without looking into it.
+        """The checkpoint that `resume` names, without verifying its files.
 
-        "latest" is the last one here, "auto" too, or None if there is none.
-        Raises `FileNotFoundError` where there is none else.
+        `resume` is a folder, "latest" for the last checkpoint here, or "auto" for the same or None
+        if there is none. Otherwise a missing checkpoint raises `FileNotFoundError`.
         """
         if resume in ("auto", "latest"):
             newest = list(self.steps().values())[-1:]
@@ -72,26 +72,26 @@ class Checkpoints:
         return path
 
     def choose(self, resume: str | Path) -> Path | None:
-        """The checkpoint that a word or a folder stands for, every byte of it checked.
+        """The checkpoint that `resume` names, after verifying every byte of it.
 
-        With "auto" a damaged one is passed over for the one before it, with a warning. Raises
-        `DamagedCheckpoint` otherwise, and where no other is left; the message names the newest
-        one that is whole.
+        With "auto" a damaged checkpoint is skipped with a warning, and an older one is used.
+        Raises `DamagedCheckpoint` for other values of `resume`, and if no older one is undamaged;
+        the message names the newest undamaged one.
         """
         path = self.find(resume)
         try:
             if path is not None:
                 verify_state(path)
         except DamagedCheckpoint as error:
-            older = Checkpoints(path.parent)._newest_intact_folder(before=path)
+            older = Checkpoints(path.parent)._newest_undamaged(before=path)
             if resume != "auto" or older is None:
-                advice = f"go on from {older}" if older else "there is no older one that is whole"
+                advice = f"resume from {older}" if older else "no older checkpoint is undamaged"
                 raise DamagedCheckpoint(f"{error}; {advice}") from error
-            warnings.warn(f"{error}; going on from {older} instead", stacklevel=2)
+            warnings.warn(f"{error}; resuming from {older} instead", stacklevel=2)
             return older
         return path
 
-    def _newest_intact_folder(self, before: Path) -> Path | None:
+    def _newest_undamaged(self, before: Path) -> Path | None:
         steps = self.steps()
         limit = next((step for step, path in steps.items() if path == before), None)
         for step, path in reversed(steps.items()):
@@ -105,29 +105,37 @@ class Checkpoints:
 
     # Saving
 
-    def save(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> Path:
-        """Writes a checkpoint named by its "step"; when it is whole, removes old ones.
+    def check_unused(self) -> None:
+        """Raises `FileExistsError` if an earlier run saved checkpoints here."""
+        if self.steps() or whole(self.folder / BEST).is_dir():
+            raise FileExistsError(
+                f"{self.folder} holds checkpoints of an earlier run: continue that run with "
+                "resume='latest', or choose another folder"
+            )
 
-        Raises `CheckpointNotSaved`, which names the newest one there is.
+    def save(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> Path:
+        """Writes a checkpoint named by `values["step"]`, then removes old ones.
+
+        Raises `CheckpointNotSaved`, which names the newest existing checkpoint.
         """
         step = values["step"]
-        self._tidy()
+        self._clean_up()
         try:
             save_state(self.path(step), tensors, values)
         except CheckpointNotSaved as error:
             newest = self.find("auto")
-            advice = "make room, or give another checkpoints_folder"
-            advice += f"; {newest} is as it was, to go on from" if newest else ""
+            advice = "free some space, or choose another checkpoints_folder"
+            advice += f"; {newest} is unchanged and can be resumed from" if newest else ""
             raise CheckpointNotSaved(f"{error}: {advice}") from error
         self._saved = values
-        # Later ones are another run's, or of this one before it went back.
+        # Later ones are from another run, or from this one before it resumed at an older step.
         up_to_now = [path for number, path in self.steps().items() if number <= step]
         for path in up_to_now[: -self.keep] if self.keep else ():
             remove_folder(path)
         return self.path(step)
 
     def best_psnr(self) -> float:
-        """Of the best checkpoint; minus infinity if there is none that says so."""
+        """PSNR of the best checkpoint; minus infinity if it is unknown."""
         try:
             text = (intact_folder(self.folder / BEST) / VALIDATION_FILE).read_text(encoding="utf-8")
             return json.loads(text)["psnr"]
@@ -135,7 +143,7 @@ class Checkpoints:
             return float("-inf")
 
     def keep_if_best(self, psnr: float, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """With a higher PSNR than the best one so far, keeps this state as the best."""
+        """Saves this state as the best one if its PSNR is higher."""
         if not psnr > self.best_psnr():
             return
         step = values["step"]
@@ -143,33 +151,21 @@ class Checkpoints:
         with replacing_folder(self.folder / BEST) as part:
             for path in source.iterdir():
                 _link_or_copy(path, part / path.name)
-            about = json.dumps({"step": step, "psnr": psnr}) + "\n"
-            (part / VALIDATION_FILE).write_text(about, encoding="utf-8")
+            text = json.dumps({"step": step, "psnr": psnr}) + "\n"
+            (part / VALIDATION_FILE).write_text(text, encoding="utf-8")
 
-    def set_aside(self) -> None:
-        """Moves what an earlier run left here into a folder beside this one."""
-        earlier = [*self.steps().values(), self.folder / BEST]
-        earlier = [path for path in earlier if path.exists()]
-        if not earlier:
-            return
-        names = (self.folder.with_name(f"{self.folder.name}-{number}") for number in count(1))
-        aside = next(name for name in names if not name.exists())
-        aside.mkdir()
-        for path in earlier:
-            path.rename(aside / path.name)
-
-    def _tidy(self) -> None:
-        """Takes up what a killed process left: what is whole gets its name, the rest goes."""
+    def _clean_up(self) -> None:
+        """Cleans up after a killed process: restores backups, removes unfinished folders."""
         for name in ("step-*", BEST):
             for path in self.folder.glob(f".{name}.old"):
-                proper = self.folder / path.name.removeprefix(".").removesuffix(".old")
-                shutil.rmtree(path) if proper.exists() else os.replace(path, proper)
+                target = self.folder / path.name.removeprefix(".").removesuffix(".old")
+                shutil.rmtree(path) if target.exists() else os.replace(path, target)
             for path in self.folder.glob(f".{name}.part"):
                 shutil.rmtree(path)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
-    """A second name for the file, which takes no room, where the disk can have it."""
+    """Makes a hard link, or a copy if that fails."""
     try:
         os.link(source, target)
     except OSError:

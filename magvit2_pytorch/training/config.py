@@ -1,4 +1,4 @@
-"""Everything about a training run that is not the model: frozen, strict, plain JSON."""
+"""Options of a training run as a frozen dataclass."""
 
 import json
 from dataclasses import asdict, dataclass, fields
@@ -14,71 +14,76 @@ from magvit2_pytorch.types import Precision
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How a `VideoTokenizer` is trained. Lengths of time in seconds, sizes in items."""
+    """Options of training a `VideoTokenizer`. Durations are in seconds, sizes in items."""
 
     batch_size: int = 4
-    """Clips (or images) to a forward pass, on each process."""
+    """Clips (or images) in a forward pass, on each process."""
     num_train_steps: int = 100_000
-    """Optimizer steps of the whole run."""
+    """Number of optimizer steps of the whole run."""
     grad_accum_every: int = 1
-    """Forward passes to an optimizer step. The step is that of one pass over as many clips at once,
-    but for three things that are not means over clips: LFQ's entropy of the codebook, feature
-    matching and adaptive weights are computed for each pass by itself."""
+    """Forward passes per optimizer step. The result equals one pass over all these clips, except
+    for three losses that are not means over clips: LFQ's codebook entropy, feature matching and
+    adaptive weights are computed for each pass separately."""
 
     learning_rate: float = 1e-4
-    """Reached at the end of warm-up; MAGVIT-v2 trains at 1e-4."""
+    """Learning rate at the end of warm-up; MAGVIT-v2 uses 1e-4."""
     optimizer: Literal["adamw", "adam", "muon"] = "adamw"
-    """`muon` takes orthogonalised steps on convolutions and matrices, AdamW's on the rest."""
+    """Optimizer; `muon` uses Muon for convolutions and matrices, and AdamW for the rest."""
     betas: tuple[float, float] = (0.9, 0.99)
-    """Decay of Adam's first and second moment."""
+    """Decay rates of Adam's first and second moments."""
     muon_adam_lr_factor: float = 0.15
-    """With `muon`, AdamW's learning rate over Muon's: 3e-3 to 2e-2 in the `small` recipe."""
+    """With `muon`, the ratio of AdamW's learning rate to Muon's: 3e-3 to 2e-2 in the `small`
+    recipe."""
     weight_decay: float = 0.0
-    """On weights of convolutions and matrices only, never on gains and biases."""
+    """Weight decay of convolutions and matrices; gains and biases have none."""
     warmup_steps: int = 500
-    """Steps from 0 to the learning rate, growing linearly; at most a tenth of all steps."""
+    """Steps over which the learning rate grows linearly from 0; at most a tenth of all steps."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the learning rate falls to `final_lr_fraction` of itself after warm-up."""
+    """Decay of the learning rate to `final_lr_fraction` of itself after warm-up."""
     final_lr_fraction: float = 0.0
-    """What is left of the learning rate at the last step."""
+    """Fraction of the learning rate that remains at the last step."""
     max_grad_norm: float | None = 1.0
-    """Gradients longer than this are scaled down to it."""
+    """Maximum gradient norm: larger gradients are scaled down to it; None does not clip."""
     max_duration_s: float | None = None
-    """Stop after this long. The schedule then follows the clock where it is ahead of the steps."""
+    """Stop after this many seconds. The learning rate then follows steps or time, whichever is
+    further on."""
 
     reconstruction_loss: str = "mse"
-    """`mse`, `l1` or `charbonnier`."""
+    """Reconstruction loss: `mse`, `l1` or `charbonnier`."""
     reconstruction_loss_weight: float = 1.0
+    """Weight of the reconstruction loss."""
     quantizer_loss_weight: float = 1.0
-    """On the quantizer's own losses, which carry their own weights besides."""
+    """Factor of all quantizer losses, which also have their own weights."""
 
     perceptual_loss_weight: float = 0.0
-    """Weight of the distance in the features of a network that knows pictures; 0 loads none."""
+    """Weight of the perceptual loss, a distance of network features; 0 loads no network."""
     perceptual_weights: str | None = None
-    """Where its weights are: a local file (VGG16 or AlexNet, with LPIPS heads or without), or
-    `torchvision:vgg16` to download them. Nothing is downloaded without that word."""
+    """Weights of the perceptual network: a local file (VGG16 or AlexNet, with or without LPIPS
+    heads), or `torchvision:vgg16`, the only value that downloads them."""
     perceptual_num_frames: int = 4
-    """Frames of each clip it compares, drawn anew at every step."""
+    """Frames of each clip for the perceptual loss, drawn at random at every step."""
 
     adversarial_loss: str = "hinge"
-    """`hinge`, `non_saturating` or `relativistic`."""
+    """Adversarial loss: `hinge`, `non_saturating` or `relativistic`."""
     frame_adversarial_weight: float = 0.0
-    """Weight of what the discriminator of single frames says; at 0 there is none."""
+    """Weight of the adversarial loss of the discriminator of single frames; 0 builds none."""
     video_adversarial_weight: float = 0.0
-    """Weight of the discriminator of whole clips, MAGVIT-v2's."""
+    """Weight of the adversarial loss of the discriminator of whole clips (MAGVIT-v2); 0 builds
+    none."""
     multiscale_adversarial_weight: float = 0.0
-    """Weight of the discriminators of short runs of frames at several strides."""
+    """Weight of the adversarial loss of the discriminator of short frame sequences at several
+    strides; 0 builds none."""
     adaptive_adversarial_weight: bool = False
-    """Measure these weights against the reconstruction. Each adversarial loss, besides its weight
-    and ramp, is multiplied by the length of the gradient of reconstruction and perceptual loss at
-    the last layer over that of its own gradient there (VQGAN, arXiv 2012.09841, eq. 7). So a
-    discriminator of weight 0.1 pulls a tenth as strongly as they do. Each discriminator has its own
-    factor, so weights add: two of weight 0.1 pull up to a fifth as strongly. Feature matching has
-    no factor. A factor is that of one forward pass in one process."""
+    """Scale adversarial losses relative to the reconstruction. In addition to its weight and ramp,
+    each adversarial loss is multiplied by the gradient norm of reconstruction and perceptual loss
+    at the last layer, divided by its own gradient norm there (VQGAN, arXiv 2012.09841, eq. 7). A
+    discriminator of weight 0.1 then has a tenth of their gradient. Each discriminator has its own
+    factor, so weights add up: two of weight 0.1 have up to a fifth. Feature matching has no factor.
+    Factors are computed for each forward pass and process."""
     feature_matching_weight: float = 0.0
     """Weight of the distance between a discriminator's features of real and decoded clips, relative
-    to the mean of the real ones in a forward pass. It holds in full from `adversarial_start_step`
-    on, without ramp or adaptive factor."""
+    to the mean of the real features in a forward pass. It applies from `adversarial_start_step` on,
+    without ramp or adaptive factor."""
     frame_discriminator: dict[str, Any] | None = None
     """Options of `FrameDiscriminator`."""
     video_discriminator: dict[str, Any] | None = None
@@ -86,104 +91,108 @@ class TrainingConfig:
     multiscale_discriminator: dict[str, Any] | None = None
     """Options of `MultiScaleDiscriminator`."""
     discriminator_start_step: int = 0
-    """The step from which discriminators learn; they do not run before."""
+    """First step at which discriminators run and learn."""
     adversarial_start_step: int = 0
-    """The step from which the tokenizer feels them: later, so that it meets one that can judge."""
+    """First step at which the tokenizer has adversarial losses: later, so that discriminators learn
+    first."""
     adversarial_ramp_steps: int = 0
-    """Steps over which their weight then grows from 0, linearly."""
+    """Steps over which adversarial weights then grow linearly from 0."""
     discriminator_learning_rate: float = 1e-4
-    """Their learning rate, on the same schedule of steps (never of the clock), counted from their
-    own start."""
+    """Learning rate of discriminators. It has the same schedule, over the steps from
+    `discriminator_start_step` on, and never follows time."""
     discriminator_betas: tuple[float, float] = (0.0, 0.99)
-    """Decay of their Adam's moments; MAGVIT-v2 has no momentum there."""
+    """Decay rates of the moments of the discriminators' Adam; MAGVIT-v2 has no momentum there."""
     discriminator_max_grad_norm: float | None = None
-    """Their gradients longer than this are scaled down to it."""
+    """Maximum gradient norm of discriminators; None does not clip."""
     gradient_penalty: str = "r1"
-    """`r1` (arXiv 1801.04406) or `one_centered` (arXiv 1704.00028)."""
+    """Gradient penalty: `r1` (arXiv 1801.04406) or `one_centered` (arXiv 1704.00028)."""
     gradient_penalty_weight: float = 0.0
-    """Weight of the penalty on a discriminator's gradient with respect to what it sees. It is the
-    gradient of a sample's mean logit, so R1 of a frame discriminator with num_frames=n is 1/n of
-    the mean R1 of its single frames; n times the weight makes up for that."""
+    """Weight of the penalty on a discriminator's gradient with respect to its input. The gradient
+    is that of a sample's mean logit, so R1 of a frame discriminator with num_frames=n is 1/n of the
+    mean R1 of single frames; n times the weight compensates for that."""
     gradient_penalty_every: int = 16
-    """Steps between two penalties, which are multiplied by this to make up for the others."""
+    """Steps between two penalties; each is multiplied by this to compensate for the steps
+    without."""
     lecam_loss_weight: float = 0.0
-    """Weight of the pull of logits towards their running means (LeCAM, arXiv 2104.03310). The means
-    are those of earlier steps, and take in all logits of a step at its end. In the first step there
-    are none, and this loss is 0."""
+    """Weight of LeCAM regularization of logits towards their running means (arXiv 2104.03310). The
+    means include earlier steps only and are updated at the end of a step. In the first step there
+    are none, and the loss is 0."""
 
     ema_decay: float = 0.999
-    """Decay of the averaged weights, approached from 0 as 1 - (1 + step)^(-2/3)."""
+    """Decay of the averaged weights; it starts at 0 and grows as 1 - (1 + step)^(-2/3) up to
+    this."""
     ema_update_every: int = 1
     """Steps between two updates of the averaged weights."""
 
     precision: Precision = "fp32"
-    """bf16 and fp16 run convolutions and matrices in it; weights and quantizer stay fp32."""
+    """Precision of convolutions and matrix products; weights and quantizer are always fp32."""
     check_arithmetic: bool = True
-    """In half precision on a CPU, compare each layer's first value and gradients with float32 and
-    stop before a weight changes where they differ; not with `compile`."""
+    """In half precision on a CPU, compare each layer's first output and gradients with float32, and
+    stop before any weight changes if they differ; not with `compile`."""
     compile: bool = False
     """Compile the forward pass with torch.compile."""
     checkpoint_activations: bool = False
-    """Keep nothing of residual layers for the backward pass, which computes them again: a third
+    """Recompute residual layers in the backward pass instead of keeping their activations: a third
     more computation for a fraction of the memory."""
     seed: int = 42
-    """Of the data's order and crops and of everything drawn while training."""
+    """Seed for data order, crops and all training randomness."""
 
     num_frames: int = 17
-    """Frames to a clip: 1 + k * the tokenizer's time factor, or they are padded."""
+    """Frames in a clip: 1 + k * the tokenizer's time factor; other numbers are padded."""
     fps: float | None = None
-    """Frames per second that clips are sampled at; None takes every `frame_stride`-th frame."""
+    """Frame rate of clips in frames per second; None takes every `frame_stride`-th frame."""
     frame_stride: int = 1
-    """Frames of the file to a frame of the clip, where no `fps` is given."""
+    """Take every n-th frame of the file if `fps` is not given."""
     flip: bool = False
     """Mirror half of the clips left to right."""
     random_scale: tuple[float, float] | None = None
-    """Frames are first made larger by a random factor from this range (from 1 on), so that a clip
-    shows a part of them; (2, 2) trains on crops of half the short side."""
+    """Range of a random factor, at least 1, by which frames are enlarged before they are cropped;
+    (2, 2) trains on crops of half the short side."""
     num_workers: int = 0
-    """Processes that decode; 0 decodes in the training process."""
+    """Number of data worker processes; 0 decodes in the training process."""
     image_frac: float = 0.2
-    """Share of the forward passes that see images, where `image_folder` or `image_dataset` gives
-    the trainer some beside its clips."""
+    """Fraction of forward passes on images, if the trainer has `image_folder` or `image_dataset` in
+    addition to its clips."""
     image_batch_size: int | None = None
-    """Images to such a pass, on each process; None: as many as a batch of clips has frames."""
+    """Images in such a forward pass, on each process; None: as many as a batch of clips has
+    frames."""
     cache_dir: str | None = None
-    """Folder for decoded frames, so that later epochs decode nothing."""
+    """Folder in which decoded frames are cached, so that later epochs need not decode."""
 
     valid_frac: float = 0.05
-    """Share of the files held out for validation, at least one of them."""
+    """Fraction of files held out for validation; at least one file."""
     num_valid_clips: int = 16
-    """Held-out clips that a validation measures, at most."""
+    """Maximum number of held-out clips in a validation."""
     num_latent_statistics_clips: int = 256
-    """Training clips that continuous latents are measured on at the end, at most, for
-    `normalize_latents`; 0 measures nothing."""
+    """Maximum number of training clips on which the statistics of continuous latents are measured
+    at the end, for `normalize_latents`; 0 measures none."""
     random_split_seed: int = 42
-    """Of the choice of the files held out."""
+    """Seed of the train/validation split."""
     log_every_step: int = 10
     """Steps between two lines of the log."""
     validate_every_step: int = 500
     """Steps between two validations."""
     checkpoint_every_step: int = 1000
-    """Steps between two checkpoints; the last step is saved in any case, and so is each
-    validation with the best PSNR so far."""
+    """Steps between two checkpoints; the last step and each step with the best validation PSNR so
+    far are also saved."""
     keep_checkpoints: int | None = 3
-    """The newest checkpoints that are kept, besides the best one; None keeps all."""
+    """Number of newest checkpoints to keep in addition to the best one; None keeps all."""
     checkpoints_folder: str = "./checkpoints"
-    """Where checkpoints go."""
+    """Folder for checkpoints."""
     results_folder: str = "./results"
-    """Where the log, reconstructions and curves go."""
+    """Folder for the log, reconstructions, curves and the trained tokenizer."""
     use_wandb_tracking: bool = False
-    """Log to wandb too."""
+    """Also log to wandb."""
     use_tensorboard_tracking: bool = False
-    """Log to TensorBoard too, within the results folder."""
+    """Also log to TensorBoard, in the results folder."""
     progress_bar: bool = True
-    """Show one on a terminal."""
+    """Show a progress bar on a terminal."""
     max_skipped_steps: int = 20
-    """Steps in a row with numbers that are not finite after which training gives up."""
+    """Stop after this many consecutive steps with losses or gradients that are not finite."""
     find_unused_parameters: bool = False
-    """With several processes, look at each step for parameters that no gradient reaches."""
+    """With several processes, search at each step for parameters without a gradient."""
     process_timeout_s: float = 1800.0
-    """How long a process waits for the others before it gives them up for lost."""
+    """Seconds that a process waits for the others before it stops with an error."""
 
     def __post_init__(self):
         for name in ("betas", "random_scale", "discriminator_betas"):
@@ -236,10 +245,10 @@ class TrainingConfig:
         if self.adversarial_start_step < self.discriminator_start_step:
             raise ValueError(
                 f"adversarial_start_step is {self.adversarial_start_step}, before "
-                f"discriminator_start_step {self.discriminator_start_step}: the tokenizer cannot "
-                "feel a discriminator that does not run"
+                f"discriminator_start_step {self.discriminator_start_step}: an adversarial loss "
+                "needs a discriminator that runs"
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as JSON has them."""
+        """Fields as plain JSON values."""
         return json.loads(json.dumps(asdict(self)))

@@ -1,4 +1,4 @@
-"""What a run trains on and what it is measured on."""
+"""Training and validation data of a run."""
 
 import warnings
 from collections.abc import Iterator
@@ -28,8 +28,8 @@ MEDIA_KINDS: dict[str, MediaKind] = {"videos": "video", "images": "image"}
 """Media kind of each `dataset_type`."""
 
 
-def clip_spec(config: TrainingConfig, tokenizer: TokenizerConfig, kind: MediaKind) -> ClipSpec:
-    """The clips that the tokenizer's size and the run's options ask for."""
+def clip_spec(config: TrainingConfig, tokenizer: TokenizerConfig, kind: DatasetType) -> ClipSpec:
+    """The clip format given by the tokenizer's size and the training options."""
     return ClipSpec(
         num_frames=config.num_frames if kind == "video" else 1,
         fps=config.fps,
@@ -49,10 +49,10 @@ def open_datasets(
     source: Source | None,
     dataset_type: str,
 ) -> tuple[Clips, Clips]:
-    """Training clips and held-out clips; what the user gave, or a folder split by file.
+    """Training and held-out clips, from the user's datasets or a folder.
 
-    Raises before training starts: on no data, on both kinds of it, and on a folder that is
-    missing or holds nothing usable.
+    A folder is split by file. Raises `ValueError` or `FileNotFoundError`, before training starts,
+    if there is no data, both kinds of data, or a folder that is missing or has no usable file.
     """
     if (dataset is None) == (source is None):
         raise ValueError("give either dataset_folder (a folder of media) or dataset")
@@ -69,8 +69,8 @@ def open_datasets(
     if len(paths) > 1:
         train, valid = _hold_out(kind, paths, spec, config)
         return _open(kind, train, spec, config), _open(kind, valid, spec, config, train=False)
-    if kind == "image":
-        raise ValueError(f"{source} holds one image: training needs two or more, one to measure on")
+    if kind == "images":
+        raise ValueError(f"{source} holds one image: give two or more, as one is held out")
     return _split_one_video(paths, spec, config)
 
 
@@ -92,10 +92,10 @@ def _open(
 def _hold_out(
     kind: MediaKind, paths: list[Path], spec: ClipSpec, config: TrainingConfig
 ) -> tuple[list[Path], list[Path]]:
-    """Files to train on and files held out, at least one of which can be used.
+    """Training files and held-out files, with a usable file among the latter.
 
-    Datasets pass over broken files by themselves, but a held-out part with no other would end a
-    run at its first validation, hours from now.
+    Datasets skip broken files, but a validation set of broken files only would end the run at its
+    first validation, possibly after hours.
     """
     train, valid = split_files(paths, config.valid_frac, config.random_split_seed)
     if any(_usable(kind, path, spec, config) for path in valid):
@@ -103,12 +103,12 @@ def _hold_out(
     for path in train:
         if len(train) > 1 and _usable(kind, path, spec, config):
             return [p for p in train if p != path], [*valid, path]
-    return train, valid  # nothing to be done: the dataset says what is wrong
+    return train, valid  # the dataset raises the error
 
 
 def _usable(kind: MediaKind, path: Path, spec: ClipSpec, config: TrainingConfig) -> bool:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the dataset that keeps the file will name it
+        warnings.simplefilter("ignore")  # the dataset that uses the file will warn
         try:
             _ = _open(kind, [path], spec, config, train=False)[0]
         except ValueError:
@@ -119,7 +119,7 @@ def _usable(kind: MediaKind, path: Path, spec: ClipSpec, config: TrainingConfig)
 def _split_one_video(
     paths: list[Path], spec: ClipSpec, config: TrainingConfig
 ) -> tuple[Clips, Clips]:
-    """The first nine tenths to train on, the rest to measure on."""
+    """Splits one video: nine tenths for training, the rest held out."""
     warnings.warn(
         f"{paths[0]} is the only video: its last tenth is held out for validation",
         stacklevel=4,
@@ -130,19 +130,19 @@ def _split_one_video(
 
 
 def _split_items(dataset: Clips, config: TrainingConfig) -> tuple[Clips, Clips]:
-    numbers = list(range(len(dataset)))
-    if len(numbers) < 2:
+    indices = list(range(len(dataset)))
+    if len(indices) < 2:
         raise ValueError(
-            f"the dataset has {len(numbers)} item(s): give two or more, or a valid_dataset"
+            f"the dataset has {len(indices)} item(s): give two or more, or a valid_dataset"
         )
-    train, valid = split_files(numbers, config.valid_frac, config.random_split_seed)
+    train, valid = split_files(indices, config.valid_frac, config.random_split_seed)
     return Subset(dataset, train), Subset(dataset, valid)
 
 
 def open_images(
     config: TrainingConfig, tokenizer: TokenizerConfig, dataset: Clips | None, source: Source | None
 ) -> tuple[Clips | None, Clips | None]:
-    """Images to see among the clips, and held-out ones; None and None where there are none."""
+    """Training and held-out images; None and None without images."""
     if dataset is None and source is None:
         return None, None
     return open_datasets(config, tokenizer, dataset, None, source, "images")
@@ -155,10 +155,10 @@ def training_batches(
     position: int,
     batch_size: int | None = None,
 ) -> Iterator[Tensor]:
-    """Endless batches `b c t h w` on the device, from batch number `position` on.
+    """Infinite batches `b c t h w` from batch number `position` on.
 
-    The first one is checked: values outside [-1, 1], and values in [0, 1], raise `ValueError`
-    before a step is taken.
+    They are on the device. The first one is checked: values outside [-1, 1], or all of them in
+    [0, 1], raise `ValueError` before the first step.
     """
     batches = InfiniteBatches(
         dataset,
@@ -172,13 +172,13 @@ def training_batches(
     )
     for number, batch in enumerate(batches):
         if number == 0:
-            _check_first(batch, dataset)
+            _check_values(batch, dataset)
         batch = batch[:, :, None] if batch.ndim == 4 else batch
         yield batch.to(accelerator.device, non_blocking=True)
 
 
-def _check_first(batch: Tensor, dataset: Clips) -> None:
+def _check_values(batch: Tensor, dataset: Clips) -> None:
     check_range(batch)
-    # What our own datasets read is in range, however bright it is.
-    if not isinstance(dataset, VideoDataset | ImageDataset) and (mistake := range_warning(batch)):
+    # Our own datasets return values in [-1, 1], even if a bright clip happens to be in [0, 1].
+    if not isinstance(dataset, VideoDataset | ImageDataset) and (mistake := range_mistake(batch)):
         raise ValueError(mistake)

@@ -1,4 +1,4 @@
-"""Ctrl-C between two steps, never within one."""
+"""Ctrl-C and SIGTERM, handled between two steps."""
 
 import signal
 import threading
@@ -6,22 +6,23 @@ from types import TracebackType
 
 
 class Interruptible:
-    """While it is entered, the first Ctrl-C (or SIGTERM) is noted, a second one is obeyed.
+    """Records the first Ctrl-C or SIGTERM; a second one interrupts.
 
-    A step that is cut in half leaves weights and optimizer apart; the training loop looks at
-    `requested` after each step instead. Outside the main thread it does nothing.
+    This is a context manager. Interrupting a step would leave weights and optimizer state
+    inconsistent, so the training loop checks `requested` after each step. Outside the main thread
+    nothing changes.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self):
         self.requested = False
-        self._before: dict[int, object] = {}
+        self._previous_handlers: dict[int, object] = {}
 
     def __enter__(self) -> "Interruptible":
         if threading.current_thread() is threading.main_thread():
             for number in self.SIGNALS:
-                self._before[number] = signal.signal(number, self._note)
+                self._previous_handlers[number] = signal.signal(number, self._record)
         return self
 
     def __exit__(
@@ -32,11 +33,11 @@ class Interruptible:
     ) -> None:
         self._restore()
 
-    def _note(self, number: int, frame: object) -> None:
+    def _record(self, number: int, frame: object) -> None:
         self.requested = True
         self._restore()
 
     def _restore(self) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
-        self._before.clear()
+        self._previous_handlers.clear()

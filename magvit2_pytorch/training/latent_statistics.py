@@ -1,6 +1,6 @@
-"""Mean and standard deviation of continuous latents, measured and kept with the tokenizer.
+"""Mean and standard deviation of continuous latents, stored with the tokenizer.
 
-A diffusion model wants latents of one scale, whatever the encoder gives (W.A.L.T., arXiv
+A diffusion model needs latents of a fixed scale, whatever the encoder's (W.A.L.T., arXiv
 2312.06662).
 """
 
@@ -26,24 +26,25 @@ def measure_latents(
     max_clips: int = 256,
     precision: Precision = "fp32",
 ) -> Moments:
-    """Measures each latent channel and stores it in the tokenizer, for `normalize_latents`.
+    """Measures mean and std of each latent channel and stores them.
 
-    Training does this at its end. A folder that was trained without it gets it by
+    `normalize_latents` of the tokenizer uses them. Training calls this at its end. For a folder
+    without statistics, call it like this:
 
         tokenizer = VideoTokenizer.from_pretrained(folder)
         measure_latents(tokenizer, dataset)
         tokenizer.save_pretrained(folder)
 
-    Of more than `max_clips` clips those are taken that lie evenly over the dataset. They are
-    encoded one by one, so that clips of any size will do, and every position counts alike. That
-    includes the first latent frame, which stands for one frame of video where each later one
-    stands for `time_factor` of them: it differs in kind, and is rarer the longer the clips are. So
-    measure on clips such as the diffusion model will see. With `use_kl` the latents are the means.
+    From more than `max_clips` clips, `max_clips` are taken at even intervals. Clips are encoded one
+    by one and may differ in size. Every position has the same weight, the first latent frame
+    included. That frame encodes one video frame and each later one `time_factor` frames, so its
+    statistics differ, and its share is smaller in longer clips: measure on clips like those that
+    the diffusion model will see. With `use_kl` the latents are the means.
 
-    With several processes each takes every n-th clip, all must call, and all store the same.
-    A channel that never changes gets a standard deviation of 1, with a warning. Raises `ValueError`
-    for tokenizers that are discrete or conditional and where there are no clips, and
-    `FloatingPointError`, before anything is stored, on latents that are not finite.
+    With several processes all must call this; each encodes every n-th clip, and all store the same
+    statistics. A constant channel gets a standard deviation of 1, with a warning. Raises
+    `ValueError` if the tokenizer is discrete or conditional or there are no clips, and
+    `FloatingPointError`, before anything is stored, if latents are not finite.
     """
     _check(tokenizer, clips, max_clips)
     return _measure(tokenizer, clips, max_clips, precision)
@@ -52,20 +53,21 @@ def measure_latents(
 def record_latents(
     tokenizer: VideoTokenizer, clips: Clips, config: TrainingConfig
 ) -> dict[str, float | int]:
-    """What the end of a training measures of the latents, to log; nothing if they are discrete.
+    """Measures the latents after training; returns values to log.
 
-    `latent_abs_mean` and `latent_std` are means over channels: 0 and 1 would need no normalizing.
+    `latent_abs_mean` and `latent_std` are means over channels; normalized latents have 0 and 1.
+    A discrete tokenizer returns no values.
     """
     if tokenizer.codebook_size is not None:
         return {}
-    # A tokenizer that was trained further may hold those of the weights it started from.
-    tokenizer.quantizer.reset_statistics()
+    # A fine-tuned tokenizer may hold the statistics of its initial weights.
+    tokenizer.quantizer.forget_statistics()
     if not config.num_latent_statistics_clips:
         return {}
     try:
         moments = _measure(tokenizer, clips, config.num_latent_statistics_clips, config.precision)
     except FloatingPointError as error:
-        # All processes come here together, and the tokenizer is still worth saving.
+        # All processes reach this line, and the tokenizer is still worth saving.
         warnings.warn(f"latent statistics: {error}", stacklevel=3)
         return {}
     return {
@@ -83,24 +85,25 @@ def _measure(
     if dist.is_available() and dist.is_initialized():
         rank, num_processes = dist.get_rank(), dist.get_world_size()
     num_clips = min(len(clips), max_clips)
-    seen, was_training = ChannelMoments(), tokenizer.training
+    accumulator, was_training = ChannelMoments(), tokenizer.training
     tokenizer.eval()
     try:
         for number in range(rank, num_clips, num_processes):
-            # Evenly, as neighbours in a dataset are often alike.
-            seen.update(_latents(tokenizer, clips[number * len(clips) // num_clips], precision))
+            # At even intervals, as neighbours in a dataset are often alike.
+            clip = clips[number * len(clips) // num_clips]
+            accumulator.update(_encode(tokenizer, clip, precision))
     finally:
         tokenizer.train(was_training)
-    moments = seen.gathered().compute()
+    moments = accumulator.gathered().compute()
     if not (moments.mean.isfinite().all() and moments.std.isfinite().all()):
         raise FloatingPointError(
-            f"of {num_clips} clips some latents are not finite, so nothing was measured: try "
+            f"some latents of {num_clips} clips are not finite, so no statistics were stored: try "
             "precision='fp32'"
         )
     constant = _constant(moments)
     if constant.any() and rank == 0:
         warnings.warn(
-            f"latent channels {constant.nonzero()[:, 0].tolist()} never change: their standard "
+            f"latent channels {constant.nonzero()[:, 0].tolist()} are constant: their standard "
             "deviation is stored as 1",
             stacklevel=3,
         )
@@ -112,27 +115,27 @@ def _measure(
 def _check(tokenizer: VideoTokenizer, clips: Clips, max_clips: int) -> None:
     if not isinstance(tokenizer.quantizer, Continuous):
         raise ValueError(
-            "this tokenizer is discrete: only latents of one with continuous_dim are measured"
+            "this tokenizer is discrete: only a tokenizer with continuous_dim has latent statistics"
         )
     if tokenizer.config.dim_cond is not None:
         raise ValueError(
-            f"this tokenizer is conditional (dim_cond={tokenizer.config.dim_cond}) and clips hold "
-            "no condition: gather metrics.ChannelMoments of your own latents and hand them to "
+            f"this tokenizer is conditional (dim_cond={tokenizer.config.dim_cond}), but clips have "
+            "no condition: compute metrics.ChannelMoments of your own latents and pass them to "
             "tokenizer.quantizer.store_statistics"
         )
     if not len(clips) or max_clips < 1:
-        raise ValueError(f"{len(clips)} clips, of which at most {max_clips}: give one or more")
+        raise ValueError(f"{len(clips)} clips and max_clips {max_clips}: both must be at least 1")
     check_range(clips[0])
 
 
 def _constant(moments: Moments) -> Bool[Tensor, " c"]:
-    """Channels that never change: what float32 cannot tell from the mean is no spread."""
+    """Constant channels: a standard deviation below float32 resolution counts as 0."""
     float32 = torch.finfo(torch.float32)
     return moments.std <= (moments.mean.abs() * float32.eps).clamp(min=float32.tiny)
 
 
-def _latents(tokenizer: VideoTokenizer, clip: Tensor, precision: Precision) -> Latents:
-    """What `decode` takes, of one clip or image."""
+def _encode(tokenizer: VideoTokenizer, clip: Tensor, precision: Precision) -> Latents:
+    """Latents of one clip or image, as `decode` takes them."""
     device = next(tokenizer.parameters()).device
     video = clip[None].to(device)
     with autocast(device, precision):

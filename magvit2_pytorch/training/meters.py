@@ -1,4 +1,4 @@
-"""What a training run measures of itself between two lines of the log."""
+"""Values measured during training between two lines of the log."""
 
 import time
 from collections import defaultdict
@@ -12,14 +12,14 @@ from magvit2_pytorch.memory import peak_memory
 from magvit2_pytorch.metrics import CodebookUsage
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.training.objective import Loss, Reconstruction
-from magvit2_pytorch.training.processes import largest
+from magvit2_pytorch.training.processes import max_over_processes
 from magvit2_pytorch.types import Video
 
 
 class Meters:
-    """Means since the last reading, under the names that losses and options have.
+    """Means since the last `read`, under the names of losses and options.
 
-    Values stay on the device until they are read, so that measuring makes nothing wait.
+    Values stay on the device until they are read, so that measuring does not synchronize with it.
     """
 
     def __init__(self, tokenizer: VideoTokenizer, accelerator: Accelerator):
@@ -38,13 +38,13 @@ class Meters:
 
     @contextmanager
     def waiting(self):
-        """Times the wait for data."""
+        """Measures the time spent waiting for data."""
         started = time.monotonic()
         yield
         self.waited_s += time.monotonic() - started
 
     def add(self, video: Video, out: Reconstruction, loss: Loss) -> None:
-        """One micro-batch."""
+        """Adds the loss terms and codes of one micro-batch."""
         error = (out.recon.detach().float() - video).square().mean()
         self._mean("loss", loss.total.detach())
         self._mean("mse", error)
@@ -57,20 +57,20 @@ class Meters:
             self.usage.update(out.codes)
 
     def add_step(self, learning_rate: float, grad_norm: float) -> None:
-        """One optimizer step; the norm of a step that was skipped is left out."""
+        """Adds an optimizer step; norms that are not finite are left out."""
         self.steps += 1
         self.add_values({"learning_rate": learning_rate})
         if grad_norm < float("inf"):
             self._mean("grad_norm", grad_norm)
 
     def add_terms(self, terms: dict[str, Tensor], weights: dict[str, float] | None = None) -> None:
-        """More of a micro-batch's terms: those of discriminators."""
+        """Adds further terms of a micro-batch, such as those of discriminators."""
         for name, term in terms.items():
             self._mean(name, term)
         self.weights |= weights or {}
 
     def add_values(self, values: dict[str, float]) -> None:
-        """Of an optimizer step: the last one counts."""
+        """Sets values of which the last one is logged, not the mean."""
         for name, value in values.items():
             self.sums[name], self.counts[name] = value, 1
 
@@ -79,35 +79,35 @@ class Meters:
         self.counts[name] += 1
 
     def read(self) -> dict[str, float | int]:
-        """Everything since the last reading, over all processes, and starts anew.
+        """Returns all values since the last call and resets them.
 
-        Terms and norms are means; `data_wait`, the share of the time spent waiting for data, and
-        `peak_memory_mb` (see `peak_memory`) are those of the process that has most.
+        Terms and norms are means over all processes. `data_wait`, the fraction of time spent
+        waiting for data, and `peak_memory_mb` (see `peak_memory`) are maxima over processes.
         """
         duration = max(time.monotonic() - self.started, 1e-9)
         means = {name: total / self.counts[name] for name, total in self.sums.items()}
-        # Plain numbers are the same in every process; tensors go through one collective.
-        measured = {name: mean for name, mean in means.items() if isinstance(mean, Tensor)}
-        if measured:
-            stacked = torch.stack([mean.float() for mean in measured.values()])
+        # Plain numbers are the same in every process; tensors are averaged in one collective.
+        tensors = {name: mean for name, mean in means.items() if isinstance(mean, Tensor)}
+        if tensors:
+            stacked = torch.stack([mean.float() for mean in tensors.values()])
             reduced = self.accelerator.reduce(stacked, reduction="mean").tolist()
-            means |= dict(zip(measured, reduced, strict=True))
+            means |= dict(zip(tensors, reduced, strict=True))
         values: dict[str, float | int] = means
         if "mse" in values:
-            # Of the mean error over clips, peak to peak 2: a running figure, no benchmark.
+            # From the mean error over clips, peak to peak 2: approximate, not for comparisons.
             values["psnr"] = float(10 * torch.tensor(4 / max(values["mse"], 1e-12)).log10())
         for name, weight in self.weights.items():
             values[f"weight/{name}"] = weight
         if self.usage is not None and self.clips:
-            used = self.usage.gathered().compute()
-            values["codebook_usage"] = float(used.usage)
-            values["perplexity"] = float(used.perplexity)
-        processes = self.accelerator.num_processes
+            usage = self.usage.gathered().compute()
+            values["codebook_usage"] = float(usage.usage)
+            values["perplexity"] = float(usage.perplexity)
+        num_processes = self.accelerator.num_processes
         values["steps_per_s"] = self.steps / duration
-        values["clips_per_s"] = self.clips * processes / duration
-        values["frames_per_s"] = self.frames * processes / duration
+        values["clips_per_s"] = self.clips * num_processes / duration
+        values["frames_per_s"] = self.frames * num_processes / duration
         peak_mb = peak_memory(self.accelerator.device) / 1e6
-        most = largest(self.accelerator, self.waited_s / duration, peak_mb)
-        values["data_wait"], values["peak_memory_mb"] = most
+        maxima = max_over_processes(self.accelerator, self.waited_s / duration, peak_mb)
+        values["data_wait"], values["peak_memory_mb"] = maxima
         self._clear()
         return values

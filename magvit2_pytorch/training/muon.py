@@ -1,4 +1,4 @@
-"""Muon: steps along the orthogonal factor of the momentum."""
+"""The Muon optimizer: steps along the orthogonal factor of the momentum."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -14,10 +14,11 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalize(matrix: Float[Tensor, "m n"], rounds: int = 5) -> Float[Tensor, "m n"]:
-    """A matrix with the singular vectors of this one and singular values of about 1 (0.7 to 1.2).
+    """Matrix with the same singular vectors and singular values near 1.
 
-    Newton-Schulz on the Gram matrix of the shorter side: for a kernel of 256 x 2304 a round is
-    products of 256 x 256, and the long side is touched twice in all.
+    Singular values become 0.7 to 1.2. Newton-Schulz iteration on the Gram matrix of the shorter
+    side: for a kernel of 256 x 2304 a round multiplies matrices of 256 x 256, and the long side is
+    used only twice in all.
     """
     if matrix.shape[0] > matrix.shape[1]:
         return orthogonalize(matrix.T, rounds).T
@@ -36,11 +37,11 @@ def orthogonalize(matrix: Float[Tensor, "m n"], rounds: int = 5) -> Float[Tensor
 
 
 class Muon(Optimizer):
-    """Orthogonalised steps for convolution kernels and matrices, each read as out x fan-in.
+    """Orthogonalized steps for convolution kernels and matrices, each as out x fan_in.
 
-    The step is `learning_rate` times the orthogonal factor of the Nesterov momentum, times
-    sqrt(out / fan_in) where a kernel is taller than wide. Everything else (gains, biases) is
-    another optimizer's. Source: Muon (Keller Jordan et al., 2024).
+    The step is `lr` times the orthogonal factor of the Nesterov momentum, times sqrt(out / fan_in)
+    if out is larger than fan_in. All other parameters (gains, biases) need another optimizer.
+    Source: Muon (Keller Jordan et al., 2024).
     """
 
     def __init__(
@@ -54,7 +55,8 @@ class Muon(Optimizer):
         for parameter in (p for group in self.param_groups for p in group["params"]):
             if parameter.ndim < 2:
                 raise ValueError(
-                    f"Muon steps matrices, not a parameter of shape {tuple(parameter.shape)}"
+                    "Muon takes parameters of two or more axes, not one of shape "
+                    f"{tuple(parameter.shape)}"
                 )
 
     @torch.no_grad()
@@ -75,9 +77,9 @@ class Muon(Optimizer):
             state["momentum"] = torch.zeros_like(parameter)
         momentum, gradient, beta = state["momentum"], parameter.grad, group["momentum"]
         momentum.lerp_(gradient, 1 - beta)
-        ahead = gradient.lerp(momentum, beta).float()
+        nesterov = gradient.lerp(momentum, beta).float()
         # Channels last: a view of kernels in that memory format, a copy of others.
-        rows = ahead.movedim(1, -1)
+        rows = nesterov.movedim(1, -1)
         step = orthogonalize(rows.flatten(1)).view(rows.shape).movedim(-1, 1)
         out, fan_in = parameter.shape[0], parameter[0].numel()
         parameter.mul_(1 - group["lr"] * group["weight_decay"])

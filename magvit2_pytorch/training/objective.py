@@ -1,4 +1,4 @@
-"""From one forward pass of the tokenizer to the loss: named terms, each with its weight."""
+"""Forward pass and loss of the tokenizer."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from magvit2_pytorch.types import Codes, Latents, Precision, Video
 
 
 class Reconstruction(NamedTuple):
-    """All that one forward pass of the tokenizer gives to whoever computes a loss."""
+    """Outputs of the tokenizer's forward pass from which losses are computed."""
 
     recon: Video
     latents: Latents
@@ -25,10 +25,10 @@ class Reconstruction(NamedTuple):
 
 
 class Autoencoder(nn.Module):
-    """The forward pass of training as one module, for wrappers that hook `forward`.
+    """Forward pass of training as one module, for wrappers that hook `forward`.
 
-    Quantizer losses are computed here and not after, as the distributed mean of code use is a
-    part of the forward pass.
+    Quantizer losses are computed here because the mean of code use over processes is part of the
+    forward pass.
     """
 
     def __init__(self, tokenizer: VideoTokenizer, precision: Precision = "fp32"):
@@ -46,49 +46,37 @@ class Autoencoder(nn.Module):
 
 
 class Loss(NamedTuple):
-    """The scalar to minimise in two parts, and the named terms they are the weighted sums of."""
+    """Loss in two parts, and the named terms of their weighted sums."""
 
-    picture: Float[Tensor, ""]
-    """What depends on the reconstruction."""
+    recon_loss: Float[Tensor, ""]
+    """Losses of the reconstruction: reconstruction and perceptual loss."""
 
-    code: Float[Tensor, ""]
-    """What depends on the latents: the quantizer's own losses."""
+    latent_loss: Float[Tensor, ""]
+    """Losses of the latents: those of the quantizer."""
 
     terms: dict[str, Tensor]
     weights: dict[str, float]
 
     @property
     def total(self) -> Float[Tensor, ""]:
-        return self.picture + self.code
+        return self.recon_loss + self.latent_loss
 
 
 class Objective:
-    """Reconstruction, perceptual and quantizer losses. A term and its weight share one name.
+    """Weighted sum of reconstruction, perceptual and quantizer losses.
 
-    `perceptual` takes reconstruction and real clips and gives a scalar; it compares
-    `perceptual_num_frames` frames of each clip, drawn by the generator of the step, and runs in
-    `precision`; all else is float32.
+    `perceptual` takes reconstructed and real frames and returns a scalar. It runs in
+    `config.precision` on `perceptual_num_frames` frames of each clip, drawn by the generator of the
+    step. All other losses are float32.
     """
 
     def __init__(
-        self,
-        quantizer: Quantizer,
-        reconstruction_loss: str = "mse",
-        reconstruction_loss_weight: float = 1.0,
-        quantizer_loss_weight: float = 1.0,
-        perceptual: nn.Module | None = None,
-        perceptual_loss_weight: float = 0.0,
-        perceptual_num_frames: int = 4,
-        precision: Precision = "fp32",
+        self, quantizer: Quantizer, config: TrainingConfig, perceptual: nn.Module | None = None
     ):
         self.quantizer = quantizer
-        self.reconstruction_loss = RECONSTRUCTION_LOSSES[reconstruction_loss]
-        self.reconstruction_loss_weight = reconstruction_loss_weight
-        self.quantizer_loss_weight = quantizer_loss_weight
+        self.config = config
+        self.reconstruction_loss = RECONSTRUCTION_LOSSES[config.reconstruction_loss]
         self.perceptual = perceptual
-        self.perceptual_loss_weight = perceptual_loss_weight
-        self.perceptual_num_frames = perceptual_num_frames
-        self.precision = precision
 
     def __call__(
         self,
@@ -97,24 +85,25 @@ class Objective:
         step: int,
         generator: torch.Generator | None = None,
     ) -> Loss:
-        """The loss at optimizer step `step`, in float32."""
+        """Returns the loss at optimizer step `step`, in float32."""
+        config = self.config
         recon, real = out.recon.float(), real.float()
-        picture = {"reconstruction": self.reconstruction_loss(recon, real)}
-        weights = {"reconstruction": self.reconstruction_loss_weight}
-        if self.perceptual is not None and self.perceptual_loss_weight > 0:
+        recon_terms = {"reconstruction": self.reconstruction_loss(recon, real)}
+        weights = {"reconstruction": config.reconstruction_loss_weight}
+        if self.perceptual is not None and config.perceptual_loss_weight > 0:
             picks = pick_frames(
-                real.shape[2], self.perceptual_num_frames, real.shape[0], generator
+                real.shape[2], config.perceptual_num_frames, real.shape[0], generator
             ).to(real.device)
-            seen = gather_frames(recon, picks), gather_frames(real, picks)
-            with autocast(recon.device, self.precision):
-                picture["perceptual"] = self.perceptual(*seen).float()
-            weights["perceptual"] = self.perceptual_loss_weight
-        code = {}
+            frames = gather_frames(recon, picks), gather_frames(real, picks)
+            with autocast(recon.device, config.precision):
+                recon_terms["perceptual"] = self.perceptual(*frames).float()
+            weights["perceptual"] = config.perceptual_loss_weight
+        latent_terms = {}
         for name, weight in self.quantizer.loss_weights(step).items():
-            code[name] = out.quantizer_terms[name]
-            weights[name] = weight * self.quantizer_loss_weight
-        parts = (_weighted_sum(terms, weights, recon.device) for terms in (picture, code))
-        return Loss(*parts, picture | code, weights)
+            latent_terms[name] = out.quantizer_terms[name]
+            weights[name] = weight * config.quantizer_loss_weight
+        parts = (_weighted_sum(t, weights, recon.device) for t in (recon_terms, latent_terms))
+        return Loss(*parts, recon_terms | latent_terms, weights)
 
 
 def _weighted_sum(
@@ -125,16 +114,16 @@ def _weighted_sum(
     return torch.stack([term * weights[name] for name, term in terms.items()]).sum()
 
 
-def find_perceptual(config: TrainingConfig, given: nn.Module | None) -> nn.Module | None:
-    """The module given, the one whose weights are named, or None where its weight is 0."""
+def load_perceptual(config: TrainingConfig, module: nn.Module | None) -> nn.Module | None:
+    """The perceptual network, frozen; None if its weight is 0."""
     if config.perceptual_loss_weight == 0:
         return None
-    if given is not None:
-        return given.eval().requires_grad_(False)
+    if module is not None:
+        return module.eval().requires_grad_(False)
     if config.perceptual_weights is None:
         raise ValueError(
             f"perceptual_loss_weight is {config.perceptual_loss_weight}, but there are no weights: "
-            "give perceptual_weights a local file or 'torchvision:vgg16' (a download), or hand a "
-            "module of your own to the trainer as perceptual_loss"
+            "set perceptual_weights to a local file or 'torchvision:vgg16' (a download), or pass "
+            "your own module to the trainer as perceptual_loss"
         )
     return build_perceptual(config.perceptual_weights)

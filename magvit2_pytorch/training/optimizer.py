@@ -1,4 +1,4 @@
-"""Optimizers by name, each parameter with the one that suits it."""
+"""Optimizers of the tokenizer and of discriminators."""
 
 from typing import Any
 
@@ -13,18 +13,18 @@ from magvit2_pytorch.training.muon import Muon
 
 
 def build_optimizers(tokenizer: VideoTokenizer, config: TrainingConfig) -> list[Optimizer]:
-    """One optimizer, or Muon and AdamW side by side; all follow one schedule.
+    """One optimizer, or Muon and AdamW together on the same schedule.
 
-    Weights of convolutions and matrices decay, gains and biases do not. A group's `lr_factor`
-    is its learning rate's ratio to the run's.
+    Convolution kernels and matrices have weight decay, gains and biases do not. A group's
+    `lr_factor` is the ratio of its learning rate to that of the run.
     """
     if config.optimizer != "muon":
-        kind = {"adam": Adam, "adamw": AdamW}[config.optimizer]
+        optimizer_class = {"adam": Adam, "adamw": AdamW}[config.optimizer]
         groups = decay_groups(tokenizer.parameters(), config.weight_decay)
-        return [build_adam(kind, groups, config.learning_rate, config.betas)]
+        return [build_adam(optimizer_class, groups, config.learning_rate, config.betas)]
 
-    wide, rest = split_for_muon(tokenizer)
-    muon = Muon(wide, lr=config.learning_rate, weight_decay=config.weight_decay)
+    matrices, rest = split_for_muon(tokenizer)
+    muon = Muon(matrices, lr=config.learning_rate, weight_decay=config.weight_decay)
     groups = decay_groups(rest, config.weight_decay)
     for group in groups:
         group["lr_factor"] = config.muon_adam_lr_factor
@@ -33,28 +33,28 @@ def build_optimizers(tokenizer: VideoTokenizer, config: TrainingConfig) -> list[
 
 
 def build_adam(
-    kind: type[Adam] | type[AdamW],
+    optimizer_class: type[Adam] | type[AdamW],
     groups: list[dict[str, Any]],
     learning_rate: float,
     betas: tuple[float, float],
 ) -> Optimizer:
-    """Adam in one pass over memory where torch has that: exact, and without temporaries.
+    """Adam or AdamW, fused if torch supports it.
 
-    On two CPU cores it takes a quarter of the time of the loop over parameters that is torch's
-    default there (benchmarks/LOG.md, section 17).
+    The fused version is exact and needs no temporary tensors. On two CPU cores it takes a quarter
+    of the time of torch's default, a loop over parameters (benchmarks/LOG.md, section 17).
     """
     fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
-    optimizer = kind(groups, lr=learning_rate, betas=betas, fused=fused)
+    optimizer = optimizer_class(groups, lr=learning_rate, betas=betas, fused=fused)
     if fused:
-        optimizer.register_step_pre_hook(_lay_out_alike)
+        optimizer.register_step_pre_hook(_match_memory_format)
     return optimizer
 
 
-def _lay_out_alike(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
-    """Gradients and moments in the memory order of their weights.
+def _match_memory_format(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+    """Copies gradients and moments whose strides differ from those of their weights.
 
-    Fused Adam walks over memory and takes that for granted: a gradient in another order, or
-    moments from a file, would silently go to the wrong weights of a channels-last kernel.
+    Fused Adam iterates over memory and assumes equal strides. A gradient in another memory format,
+    or moments from a file, would silently update the wrong weights of a channels-last kernel.
     """
     for group in optimizer.param_groups:
         for weight in group["params"]:
@@ -67,7 +67,7 @@ def _lay_out_alike(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
 
 
 def decay_groups(parameters, weight_decay: float) -> list[dict]:
-    """Two groups: weights of two axes and more, which decay, and the rest, which do not."""
+    """Two parameter groups: two or more axes with weight decay, others without."""
     parameters = [p for p in parameters if p.requires_grad]
     return [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
@@ -76,17 +76,17 @@ def decay_groups(parameters, weight_decay: float) -> list[dict]:
 
 
 def split_for_muon(tokenizer: VideoTokenizer) -> tuple[list[Parameter], list[Parameter]]:
-    """Kernels and matrices for Muon; all else, and the two projections to and from the code.
+    """Kernels and matrices for Muon, and all other parameters.
 
-    The projections have a few channels on one side: their singular values carry the scale of
-    the code, which orthogonal steps would not let differ from channel to channel.
+    The projections to and from the quantizer are among the others. They have few channels on one
+    side, and their singular values carry the scale of each latent channel, which orthogonal steps
+    would make equal.
     """
-    to_code: nn.Module = tokenizer.encoder.layers[-1]
-    from_code: nn.Module = tokenizer.decoder.layers[0]
-    apart = {id(p) for module in (to_code, from_code) for p in module.parameters()}
-    wide, rest = [], []
+    projections: tuple[nn.Module, ...] = (tokenizer.encoder.layers[-1], tokenizer.decoder.layers[0])
+    excluded = {id(p) for module in projections for p in module.parameters()}
+    matrices, rest = [], []
     for parameter in tokenizer.parameters():
         if parameter.requires_grad:
-            is_wide = parameter.ndim >= 2 and id(parameter) not in apart
-            (wide if is_wide else rest).append(parameter)
-    return wide, rest
+            is_matrix = parameter.ndim >= 2 and id(parameter) not in excluded
+            (matrices if is_matrix else rest).append(parameter)
+    return matrices, rest

@@ -1,4 +1,4 @@
-"""Curves of a run as a picture."""
+"""Training curves as a PNG."""
 
 from pathlib import Path
 
@@ -6,15 +6,15 @@ CURVES = ("loss", "psnr", "learning_rate", "codebook_usage")
 
 
 def plot_curves(log: list[dict[str, float | int]], path: Path) -> None:
-    """Loss, PSNR (training and held out), learning rate and codebook use over steps, as PNG."""
-    # Only a run's end needs a plotting library, and not its window system.
+    """Plots loss, PSNR, learning rate and codebook usage to a PNG."""
+    # Imported here because only the end of a run needs matplotlib; Agg needs no display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 7), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, name in zip(figure.subplots(2, 2).flat, CURVES, strict=True):
-        # Short runs are validated once, and a line of one point would not show.
+        # Short runs have one validation, and a line of one point is invisible without a marker.
         for key, label, mark in ((name, "training", ""), (f"valid/{name}", "held out", "o")):
             points = [(line["step"], line[key]) for line in log if key in line]
             if points:

@@ -1,4 +1,4 @@
-"""Devices and processes: accelerate's, set up from the configuration."""
+"""Devices and processes through accelerate."""
 
 import os
 import re
@@ -16,91 +16,89 @@ from magvit2_pytorch.training.config import TrainingConfig
 
 T = TypeVar("T")
 
-SHARDED = {
+SHARDING = {
     "fsdp_plugin": "ACCELERATE_USE_FSDP",
     "deepspeed_plugin": "ACCELERATE_USE_DEEPSPEED",
     "megatron_lm_plugin": "ACCELERATE_USE_MEGATRON_LM",
 }
-"""How accelerate is told to shard a model: arguments, and variables of `accelerate launch`."""
+"""Arguments of `Accelerator` that shard a model, and variables set by `accelerate launch`."""
 
-COLLECTIVE_FAILED = re.compile(r"gloo|nccl|connection (closed|reset)|timed out|broken pipe", re.I)
+COLLECTIVE_ERROR = re.compile(r"gloo|nccl|connection (closed|reset)|timed out|broken pipe", re.I)
 
 
 class LostProcess(RuntimeError):
-    """Another process of this training died or no longer answers."""
+    """Another process of this training died or no longer responds."""
 
 
 def build_accelerator(config: TrainingConfig, kwargs: dict[str, Any]) -> Accelerator:
-    """Devices, processes and trackers as the configuration asks; `kwargs` go before all else.
+    """Builds the `Accelerator` of a run; `kwargs` override the configuration.
 
-    Of two `kwargs_handlers` of a kind the one in `kwargs` counts. Raises `ValueError` where the
-    model is to be sharded: every process holds all of it (DistributedDataParallel).
+    Of two `kwargs_handlers` of one type, the one in `kwargs` is used. Raises `ValueError` if the
+    model would be sharded: every process holds the whole model (DistributedDataParallel).
     """
     _check_not_sharded(kwargs)
-    trackers = [
-        name
-        for name, used in (
-            ("wandb", config.use_wandb_tracking),
-            ("tensorboard", config.use_tensorboard_tracking),
-        )
-        if used
-    ]
+    trackers = ["wandb"] * config.use_wandb_tracking
+    trackers += ["tensorboard"] * config.use_tensorboard_tracking
     handlers = [
         DistributedDataParallelKwargs(find_unused_parameters=config.find_unused_parameters),
         InitProcessGroupKwargs(timeout=timedelta(seconds=config.process_timeout_s)),
     ]
-    given = kwargs.get("kwargs_handlers") or []
-    handlers = [h for h in handlers if not any(type(g) is type(h) for g in given)] + given
+    user_handlers = kwargs.get("kwargs_handlers") or []
+    user_types = {type(handler) for handler in user_handlers}
+    handlers = [h for h in handlers if type(h) not in user_types] + user_handlers
     defaults = dict(
-        # Without an accelerator, several processes only find each other when told so.
+        # Without a GPU, several processes find each other only if this is set.
         cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
-        # Only for its gradient scaler: accelerate keeps one precision for a whole process.
+        # Only for its gradient scaler: accelerate has one precision for the whole process.
         mixed_precision="fp16" if config.precision == "fp16" else "no",
         log_with=trackers or None,
         project_dir=config.results_folder,
     )
     accelerator = Accelerator(**(defaults | kwargs | {"kwargs_handlers": handlers}))
-    # Accelerate leaves out what is not installed without a word.
+    # Accelerate silently leaves out trackers that are not installed.
     missing = set(trackers) - set(map(str, accelerator.log_with))
     if missing and "log_with" not in kwargs:
         raise ValueError(
             f"{' and '.join(sorted(missing))} cannot be imported: "
-            f"pip install {' '.join(sorted(missing))}, or train without"
+            f"pip install {' '.join(sorted(missing))}, or switch off the tracking"
         )
     return accelerator
 
 
 def _check_not_sharded(kwargs: dict[str, Any]) -> None:
-    for name, variable in SHARDED.items():
-        # On a CPU accelerate would pass over either without a word.
+    for name, variable in SHARDING.items():
+        # On a CPU accelerate silently ignores both.
         if kwargs.get(name) is not None or os.environ.get(variable, "").lower() == "true":
             raise ValueError(
-                f"{name} ({variable}) would shard weights and optimizer over processes, which "
-                "averaged weights, discriminators and checkpoints here do not know. Leave it out: "
-                "each process holds the whole model, and what fills a GPU is activations"
+                f"{name} ({variable}) shards weights and optimizer state over processes, which "
+                "averaged weights, discriminators and checkpoints do not support. Leave it out: "
+                "each process holds the whole model, and most GPU memory is used by activations"
             )
 
 
 def any_process(accelerator: Accelerator, flag: bool) -> bool:
-    """Whether it is true in any of them: what one does alone leaves the others waiting."""
+    """True in all processes if the flag is set in any."""
     if accelerator.num_processes == 1:
         return flag
     count = torch.tensor(float(flag), device=accelerator.device)
     return bool(accelerator.reduce(count, reduction="sum") > 0)
 
 
-def largest(accelerator: Accelerator, *numbers: float) -> list[float]:
-    """Each number's largest value over all processes."""
+def max_over_processes(accelerator: Accelerator, *numbers: float) -> list[float]:
+    """Maximum of each number over all processes."""
     own = torch.tensor([numbers], dtype=torch.float32, device=accelerator.device)
     return accelerator.gather(own).amax(dim=0).tolist()
 
 
-def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
-    """Does it in the main process. All get what it returns, or raise what it raises."""
+def on_main(accelerator: Accelerator, function: Callable[[], T]) -> T:
+    """Calls a function in the main process only.
+
+    All processes return its result or raise its error.
+    """
     outcome: list[Any] = [None, None]
     if accelerator.is_main_process:
         try:
-            outcome[0] = work()
+            outcome[0] = function()
         except Exception as error:
             outcome[1] = error
     result, error = broadcast_object_list(outcome)
@@ -110,34 +108,35 @@ def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
 
 
 def check_all_have_gradients(accelerator: Accelerator, module: nn.Module) -> None:
-    """Raises `ValueError` where DistributedDataParallel would average some gradients only.
+    """Raises `ValueError` if a parameter without a gradient would break gradient averaging.
 
-    It waits for a gradient of every parameter, unless told to find those without one.
+    DistributedDataParallel expects a gradient of every parameter, unless `find_unused_parameters`
+    is set.
     """
     ddp = accelerator.ddp_handler
     if accelerator.num_processes == 1 or ddp.find_unused_parameters or ddp.static_graph:
         return
     named = accelerator.unwrap_model(module).named_parameters()
-    without = [name for name, p in named if p.requires_grad and p.grad is None]
-    if without:
+    missing = [name for name, p in named if p.requires_grad and p.grad is None]
+    if missing:
         raise ValueError(
-            f"no gradient reached {', '.join(without[:3])}{' and more' * (len(without) > 3)}: "
-            "with several processes give find_unused_parameters=True (somewhat slower), or freeze "
+            f"no gradient reached {', '.join(missing[:3])}{' and more' * (len(missing) > 3)}: "
+            "with several processes set find_unused_parameters=True (somewhat slower), or freeze "
             "them with requires_grad_(False)"
         )
 
 
 @contextmanager
-def naming_lost_processes(accelerator: Accelerator) -> Iterator[None]:
-    """Says what it means that a process cannot reach another one."""
+def lost_process_errors(accelerator: Accelerator) -> Iterator[None]:
+    """Converts errors of collective operations to `LostProcess`."""
     try:
         yield
     except RuntimeError as error:
-        if accelerator.num_processes > 1 and COLLECTIVE_FAILED.search(str(error)):
+        if accelerator.num_processes > 1 and COLLECTIVE_ERROR.search(str(error)):
             raise LostProcess(
-                f"process {accelerator.process_index} of {accelerator.num_processes} no longer "
-                "hears from another one, which has died, was killed (out of memory?) or hangs: "
-                "look for the first error among their output. Training ends here; to go on from "
-                'the last checkpoint: trainer.train(resume="auto"), or --resume auto'
+                f"process {accelerator.process_index} of {accelerator.num_processes} lost the "
+                "connection to another one, which died, was killed (out of memory?) or hangs: look "
+                "for the first error in the output of all processes. Training stops; to continue "
+                'from the last checkpoint: trainer.train(resume="auto"), or --resume auto'
             ) from error
         raise

@@ -1,4 +1,4 @@
-"""The bar a person watches: loss, PSNR, speed and time left."""
+"""Progress bar of training: loss, PSNR, speed and time left."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from magvit2_pytorch.training.config import TrainingConfig
 
 
 class Progress:
-    """A progress bar over steps, or over seconds where time is what ends the run."""
+    """Progress bar over steps, or over seconds if `max_duration_s` is set."""
 
     def __init__(self, config: TrainingConfig, step: int, main_process: bool):
         self.by_time = config.max_duration_s is not None
@@ -33,7 +33,7 @@ class Progress:
         self.bar.refresh() if self.by_time else self.bar.update(0)
 
     def show(self, values: dict[str, float | int]) -> None:
-        """The figures of the last line of the log."""
+        """Shows values of the last line of the log."""
         self.bar.set_postfix(
             loss=f"{values['loss']:.4f}",
             psnr=f"{values['psnr']:.2f}",

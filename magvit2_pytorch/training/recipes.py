@@ -1,4 +1,4 @@
-"""How each preset is best trained: options for the trainer, found by experiment."""
+"""Recommended training options of each preset, found by experiment."""
 
 from typing import Any
 
@@ -44,14 +44,14 @@ MAGVIT2 = dict(
     lecam_loss_weight=0.001,
     precision="bf16",
 )
-"""MAGVIT-v2's training with the details of O2-MAGVIT2's. Entropy and commitment weights are the
-model's own, in its preset. Two things are not theirs: the R1 penalty of every 16th step counts 16
-times, so that 10 is its weight on average (O2's is 0.5), and nothing perceptual is here, as it
-needs a file: add perceptual_loss_weight=0.1 and perceptual_weights."""
+"""MAGVIT-v2's training with details of O2-MAGVIT2. Entropy and commitment weights belong to the
+model and are in its preset. Two things differ from both: the R1 penalty of every 16th step is
+multiplied by 16, so that its mean weight is 10 (O2's is 0.5), and there is no perceptual loss,
+because it needs a file: add perceptual_loss_weight=0.1 and perceptual_weights."""
 
 
 def magvit2_recipe(discriminator: str, dim: int, **options: Any) -> dict[str, Any]:
-    """That training against a discriminator of O2-MAGVIT2's shape, `dim` channels wide."""
+    """`MAGVIT2` with a discriminator of O2-MAGVIT2's shape and `dim` channels."""
     dim_mults = {"video": [2, 4, 4, 4, 4], "frame": [2, 2, 4, 4, 4]}[discriminator]
     return MAGVIT2 | {
         f"{discriminator}_adversarial_weight": 0.1,
@@ -68,5 +68,5 @@ RECIPES.register("o2-image-small")(magvit2_recipe("frame", 64, batch_size=16))
 
 
 def recipe(name: str) -> dict[str, Any]:
-    """The training options of a preset, to change and hand to `VideoTokenizerTrainer`."""
+    """Training options of a preset for `VideoTokenizerTrainer`, as a new dict."""
     return dict(RECIPES[name])

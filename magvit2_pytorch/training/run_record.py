@@ -1,9 +1,10 @@
-"""With what a run was made: code, libraries, machine, options; kept in run.json."""
+"""Provenance of a run in run.json: code, libraries, machine, options."""
 
 import hashlib
 import json
 import platform
 import shlex
+import subprocess
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,8 +20,8 @@ from magvit2_pytorch.version import __version__
 PACKAGE = Path(__file__).parents[1]
 
 
-def describe_start(step: int, accelerator: Accelerator) -> dict[str, Any]:
-    """What goes on from `step`, now, and on what."""
+def start_metadata(step: int, accelerator: Accelerator) -> dict[str, Any]:
+    """Metadata of a start or resume: step, time, device, versions."""
     device = accelerator.device
     on_gpu = device.type == "cuda"
     return {
@@ -29,7 +30,11 @@ def describe_start(step: int, accelerator: Accelerator) -> dict[str, Any]:
         "command": shlex.join(sys.argv),
         "device": torch.cuda.get_device_name(device) if on_gpu else str(device),
         "num_processes": accelerator.num_processes,
-        "code": {"version": __version__, "commit": git_commit(PACKAGE.parent), "source": source()},
+        "code": {
+            "version": __version__,
+            "commit": git_commit(PACKAGE.parent),
+            "source": source_hash(),
+        },
         "libraries": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -39,21 +44,21 @@ def describe_start(step: int, accelerator: Accelerator) -> dict[str, Any]:
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """The record of a run: `starts`, oldest first, and `wandb_id` where wandb was on.
+    """Reads the record of a run; a missing file has no starts.
 
-    Without a file, that of a run that has not started.
+    It has `starts`, oldest first, and `wandb_id` if wandb was used.
     """
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"starts": []}
 
 
 def write_run(path: Path, run: dict[str, Any]) -> None:
-    """Writes what `read_run` reads, whole or not at all."""
+    """Writes the record of a run atomically."""
     with replacing(path) as part:
         part.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
 
 
-def source(folder: Path = PACKAGE) -> str:
-    """The first 12 digits of the SHA-256 over all modules: also of changes in no commit."""
+def source_hash(folder: Path = PACKAGE) -> str:
+    """First 12 digits of the SHA-256 of all modules, uncommitted changes included."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         digest.update(path.relative_to(folder).as_posix().encode())
@@ -62,27 +67,14 @@ def source(folder: Path = PACKAGE) -> str:
 
 
 def git_commit(folder: Path) -> str | None:
-    """The commit that a checkout stands on; None where `folder` is no checkout.
-
-    Read from git's files, as git itself may be missing, or refuse folders of other owners.
-    """
-    git = folder / ".git"
-    try:
-        if git.is_file():  # a worktree or submodule names the place
-            git = folder / git.read_text(encoding="utf-8").removeprefix("gitdir:").strip()
-        head = (git / "HEAD").read_text(encoding="utf-8").strip()
-        if not head.startswith("ref:"):
-            return head
-        name = head.removeprefix("ref:").strip()
-        shared = git / "commondir"
-        common = git / shared.read_text(encoding="utf-8").strip() if shared.exists() else git
-        for place in (git, common):
-            if (place / name).is_file():
-                return (place / name).read_text(encoding="utf-8").strip()
-        for line in (common / "packed-refs").read_text(encoding="utf-8").splitlines():
-            commit, _, packed = line.partition(" ")
-            if packed == name:
-                return commit
-    except (OSError, UnicodeDecodeError):
+    """Commit of a checkout; None without one or if git fails."""
+    if not (folder / ".git").exists():  # git would find a repository around a virtual environment
         return None
-    return None
+    try:
+        command = ["git", "rev-parse", "--verify", "HEAD"]
+        result = subprocess.run(
+            command, cwd=folder, capture_output=True, check=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()

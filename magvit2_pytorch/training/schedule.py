@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of how far training is: nothing to save or restore."""
+"""Learning rate as a pure function of training progress."""
 
 import math
 from typing import Literal
@@ -12,12 +12,11 @@ def lr_scale(
     final_fraction: float = 0.0,
     time_progress: float = 0.0,
 ) -> float:
-    """What the learning rate is multiplied by for optimizer step `step`, counted from 0.
+    """Factor of the learning rate at optimizer step `step`, counted from 0.
 
-    Warm-up grows linearly and reaches exactly 1 at its end, whatever was asked for; it takes at
-    most a tenth of the run, so that short runs reach the learning rate too. `time_progress` is
-    the share of the time budget used up (0 if there is none): the fall follows whichever of
-    steps and clock is further on.
+    Warm-up grows linearly, reaches exactly 1 at its end and takes at most a tenth of the run, so
+    that short runs reach the learning rate too. `time_progress` is the fraction of the time budget
+    that is used up (0 without one): the decay follows steps or time, whichever is further on.
     """
     warmup_steps = min(warmup_steps, num_steps // 10)
     if step < warmup_steps:
@@ -26,5 +25,5 @@ def lr_scale(
     progress = min(1.0, max(progress, time_progress))
     if schedule == "constant":
         return 1.0
-    left = 0.5 * (1 + math.cos(math.pi * progress)) if schedule == "cosine" else 1 - progress
-    return final_fraction + (1 - final_fraction) * left
+    decay = 0.5 * (1 + math.cos(math.pi * progress)) if schedule == "cosine" else 1 - progress
+    return final_fraction + (1 - final_fraction) * decay

@@ -1,4 +1,4 @@
-"""Where numbers go: a JSONL file always; wandb, TensorBoard and the like when asked."""
+"""Logging of a run to JSONL, wandb, TensorBoard and other trackers."""
 
 import json
 import os
@@ -6,29 +6,27 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
 from magvit2_pytorch.data.replace_file import replacing
-from magvit2_pytorch.training.run_record import describe_start, read_run, write_run
+from magvit2_pytorch.training.run_record import read_run, start_metadata, write_run
 from magvit2_pytorch.training.tracked_pictures import show_in_tensorboard, show_in_wandb
 
 DEFAULT_PROJECT = "magvit2"
 
 
 class Tracking:
-    """Writes flat dictionaries of numbers, under the same names and steps everywhere.
+    """Logs numbers by name and step to a file and all trackers.
 
-    The folder gets `log.jsonl` and `run.json` (see `describe_start`). A run that goes on from a
-    checkpoint goes on in the same log, wandb run and TensorBoard curves; one that begins at step 0
-    finds those of an earlier run given a number and out of its way.
+    The folder gets `log.jsonl` and `run.json` (see `start_metadata`). A resumed run continues the
+    log, the wandb run and the TensorBoard curves.
 
-    A tracker that cannot be opened raises. One that fails later (a full disk, a lost service) costs
-    no training: it is named in a warning, and what it missed is counted and said at the end.
-    Only the main process writes; others may call everything too.
+    A tracker that cannot be opened raises. If one fails later (a full disk, a lost service),
+    training continues: a warning names the tracker, and another one counts its failures at the end.
+    All processes may call all methods; only the main process writes.
     """
 
     def __init__(self, accelerator: Accelerator, folder: Path, options: dict[str, Any]):
@@ -37,16 +35,16 @@ class Tracking:
         self.options = options
         self.path = folder / "log.jsonl"
         self._record = folder / "run.json"
-        self.missed: Counter[str] = Counter()
-        """How often each tracker failed since it was opened."""
+        self.failures: Counter[str] = Counter()
+        """Number of failures of each tracker since it was opened."""
         self._project, self._run_name, self._named = DEFAULT_PROJECT, None, False
         self._is_open = False
 
-    # From opening to closing
+    # Opening and closing
 
     @contextmanager
     def named(self, project_name: str, run_name: str | None = None) -> Iterator[None]:
-        """What is logged inside goes to this project and run, which are closed at the end."""
+        """Logs to this project and run, and closes it at the end."""
         self._project, self._run_name, self._named = project_name, run_name, True
         with self._closing():
             try:
@@ -56,10 +54,9 @@ class Tracking:
 
     @contextmanager
     def running(self, step: int) -> Iterator[None]:
-        """Around a training from `step` on; lines of later steps are put aside."""
+        """Context of a training that starts at `step`."""
         if self.accelerator.is_main_process:
-            if step:
-                self._put_aside_after(step)
+            self._move_lines_after(step)
             self._open(step, training=True)
         with self._closing():
             yield
@@ -77,12 +74,11 @@ class Tracking:
         if self._is_open:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        if step == 0:
-            self._number_earlier_run()
         run = read_run(self._record)
-        start = describe_start(step, self.accelerator) | self.options
+        start = start_metadata(step, self.accelerator) | self.options
         if self.accelerator.log_with:
-            self._open_trackers(start, run.get("wandb_id"), step + 1 if training else None)
+            wandb_id = run.get("wandb_id") if step else None
+            self._open_trackers(start, wandb_id, step + 1 if training else None)
         for tracker in self.accelerator.trackers:
             if tracker.name == "wandb":
                 run["wandb_id"] = tracker.tracker.id
@@ -96,7 +92,7 @@ class Tracking:
         wandb = {"dir": str(self.folder), "name": self._run_name}
         if wandb_id is not None and "WANDB_RUN_ID" not in os.environ:
             wandb |= {"id": wandb_id, "resume": "allow"}
-        # TensorBoard then hides what an older file says of this step and later ones.
+        # TensorBoard then hides this step and later ones in older event files.
         tensorboard = {"purge_step": first_step}
         self.accelerator.init_trackers(
             self._project, init_kwargs={"wandb": wandb, "tensorboard": tensorboard}
@@ -105,12 +101,12 @@ class Tracking:
             if tracker.name == "wandb":
                 tracker.tracker.config.update(start, allow_val_change=True)
             elif tracker.name == "tensorboard":
-                # Indented, Markdown leaves it as it is.
+                # Markdown shows indented text verbatim.
                 lines = json.dumps(start, indent=2).splitlines()
                 text = "\n".join(f"    {line}" for line in lines)
                 tracker.tracker.add_text("run", text, start["step"])
             else:
-                tracker.store_init_configuration(_flat(start))
+                tracker.store_init_configuration(_flatten(start))
 
     def _close_unless_named(self, failed: bool = False) -> None:
         if self._named or not self._is_open:
@@ -121,15 +117,15 @@ class Tracking:
             else:
                 self._try(tracker.name, tracker.finish)
         self.accelerator.trackers.clear()
-        for name, times in self.missed.items():
-            warnings.warn(f"{name} failed {times} time(s) in this run", stacklevel=5)
-        self.missed.clear()
+        for name, num_failures in self.failures.items():
+            warnings.warn(f"{name} failed {num_failures} time(s) in this run", stacklevel=5)
+        self.failures.clear()
         self._is_open = False
 
     # Logging
 
     def log(self, values: dict[str, float | int], step: int) -> None:
-        """One line: the step and everything measured at it."""
+        """Logs the values of a step."""
         if not self.accelerator.is_main_process:
             return
         self._open(step)
@@ -138,7 +134,7 @@ class Tracking:
             self._try(tracker.name, lambda tracker=tracker: tracker.log(values, step=step))
 
     def log_pictures(self, paths: dict[str, Path], step: int) -> None:
-        """Shows PNG and mp4 files, each under its name; the files stay where they are."""
+        """Shows PNG and mp4 files in wandb and TensorBoard, by name."""
         if not self.accelerator.is_main_process:
             return
         self._open(step)
@@ -146,8 +142,8 @@ class Tracking:
         for tracker in self.accelerator.trackers:
             if show := shows.get(tracker.name):
                 for name, path in paths.items():
-                    place = (tracker.tracker, name, path, step)
-                    self._try(tracker.name, lambda show=show, place=place: show(*place))
+                    args = (tracker.tracker, name, path, step)
+                    self._try(tracker.name, lambda show=show, args=args: show(*args))
 
     def _append(self, line: dict[str, float | int]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
@@ -157,72 +153,50 @@ class Tracking:
         try:
             action()
         except Exception as error:
-            self.missed[name] += 1
-            if self.missed[name] == 1:
+            self.failures[name] += 1
+            if self.failures[name] == 1:
                 warnings.warn(
-                    f"{name} failed, training goes on ({type(error).__name__}: {error})",
+                    f"{name} failed, training continues ({type(error).__name__}: {error})",
                     stacklevel=4,
                 )
 
-    # Earlier runs and earlier attempts
+    def _move_lines_after(self, step: int) -> None:
+        """Moves incomplete lines and lines of later steps to another file.
 
-    def _number_earlier_run(self) -> None:
-        """log.jsonl becomes log-1.jsonl, or -2; its record and TensorBoard's files likewise."""
-        events = self.folder / self._project
-        files = (self.path, self._record)
-        number = next(
-            number
-            for number in count(1)
-            if not any(_numbered(path, number).exists() for path in (*files, events))
-        )
-        for path in files:
-            if path.exists():
-                path.rename(_numbered(path, number))
-        # Not the folder itself: a project may be called like one that holds other things.
-        for path in events.glob("events.out.tfevents.*"):
-            _numbered(events, number).mkdir(exist_ok=True)
-            path.rename(_numbered(events, number) / path.name)
-
-    def _put_aside_after(self, step: int) -> None:
-        """Moves lines of later steps, and what a crash left half written, to a file of their own.
-
-        They were logged after the checkpoint that training goes on from, and will be again.
+        They were logged after the checkpoint from which training resumes, and will be logged again.
         """
         if not self.path.exists():
             return
-        before = self.path.read_text(encoding="utf-8")
-        kept, aside = [], []
-        for text in before.splitlines():
-            line = _parse(text)
-            (aside if line is None or line["step"] > step else kept).append(f"{text}\n")
-        if aside:
-            name = self.path.with_name(f"{self.path.stem}-after-step-{step}.jsonl")
-            with name.open("a", encoding="utf-8") as file:
-                file.writelines(aside)
-        if "".join(kept) != before:
+        text = self.path.read_text(encoding="utf-8")
+        remaining, moved = [], []
+        for line in text.splitlines():
+            values = _parse(line)
+            is_later = values is None or values["step"] > step
+            (moved if is_later else remaining).append(f"{line}\n")
+        if moved:
+            path = self.path.with_name(f"{self.path.stem}-after-step-{step}.jsonl")
+            with path.open("a", encoding="utf-8") as file:
+                file.writelines(moved)
+        if "".join(remaining) != text:
             with replacing(self.path) as part:
-                part.write_text("".join(kept), encoding="utf-8")
-
-
-def _numbered(path: Path, number: int) -> Path:
-    return path.with_name(f"{path.stem}-{number}{path.suffix}")
+                part.write_text("".join(remaining), encoding="utf-8")
 
 
 def read_log(path: Path) -> list[dict[str, float | int]]:
-    """The lines of a log, oldest first; one cut short by a crash is left out."""
+    """Reads a log, without lines that a crash cut short."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return [line for line in map(_parse, lines) if line is not None]
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
-    """Names like training.learning_rate, for trackers that know no nesting."""
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
+    """Flattens nested values to names like training.learning_rate."""
     flat = {}
     for name, value in values.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
+            flat |= _flatten(value, f"{prefix}{name}.")
         else:
-            plain = isinstance(value, str | int | float)
-            flat[f"{prefix}{name}"] = value if plain else json.dumps(value)
+            is_plain = isinstance(value, str | int | float)
+            flat[f"{prefix}{name}"] = value if is_plain else json.dumps(value)
     return flat
 
 

@@ -1,4 +1,4 @@
-"""From gradients to new weights: learning rate, clipping, and what is not finite left out."""
+"""Optimizer steps of the tokenizer: learning rate, clipping, averaged weights."""
 
 from accelerate import Accelerator
 from ema_pytorch import EMA
@@ -10,8 +10,8 @@ from magvit2_pytorch.training.not_finite import SkippedSteps
 from magvit2_pytorch.training.schedule import lr_scale
 
 
-class Update:
-    """The end of an optimizer step of the tokenizer: its optimizers, and the averaged weights."""
+class Optimization:
+    """The tokenizer's optimizers, learning rate and averaged weights."""
 
     def __init__(
         self,
@@ -26,7 +26,10 @@ class Update:
         self.skips = SkippedSteps()
 
     def set_learning_rate(self, step: int, elapsed_s: float) -> float:
-        """The rate of step `step`, which optimizers then have, each by its own factor."""
+        """Sets the learning rate of a step and returns it.
+
+        A group's `lr_factor` multiplies its rate, not the returned one.
+        """
         config = self.config
         scale = lr_scale(
             step,
@@ -41,16 +44,17 @@ class Update:
                 group["lr"] = group.get("lr_factor", 1.0) * config.learning_rate * scale
         return config.learning_rate * scale
 
-    def apply(self) -> float:
-        """Clips and steps, unless a loss or gradient is not finite; returns the gradient's length.
+    def apply_gradients(self) -> float:
+        """Clips finite gradients and takes a step; returns the gradient norm.
 
-        A step that is left out changes no weight, no average and no moment, and is counted.
+        Gradients that are not finite skip the step, which then changes no weights, averages or
+        moments, and is counted.
         """
         limit = self.config.max_grad_norm or float("inf")
         norm = float(self.accelerator.clip_grad_norm_(self.module.parameters(), limit))
         finite = norm < float("inf")  # false for NaN too
         if finite or self.accelerator.scaler is not None:
-            # With a gradient scaler the optimizer itself skips, and the scaler has to know.
+            # With a gradient scaler the optimizer itself skips, and the scaler needs the call.
             for optimizer in self.optimizers:
                 optimizer.step()
         for optimizer in self.optimizers:

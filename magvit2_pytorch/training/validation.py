@@ -1,4 +1,4 @@
-"""Held-out clips through the averaged tokenizer: figures, and pictures to look at."""
+"""Validation of the averaged tokenizer on held-out clips: metrics and pictures."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -20,17 +20,17 @@ FRAMES_IN_GRID = 5
 
 
 Example = tuple[Float[Tensor, "1 _ _ _ _"], Float[Tensor, "1 _ _ _ _"]]
-"""A clip and its reconstruction; the next one may have another size."""
+"""A clip and its reconstruction; examples may differ in size."""
 
 
 class Validation(NamedTuple):
-    """What held-out clips gave."""
+    """Result of a validation."""
 
     values: dict[str, float | int]
-    """Means over the clips: psnr in dB, codebook_usage and perplexity where there are codes, the
-    perceptual distance where there is a network for it."""
+    """Means over the clips: psnr in dB, codebook_usage and perplexity of a discrete tokenizer, and
+    perceptual if there is a perceptual network."""
     examples: list[Example]
-    """A few clips and their reconstructions, one in a batch, on the CPU."""
+    """A few clips and their reconstructions in batches of one, on the CPU."""
 
 
 @torch.no_grad()
@@ -41,10 +41,11 @@ def validate(
     accelerator: Accelerator,
     perceptual: nn.Module | None = None,
 ) -> Validation:
-    """PSNR (peak to peak 2) of each clip, averaged over clips and processes, in eval mode.
+    """Measures means of PSNR and other metrics over held-out clips.
 
-    Each process takes every n-th clip, alone and in order, so that clips of any size will do and
-    few clips keep nobody waiting.
+    PSNR is peak to peak 2, and the tokenizer is set to eval mode. Each process takes every n-th
+    clip, one at a time and in order, so clips may differ in size and may be fewer than the
+    processes.
     """
     tokenizer.eval()
     usage = None
@@ -71,25 +72,25 @@ def validate(
     if perceptual is not None:
         values["perceptual"] = float(total[1] / total[2])
     if usage is not None:
-        used = usage.gathered().compute()
-        values |= {"codebook_usage": float(used.usage), "perplexity": float(used.perplexity)}
+        result = usage.gathered().compute()
+        values |= {"codebook_usage": float(result.usage), "perplexity": float(result.perplexity)}
     return Validation(values, examples)
 
 
 def write_examples(
     examples: list[Example], folder: Path, name: str, fps: float | None
 ) -> list[Path]:
-    """Original above reconstruction as PNG, a few frames of each clip, and side by side as mp4.
+    """Writes originals and reconstructions as PNG and mp4.
 
-    Files are called NAME-0.png and so on. Returns one path for each example: the video, or the
-    picture where there is one frame.
+    NAME-0.png shows a few frames of the first clip above their reconstructions, and NAME-0.mp4 both
+    side by side. Returns one path for each example: the mp4, or the PNG if there is only one frame.
     """
     paths = []
     for number, (real, recon) in enumerate(examples):
         real, recon = to_uint8(real[0]), to_uint8(recon[0])
-        chosen = torch.linspace(0, len(real) - 1, min(len(real), FRAMES_IN_GRID)).long()
+        shown = torch.linspace(0, len(real) - 1, min(len(real), FRAMES_IN_GRID)).long()
         path = folder / f"{name}-{number}.png"
-        write_grid(path, [list(real[chosen]), list(recon[chosen])])
+        write_grid(path, [list(real[shown]), list(recon[shown])])
         if len(real) > 1:
             path = path.with_suffix(".mp4")
             write_video(path, torch.cat((real, recon), dim=2), fps=fps or 8.0)

@@ -158,7 +158,7 @@ def test_resuming(run, tmp_path, videos):
     assert "step-9" in err
     status, _, err = run(*config, "--resume", out)
     assert status == 1
-    assert "no training checkpoint" in err
+    assert "not a training checkpoint" in err
     (out / "checkpoints" / "step-11").mkdir()  # cut short: no state in it
     assert "step 3" in run(*config, "--resume", "auto")[1]
 

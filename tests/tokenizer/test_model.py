@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from magvit2_pytorch.functional import padded_num_frames
 from magvit2_pytorch.tokenizer.layer_spec import LAYERS
 from magvit2_pytorch.tokenizer.presets import PRESETS, preset
+from magvit2_pytorch.training.config import TrainingConfig
 from magvit2_pytorch.training.objective import Autoencoder, Objective
 from tests.conftest import DISCRETE, QUANTIZERS, build, cond_of, narrow, random_video
 
@@ -311,7 +312,7 @@ def test_every_parameter_gets_a_gradient(make):
             parameter.add_(torch.randn_like(parameter) * 0.02)
     video = video_for(tokenizer, 1 + 2 * tokenizer.time_factor, batch=2)
     out = Autoencoder(tokenizer)(video, cond_of(tokenizer, 2))
-    Objective(tokenizer.quantizer)(video, out, step=0).total.backward()
+    Objective(tokenizer.quantizer, TrainingConfig())(video, out, step=0).total.backward()
     without = [n for n, p in tokenizer.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []
 

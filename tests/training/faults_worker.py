@@ -1,4 +1,4 @@
-"""What can befall one of two processes, one after the other; each writes what came of it.
+"""Faults in one of two processes, one after the other; each process saves its results.
 
 Run by torchrun, so that all share one start.
 """
@@ -63,9 +63,9 @@ def nan_in_one_process(folder: Path) -> dict:
     def broken(real, out, step, generator):
         factor, more = wrong.get((rank, step), (1.0, 0.0))
         loss = objective(real, out, step, generator)
-        return loss._replace(picture=loss.picture * factor + more)
+        return loss._replace(recon_loss=loss.recon_loss * factor + more)
 
-    trainer.backward.objective = broken
+    trainer.gradients.objective = broken
     before: dict[int, dict] = {}
     take = trainer.train_step
 
@@ -78,7 +78,7 @@ def nan_in_one_process(folder: Path) -> dict:
     # Discriminators had good numbers, and learned.
     mine = {n for n in before[1] if not n.startswith("adversary")}
     same = all(torch.equal(before[1][n], before[3][n]) for n in mine)
-    return {"skipped": trainer.update.skips.total, "same": same, "after": weights(trainer)}
+    return {"skipped": trainer.optimization.skips.total, "same": same, "after": weights(trainer)}
 
 
 def interrupted_in_one_process(folder: Path) -> dict:

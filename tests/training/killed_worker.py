@@ -1,4 +1,4 @@
-"""What processes do that are killed while they save. Nothing slow is imported: there are many."""
+"""Processes that are killed while they save. There are many, so nothing slow is imported."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ CALLS = {
     Path: ("mkdir", "write_bytes", "write_text"),
     state_module: ("save_file",),
 }
-"""What changes the disk, and is not of one piece with what comes next."""
+"""Calls that change the disk and are not atomic together with the next one."""
 
 
 def save_until_killed(folder: Path, calls_left: int) -> None:

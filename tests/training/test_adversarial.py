@@ -1,4 +1,4 @@
-"""Discriminators and perceptual networks in training: one look serves both sides."""
+"""Discriminators and perceptual networks in training: one forward pass serves both sides."""
 
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -37,15 +37,17 @@ ONE = dict(video_adversarial_weight=0.1, video_discriminator=TINY)
 
 def gradients(trainer):
     named = dict(trainer.tokenizer.named_parameters())
-    for adversary in trainer.adversaries:
-        named |= {f"{adversary.name}.{n}": p for n, p in adversary.discriminator.named_parameters()}
+    for discriminator in trainer.discriminators:
+        named |= {
+            f"{discriminator.name}.{n}": p for n, p in discriminator.network.named_parameters()
+        }
     return {n: p.grad.clone() for n, p in named.items() if p.grad is not None}
 
 
 def one_backward(trainer, video, step=0):
     with trainer._keyed_randomness(0) as generator:
         meters = Meters(trainer.tokenizer, trainer.accelerator)
-        trainer.backward(video, trainer.autoencoder(video), step, generator, meters)
+        trainer.gradients.accumulate(video, trainer.autoencoder(video), step, generator, meters)
     return gradients(trainer), meters.read()
 
 
@@ -65,11 +67,11 @@ def test_gradients_are_those_of_two_separate_passes(make_trainer, name, loss):
     video = torch.stack(clips(2))
     ours, _ = one_backward(trainer, video)
 
-    for module in (trainer.tokenizer, trainer.adversaries[0].discriminator):
+    for module in (trainer.tokenizer, trainer.discriminators[0].network):
         module.zero_grad()
     with trainer._keyed_randomness(0) as generator:
         out = trainer.autoencoder(video)
-        discriminator = trainer.adversaries[0].discriminator
+        discriminator = trainer.discriminators[0].network
         picks = discriminator.pick(video, generator)
 
     def logits(of):
@@ -89,7 +91,7 @@ def test_gradients_are_those_of_two_separate_passes(make_trainer, name, loss):
 def test_one_forward_of_everything_serves_a_step(make_trainer):
     trainer = make_trainer(**EVERYTHING, num_train_steps=5, grad_accum_every=2)
     autoencoder = counted(trainer.autoencoder)
-    discriminators = [counted(adversary.discriminator) for adversary in trainer.adversaries]
+    discriminators = [counted(discriminator.network) for discriminator in trainer.discriminators]
     trainer.train()
     assert len(autoencoder) == 5 * 2
     # They start a step later.
@@ -101,7 +103,7 @@ def test_what_has_no_weight_is_not_built(make_trainer, monkeypatch):
     monkeypatch.setattr("magvit2_pytorch.training.objective.build_perceptual", None)
     trainer = make_trainer(num_train_steps=1, perceptual_weights="nowhere.pth")
     trainer.train()
-    assert trainer.adversaries == []
+    assert trainer.discriminators == []
     assert trainer.objective.perceptual is None
 
 
@@ -110,10 +112,10 @@ def test_two_delays_and_a_ramp(make_trainer):
         discriminator_start_step=2, adversarial_start_step=4, adversarial_ramp_steps=3
     )
     trainer = make_trainer(**options, num_train_steps=9)
-    before = {n: p.clone() for n, p in trainer.adversaries[0].discriminator.named_parameters()}
+    before = {n: p.clone() for n, p in trainer.discriminators[0].network.named_parameters()}
     trainer.config.__dict__["num_train_steps"] = 2
     trainer.train()
-    assert_same(before, dict(trainer.adversaries[0].discriminator.named_parameters()))
+    assert_same(before, dict(trainer.discriminators[0].network.named_parameters()))
     trainer.config.__dict__["num_train_steps"] = 9
     trainer.train()
     lines = {line["step"]: line for line in log_of(trainer) if "loss" in line}
@@ -129,7 +131,7 @@ def test_the_discriminator_steps_once_a_step_at_the_rate_asked_for(make_trainer)
         **ONE, discriminator_learning_rate=2e-4, num_train_steps=6, schedule="constant"
     )
     trainer.train()
-    states = trainer.adversaries[0].optimizer.state_dict()["state"]
+    states = trainer.discriminators[0].optimizer.state_dict()["state"]
     assert {int(state["step"]) for state in states.values()} == {6}
     rates = [x["video_discriminator_learning_rate"] for x in log_of(trainer) if "loss" in x]
     assert rates == pytest.approx([2e-4] * 6)
@@ -160,13 +162,13 @@ def test_resuming_equals_never_stopping(make_trainer, adversarial_loss):
     first.train()
     torch.manual_seed(7)
     second = make_trainer("second", **options)
-    for adversary in second.adversaries:
-        for parameter in adversary.discriminator.parameters():
+    for discriminator in second.discriminators:
+        for parameter in discriminator.network.parameters():
             nn.init.zeros_(parameter)
     second.load(first.checkpoints_folder / "step-3")
     second.train()
     assert_same(weights(second), weights(whole), atol=0, rtol=0)
-    for ours, theirs in zip(second.adversaries, whole.adversaries, strict=True):
+    for ours, theirs in zip(second.discriminators, whole.discriminators, strict=True):
         assert_same(ours.state_dict(), theirs.state_dict(), atol=0, rtol=0)
 
 
@@ -193,13 +195,13 @@ def accumulated_and_large(make_trainer, **options):
 
 
 def test_accumulating_equals_the_large_batch(make_trainer):
-    """With everything but adaptive weights and feature matching: see the next test."""
+    """Without adaptive weights and feature matching: see the next test."""
     options = dict(gradient_penalty_weight=0.1, lecam_loss_weight=1.0)
     small, large = accumulated_and_large(make_trainer, **options)
     assert_same(weights(small), weights(large), atol=2e-5, rtol=1e-3)
-    ours, theirs = (t.adversaries[0].discriminator.state_dict() for t in (small, large))
+    ours, theirs = (t.discriminators[0].network.state_dict() for t in (small, large))
     assert_same(ours, theirs, atol=2e-5, rtol=1e-3)
-    ours, theirs = (t.adversaries[0].lecam.state_dict() for t in (small, large))
+    ours, theirs = (t.discriminators[0].lecam.state_dict() for t in (small, large))
     assert_same(ours, theirs, atol=1e-6, rtol=1e-4)
     assert int(ours["num_updates"]) == 3
     # Adam forgives a gradient of the wrong length.
@@ -220,46 +222,52 @@ def test_ratios_of_means_are_those_of_each_micro_batch(make_trainer, option):
 
 def test_the_first_step_has_no_lecam_and_the_next_one_the_means_of_the_first(make_trainer):
     trainer = make_trainer(**ONE, lecam_loss_weight=0.1)
-    adversary = trainer.adversaries[0]
+    discriminator = trainer.discriminators[0]
     video = torch.stack(clips(2))
-    first = adversary.judge(video, (video * 0.5).requires_grad_(), 0, torch.Generator())
+    first = discriminator.compute_gradients(
+        video, (video * 0.5).requires_grad_(), 0, torch.Generator()
+    )
     assert first.terms["video_lecam"] == 0
-    adversary.apply_gradients(0)
+    discriminator.apply_gradients(0)
     means = [first.terms[f"video_{side}_logit"] for side in ("real", "fake")]
-    torch.testing.assert_close([adversary.lecam.real_mean, adversary.lecam.fake_mean], means)
-    adversary.lecam.fake_mean -= 5  # far enough for the logits to be pulled to it
-    before = {n: v.clone() for n, v in adversary.lecam.state_dict().items()}
-    second = adversary.judge(video, (video * 0.5).requires_grad_(), 1, torch.Generator())
+    torch.testing.assert_close(
+        [discriminator.lecam.real_mean, discriminator.lecam.fake_mean], means
+    )
+    discriminator.lecam.fake_mean -= 5  # far enough for the logits to be pulled to it
+    before = {n: v.clone() for n, v in discriminator.lecam.state_dict().items()}
+    second = discriminator.compute_gradients(
+        video, (video * 0.5).requires_grad_(), 1, torch.Generator()
+    )
     assert second.terms["video_lecam"] > 0
-    assert_same(adversary.lecam.state_dict(), before, atol=0, rtol=0)
+    assert_same(discriminator.lecam.state_dict(), before, atol=0, rtol=0)
 
 
 def test_a_gradient_that_is_not_finite_moves_no_discriminator(make_trainer):
     trainer = make_trainer(**ONE, num_train_steps=2)
-    adversary = trainer.adversaries[0]
-    before = {n: p.clone() for n, p in adversary.discriminator.named_parameters()}
-    parameter = next(adversary.discriminator.parameters())
+    discriminator = trainer.discriminators[0]
+    before = {n: p.clone() for n, p in discriminator.network.named_parameters()}
+    parameter = next(discriminator.network.parameters())
     parameter.grad = torch.full_like(parameter, float("nan"))
-    values = adversary.apply_gradients(0)
+    values = discriminator.apply_gradients(0)
     assert "video_discriminator_grad_norm" not in values
-    assert_same(before, dict(adversary.discriminator.named_parameters()), atol=0, rtol=0)
+    assert_same(before, dict(discriminator.network.named_parameters()), atol=0, rtol=0)
 
 
 @pytest.mark.parametrize(("penalty", "sides"), [("r1", 2), ("one_centered", 3)])
 def test_penalties_are_taken_where_they_belong(make_trainer, penalty, sides):
     """R1 at the real clips, the other between real and fake: a third part of the one pass."""
     options = dict(gradient_penalty=penalty, gradient_penalty_weight=1.0)
-    adversary = make_trainer(**ONE, **options).adversaries[0]
+    discriminator = make_trainer(**ONE, **options).discriminators[0]
     video = torch.stack(clips(2))
     sizes = []
-    adversary.discriminator.register_forward_hook(
+    discriminator.network.register_forward_hook(
         lambda module, given, judged: sizes.append(len(given[0][0]))
     )
     terms = []
     for decoded in (video * 0.9, video.flip(-1) * -0.5):
         recon = decoded.clone().requires_grad_()
-        verdict = adversary.judge(video, recon, 0, torch.Generator())
-        terms.append(float(verdict.terms["video_gradient_penalty"]))
+        result = discriminator.compute_gradients(video, recon, 0, torch.Generator())
+        terms.append(float(result.terms["video_gradient_penalty"]))
     assert sizes == [2 * sides] * 2
     # What the fakes are matters only between them.
     assert (terms[0] == pytest.approx(terms[1], rel=1e-5)) == (penalty == "r1")
@@ -270,16 +278,16 @@ def test_the_penalty_is_taken_in_float32(make_trainer, precision):
     trainer = make_trainer(**ONE, gradient_penalty_weight=1.0, precision=precision)
     video = torch.stack(clips(2))
     recon = (video * 0.9).requires_grad_()
-    adversary = trainer.adversaries[0]
-    seen = adversary.discriminator.register_forward_hook
+    discriminator = trainer.discriminators[0]
+    seen = discriminator.network.register_forward_hook
     dtypes = []
     seen(lambda module, given, judged: dtypes.append(judged.features[0].dtype))
-    verdict = adversary.judge(video, recon, 0, torch.Generator())
-    adversary.judge(video, recon, 1, torch.Generator())
+    result = discriminator.compute_gradients(video, recon, 0, torch.Generator())
+    discriminator.compute_gradients(video, recon, 1, torch.Generator())
     assert dtypes[0] == torch.float32
     assert dtypes[1] == (torch.bfloat16 if precision == "bf16" else torch.float32)
     assert all(
-        torch.isfinite(term) and term.dtype == torch.float32 for n, term in verdict.terms.items()
+        torch.isfinite(term) and term.dtype == torch.float32 for n, term in result.terms.items()
     )
 
 
@@ -288,7 +296,7 @@ def test_the_adaptive_weight_balances_gradients_at_the_last_layer(make_trainer):
     video = torch.stack(clips(2))
     out = trainer.autoencoder(video)
     gradient, adversarial = torch.randn_like(out.recon), torch.randn_like(out.recon) * 7
-    weight = trainer.backward.adaptive_weight(out.recon, gradient, adversarial)
+    weight = trainer.gradients.adaptive_weight(out.recon, gradient, adversarial)
     last = trainer.tokenizer.decoder.layers[-1].layers[-1].conv.weight
     (of_both,) = torch.autograd.grad(out.recon, last, adversarial * weight, retain_graph=True)
     (of_picture,) = torch.autograd.grad(out.recon, last, gradient)
@@ -300,8 +308,8 @@ def last_layer(trainer):
 
 
 def adversarial_part(make_trainer, step=0, **options):
-    """What discriminators add to the gradient of the tokenizer, as one vector, and of its last
-    layer relative to the length of the reconstruction's."""
+    """The discriminators' part of the tokenizer's gradient: as one vector, and its norm at the last
+    layer relative to that of the reconstruction."""
     video = torch.stack(clips(2))
     trainer, alone = make_trainer(**options), make_trainer()
     found, plain = one_backward(trainer, video, step)[0], one_backward(alone, video)[0]
@@ -339,12 +347,12 @@ def test_the_adaptive_weight_is_that_of_the_unweighted_loss(make_trainer):
     ours = {n: g for n, g in ours.items() if not n.startswith("video.")}
 
     trainer.tokenizer.zero_grad()
-    out, discriminator = trainer.autoencoder(video), trainer.adversaries[0].discriminator
+    out, discriminator = trainer.autoencoder(video), trainer.discriminators[0].network
     picks = discriminator.pick(video, torch.Generator())  # a short clip is seen whole
     real, fake = (
         discriminator(discriminator.views(x, picks)).logits[0] for x in (video, out.recon)
     )
-    picture = trainer.objective(video, out, 1).picture
+    picture = trainer.objective(video, out, 1).recon_loss
     loss = ADVERSARIAL_LOSSES["hinge"].generator(real, fake)
     factor = adaptive_weight_from_gradients(
         *(
@@ -451,7 +459,9 @@ def test_a_perceptual_module_of_the_users_own(make_trainer):
 
 
 def test_perceptual_weights_are_asked_for(make_trainer, without_type_checks):
-    with pytest.raises(ValueError, match="perceptual_weights a local file or 'torchvision:vgg16'"):
+    with pytest.raises(
+        ValueError, match="perceptual_weights to a local file or 'torchvision:vgg16'"
+    ):
         make_trainer(perceptual_loss_weight=0.1)
 
 
@@ -461,7 +471,7 @@ def test_perceptual_weights_are_asked_for(make_trainer, without_type_checks):
         (dict(adversarial_loss="hing"), "did you mean 'hinge'"),
         (dict(gradient_penalty="r2"), "use one of .*'r1'"),
         (dict(frame_adversarial_weight=-0.1), "frame_adversarial_weight is -0.1"),
-        (dict(discriminator_start_step=5), "cannot feel a discriminator that does not run"),
+        (dict(discriminator_start_step=5), "needs a discriminator that runs"),
         (dict(precision="fp16", video_adversarial_weight=0.1), "use 'bf16' or 'fp32'"),
         (dict(gradient_penalty_every=0), "gradient_penalty_every is 0"),
     ],
@@ -477,5 +487,5 @@ def test_what_yaml_and_json_make_of_tuples_builds_the_same(make_trainer):
         make_trainer(**options, video_discriminator=dict(dim=4, dim_mults=dim_mults))
         for dim_mults in ((1, 2), [1, 2])
     )
-    names = [set(t.adversaries[0].discriminator.state_dict()) for t in (one, other)]
+    names = [set(t.discriminators[0].network.state_dict()) for t in (one, other)]
     assert names[0] == names[1]

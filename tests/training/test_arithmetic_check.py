@@ -88,4 +88,4 @@ def test_bad_data_is_not_taken_for_wrong_arithmetic(make_trainer):
     trainer = make_trainer(precision="bf16", dataset=data, num_train_steps=1)
     trainer.objective.reconstruction_loss = lambda recon, real: (recon * float("nan")).mean()
     trainer.train()
-    assert trainer.update.skips.total == 1
+    assert trainer.optimization.skips.total == 1

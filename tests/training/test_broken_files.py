@@ -1,4 +1,4 @@
-"""A folder as people have it: broken files are skipped, counted and named, and stop nothing."""
+"""Training on a folder with broken files: they are skipped, counted and named."""
 
 import json
 import warnings

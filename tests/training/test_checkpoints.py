@@ -1,4 +1,4 @@
-"""Checkpoints survive kills, full disks and damage; which are kept, and which are gone on from."""
+"""Checkpoints survive kills, full disks and damage; choice of those to keep and to resume from."""
 
 import errno
 import hashlib
@@ -161,16 +161,11 @@ def test_every_truncation_is_found(tmp_path, name, share):
         verify_state(path.parent)
 
 
-@pytest.mark.parametrize("name", [TENSORS_FILE, STATE_FILE])
-@pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
-def test_without_checksums_missing_ends_are_found_and_whole_ones_load(tmp_path, name, share):
-    """Checkpoints of before there were checksums."""
-    folder = one_of(tmp_path, step=5)
-    (folder / CHECKSUMS_FILE).unlink()
-    verify_state(folder)
-    assert assert_whole(folder) == 5
-    os.truncate(folder / name, int((folder / name).stat().st_size * share))
-    with pytest.raises(DamagedCheckpoint, match=name):
+@pytest.mark.parametrize("name", [TENSORS_FILE, STATE_FILE, CHECKSUMS_FILE])
+def test_every_missing_file_is_named(tmp_path, name):
+    folder = one_of(tmp_path)
+    (folder / name).unlink()
+    with pytest.raises(DamagedCheckpoint, match=f"{name} is missing"):
         verify_state(folder)
 
 
@@ -197,14 +192,14 @@ def test_a_damaged_one_is_named_with_the_one_to_go_on_from(tmp_path):
         checkpoints.save(*state_of(step))
     damage(tmp_path / "step-10")
     for which in ("latest", tmp_path / "step-10"):
-        with pytest.raises(DamagedCheckpoint, match=r"step-10/tensors.* go on from .*step-9$"):
+        with pytest.raises(DamagedCheckpoint, match=r"step-10/tensors.* resume from .*step-9$"):
             checkpoints.choose(which)
-    with pytest.warns(UserWarning, match=r"step-10/tensors.* going on from .*step-9 instead"):
+    with pytest.warns(UserWarning, match=r"step-10/tensors.* resuming from .*step-9 instead"):
         assert checkpoints.choose("auto") == tmp_path / "step-9"
     damage(tmp_path / "step-9")
     (tmp_path / "step-1" / TENSORS_FILE).unlink()
     # Never from the start without a word, where there is something.
-    with pytest.raises(DamagedCheckpoint, match="no older one that is whole"):
+    with pytest.raises(DamagedCheckpoint, match="no older checkpoint is undamaged"):
         checkpoints.choose("auto")
 
 
@@ -213,7 +208,7 @@ def test_the_one_to_go_on_from_is_older(tmp_path):
     for step in (1, 2, 3):
         checkpoints.save(*state_of(step))
     damage(tmp_path / "step-2")
-    with pytest.raises(DamagedCheckpoint, match=r"go on from .*step-1$"):
+    with pytest.raises(DamagedCheckpoint, match=r"resume from .*step-1$"):
         checkpoints.choose(tmp_path / "step-2")
 
 
@@ -225,7 +220,7 @@ def test_a_damaged_best_one_is_named_with_the_newest(tmp_path):
     data = best.read_bytes()
     best.unlink()
     best.write_bytes(data[:-1])
-    with pytest.raises(DamagedCheckpoint, match=r"best/tensors.* go on from .*step-2$"):
+    with pytest.raises(DamagedCheckpoint, match=r"best/tensors.* resume from .*step-2$"):
         checkpoints.choose(tmp_path / "best")
 
 
@@ -237,7 +232,7 @@ def test_words_and_folders_that_stand_for_none(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no such folder; give one like .*step-1000"):
         checkpoints.choose("lastest")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="no training checkpoint"):
+    with pytest.raises(FileNotFoundError, match="not a training checkpoint"):
         checkpoints.choose(tmp_path / "empty")
 
 
@@ -316,7 +311,9 @@ def test_a_full_disk_costs_nothing_and_is_explained(tmp_path, monkeypatch, kind)
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
         monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(CheckpointNotSaved, match=r"step-2 .* MB.*make room.*step-1") as raised:
+    with pytest.raises(
+        CheckpointNotSaved, match=r"step-2 .* MB.*free some space.*step-1"
+    ) as raised:
         checkpoints.save(*state_of(2))
     assert str(tmp_path) in str(raised.value)
     assert names_in(tmp_path) == {"step-1"}
@@ -364,7 +361,7 @@ def test_a_training_stops_when_it_cannot_save(make_trainer, monkeypatch):
         step(*args)
 
     trainer.train_step = filling
-    with pytest.raises(CheckpointNotSaved, match=r"step-4 .*make room.*step-2"):
+    with pytest.raises(CheckpointNotSaved, match=r"step-4 .*free some space.*step-2"):
         trainer.train()
     assert names_in(trainer.checkpoints_folder) == {"step-2"}
 
@@ -405,14 +402,16 @@ def test_the_best_by_validation(make_trainer, monkeypatch):
         assert torch.equal(ours, theirs)
 
 
-def test_an_earlier_runs_checkpoints_are_moved_aside(make_trainer):
-    for steps in (2, 1, 3):
-        trainer = make_trainer(num_train_steps=steps)
-        trainer.train()
-    folder = trainer.checkpoints_folder
-    kept = {f.name: {p.name for p in f.iterdir()} for f in folder.parent.glob("checkpoints*")}
-    assert kept == {
-        "checkpoints": {"step-3", "best"},
-        "checkpoints-1": {"step-2", "best"},
-        "checkpoints-2": {"step-1", "best"},
-    }
+@pytest.mark.parametrize("left", ["step-2", "best"])
+def test_a_new_run_refuses_the_folder_of_an_earlier_one(make_trainer, left):
+    first = make_trainer(num_train_steps=2)
+    first.train()
+    folder = first.checkpoints_folder
+    for path in folder.iterdir():
+        if path.name != left:
+            shutil.rmtree(path)
+    log = first.tracking.path.read_bytes()
+    with pytest.raises(FileExistsError, match=r"checkpoints of an earlier run: .*resume='latest'"):
+        make_trainer(num_train_steps=3).train()
+    assert names_in(folder) == {left}
+    assert first.tracking.path.read_bytes() == log

@@ -1,4 +1,4 @@
-"""A dry run does everything once, says what it would take, and changes nothing."""
+"""A dry run does everything once, estimates the costs, and changes nothing."""
 
 import os
 import random
@@ -14,7 +14,7 @@ import torch
 
 from magvit2_pytorch.training import dry_run as dry_run_module
 from magvit2_pytorch.training import plan as plan_module
-from magvit2_pytorch.training.dry_run import Measured, _time, step_of_everything
+from magvit2_pytorch.training.dry_run import Measurements, _duration, find_full_step
 from magvit2_pytorch.training.meters import Meters
 from magvit2_pytorch.training.state import CheckpointNotSaved
 from magvit2_pytorch.training.tracking import read_log
@@ -190,10 +190,10 @@ def test_the_plan_says_what_is(make_trainer, written):
     assert plan.parameters == {
         "tokenizer": sum(p.numel() for p in tokenizer.parameters()),
         **{
-            f"{adversary.name} discriminator": sum(
-                p.numel() for p in adversary.discriminator.parameters()
+            f"{discriminator.name} discriminator": sum(
+                p.numel() for p in discriminator.network.parameters()
             )
-            for adversary in trainer.adversaries
+            for discriminator in trainer.discriminators
         },
     }
     num_bytes = 4 * plan.parameters["tokenizer"]
@@ -258,9 +258,9 @@ def test_the_time_is_that_of_a_simulated_run(make_trainer, limit, step, elapsed_
         checkpoint_every_step=250,
         max_duration_s=limit,
     )
-    measured = Measured((5, 16, 16), 0.25, 0.1, 0, 0, 6.0, 1.5, 0, 0, 0, {})
+    measured = Measurements((5, 16, 16), 0.25, 0.1, 0, 0, 6.0, 1.5, 0, 0, 0, {})
     trainer.step, trainer.elapsed_s = step, elapsed_s
-    num_steps, duration_s = _time(trainer, measured)
+    num_steps, duration_s = _duration(trainer, measured)
     expected_steps, expected_s = simulated(measured, trainer.config, step, elapsed_s)
     rare_s = measured.validation_s + 2 * measured.save_s
     assert num_steps == pytest.approx(expected_steps, abs=rare_s / measured.step_s)
@@ -273,13 +273,13 @@ def test_the_time_is_that_of_a_simulated_run(make_trainer, limit, step, elapsed_
 def test_the_step_tried_is_one_at_which_everything_runs(make_trainer, start):
     trainer = make_trainer(**LATE)
     trainer.step = start
-    step = step_of_everything(trainer)
-    adversary = trainer.adversaries[0]
-    assert adversary.runs(step)
-    assert adversary.adversarial_weight(step) > 0
-    assert adversary.penalizes(step)
+    step = find_full_step(trainer)
+    discriminator = trainer.discriminators[0]
+    assert discriminator.is_active(step)
+    assert discriminator.adversarial_weight(step) > 0
+    assert discriminator.has_penalty(step)
     assert max(4, start) <= step < max(4, start) + 3
-    assert step_of_everything(make_trainer("plain")) == 0
+    assert find_full_step(make_trainer("plain")) == 0
 
 
 # What goes wrong
@@ -291,9 +291,9 @@ def assert_untouched(trainer, state, folder, files):
     assert trainer.step == 0
     parameters = [p for g in trainer.optimizers[0].param_groups for p in g["params"]]
     assert all(p.grad is None for p in parameters)
-    for adversary in trainer.adversaries:
-        assert all(p.grad is None for p in adversary.discriminator.parameters())
-        assert not adversary._logits  # else a later step would average them in
+    for discriminator in trainer.discriminators:
+        assert all(p.grad is None for p in discriminator.network.parameters())
+        assert not discriminator._logits  # else a later step would average them in
 
 
 def snapshot(trainer):
@@ -357,7 +357,7 @@ def test_a_gpu_that_is_too_small_is_told_with_what_to_do(make_trainer, tmp_path)
     def full(*args):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
-    trainer.update.apply = full
+    trainer.optimization.apply_gradients = full
     with pytest.raises(MemoryError, match=r"lower batch_size from 2.*20\.00 GiB"):
         trainer.dry_run()
     assert_untouched(trainer, before, tmp_path, [])
@@ -369,14 +369,14 @@ def test_numbers_that_are_not_finite_are_in_the_plan(make_trainer):
 
     def broken(*args):
         loss = objective(*args)
-        return loss._replace(picture=loss.picture * float("nan"))
+        return loss._replace(recon_loss=loss.recon_loss * float("nan"))
 
-    trainer.backward.objective = broken
+    trainer.gradients.objective = broken
     plan = trainer.dry_run()
     assert plan.num_skipped_steps == 2
-    assert any("2 of the steps" in warning for warning in plan.warnings())
-    assert trainer.update.skips.total == trainer.update.skips.in_a_row == 0
-    trainer.backward.objective = objective
+    assert any("2 steps of the dry run" in warning for warning in plan.warnings())
+    assert trainer.optimization.skips.total == trainer.optimization.skips.in_a_row == 0
+    trainer.gradients.objective = objective
     trainer.train()
     assert trainer.step == 6
 
@@ -406,8 +406,11 @@ def test_a_good_plan_has_no_warnings(good_plan):
         (lambda p: replace(p, disk_bytes=p.free_bytes + 1), "free: lower keep_checkpoints"),
         (lambda p: replace(p, peak_memory=91, total_memory=100), "lower batch_size"),
         (lambda p: replace(p, data_wait=0.51), "raise num_workers"),
-        (lambda p: with_options(p, warmup_steps=101), "warm-up takes 100 steps, not the 101"),
-        (lambda p: with_options(p, adversarial_start_step=1000), "never feels .* 1000"),
+        (lambda p: with_options(p, warmup_steps=101), "warm-up takes 100 steps instead of 101"),
+        (
+            lambda p: with_options(p, adversarial_start_step=1000),
+            "never has an adversarial loss: .* 1000",
+        ),
         (
             lambda p: with_options(p, adversarial_start_step=1000, discriminator_start_step=1000),
             "discriminators never learn",
@@ -430,7 +433,7 @@ def test_fp16_finds_its_scale_by_skipping(good_plan):
 
 def test_times_and_sizes_read_well():
     times = {0.3: "0 s", 59.0: "59 s", 61.0: "1 min 1 s", 3600.0: "1 h", 90_061.0: "1 d 1 h"}
-    assert {seconds: plan_module._time(seconds) for seconds in times} == times
+    assert {seconds: plan_module._duration(seconds) for seconds in times} == times
     sizes = {12: "0 kB", 1501: "2 kB", 2_500_000: "2.5 MB", 3 * 10**9: "3.0 GB"}
     assert {number: plan_module._size(number) for number in sizes} == sizes
 

@@ -7,7 +7,7 @@ import torch
 
 from magvit2_pytorch.data.image_files import write_image
 from magvit2_pytorch.training.meters import Meters
-from magvit2_pytorch.training.mixed import mixed_batches, num_image_turns
+from magvit2_pytorch.training.mixed import mixed_batches, num_image_batches
 from magvit2_pytorch.training.tracking import read_log
 from tests.training.test_trainer import assert_same, weights
 
@@ -36,7 +36,7 @@ def seen(make_trainer):
 
 @pytest.mark.parametrize("frac", [0.2, 0.25, 1 / 3, 0.5, 0.7, 0.95])
 def test_turns_are_as_even_as_can_be(frac):
-    turns = [num_image_turns(n, frac) for n in range(501)]
+    turns = [num_image_batches(n, frac) for n in range(501)]
     assert all(b - a in (0, 1) for a, b in pairwise(turns))
     assert all(abs(n * frac - turn) <= 1 for n, turn in enumerate(turns))
 
@@ -138,7 +138,7 @@ def test_discriminators_judge_them_too(seen, name):
         lecam_loss_weight=0.1,
     )
     trainer.train()
-    assert trainer.update.skips.total == 0
+    assert trainer.optimization.skips.total == 0
     assert len({shape[2] for shape in shapes[:4]}) == 2
 
 

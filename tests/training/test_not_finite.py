@@ -1,4 +1,4 @@
-"""Numbers that go wrong: what a bad step leaves untouched, what is counted, what ends a run."""
+"""Losses and gradients that are not finite: skipped steps, their count, and the end of a run."""
 
 import math
 
@@ -24,9 +24,9 @@ def breaking(trainer, steps, factor=1.0, more=0.0):
 
     def broken(real, out, step, generator):
         loss = objective(real, out, step, generator)
-        return loss._replace(picture=loss.picture * factor + more) if step in steps else loss
+        return loss._replace(recon_loss=loss.recon_loss * factor + more) if step in steps else loss
 
-    trainer.backward.objective = broken
+    trainer.gradients.objective = broken
 
 
 @pytest.mark.parametrize(("factor", "more"), [(NAN, 0.0), (INF, 0.0), (1.0, INF), (1.0, NAN)])
@@ -39,7 +39,7 @@ def test_a_bad_loss_or_gradient_skips_the_step(make_trainer, factor, more):
     before = everything(trainer)
     trainer.train()
     assert_same(everything(trainer), before, atol=0, rtol=0)
-    assert (trainer.step, trainer.update.skips.total) == (2, 1)
+    assert (trainer.step, trainer.optimization.skips.total) == (2, 1)
     assert log_of(trainer)[-2]["skipped_steps"] == 1
 
 
@@ -62,9 +62,9 @@ def test_bad_data_skips_the_step_of_every_quantizer(make_trainer, quantizer):
     trainer.train_step = fed
     trainer.train()
     assert_same(state["after"], state["before"], atol=0, rtol=0)
-    assert trainer.update.skips.total == 1
+    assert trainer.optimization.skips.total == 1
     # They began a step later, and all saw it.
-    assert [a.skips.total for a in trainer.adversaries] == [1, 1, 1]
+    assert [a.skips.total for a in trainer.discriminators] == [1, 1, 1]
     assert log_of(trainer)[4]["video_discriminator_skipped_steps"] == 1
     final = everything(trainer)
     assert all(value.isfinite().all() for value in final.values())
@@ -75,20 +75,26 @@ def test_bad_data_skips_the_step_of_every_quantizer(make_trainer, quantizer):
 def test_running_means_forget_all_parts_of_a_bad_step(make_trainer):
     """The first micro-batch is good, the second is not: neither leaves a trace."""
     trainer = make_trainer(**ONE, lecam_loss_weight=0.1, grad_accum_every=2, num_train_steps=2)
-    adversary = trainer.adversaries[0]
+    discriminator = trainer.discriminators[0]
     video = torch.stack(clips(2))
     for values in (video, video * NAN):
-        adversary.judge(video, values.clone().requires_grad_(), 0, torch.Generator(), 2)
-    adversary.apply_gradients(0)
-    assert {n: float(t) for n, t in adversary.lecam.state_dict().items()} == dict.fromkeys(
+        discriminator.compute_gradients(
+            video, values.clone().requires_grad_(), 0, torch.Generator(), 2
+        )
+    discriminator.apply_gradients(0)
+    assert {n: float(t) for n, t in discriminator.lecam.state_dict().items()} == dict.fromkeys(
         ("real_mean", "fake_mean", "num_updates"), 0.0
     )
-    assert adversary.skips.total == 1
-    verdict = adversary.judge(video, video.clone().requires_grad_(), 1, torch.Generator())
-    adversary.apply_gradients(1)
-    assert int(adversary.lecam.num_updates) == 1
-    means = [verdict.terms[f"video_{side}_logit"] for side in ("real", "fake")]
-    torch.testing.assert_close([adversary.lecam.real_mean, adversary.lecam.fake_mean], means)
+    assert discriminator.skips.total == 1
+    result = discriminator.compute_gradients(
+        video, video.clone().requires_grad_(), 1, torch.Generator()
+    )
+    discriminator.apply_gradients(1)
+    assert int(discriminator.lecam.num_updates) == 1
+    means = [result.terms[f"video_{side}_logit"] for side in ("real", "fake")]
+    torch.testing.assert_close(
+        [discriminator.lecam.real_mean, discriminator.lecam.fake_mean], means
+    )
 
 
 def test_many_in_a_row_end_the_run_with_the_state_from_before(make_trainer):
@@ -99,16 +105,16 @@ def test_many_in_a_row_end_the_run_with_the_state_from_before(make_trainer):
     breaking(trainer, {1, *range(4, 50)}, factor=NAN)
     step, before = trainer.train_step, {}
 
-    def own_copy(*args):
+    def remember(*args):
         if trainer.step == 4:
             before.update(everything(trainer))
         step(*args)
 
-    trainer.train_step = kept
+    trainer.train_step = remember
     with pytest.raises(NonFiniteTraining, match=r"3 steps in a row up to step 7 .*lower learning"):
         trainer.train()
     assert trainer.step == 7
-    assert trainer.update.skips.total == 4
+    assert trainer.optimization.skips.total == 4
     # The one from before the first of them is kept too.
     assert list(trainer.checkpoints.steps()) == [6, 7]
     again = make_trainer("again", **ONE, num_train_steps=9)
@@ -118,31 +124,31 @@ def test_many_in_a_row_end_the_run_with_the_state_from_before(make_trainer):
     assert_same({n: ours[n] for n in named}, {n: before[n] for n in named}, atol=0, rtol=0)
     again.train()
     assert again.step == 9
-    assert again.update.skips.total == 4
+    assert again.optimization.skips.total == 4
 
 
 def test_a_discriminator_in_a_bad_way_ends_the_run_too(make_trainer):
     trainer = make_trainer(**ONE, num_train_steps=50, max_skipped_steps=3)
-    adversary = trainer.adversaries[0]
-    own_loss = adversary._own_loss
+    discriminator = trainer.discriminators[0]
+    own_loss = discriminator._discriminator_loss
 
     def broken(seen):
         terms, weights = own_loss(seen)
         return {name: term + INF for name, term in terms.items()}, weights
 
-    adversary._own_loss = broken
-    before = {n: t.clone() for n, t in adversary.state_dict().items()}
+    discriminator._discriminator_loss = broken
+    before = {n: t.clone() for n, t in discriminator.state_dict().items()}
     words = r"of the video discriminator that is not finite.*lower discriminator_learning_rate"
     with pytest.raises(NonFiniteTraining, match=words):
         trainer.train()
-    assert_same(adversary.state_dict(), before, atol=0, rtol=0)
-    assert (trainer.step, adversary.skips.total, trainer.update.skips.total) == (3, 3, 0)
+    assert_same(discriminator.state_dict(), before, atol=0, rtol=0)
+    assert (trainer.step, discriminator.skips.total, trainer.optimization.skips.total) == (3, 3, 0)
     assert (trainer.checkpoints_folder / "step-3").is_dir()
 
 
 def test_the_tokenizer_skips_what_a_discriminator_makes_infinite(make_trainer):
     trainer = make_trainer(**ONE, num_train_steps=2)
-    play = trainer.adversaries[0].loss
+    play = trainer.discriminators[0].loss
 
     class Infinite:
         discriminator = staticmethod(play.discriminator)
@@ -151,10 +157,10 @@ def test_the_tokenizer_skips_what_a_discriminator_makes_infinite(make_trainer):
         def generator(real, fake):
             return play.generator(real, fake) + INF
 
-    trainer.adversaries[0].loss = Infinite
+    trainer.discriminators[0].loss = Infinite
     trainer.train()
-    assert trainer.update.skips.total == 2
-    assert trainer.adversaries[0].skips.total == 0
+    assert trainer.optimization.skips.total == 2
+    assert trainer.discriminators[0].skips.total == 0
 
 
 @pytest.mark.parametrize("value", [0.0, -3.0, 1e38, NAN, INF, -INF])
@@ -171,8 +177,8 @@ def test_a_long_run_in_bf16_with_discriminators_stays_finite(make_trainer, quant
         learning_rate=1e-2, discriminator_learning_rate=1e-3, validate_every_step=1000,
     )  # fmt: skip
     trainer.train()
-    assert trainer.update.skips.total == 0
-    assert [a.skips.total for a in trainer.adversaries] == [0, 0, 0]
+    assert trainer.optimization.skips.total == 0
+    assert [a.skips.total for a in trainer.discriminators] == [0, 0, 0]
     assert all(value.isfinite().all() for value in everything(trainer).values())
     psnrs = [line["psnr"] for line in log_of(trainer) if "psnr" in line]
     assert sum(psnrs[-20:]) > sum(psnrs[:20])

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from magvit2_pytorch.training.config import TrainingConfig
 from magvit2_pytorch.training.objective import Autoencoder, Objective
 from tests.conftest import QUANTIZERS, build, random_video
 
@@ -14,7 +15,10 @@ def forward(quantizer, precision="fp32"):
 @pytest.mark.parametrize("quantizer", QUANTIZERS)
 def test_the_loss_is_the_weighted_sum_of_its_terms(quantizer):
     tokenizer, video, out = forward(quantizer)
-    objective = Objective(tokenizer.quantizer, "l1", 3.0, 0.5)
+    config = TrainingConfig(
+        reconstruction_loss="l1", reconstruction_loss_weight=3.0, quantizer_loss_weight=0.5
+    )
+    objective = Objective(tokenizer.quantizer, config)
     loss = objective(video, out, step=0)
     assert set(loss.terms) == set(loss.weights)
     assert loss.weights["reconstruction"] == 3.0
@@ -29,7 +33,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(quantizer):
 @pytest.mark.parametrize("quantizer", QUANTIZERS)
 def test_every_term_pulls_on_the_encoder(quantizer):
     tokenizer, video, out = forward(quantizer)
-    terms = Objective(tokenizer.quantizer)(video, out, step=0).terms
+    terms = Objective(tokenizer.quantizer, TrainingConfig())(video, out, step=0).terms
     first = next(tokenizer.encoder.parameters())
     for name, term in terms.items():
         (gradient,) = torch.autograd.grad(term, first, retain_graph=True)
@@ -39,7 +43,7 @@ def test_every_term_pulls_on_the_encoder(quantizer):
 def test_the_weights_follow_the_step():
     tokenizer, video, out = forward("lfq")
     tokenizer.quantizer.entropy_anneal_factor, tokenizer.quantizer.entropy_anneal_steps = 3.0, 10
-    objective = Objective(tokenizer.quantizer)
+    objective = Objective(tokenizer.quantizer, TrainingConfig())
     weights = [objective(video, out, step).weights["sample_entropy"] for step in (0, 5, 10, 99)]
     assert weights == pytest.approx([0.06, 0.04, 0.02, 0.02])
 
@@ -47,8 +51,9 @@ def test_the_weights_follow_the_step():
 @pytest.mark.parametrize("quantizer", QUANTIZERS)
 def test_losses_are_float32_and_close_under_bf16(quantizer):
     tokenizer, video, out = forward(quantizer, "bf16")
-    terms = Objective(tokenizer.quantizer)(video, out, step=0).terms
+    terms = Objective(tokenizer.quantizer, TrainingConfig())(video, out, step=0).terms
     assert {term.dtype for term in terms.values()} == {torch.float32}
     exact = Autoencoder(tokenizer)(video)
-    recon = Objective(tokenizer.quantizer)(video, exact, step=0).terms["reconstruction"]
+    objective = Objective(tokenizer.quantizer, TrainingConfig())
+    recon = objective(video, exact, step=0).terms["reconstruction"]
     torch.testing.assert_close(terms["reconstruction"], recon, rtol=0.1, atol=0)

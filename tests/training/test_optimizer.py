@@ -41,7 +41,7 @@ def test_fused_adam_is_adam(name):
 @pytest.mark.parametrize("name", ["adam", "adamw", "muon"])
 def test_every_adam_of_a_run_is_fused(name, make_trainer):
     trainer = make_trainer(optimizer=name, frame_adversarial_weight=0.1)
-    optimizers = [*trainer.optimizers, *(a.optimizer for a in trainer.adversaries)]
+    optimizers = [*trainer.optimizers, *(a.optimizer for a in trainer.discriminators)]
     adams = [o.optimizer for o in optimizers if not isinstance(o.optimizer, Muon)]
     assert len(adams) == 2
     assert all(adam.defaults["fused"] for adam in adams)

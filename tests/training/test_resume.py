@@ -1,4 +1,4 @@
-"""Going on: from where, with what changed, and what is refused with nothing touched."""
+"""Resuming: choice of the checkpoint, changed options, and refusal without side effects."""
 
 import json
 
@@ -12,6 +12,7 @@ from magvit2_pytorch.training.state import (
     STATE_FILE,
     TENSORS_FILE,
     DamagedCheckpoint,
+    _checksum,
 )
 from tests.training.test_adversarial import ONE, TINY
 from tests.training.test_trainer import assert_same, log_of, weights
@@ -23,13 +24,18 @@ def everything(trainer):
     return {name: tensor.clone() for name, tensor in tensors.items()}, json.dumps(values)
 
 
+def write_checksums(folder):
+    names = (TENSORS_FILE, STATE_FILE)
+    (folder / CHECKSUMS_FILE).write_bytes(b"".join(_checksum(folder / name) for name in names))
+
+
 @pytest.mark.parametrize("which", ["auto", "latest", "a folder"])
 def test_train_goes_on_from_the_latest(make_trainer, which, capsys):
     whole = make_trainer("whole")
     whole.train()
     first = make_trainer("same", num_train_steps=4, checkpoint_every_step=2, schedule="constant")
     first.train()
-    assert "Going on" not in capsys.readouterr().out
+    assert "Resuming" not in capsys.readouterr().out
     # What the first one was trained with is taken up again, all but its schedule.
     second = make_trainer("same", schedule="constant")
     second.train(resume=first.checkpoints_folder / "step-4" if which == "a folder" else which)
@@ -69,17 +75,17 @@ def test_a_damaged_one_is_passed_over(make_trainer):
     whole.train()
     (whole.checkpoints_folder / "step-6" / STATE_FILE).write_text("{}")
     second = make_trainer("whole", **options)
-    with pytest.raises(DamagedCheckpoint, match=r"state\.json.* go on from .*step-4"):
+    with pytest.raises(DamagedCheckpoint, match=r"state\.json.* resume from .*step-4"):
         second.resume("latest")
-    with pytest.warns(UserWarning, match=r"going on from .*step-4 instead"):
+    with pytest.warns(UserWarning, match=r"resuming from .*step-4 instead"):
         second.train(resume="auto")
     assert_same(weights(second), weights(whole), atol=0, rtol=0)
 
 
 REFUSED = [
-    (dict(quantizer="lfq"), "codebook_size is null there and 64 here"),
+    (dict(quantizer="lfq"), "codebook_size is null in the checkpoint and 64 here"),
     (dict(layers=("residual", "compress_space")), "tokenizer's layers is"),
-    (dict(optimizer="muon"), 'optimizer is "adamw" there and "muon" here'),
+    (dict(optimizer="muon"), 'optimizer is "adamw" in the checkpoint and "muon" here'),
     (dict(video_discriminator=TINY | dict(dim=8)), r'video_discriminator is .*"dim": 4.*"dim": 8'),
     (dict(video_discriminator=TINY | dict(num_frames=3)), "video_discriminator is"),
 ]
@@ -129,7 +135,7 @@ def test_tensors_that_do_not_fit_are_named_and_nothing_is_loaded(make_trainer, p
         extra = name.replace(f"{index}.", "999.", 1) if index.isdecimal() else f"{part}lecam.other"
         tensors[extra] = torch.zeros(2)
     save_file(tensors, folder / TENSORS_FILE)
-    (folder / CHECKSUMS_FILE).unlink()
+    write_checksums(folder)
     trainer = make_trainer("other", **ONE, num_train_steps=2)
     before = everything(trainer)
     with pytest.raises(ValueError, match=f"does not fit this training: {part[:-1]}"):
@@ -144,9 +150,9 @@ def test_a_tokenizer_option_that_is_newer_than_the_checkpoint_has_its_default(ma
     first.train()
     folder = first.checkpoints_folder / "step-2"
     values = json.loads((folder / STATE_FILE).read_text())
-    del values["tokenizer"]["pad_mode"], values["discriminator_skipped_steps"]
+    del values["tokenizer"]["pad_mode"]
     (folder / STATE_FILE).write_text(json.dumps(values))
-    (folder / CHECKSUMS_FILE).unlink()
+    write_checksums(folder)
     trainer = make_trainer("run", num_train_steps=3)
     trainer.train(resume="latest")
     assert trainer.step == 3
@@ -154,17 +160,17 @@ def test_a_tokenizer_option_that_is_newer_than_the_checkpoint_has_its_default(ma
 
 def test_counts_go_on(make_trainer):
     first = make_trainer("run", **ONE, num_train_steps=2)
-    first.update.skips.total, first.adversaries[0].skips.total = 5, 7
+    first.optimization.skips.total, first.discriminators[0].skips.total = 5, 7
     first.train()
     trainer = make_trainer("run", **ONE)
     trainer.resume("latest")
-    assert (trainer.update.skips.total, trainer.adversaries[0].skips.total) == (5, 7)
+    assert (trainer.optimization.skips.total, trainer.discriminators[0].skips.total) == (5, 7)
 
 
 def test_what_no_checkpoint_is(make_trainer):
     trainer = make_trainer()
     trainer.results_folder.mkdir(parents=True, exist_ok=True)
-    with pytest.raises(FileNotFoundError, match="no training checkpoint"):
+    with pytest.raises(FileNotFoundError, match="not a training checkpoint"):
         trainer.load(trainer.results_folder)
     with pytest.raises(FileNotFoundError, match="no such folder"):
         trainer.load(trainer.results_folder / "nowhere")

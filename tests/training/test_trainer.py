@@ -1,4 +1,4 @@
-"""What a person who trains relies on."""
+"""The trainer's main promises."""
 
 import json
 import os
@@ -186,15 +186,6 @@ def test_wandb_and_tensorboard_get_what_the_log_gets(make_trainer, monkeypatch, 
     assert list(trainer.results_folder.rglob("offline-run-*"))
     assert list(trainer.results_folder.rglob("events.out.tfevents.*"))
     assert json.loads(trainer.tracking.path.read_text().splitlines()[0])["step"] == 1
-
-
-def test_the_log_of_an_earlier_run_is_kept_apart(make_trainer):
-    for _ in range(3):
-        trainer = make_trainer(num_train_steps=2)
-        trainer.train()
-    names = {path.name for path in trainer.results_folder.glob("*.jsonl")}
-    assert names == {"log.jsonl", "log-1.jsonl", "log-2.jsonl"}
-    assert [line["step"] for line in log_of(trainer)] == [1, 2, 2]
 
 
 @pytest.mark.parametrize("asked", ["tokenizer", "trainer", None])

@@ -33,7 +33,7 @@ def both_ranks(folder: Path) -> list[dict]:
 
 @pytest.fixture(scope="module", params=["plain", "adversarial"])
 def runs(request, tmp_path_factory):
-    """What both ranks ended with, the folder they wrote, and the run of one process."""
+    """Results of both ranks, their folder, and the run of one process."""
     two, one = (tmp_path_factory.mktemp(name) for name in ("two", "one"))
     done = launch(*TORCHRUN, worker.__file__, two, request.param)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -59,8 +59,8 @@ def test_two_processes_equal_one_with_twice_the_batch(runs):
         torch.testing.assert_close(first["tokenizer"][name], value, atol=2e-4, rtol=1e-3)
     for name, value in trainer.ema_tokenizer.state_dict().items():
         torch.testing.assert_close(first["ema"][name], value, atol=2e-4, rtol=1e-3)
-    for adversary in trainer.adversaries:
-        for name, value in adversary.state_dict().items():
+    for discriminator in trainer.discriminators:
+        for name, value in discriminator.state_dict().items():
             torch.testing.assert_close(first["adversary"][name], value, atol=2e-4, rtol=1e-3)
 
 
@@ -143,7 +143,7 @@ def test_a_parameter_that_no_gradient_reaches(faults):
     ("launcher", "way"), [("torchrun", "kill"), (None, "kill"), (None, "hang")]
 )
 def test_a_process_that_dies_or_hangs_ends_the_run_with_a_message(tmp_path, launcher, way):
-    """Within the minutes that are waited here."""
+    """The other process reports it before the test times out."""
     script = [lost_worker.__file__, tmp_path, way]
     if launcher:
         # It ends the other one at its next look, so that one needs a moment to speak first.
@@ -152,7 +152,7 @@ def test_a_process_that_dies_or_hangs_ends_the_run_with_a_message(tmp_path, laun
     else:
         code, said = lost_worker.start_both(script)
     assert code != 0
-    assert "LostProcess: process 0 of 2 no longer hears from another one" in said
+    assert "LostProcess: process 0 of 2 lost the connection to another one" in said
     assert "--resume auto" in said
     # What was saved before is there to go on from.
     again = worker.train(tmp_path, 4, "plain", resume="auto")

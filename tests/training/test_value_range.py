@@ -1,4 +1,4 @@
-"""Clips in another range than [-1, 1] are named at the first batch, before a step is taken."""
+"""Clips outside the range [-1, 1] raise an error at the first batch, before the first step."""
 
 import pytest
 import torch

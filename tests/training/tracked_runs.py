@@ -44,7 +44,7 @@ def _protobufs(data: bytes) -> list:
 
 
 def wandb_history(folder: Path) -> dict[int, dict]:
-    """What `wandb.log` was given, by step; wandb's own names start with an underscore."""
+    """Values given to `wandb.log`, by step; wandb's own names start with an underscore."""
     steps = {}
     for record in wandb_records(folder):
         if record.WhichOneof("record_type") == "history":

@@ -70,7 +70,7 @@ if __name__ == "__main__":
         "num_processes": accelerator.num_processes,
         "step": trainer.step,
         "tokenizer": trainer.tokenizer.state_dict(),
-        "adversary": {n: t for a in trainer.adversaries for n, t in a.state_dict().items()},
+        "adversary": {n: t for a in trainer.discriminators for n, t in a.state_dict().items()},
         "ema": trainer.ema_tokenizer.state_dict(),
         "whole": all_state(trainer),
         "resumed": all_state(resumed),
