@@ -10,10 +10,10 @@ from typing import NoReturn
 from magvit2_pytorch.cli.errors import UserError
 from magvit2_pytorch.cli.jobs import Job
 
-OnFrames = Callable[[int, int], None]
+FrameCounter = Callable[[int, int], None]
 
 
-def run_jobs(jobs: Sequence[Job], work: Callable[[Job, OnFrames], str]) -> int:
+def run_jobs(jobs: Sequence[Job], work: Callable[[Job, FrameCounter], str]) -> int:
     """Does every job and prints what `work` says of it; returns the exit status.
 
     A file that cannot be used is named on stderr and skipped. The status is 0 if any file
@@ -31,7 +31,7 @@ def run_jobs(jobs: Sequence[Job], work: Callable[[Job, OnFrames], str]) -> int:
     for number, job in enumerate(jobs, start=1):
         place = f"[{number}/{len(jobs)}] " if len(jobs) > 1 else ""
         try:
-            with _leaving_by_exception(), frames_bar(place + job.source.name) as on_frames:
+            with _signals_as_exceptions(), frames_bar(place + job.source.name) as on_frames:
                 said = work(job, on_frames)
         except (UnusableMedia, TokenizerMismatch) as error:
             if len(jobs) == 1:
@@ -51,7 +51,7 @@ def frames(number: int) -> str:
 
 
 @contextmanager
-def frames_bar(name: str) -> Iterator[OnFrames]:
+def frames_bar(name: str) -> Iterator[FrameCounter]:
     """A progress bar over frames, on a terminal only; gives the function that moves it.
 
     It tells the time left, by the number of frames that the file promises.
@@ -70,7 +70,7 @@ def frames_bar(name: str) -> Iterator[OnFrames]:
 
 
 @contextmanager
-def _leaving_by_exception() -> Iterator[None]:
+def _signals_as_exceptions() -> Iterator[None]:
     """SIGTERM and the terminal's end raise `SystemExit`, 128 and the signal's number.
 
     Unless somebody else minds them; `nohup` does. Outside the main thread nothing can be done.

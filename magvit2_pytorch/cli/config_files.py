@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def config_first(args: Sequence[str]) -> list[str]:
+def move_config_first(args: Sequence[str]) -> list[str]:
     """The same command line with its --config files in front.
 
     Of two values the later one counts; what is typed is meant to count more than what is in a
@@ -15,7 +15,7 @@ def config_first(args: Sequence[str]) -> list[str]:
     return [*(word for file in files for word in ("--config", file)), *rest]
 
 
-def chosen_preset(args: Sequence[str], default: str) -> str:
+def selected_preset(args: Sequence[str], default: str) -> str:
     """The preset that sets the defaults: --preset, or what the --config files say, or `default`."""
     typed, _ = _split(args, "--preset")
     files, _ = _split(args, "--config")

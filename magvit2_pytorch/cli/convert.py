@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from magvit2_pytorch.cli.errors import UserError, mistakes
+from magvit2_pytorch.cli.errors import UserError, user_errors
 from magvit2_pytorch.cli.info import lines
 
 if TYPE_CHECKING:
@@ -42,11 +42,11 @@ def convert(
     from magvit2_pytorch.discriminators.saved import save_discriminator
     from magvit2_pytorch.tokenizer.convert import read_checkpoint, tokenizer_from_state
 
-    with mistakes():
+    with user_errors():
         weights = read_checkpoint(Path(checkpoint).expanduser())
         tokenizer = tokenizer_from_state(weights.tokenizer, checkpoint, bit_order)
     discriminator = _discriminator(weights.discriminator)
-    cannot = mistakes(SafetensorError, about=f"cannot write {output}")
+    cannot = user_errors(SafetensorError, about=f"cannot write {output}")
     with cannot, replacing_folder(folder.resolve()) as part:
         tokenizer.save_pretrained(part)
         if discriminator is not None:

@@ -10,12 +10,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from magvit2_pytorch.cli.errors import mistakes
+from magvit2_pytorch.cli.errors import user_errors
 from magvit2_pytorch.cli.processes import Process
 from magvit2_pytorch.evaluation.corpus import (
     CorpusMismatch,
+    CorpusProgress,
     CorpusReport,
-    Watcher,
     tokenize_corpus,
 )
 from magvit2_pytorch.evaluation.corpus_folder import MANIFEST
@@ -39,7 +39,7 @@ def tokenize_to_shards(
     with (
         tqdm(unit="file", disable=None if process.local_rank == 0 else True, leave=False) as bar,
         Interruptible() as interrupt,
-        mistakes(CorpusMismatch),
+        user_errors(CorpusMismatch),
     ):
         report = tokenize_corpus(
             tokenizer,
@@ -47,7 +47,7 @@ def tokenize_to_shards(
             folder,
             rank=process.rank,
             world_size=process.world_size,
-            watcher=_Show(bar, interrupt, process),
+            progress=_CorpusBar(bar, interrupt, process),
             **options,
         )
     failed = f", {len(report.failed)} failed" * bool(report.failed)
@@ -55,7 +55,7 @@ def tokenize_to_shards(
     return 1 if process.alone and report.failed and not report.num_done else 0
 
 
-class _Show(Watcher):
+class _CorpusBar(CorpusProgress):
     """On a terminal a bar; what is to be kept, as lines."""
 
     def __init__(self, bar: tqdm, interrupt: Interruptible, process: Process):

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Literal
 
-from magvit2_pytorch.cli.batch import OnFrames, frames, run_jobs
-from magvit2_pytorch.cli.errors import check_counts, mistakes
+from magvit2_pytorch.cli.batch import FrameCounter, frames, run_jobs
+from magvit2_pytorch.cli.errors import check_counts, user_errors
 from magvit2_pytorch.cli.jobs import Job, plan_jobs
 from magvit2_pytorch.cli.model_folder import Device, find_tokenizer, load_tokenizer
 
@@ -55,13 +55,13 @@ def decode(
 
     jobs = plan_jobs(codes, output, [CODE_SUFFIX], suffix, ALL_WRITABLE)
     if len(jobs) == 1:
-        with mistakes():
+        with user_errors():
             check_writable(jobs[0].target, read_code_header(jobs[0].source).kind)
-    tokenizer, identity = load_tokenizer(model, device)
-    with mistakes():
+    tokenizer, tokenizer_id = load_tokenizer(model, device)
+    with user_errors():
         check_tile_size(tile_size, tokenizer.space_factor)
 
-    def work(job: Job, on_frames: OnFrames) -> str:
+    def work(job: Job, on_frames: FrameCounter) -> str:
         stored, header = read_codes(job.source)
         decode_file(
             tokenizer,
@@ -71,7 +71,7 @@ def decode(
             chunk_frames=chunk_frames,
             precision=precision,
             tile_size=tile_size,
-            identity=identity,
+            tokenizer_id=tokenizer_id,
             force=force,
             on_frames=on_frames,
         )

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from magvit2_pytorch.cli.errors import UsageError, mistakes
+from magvit2_pytorch.cli.errors import UsageError, user_errors
 
 
 def demo(
@@ -29,7 +29,7 @@ def demo(
 
     if minutes <= 0:
         raise UsageError(f"--minutes {minutes:g}: training takes more than none")
-    with mistakes():
+    with user_errors():
         paths = usable_clips(demo_clips() if data is None else find_media(data))
     folder = Path(output)
     names = ", ".join(path.stem for path in paths)

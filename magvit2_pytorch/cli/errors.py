@@ -17,7 +17,7 @@ class UsageError(UserError):
 
 
 @contextmanager
-def mistakes(
+def user_errors(
     kind: type[Exception] = ValueError, to: type[UserError] = UserError, about: str = ""
 ) -> Iterator[None]:
     """Errors of this kind become the user's.

@@ -4,11 +4,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from magvit2_pytorch.cli.errors import UsageError, UserError, mistakes
+from magvit2_pytorch.cli.errors import UsageError, UserError, user_errors
 from magvit2_pytorch.cli.model_folder import Device, find_device, find_tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
-    from magvit2_pytorch.evaluation.measure import Judges
+    from magvit2_pytorch.evaluation.measure import EvaluationNetworks
 
 
 def evaluate(
@@ -83,12 +83,12 @@ def evaluate(
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: name a folder")
     find_tokenizer(model)
-    from magvit2_pytorch.cli.evaluation_bar import show
+    from magvit2_pytorch.cli.evaluation_bar import evaluation_bar
     from magvit2_pytorch.evaluation.clips import ClipChoice
     from magvit2_pytorch.evaluation.evaluate import Evaluation
-    from magvit2_pytorch.evaluation.journal import CannotEvaluate
+    from magvit2_pytorch.evaluation.journal import EvaluationError
 
-    with mistakes(to=UsageError):
+    with user_errors(to=UsageError):
         choice = ClipChoice(
             num_frames=num_frames,
             frame_stride=frame_stride,
@@ -103,13 +103,13 @@ def evaluate(
             seed=seed,
         )
     judges = _judges(perceptual_weights, perceptual_heads, i3d, fvd_protocol, device)
-    tokenizer, identity = load_tokenizer(model, device)
-    how = dict(judges=judges, precision=precision, tile_size=tile_size, identity=identity)
-    with mistakes():
+    tokenizer, tokenizer_id = load_tokenizer(model, device)
+    how = dict(judges=judges, precision=precision, tile_size=tile_size, tokenizer_id=tokenizer_id)
+    with user_errors():
         evaluation = Evaluation(tokenizer, data, choice, **how)
     try:
-        with mistakes(CannotEvaluate), show() as watcher:
-            report = evaluation.run(folder, watcher)
+        with user_errors(EvaluationError), evaluation_bar() as progress:
+            report = evaluation.run(folder, progress)
     except KeyboardInterrupt:
         print("magvit2: the same command goes on where this one stops", file=sys.stderr)
         raise
@@ -123,18 +123,18 @@ def _judges(
     i3d: str | None,
     fvd_protocol: Literal["stylegan-v", "logits"] | None,
     device: Device,
-) -> "Judges":
+) -> "EvaluationNetworks":
     from magvit2_pytorch.evaluation.fvd import I3D
-    from magvit2_pytorch.evaluation.measure import Judges
+    from magvit2_pytorch.evaluation.measure import EvaluationNetworks
     from magvit2_pytorch.losses import build_perceptual
 
     where, perceptual, network = find_device(device), None, None
-    with mistakes():
+    with user_errors():
         if perceptual_weights is not None:
             perceptual = build_perceptual(perceptual_weights, perceptual_heads).to(where)
         if i3d is not None:
             network = I3D(i3d, fvd_protocol, where)
-    return Judges(perceptual, network)
+    return EvaluationNetworks(perceptual, network)
 
 
 def _tell(report: dict, folder: Path) -> None:

@@ -9,21 +9,21 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
-from magvit2_pytorch.evaluation.evaluate import Watcher
+from magvit2_pytorch.evaluation.evaluate import EvaluationProgress
 from magvit2_pytorch.training.interrupt import Interruptible
 
 
 @contextmanager
-def show() -> Iterator[Watcher]:
+def evaluation_bar() -> Iterator[EvaluationProgress]:
     """On a terminal a bar over clips with the time left; Ctrl-C ends it between two clips."""
     with (
         tqdm(unit=" clips", disable=None, leave=False, dynamic_ncols=True) as bar,
         Interruptible() as interrupt,
     ):
-        yield _Show(bar, interrupt)
+        yield _EvaluationBar(bar, interrupt)
 
 
-class _Show(Watcher):
+class _EvaluationBar(EvaluationProgress):
     def __init__(self, bar: tqdm, interrupt: Interruptible):
         self.bar, self.interrupt = bar, interrupt
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from magvit2_pytorch.cli.errors import UserError, mistakes
+from magvit2_pytorch.cli.errors import UserError, user_errors
 from magvit2_pytorch.cli.model_folder import find_tokenizer, load_tokenizer
 
 
@@ -38,12 +38,12 @@ def export(
 
     formats = ("onnx", "pt2") if format == "both" else (format,)
     parts = ("encode", "decode") if part == "both" else (part,)
-    with mistakes():
+    with user_errors():
         for name in formats:
             FORMATS[name].check_installed()
-    tokenizer, identity = load_tokenizer(model, "cpu")
-    with mistakes(ProgramMismatch):
-        agreements = export_tokenizer(tokenizer, folder, formats, parts, identity)
+    tokenizer, tokenizer_id = load_tokenizer(model, "cpu")
+    with user_errors(ProgramMismatch):
+        agreements = export_tokenizer(tokenizer, folder, formats, parts, tokenizer_id)
     width = max(map(len, agreements))
     for file, agreement in agreements.items():
         print(f"{file:{width}}  {agreement}")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from magvit2_pytorch.cli.errors import UsageError, UserError, mistakes
+from magvit2_pytorch.cli.errors import UsageError, UserError, user_errors
 from magvit2_pytorch.cli.model_folder import HUB, find_tokenizer, load_tokenizer
 
 
@@ -70,7 +70,7 @@ def _preset(name: str) -> dict[str, Any]:
     from magvit2_pytorch.evaluation.describe import describe_preset
     from magvit2_pytorch.tokenizer.presets import preset
 
-    with mistakes(to=UsageError):
+    with user_errors(to=UsageError):
         options = preset(name)
     return describe_preset(options)
 
@@ -87,7 +87,7 @@ def _path(path: str) -> dict[str, Any]:
         tokenizer_info,
     )
 
-    with mistakes(UnusableMedia):
+    with user_errors(UnusableMedia):
         if place.is_file():
             return describe_file(place)
         if is_checkpoint(place):

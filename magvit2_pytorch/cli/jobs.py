@@ -33,7 +33,7 @@ def plan_jobs(
     found = [pair for given in inputs for pair in _find(Path(given).expanduser(), sources)]
     target = Path(output).expanduser()
     one_file = len(inputs) == 1 and not Path(inputs[0]).expanduser().is_dir()
-    if ends_in(target, file_suffixes) and not target.is_dir():
+    if has_suffix(target, file_suffixes) and not target.is_dir():
         if not one_file:
             raise UserError(f"{output} names a file, but the input is not one file: name a folder")
         jobs = [Job(found[0][0], target)]
@@ -47,7 +47,7 @@ def plan_jobs(
     return jobs
 
 
-def ends_in(path: Path, suffixes: Sequence[str]) -> bool:
+def has_suffix(path: Path, suffixes: Sequence[str]) -> bool:
     """Whether a name ends in one of these, in capitals or not."""
     return path.name.lower().endswith(tuple(suffixes))
 
@@ -60,11 +60,11 @@ def _find(given: Path, sources: Sequence[str]) -> list[tuple[Path, Path]]:
         raise UserError(f"there is no {given}")
     known = ", ".join(suffix.lstrip(".") for suffix in sources)
     if given.is_dir():
-        paths = sorted(path for path in walk(given) if ends_in(path, sources))
+        paths = sorted(path for path in walk(given) if has_suffix(path, sources))
         if not paths:
             raise UserError(f"{given} holds no file that can be used here ({known})")
         return [(path, path.relative_to(given)) for path in paths]
-    if not ends_in(given, sources):
+    if not has_suffix(given, sources):
         raise UserError(f"{given} cannot be used here: give a folder, or a file ({known})")
     return [(given, Path(given.name))]
 

@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from magvit2_pytorch.cli import train as train_command
 from magvit2_pytorch.cli.arguments import add_function, call, description, summary
-from magvit2_pytorch.cli.config_files import config_first
+from magvit2_pytorch.cli.config_files import move_config_first
 from magvit2_pytorch.cli.convert import convert
 from magvit2_pytorch.cli.decode import decode
 from magvit2_pytorch.cli.demo import demo
@@ -90,7 +90,7 @@ def _show_warning(message: Warning | str, *where: object, **more: object) -> Non
 
 def _run(args: list[str]) -> int:
     if args[:1] == ["train"]:
-        args = ["train", *config_first(args[1:])]
+        args = ["train", *move_config_first(args[1:])]
     parser = build_parser(args)
     parsed = parser.parse_args(args)
     name = parsed.subcommand

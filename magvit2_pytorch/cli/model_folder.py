@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from magvit2_pytorch.cli.errors import UserError, mistakes
+from magvit2_pytorch.cli.errors import UserError, user_errors
 
 if TYPE_CHECKING:
-    from magvit2_pytorch.evaluation.identity import Identity
+    from magvit2_pytorch.evaluation.identity import TokenizerId
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -30,16 +30,16 @@ def find_tokenizer(model: str, option: str = "--model") -> str:
     raise UserError(f"{model} holds no tokenizer: give a folder with config.json, or of a run")
 
 
-def load_tokenizer(model: str, device: Device) -> "tuple[VideoTokenizer, Identity]":
-    """The tokenizer in eval mode, and its identity under the name the user gave."""
+def load_tokenizer(model: str, device: Device) -> "tuple[VideoTokenizer, TokenizerId]":
+    """The tokenizer in eval mode, and its tokenizer_id under the name the user gave."""
     place = find_tokenizer(model)
-    from magvit2_pytorch.evaluation.identity import identify
+    from magvit2_pytorch.evaluation.identity import TokenizerId
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
 
     where = find_device(device)
-    with mistakes(about=f"cannot use {model}"):
+    with user_errors(about=f"cannot use {model}"):
         tokenizer = VideoTokenizer.from_pretrained(place)
-    return tokenizer.to(where), identify(tokenizer, model)
+    return tokenizer.to(where), TokenizerId.of(tokenizer, model)
 
 
 def find_device(device: Device) -> str:

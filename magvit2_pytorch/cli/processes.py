@@ -22,7 +22,7 @@ class Process(NamedTuple):
         """Begins a line that several processes print."""
         return "" if self.alone else f"process {self.rank + 1} of {self.world_size}: "
 
-    def use_own_gpu(self) -> None:
+    def select_gpu(self) -> None:
         """Makes "cuda" mean this process's GPU; processes share GPUs where they are more."""
         import torch
 
@@ -30,7 +30,7 @@ class Process(NamedTuple):
             torch.cuda.set_device(self.local_rank % torch.cuda.device_count())
 
 
-def this_process() -> Process:
+def current_process() -> Process:
     """From RANK, WORLD_SIZE and LOCAL_RANK; the only one where they are not set.
 
     Raises `UserError` where they are no numbers, or the rank is beyond the world.

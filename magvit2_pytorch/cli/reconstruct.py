@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Literal
 
-from magvit2_pytorch.cli.batch import OnFrames, frames, run_jobs
-from magvit2_pytorch.cli.errors import check_counts, mistakes
+from magvit2_pytorch.cli.batch import FrameCounter, frames, run_jobs
+from magvit2_pytorch.cli.errors import check_counts, user_errors
 from magvit2_pytorch.cli.jobs import Job, plan_jobs
 from magvit2_pytorch.cli.model_folder import Device, find_tokenizer, load_tokenizer
 
@@ -47,7 +47,7 @@ def reconstruct(
     check_counts(size=size, chunk_frames=chunk_frames)
     find_tokenizer(model)
     from magvit2_pytorch.data.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-    from magvit2_pytorch.evaluation.compatibility import check_takes_files
+    from magvit2_pytorch.evaluation.compatibility import check_supports_files
     from magvit2_pytorch.evaluation.files import reconstruct_file
     from magvit2_pytorch.evaluation.media import (
         ALL_WRITABLE,
@@ -63,16 +63,16 @@ def reconstruct(
         return SUFFIX_OF[media_kind(path)]
 
     jobs = plan_jobs(inputs, output, sources, suffix, ALL_WRITABLE)
-    with mistakes():
+    with user_errors():
         for job in jobs:
             check_writable(job.target, media_kind(job.source))
     tokenizer, _ = load_tokenizer(model, device)
-    with mistakes():
-        check_takes_files(tokenizer, needs_codes=False)
+    with user_errors():
+        check_supports_files(tokenizer, needs_codes=False)
         check_tile_size(tile_size, tokenizer.space_factor)
     psnrs: list[float] = []
 
-    def work(job: Job, on_frames: OnFrames) -> str:
+    def work(job: Job, on_frames: FrameCounter) -> str:
         result = reconstruct_file(
             tokenizer,
             job.source,

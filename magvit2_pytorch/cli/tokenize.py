@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from magvit2_pytorch.cli.batch import OnFrames, frames, run_jobs
-from magvit2_pytorch.cli.errors import UsageError, UserError, check_counts, mistakes
-from magvit2_pytorch.cli.jobs import Job, ends_in, plan_jobs
+from magvit2_pytorch.cli.batch import FrameCounter, frames, run_jobs
+from magvit2_pytorch.cli.errors import UsageError, UserError, check_counts, user_errors
+from magvit2_pytorch.cli.jobs import Job, has_suffix, plan_jobs
 from magvit2_pytorch.cli.model_folder import Device, find_tokenizer, load_tokenizer
-from magvit2_pytorch.cli.processes import Process, this_process
+from magvit2_pytorch.cli.processes import Process, current_process
 
 if TYPE_CHECKING:
     from magvit2_pytorch.data.code_file import CodeHeader, Origin
@@ -67,7 +67,7 @@ def tokenize(
     find_tokenizer(model)
     from magvit2_pytorch.data import CODE_SUFFIX
     from magvit2_pytorch.data.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-    from magvit2_pytorch.evaluation.compatibility import check_takes_files
+    from magvit2_pytorch.evaluation.compatibility import check_supports_files
     from magvit2_pytorch.tokenizer.tile_size import check_tile_size
 
     def suffix(source: Path) -> str:
@@ -76,14 +76,16 @@ def tokenize(
 
     sources = VIDEO_SUFFIXES + IMAGE_SUFFIXES
     jobs = plan_jobs(inputs, output, sources, suffix, [CODE_SUFFIX])
-    process = this_process()
+    process = current_process()
     if device != "cpu":
-        process.use_own_gpu()
-    tokenizer, identity = load_tokenizer(model, device)
-    with mistakes():
-        check_takes_files(tokenizer, needs_codes=True)
+        process.select_gpu()
+    tokenizer, tokenizer_id = load_tokenizer(model, device)
+    with user_errors():
+        check_supports_files(tokenizer, needs_codes=True)
         check_tile_size(tile_size, tokenizer.space_factor)
-    options = dict(size=size, chunk_frames=chunk_frames, precision=precision, identity=identity)
+    options = dict(
+        size=size, chunk_frames=chunk_frames, precision=precision, tokenizer_id=tokenizer_id
+    )
     options["tile_size"] = tile_size
     try:
         if shard_mb is None:
@@ -115,7 +117,7 @@ def _check_shards(shard_mb: float | None, retry_failed: bool, output: str) -> No
 
     if not 0 < shard_mb < float("inf"):
         raise UsageError(f"--shard_mb {shard_mb}: megabytes, more than none")
-    if ends_in(Path(output), [CODE_SUFFIX]):
+    if has_suffix(Path(output), [CODE_SUFFIX]):
         raise UserError(f"{output} names a file, and --shard_mb writes several: name a folder")
 
 
@@ -127,11 +129,11 @@ def _tokenize_to_files(
     from magvit2_pytorch.data.unusable import blame
     from magvit2_pytorch.evaluation.files import tokenize_file
 
-    def work(job: Job, on_frames: OnFrames) -> str:
+    def work(job: Job, on_frames: FrameCounter) -> str:
         with blame(job.source):
             how = options["size"], options["precision"]
             origin = Origin.of(job.source, job.source.name, *how)
-        header, there = _made_before(job.target, options["identity"].fingerprint, origin), True
+        header, there = _made_before(job.target, options["tokenizer_id"].fingerprint, origin), True
         if header is None:
             codes, header = tokenize_file(tokenizer, job.source, on_frames=on_frames, **options)
             write_codes(job.target, codes, header, origin)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from jsonargparse import ActionConfigFile, ArgumentParser
 
 from magvit2_pytorch.cli.arguments import add_fields, add_function
-from magvit2_pytorch.cli.config_files import chosen_preset
-from magvit2_pytorch.cli.errors import UsageError, UserError, mistakes
+from magvit2_pytorch.cli.config_files import selected_preset
+from magvit2_pytorch.cli.errors import UsageError, UserError, user_errors
 from magvit2_pytorch.cli.model_folder import Device, find_device, find_tokenizer
 
 if TYPE_CHECKING:
@@ -89,11 +89,11 @@ def train(
 
     on_cpu = device != "auto" and find_device(device) == "cpu"
     torch.manual_seed(training.seed)
-    with mistakes(to=UsageError):
+    with user_errors(to=UsageError):
         tokenizer = VideoTokenizer.from_config(model)
     if start is not None and checkpoint is None:
         start_from(tokenizer, start)
-    with mistakes():
+    with user_errors():
         trainer = VideoTokenizerTrainer(
             tokenizer,
             dataset_folder=data,
@@ -106,7 +106,12 @@ def train(
             trainer.resume(resume)
     say = trainer.accelerator.print
     if dry_run:
-        with mistakes(), mistakes(OSError), mistakes(MemoryError), mistakes(LostProcess):
+        with (
+            user_errors(),
+            user_errors(OSError),
+            user_errors(MemoryError),
+            user_errors(LostProcess),
+        ):
             say(trainer.dry_run())
         return 0
     if trainer.accelerator.is_main_process:
@@ -115,7 +120,11 @@ def train(
         write_config(folder / CONFIG_FILE, model, training, **run)
     parameters = sum(p.numel() for p in trainer.tokenizer.parameters())
     say(f"Training {parameters:,} parameters on {trainer.accelerator.device}, into {folder}/")
-    with mistakes(NonFiniteTraining), mistakes(LostProcess), trainer.trackers(run_name=folder.name):
+    with (
+        user_errors(NonFiniteTraining),
+        user_errors(LostProcess),
+        trainer.trackers(run_name=folder.name),
+    ):
         trainer.train()
     say(f"Trained {trainer.step} steps. Wrote {folder / 'tokenizer'}/")
     return 0
@@ -130,8 +139,8 @@ def add_arguments(parser: ArgumentParser, args: Sequence[str]) -> None:
 
     # A hundred options one after the other would say nothing.
     parser.usage = "magvit2 train DATA -o OUTPUT [--preset NAME] [--config FILE] [options]"
-    with mistakes(to=UsageError):
-        name = chosen_preset(args, default="small")
+    with user_errors(to=UsageError):
+        name = selected_preset(args, default="small")
         model = preset(name)
     add_function(parser, train, skip=("preset", "model", "training"))
     parser.add_argument(
@@ -159,7 +168,7 @@ def run(values: Any) -> int:
     if values.wandb:
         options["use_wandb_tracking"] = True
     folder = Path(values.output).expanduser()
-    with mistakes(to=UsageError):
+    with user_errors(to=UsageError):
         model = TokenizerConfig.from_dict(vars(values.model))
         training = TrainingConfig(
             **options,
@@ -199,7 +208,7 @@ def start_from(tokenizer: "VideoTokenizer", place: str) -> None:
     from magvit2_pytorch.tokenizer.inflate import inflate_into
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
 
-    with mistakes(about=f"cannot start from {place}"):
+    with user_errors(about=f"cannot start from {place}"):
         inflate_into(tokenizer, VideoTokenizer.from_pretrained(place))
 
 
@@ -213,7 +222,7 @@ def find_checkpoint(folder: Path, resume: str | None) -> Path | None:
 
     checkpoints = Checkpoints(folder)
     if resume is not None:
-        with mistakes(FileNotFoundError):
+        with user_errors(FileNotFoundError):
             return checkpoints.find(resume)
     if steps := checkpoints.steps():
         raise UserError(

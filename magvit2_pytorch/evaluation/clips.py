@@ -110,7 +110,7 @@ class Clip(NamedTuple):
     frames: Frames
 
 
-class Skipped(NamedTuple):
+class SkippedFile(NamedTuple):
     """A file that cannot be used, and why."""
 
     name: str
@@ -137,7 +137,7 @@ def find_files(source: Source, choice: ClipChoice) -> list[EvaluatedFile]:
     return sorted(files, key=lambda file: keyed_seed("draw", choice.seed, file.name))
 
 
-def digest_of(files: Sequence[EvaluatedFile], with_times: bool = False) -> str:
+def files_digest(files: Sequence[EvaluatedFile], with_times: bool = False) -> str:
     """SHA-256 over names and sizes, which tells other data; `with_times` also files written anew.
 
     Files are told apart by what their folder says of them, not by their contents.
@@ -152,9 +152,9 @@ def digest_of(files: Sequence[EvaluatedFile], with_times: bool = False) -> str:
     return digest.hexdigest()
 
 
-def clips_of(
+def iter_clips(
     files: Sequence[EvaluatedFile], choice: ClipChoice, channels: int, first_clip: int = 0
-) -> Generator[Clip | Skipped, None, None]:
+) -> Generator[Clip | SkippedFile, None, None]:
     """All clips of the files, one in memory at a time, and in place of unusable files why.
 
     `first_clip` passes over the first ones of the first file. A file can fail after some of its
@@ -167,7 +167,7 @@ def clips_of(
             else:
                 yield from _clips_of_video(file, choice, channels, first_clip)
         except UnusableMedia as error:
-            yield Skipped(file.name, error.reason)
+            yield SkippedFile(file.name, error.reason)
         first_clip = 0
 
 

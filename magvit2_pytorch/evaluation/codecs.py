@@ -66,7 +66,7 @@ CODECS = {
 """By the name in tables. SVT-AV1 talks on stderr unless SVT_LOG=1 is in the environment."""
 
 
-class Coded(NamedTuple):
+class CodedClip(NamedTuple):
     """A clip after a codec."""
 
     packets: list[bytes]
@@ -96,14 +96,14 @@ def code_frames(
     crf: int,
     fps: float = 25.0,
     pixel_format: PixelFormat = "yuv420p",
-) -> Coded:
+) -> CodedClip:
     """Encodes a clip in memory, counts its bytes and decodes from nothing but these.
 
     Counted is the bare stream with its parameter sets, which a decoder needs, but no container,
     and nothing that decoders pass over: the encoder's name and settings (600 bytes of x264's),
     delimiters. Odd sides are made even for `yuv420p` by repeating the last row or column, and cut
     again. Frames go through `to_planes` and back, whose loss is part of the codec's;
-    `conversion_alone` says how large it is.
+    `color_round_trip` says how large it is.
 
     Raises `ValueError` on frames that are not RGB or below `min_side`, and where the encoder
     refuses them or `crf`.
@@ -129,10 +129,10 @@ def code_frames(
     if len(planes) != len(frames):
         raise ValueError(f"{codec.decoder} gave {len(planes)} frames back of {len(frames)}")
     decoded = from_planes(planes, pixel_format)[:, :height, :width]
-    return Coded(packets, decoded)
+    return CodedClip(packets, decoded)
 
 
-def conversion_alone(frames: Frames, pixel_format: PixelFormat = "yuv420p") -> Frames:
+def color_round_trip(frames: Frames, pixel_format: PixelFormat = "yuv420p") -> Frames:
     """To the codec's colours and back with nothing coded: no codec here can be better."""
     height, width = frames.shape[1:3]
     return from_planes(to_planes(frames, pixel_format), pixel_format)[:, :height, :width]

@@ -1,7 +1,7 @@
 """Which tokenizers can work on files, and which codes a tokenizer understands."""
 
 from magvit2_pytorch.data import CodeHeader
-from magvit2_pytorch.evaluation.identity import Identity
+from magvit2_pytorch.evaluation.identity import TokenizerId
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 
 
@@ -9,7 +9,7 @@ class TokenizerMismatch(ValueError):
     """Codes of one tokenizer were given to another."""
 
 
-def check_takes_files(tokenizer: VideoTokenizer, needs_codes: bool) -> None:
+def check_supports_files(tokenizer: VideoTokenizer, needs_codes: bool) -> None:
     """Raises `ValueError` on tokenizers that need more than a file, or have no codes to store."""
     if tokenizer.config.dim_cond is not None:
         raise ValueError(
@@ -24,8 +24,8 @@ def check_takes_files(tokenizer: VideoTokenizer, needs_codes: bool) -> None:
         )
 
 
-def check_understands(
-    tokenizer: VideoTokenizer, identity: Identity, header: CodeHeader, force: bool = False
+def check_same_tokenizer(
+    tokenizer: VideoTokenizer, tokenizer_id: TokenizerId, header: CodeHeader, force: bool = False
 ) -> None:
     """Raises `TokenizerMismatch` unless these codes are the tokenizer's own.
 
@@ -35,11 +35,11 @@ def check_understands(
             ("codebook_size", "num_codebooks", "time_factor", "space_factor")}  # fmt: skip
     differ = [f"{n} {getattr(header, n)}, not {value}" for n, value in ours.items()
               if getattr(header, n) != value]  # fmt: skip
-    if identity.fingerprint == header.fingerprint or (force and not differ):
+    if tokenizer_id.fingerprint == header.fingerprint or (force and not differ):
         return
-    author = Identity(header.tokenizer, header.fingerprint)
+    author = TokenizerId(header.tokenizer, header.fingerprint)
     advice = f"no force can help ({'; '.join(differ)})" if differ else "or use force"
     raise TokenizerMismatch(
-        f"the codes of {header.source} were made by {author}, not by {identity}: "
+        f"the codes of {header.source} were made by {author}, not by {tokenizer_id}: "
         f"decode them with the former, {advice}"
     )

@@ -27,14 +27,14 @@ from magvit2_pytorch.data.code_shards import (
 from magvit2_pytorch.data.replace_file import remove_abandoned
 from magvit2_pytorch.data.unusable import UnusableMedia
 from magvit2_pytorch.evaluation.corpus_folder import CorpusFolder, Failure
-from magvit2_pytorch.evaluation.files import OnFrames, tokenize_file
-from magvit2_pytorch.evaluation.identity import Identity, identify
+from magvit2_pytorch.evaluation.files import FrameCallback, tokenize_file
+from magvit2_pytorch.evaluation.identity import TokenizerId
 from magvit2_pytorch.evaluation.media import DEFAULT_CHUNK_FRAMES
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.tile_size import TileSize
 from magvit2_pytorch.types import Precision
 
-TOO_LARGE = (MemoryError, torch.cuda.OutOfMemoryError)
+OUT_OF_MEMORY = (MemoryError, torch.cuda.OutOfMemoryError)
 """What a file raises that is whole, and more than the machine can take."""
 
 
@@ -60,7 +60,7 @@ class CorpusReport:
         return self.num_inputs - self.num_done_before - self.num_failed_before
 
 
-class Watcher:
+class CorpusProgress:
     """Is told how a corpus goes; what a method raises ends the run, and what is whole stays."""
 
     def damaged(self, file: Path, what: str) -> None:
@@ -89,11 +89,11 @@ def tokenize_corpus(
     chunk_frames: int = DEFAULT_CHUNK_FRAMES,
     precision: Precision = "fp32",
     tile_size: TileSize | None = None,
-    identity: Identity | None = None,
+    tokenizer_id: TokenizerId | None = None,
     rank: int = 0,
     world_size: int = 1,
     retry_failed: bool = False,
-    watcher: Watcher | None = None,
+    progress: CorpusProgress | None = None,
 ) -> CorpusReport:
     """Does this process's share of what is left of `inputs`: paths in the corpus, and files.
 
@@ -106,13 +106,13 @@ def tokenize_corpus(
     Raises `CorpusMismatch` (a `ValueError`) where the folder was begun with another tokenizer,
     size or precision, and `UnusableMedia` where a shard cannot be read though it is not damaged.
     """
-    watcher = watcher or Watcher()
+    progress = progress or CorpusProgress()
     pieces = dict(chunk_frames=chunk_frames, tile_size=tile_size)
-    how = _How(identity or identify(tokenizer), size, precision)
+    how = _How(tokenizer_id or TokenizerId.of(tokenizer), size, precision)
     share = dict(list(inputs.items())[rank::world_size])
-    corpus = CorpusFolder(folder, watcher.damaged)
-    todo, report = _plan(corpus, share, how, retry_failed, watcher)
-    watcher.planned(report)
+    corpus = CorpusFolder(folder, progress.damaged)
+    todo, report = _plan(corpus, share, how, retry_failed, progress)
+    progress.planned(report)
     run = corpus.num_runs()
     corpus.folder.mkdir(parents=True, exist_ok=True)
     remove_abandoned(corpus.folder)
@@ -122,7 +122,7 @@ def tokenize_corpus(
             origin = how.origin(path, file)
             made = "the file is missing"
             if origin is not None:
-                made = _try(tokenizer, file, how, pieces, partial(watcher.frames, path))
+                made = _try(tokenizer, file, how, pieces, partial(progress.frames, path))
             if isinstance(made, str):
                 report.failed.append(Failure(path, made, origin))
                 corpus.add_failure(run, rank, report.failed[-1])
@@ -130,20 +130,20 @@ def tokenize_corpus(
                 written = writer.add(*made, origin)
                 report.num_done += 1
                 if written:
-                    watcher.written(written)
-            watcher.finished(path, made if isinstance(made, str) else None)
+                    progress.written(written)
+            progress.finished(path, made if isinstance(made, str) else None)
     finally:
         written = writer.flush()
         corpus.write_manifest()
     if written:
-        watcher.written(written)
+        progress.written(written)
     return report
 
 
 class _How(NamedTuple):
     """What codes depend on, beside the file."""
 
-    identity: Identity
+    tokenizer_id: TokenizerId
     size: int | None
     precision: Precision
 
@@ -157,12 +157,12 @@ class _How(NamedTuple):
     def check(self, video: StoredVideo) -> None:
         """Raises `CorpusMismatch` on codes that are of another kind."""
         then = (video.header.fingerprint, video.origin.size, video.origin.precision)
-        now = (self.identity.fingerprint, self.size, self.precision)
+        now = (self.tokenizer_id.fingerprint, self.size, self.precision)
         if then == now:
             return
-        author = Identity(video.header.tokenizer, video.header.fingerprint)
+        author = TokenizerId(video.header.tokenizer, video.header.fingerprint)
         pairs = {
-            "the tokenizer": (author, self.identity),
+            "the tokenizer": (author, self.tokenizer_id),
             "size": (video.origin.size or "as it is", self.size or "as it is"),
             "precision": (video.origin.precision, self.precision),
         }
@@ -180,7 +180,11 @@ class _How(NamedTuple):
 
 
 def _plan(
-    corpus: CorpusFolder, share: Mapping[str, Path], how: _How, retry_failed: bool, watcher: Watcher
+    corpus: CorpusFolder,
+    share: Mapping[str, Path],
+    how: _How,
+    retry_failed: bool,
+    progress: CorpusProgress,
 ) -> tuple[dict[str, Path], CorpusReport]:
     """What there is to do of a share, in its order."""
     latest = {}
@@ -196,24 +200,28 @@ def _plan(
             todo[path] = file
         elif isinstance(event, Failure) and not retry_failed:
             report.num_failed_before += 1
-        elif isinstance(event, StoredVideo) and _is_whole(event, watcher):
+        elif isinstance(event, StoredVideo) and _is_whole(event, progress):
             report.num_done_before += 1
         else:
             todo[path] = file
     return todo, report
 
 
-def _is_whole(video: StoredVideo, watcher: Watcher) -> bool:
+def _is_whole(video: StoredVideo, progress: CorpusProgress) -> bool:
     try:
         check_stored(video)
     except DamagedCodes as error:
-        watcher.damaged(video.place.file, error.reason)
+        progress.damaged(video.place.file, error.reason)
         return False
     return True
 
 
 def _try(
-    tokenizer: VideoTokenizer, file: Path, how: _How, pieces: dict[str, Any], on_frames: OnFrames
+    tokenizer: VideoTokenizer,
+    file: Path,
+    how: _How,
+    pieces: dict[str, Any],
+    on_frames: FrameCallback,
 ) -> tuple[OneVideosCodes, CodeHeader] | str:
     """The codes of a file, or why there are none."""
     try:
@@ -223,10 +231,10 @@ def _try(
             size=how.size,
             **pieces,
             precision=how.precision,
-            identity=how.identity,
+            tokenizer_id=how.tokenizer_id,
             on_frames=on_frames,
         )
     except UnusableMedia as error:
         return error.reason
-    except TOO_LARGE as error:
+    except OUT_OF_MEMORY as error:
         return f"is too large for the memory ({type(error).__name__}): try a smaller size"

@@ -87,7 +87,7 @@ def usable_clips(paths: Sequence[Path]) -> list[Path]:
     return usable
 
 
-def names_of(paths: Sequence[Path]) -> list[str]:
+def unique_names(paths: Sequence[Path]) -> list[str]:
     """File names without suffix, with a number before those that would come twice."""
     counts = Counter(path.stem for path in paths)
     return [p.stem if counts[p.stem] == 1 else f"{i}-{p.stem}" for i, p in enumerate(paths)]
@@ -165,7 +165,7 @@ def held_out_clips(
 
 
 @torch.no_grad()
-def code_and_decode(
+def reconstruct_from_codes(
     tokenizer: VideoTokenizer, video: Video, name: str, fps: float
 ) -> tuple[Video, Tensor, ClipResult]:
     """Through the codes alone: tokenize, forget the video, decode, compare."""
@@ -204,9 +204,9 @@ def run_demo(
     tokenizer = VideoTokenizer.from_pretrained(folder / "tokenizer")
     usage = CodebookUsage(tokenizer.codebook_size, tokenizer.num_codebooks)
     results = []
-    for path, name, clip in zip(paths, names_of(paths), held_out_clips(paths), strict=True):
+    for path, name, clip in zip(paths, unique_names(paths), held_out_clips(paths), strict=True):
         fps = VideoFile(path).fps
-        recon, codes, result = code_and_decode(tokenizer, clip[None], name, fps)
+        recon, codes, result = reconstruct_from_codes(tokenizer, clip[None], name, fps)
         usage.update(codes)
         results.append(result)
         real, recon = to_uint8(clip), to_uint8(recon[0].float())

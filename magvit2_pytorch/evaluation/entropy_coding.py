@@ -12,14 +12,20 @@ from jaxtyping import Int
 from torch import Tensor
 
 from magvit2_pytorch.data.code_file import OneVideosCodes
-from magvit2_pytorch.evaluation.code_model import Bits, Chances, CodeModel, Positions, num_bits
+from magvit2_pytorch.evaluation.code_model import (
+    Bits,
+    CodeModel,
+    Positions,
+    Probabilities,
+    num_bits,
+)
 from magvit2_pytorch.quantizers.fsq import FSQ
 from magvit2_pytorch.quantizers.quantizer import Quantizer
 
 HEADER = struct.Struct("<BIHHI")
 """Form, latent frames, rows, columns, checksum."""
 HEADER_BYTES = HEADER.size
-FIXED_LENGTH, MODELLED = 1, 2
+FIXED_LENGTH, MODELED = 1, 2
 """Forms. The number is that of a version as well: one of another meaning gets another."""
 
 Grid = tuple[int, int, int]
@@ -48,13 +54,13 @@ def compress(codes: OneVideosCodes, quantizer: Quantizer) -> bytes:
     encoder = _constriction().queue.RangeEncoder()
     family = _constriction().model.Bernoulli(perfect=False)
 
-    def write(positions: Positions, digit: int, place: int, chances: Chances) -> Bits:
+    def write(positions: Positions, digit: int, place: int, probabilities: Probabilities) -> Bits:
         bits = (digits[(*positions, digit)] >> place & 1).astype(bool)
-        encoder.encode(bits.astype(np.int32), family, chances)
+        encoder.encode(bits.astype(np.int32), family, probabilities)
         return bits
 
     model.visit(grid, write)
-    form, payload = MODELLED, encoder.get_compressed().astype("<u4").tobytes()
+    form, payload = MODELED, encoder.get_compressed().astype("<u4").tobytes()
     plain = _packed(checked.numpy(), quantizer)
     if len(plain) <= len(payload):
         form, payload = FIXED_LENGTH, plain
@@ -73,7 +79,7 @@ def decompress(data: bytes, quantizer: Quantizer) -> Int[Tensor, "j y x *q"]:
         )
     form, *grid, checksum = HEADER.unpack_from(data)
     grid, payload = tuple(grid), data[HEADER_BYTES:]
-    if form not in (FIXED_LENGTH, MODELLED):
+    if form not in (FIXED_LENGTH, MODELED):
         raise ValueError(f"these are no codes compressed by this version (form {form})")
     if checksum != _checksum(form, grid, payload, quantizer):
         raise ValueError(
@@ -88,8 +94,10 @@ def decompress(data: bytes, quantizer: Quantizer) -> Int[Tensor, "j y x *q"]:
         )
         family = _constriction().model.Bernoulli(perfect=False)
 
-        def read(positions: Positions, digit: int, place: int, chances: Chances) -> Bits:
-            return decoder.decode(family, chances).astype(bool)
+        def read(
+            positions: Positions, digit: int, place: int, probabilities: Probabilities
+        ) -> Bits:
+            return decoder.decode(family, probabilities).astype(bool)
 
         codes = _codes(CodeModel(digit_levels(quantizer)).visit(grid, read), quantizer)
     codes = torch.from_numpy(codes)

@@ -19,18 +19,18 @@ from magvit2_pytorch.evaluation.clips import (
     Clip,
     ClipChoice,
     EvaluatedFile,
-    Skipped,
-    clips_of,
-    digest_of,
+    SkippedFile,
+    files_digest,
     find_files,
+    iter_clips,
 )
-from magvit2_pytorch.evaluation.compatibility import check_takes_files
-from magvit2_pytorch.evaluation.corpus import TOO_LARGE
-from magvit2_pytorch.evaluation.identity import Identity, identify, weights_hash
-from magvit2_pytorch.evaluation.journal import SAVE_EVERY_S, CannotEvaluate, Journal
-from magvit2_pytorch.evaluation.measure import Judges, Measured, Totals, measure
+from magvit2_pytorch.evaluation.compatibility import check_supports_files
+from magvit2_pytorch.evaluation.corpus import OUT_OF_MEMORY
+from magvit2_pytorch.evaluation.identity import TokenizerId, weights_hash
+from magvit2_pytorch.evaluation.journal import SAVE_EVERY_S, EvaluationError, Journal
+from magvit2_pytorch.evaluation.measure import ClipMeasurement, EvaluationNetworks, Totals, measure
 from magvit2_pytorch.evaluation.media import media_kind
-from magvit2_pytorch.evaluation.overlap import ahead
+from magvit2_pytorch.evaluation.overlap import prefetch
 from magvit2_pytorch.evaluation.report import FORMAT, FORMAT_VERSION, summarize, write_report
 from magvit2_pytorch.evaluation.report_picture import write_pictures
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
@@ -38,7 +38,7 @@ from magvit2_pytorch.tokenizer.tile_size import TileSize, check_tile_size
 from magvit2_pytorch.types import Precision
 
 
-class Watcher:
+class EvaluationProgress:
     """Is told how an evaluation goes; what a method raises ends the run, which can go on later."""
 
     def planned(self, done_before: int, at_most: int) -> None:
@@ -64,40 +64,42 @@ class Evaluation:
         source: Source,
         choice: ClipChoice | None = None,
         *,
-        judges: Judges | None = None,
+        judges: EvaluationNetworks | None = None,
         precision: Precision = "fp32",
         tile_size: TileSize | None = None,
-        identity: Identity | None = None,
+        tokenizer_id: TokenizerId | None = None,
     ):
-        check_takes_files(tokenizer, needs_codes=False)
+        check_supports_files(tokenizer, needs_codes=False)
         check_tile_size(tile_size, tokenizer.space_factor)
         self.tokenizer = tokenizer
-        self.choice, self.judges = choice or ClipChoice(), judges or Judges()
+        self.choice, self.judges = choice or ClipChoice(), judges or EvaluationNetworks()
         self.how = dict(precision=precision, tile_size=tile_size)
-        self.identity = identity or identify(tokenizer)
+        self.tokenizer_id = tokenizer_id or TokenizerId.of(tokenizer)
         self.source = _said(source)
         self.files = find_files(source, self.choice)
         has_videos = any(media_kind(file.path) == "video" for file in self.files)
         if self.judges.i3d is not None and has_videos:
             self.judges.i3d.check(self.choice.num_frames, tokenizer.config.channels)
 
-    def run(self, folder: str | os.PathLike, watcher: Watcher | None = None) -> dict[str, Any]:
+    def run(
+        self, folder: str | os.PathLike, progress: EvaluationProgress | None = None
+    ) -> dict[str, Any]:
         """Measures all clips and writes a report into `folder`; gives what `report.json` holds.
 
         Beside it are `report.md`, pictures of the worst, the median and the best clip, and
         `clips.jsonl` with a line for each clip. Files that cannot be used are named in the report.
-        Where an earlier run was stopped, this one goes on. Raises `CannotEvaluate` where `folder`
+        Where an earlier run was stopped, this one goes on. Raises `EvaluationError` where `folder`
         holds another evaluation, no clip can be measured, or a reconstruction is not finite.
         """
         about = self._about()
-        times = dict(digest_with_times=digest_of(self.files, with_times=True))
+        times = dict(digest_with_times=files_digest(self.files, with_times=True))
         with Journal(folder, about | dict(data=about["data"] | times)) as journal:
             totals = {kind: Totals(self.tokenizer, self.judges) for kind in ("video", "image")}
             _load(totals, journal.state)
-            self._measure_all(journal, totals, watcher or Watcher())
+            self._measure_all(journal, totals, progress or EvaluationProgress())
             report = dict(
                 about,
-                model=_about_model(self.tokenizer, self.identity),
+                model=_about_model(self.tokenizer, self.tokenizer_id),
                 data=about["data"] | dict(source=self.source),
                 **summarize(journal.lines, totals, self.judges, self.choice.seed),
                 elapsed_s=round(journal.total_s, 1),
@@ -107,18 +109,20 @@ class Evaluation:
         write_report(Path(folder), report, pictures)
         return report
 
-    def _measure_all(self, journal: Journal, totals: dict[str, Totals], watcher: Watcher) -> None:
+    def _measure_all(
+        self, journal: Journal, totals: dict[str, Totals], progress: EvaluationProgress
+    ) -> None:
         """Measures what is left, a line in the journal for each clip and each unusable file."""
         position = _Position(self.files, self.choice)
         for line in journal.lines():
             position.pass_by(line)
-        watcher.planned(position.num_clips, position.at_most)
+        progress.planned(position.num_clips, position.at_most)
         channels = self.tokenizer.config.channels
-        left = clips_of(self.files[position.file :], self.choice, channels, position.clip)
+        left = iter_clips(self.files[position.file :], self.choice, channels, position.clip)
         state = partial(_state, totals)
         in_step = True
         try:
-            with ahead(left) as coming:
+            with prefetch(left) as coming:
                 while not position.at_end and (clip := next(coming, None)) is not None:
                     measured, line = self._measure(clip)
                     in_step = False
@@ -128,22 +132,22 @@ class Evaluation:
                     in_step = True
                     position.pass_by(line)
                     journal.save(state, SAVE_EVERY_S)
-                    if isinstance(clip, Skipped):
-                        watcher.skipped(clip.name, clip.reason)
-                    watcher.measured(position.num_clips, position.at_most)
+                    if isinstance(clip, SkippedFile):
+                        progress.skipped(clip.name, clip.reason)
+                    progress.measured(position.num_clips, position.at_most)
         finally:
             if in_step:  # not where an interrupt came between a clip's sums and its line
                 journal.save(state)
 
-    def _measure(self, clip: Clip | Skipped) -> tuple[Measured | None, dict[str, Any]]:
+    def _measure(self, clip: Clip | SkippedFile) -> tuple[ClipMeasurement | None, dict[str, Any]]:
         """What a clip gave, and its line; of an unusable file only that."""
-        if isinstance(clip, Skipped):
+        if isinstance(clip, SkippedFile):
             return None, dict(path=clip.name, skipped=clip.reason)
         num_frames, height, width = clip.frames.shape[:3]
         try:
             measured = measure(self.tokenizer, clip, self.judges, **self.how)
-        except TOO_LARGE as error:
-            raise CannotEvaluate(
+        except OUT_OF_MEMORY as error:
+            raise EvaluationError(
                 f"{num_frames} frames of {height} x {width} of {clip.name} do not fit into memory: "
                 "give tile_size auto, or a size"
             ) from error
@@ -171,11 +175,11 @@ class Evaluation:
         return dict(
             format=FORMAT,
             format_version=FORMAT_VERSION,
-            model=dict(fingerprint=self.identity.fingerprint),
+            model=dict(fingerprint=self.tokenizer_id.fingerprint),
             settings=asdict(self.choice) | self.how,
             device=self.tokenizer.device.type,
             judges=judges,
-            data=dict(num_files=len(self.files), digest=digest_of(self.files)),
+            data=dict(num_files=len(self.files), digest=files_digest(self.files)),
         )
 
 
@@ -235,10 +239,10 @@ def _said(source: Source) -> str:
     return os.fspath(source) if isinstance(source, str | os.PathLike) else f"{len(source)} files"
 
 
-def _about_model(tokenizer: VideoTokenizer, identity: Identity) -> dict[str, Any]:
+def _about_model(tokenizer: VideoTokenizer, tokenizer_id: TokenizerId) -> dict[str, Any]:
     return dict(
-        name=identity.name,
-        fingerprint=identity.fingerprint,
+        name=tokenizer_id.name,
+        fingerprint=tokenizer_id.fingerprint,
         parameters=sum(parameter.numel() for parameter in tokenizer.parameters()),
         quantizer=type(tokenizer.quantizer).__name__,
         codebook_size=tokenizer.codebook_size,

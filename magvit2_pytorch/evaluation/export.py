@@ -13,7 +13,7 @@ from torch import Tensor
 
 from magvit2_pytorch.evaluation.export_formats import FORMATS, FormatName, Run, trace
 from magvit2_pytorch.evaluation.export_parts import Grid, Part, PartName, make_part
-from magvit2_pytorch.evaluation.identity import Identity, identify
+from magvit2_pytorch.evaluation.identity import TokenizerId
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.types import VALUE_RANGE, Codes
 from magvit2_pytorch.version import __version__
@@ -56,7 +56,7 @@ def export_tokenizer(
     folder: str | os.PathLike,
     formats: Sequence[FormatName] = ("onnx",),
     parts: Sequence[PartName] = ("encode", "decode"),
-    identity: Identity | None = None,
+    tokenizer_id: TokenizerId | None = None,
 ) -> dict[str, Agreement]:
     """Writes PART.FORMAT files and `export.json` to a folder; gives each file's agreement.
 
@@ -73,7 +73,7 @@ def export_tokenizer(
         raise ValueError(
             f"the tokenizer is on {where}, programs are made on the CPU: tokenizer.cpu()"
         )
-    about = describe_export(tokenizer, identity or identify(tokenizer))
+    about = describe_export(tokenizer, tokenizer_id or TokenizerId.of(tokenizer))
     agreements = {}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -95,12 +95,12 @@ def export_tokenizer(
     return agreements
 
 
-def describe_export(tokenizer: VideoTokenizer, identity: Identity) -> dict[str, Any]:
+def describe_export(tokenizer: VideoTokenizer, tokenizer_id: TokenizerId) -> dict[str, Any]:
     """What those have to know who run the programs, in plain values that JSON has."""
     time, space = tokenizer.time_factor, tokenizer.space_factor
     return {
-        "tokenizer": identity.name,
-        "fingerprint": identity.fingerprint,
+        "tokenizer": tokenizer_id.name,
+        "fingerprint": tokenizer_id.fingerprint,
         "value_range": list(VALUE_RANGE),
         "time_factor": time,
         "space_factor": space,

@@ -17,8 +17,8 @@ import torch
 
 from magvit2_pytorch.data import CodeHeader, to_float, to_uint8
 from magvit2_pytorch.data.code_file import OneVideosCodes, check_codes
-from magvit2_pytorch.evaluation.compatibility import check_takes_files, check_understands
-from magvit2_pytorch.evaluation.identity import Identity, identify
+from magvit2_pytorch.evaluation.compatibility import check_same_tokenizer, check_supports_files
+from magvit2_pytorch.evaluation.identity import TokenizerId
 from magvit2_pytorch.evaluation.media import (
     DEFAULT_CHUNK_FRAMES,
     Media,
@@ -27,7 +27,7 @@ from magvit2_pytorch.evaluation.media import (
     media_writer,
     open_media,
 )
-from magvit2_pytorch.evaluation.overlap import ahead, behind
+from magvit2_pytorch.evaluation.overlap import background_writer, prefetch
 from magvit2_pytorch.evaluation.preprocess import pad_space, space_padding
 from magvit2_pytorch.functional import pad_frames
 from magvit2_pytorch.quantizers import Quantized
@@ -36,7 +36,7 @@ from magvit2_pytorch.tokenizer.streaming import EncodeStream
 from magvit2_pytorch.tokenizer.tile_size import TileSize
 from magvit2_pytorch.types import VALUE_RANGE, Frames, Precision, Video
 
-OnFrames = Callable[[int, int], object]
+FrameCallback = Callable[[int, int], object]
 """Is told how many frames are done, and how many there should be; first of all, that none are."""
 
 
@@ -59,28 +59,28 @@ def tokenize_file(
     chunk_frames: int = DEFAULT_CHUNK_FRAMES,
     precision: Precision = "fp32",
     tile_size: TileSize | None = None,
-    identity: Identity | None = None,
-    on_frames: OnFrames | None = None,
+    tokenizer_id: TokenizerId | None = None,
+    on_frames: FrameCallback | None = None,
 ) -> tuple[OneVideosCodes, CodeHeader]:
     """The codes of a video or image file, on the CPU, and the header to store with them.
 
     `size` is the short side in pixels; the file's own if not given. `tile_size` is that of
-    `VideoTokenizer.encode`. `identity` spares reading all weights again for every file. Raises
+    `VideoTokenizer.encode`. `tokenizer_id` spares reading all weights again for every file. Raises
     `UnusableMedia` where the file cannot be decoded and `ValueError` where the tokenizer is
     conditional or continuous.
     """
-    check_takes_files(tokenizer, needs_codes=True)
-    identity = identity or identify(tokenizer)
+    check_supports_files(tokenizer, needs_codes=True)
+    tokenizer_id = tokenizer_id or TokenizerId.of(tokenizer)
     media = open_media(path, tokenizer.config.channels, size)
     source = Path(path).name
     stream = tokenizer.encode_stream(precision=precision, tile_size=tile_size)
     place = frames_device(tokenizer, tile_size)
     # One block for all: small ones that stay, between chunks that go, tear the heap to pieces.
-    promised = _header(tokenizer, identity, media, media.num_frames, source)
+    promised = _header(tokenizer, tokenizer_id, media, media.num_frames, source)
     codes = torch.empty(promised.codes_shape, dtype=torch.int64)
     num_frames = num_latents = 0
     _tell(on_frames, 0, media.num_frames)
-    with ahead(chunks(media.frames, chunk_frames, tokenizer.time_factor)) as runs:
+    with prefetch(chunks(media.frames, chunk_frames, tokenizer.time_factor)) as runs:
         for frames in runs:
             new = _encode(stream, _as_video(frames, place)).codes[0]
             stop = num_latents + len(new)
@@ -91,7 +91,7 @@ def tokenize_file(
             num_latents = stop
             num_frames += len(frames)
             _tell(on_frames, num_frames, media.num_frames)
-    return codes[:num_latents], _header(tokenizer, identity, media, num_frames, source)
+    return codes[:num_latents], _header(tokenizer, tokenizer_id, media, num_frames, source)
 
 
 def decode_file(
@@ -103,9 +103,9 @@ def decode_file(
     chunk_frames: int = DEFAULT_CHUNK_FRAMES,
     precision: Precision = "fp32",
     tile_size: TileSize | None = None,
-    identity: Identity | None = None,
+    tokenizer_id: TokenizerId | None = None,
     force: bool = False,
-    on_frames: OnFrames | None = None,
+    on_frames: FrameCallback | None = None,
 ) -> None:
     """Writes the video or image that the codes stand for, at its true size and frame rate.
 
@@ -114,12 +114,12 @@ def decode_file(
     those that the header speaks of.
     """
     check_writable(out_path, header.kind)
-    check_takes_files(tokenizer, needs_codes=True)
-    check_understands(tokenizer, identity or identify(tokenizer), header, force)
+    check_supports_files(tokenizer, needs_codes=True)
+    check_same_tokenizer(tokenizer, tokenizer_id or TokenizerId.of(tokenizer), header, force)
     check_codes(codes, header)
     how = (chunk_frames, precision, tile_size)
     runs = decoded_frames(tokenizer, codes, header, *how, on_frames)
-    with behind(media_writer(out_path, header.kind, header.fps)) as write:
+    with background_writer(media_writer(out_path, header.kind, header.fps)) as write:
         for frames in runs:
             write(frames)
 
@@ -134,14 +134,14 @@ def reconstruct_file(
     chunk_frames: int = DEFAULT_CHUNK_FRAMES,
     precision: Precision = "fp32",
     tile_size: TileSize | None = None,
-    on_frames: OnFrames | None = None,
+    on_frames: FrameCallback | None = None,
 ) -> Reconstruction:
     """Writes what the tokenizer makes of a file, right of the original if `side_by_side`.
 
     A video keeps its frame rate and its sound (the first audio stream; a gif has none). Works
     for continuous tokenizers too. Raises as `tokenize_file` and `decode_file` do.
     """
-    check_takes_files(tokenizer, needs_codes=False)
+    check_supports_files(tokenizer, needs_codes=False)
     media = open_media(path, tokenizer.config.channels, size)
     check_writable(out_path, media.kind)
     runs = chunks(media.frames, chunk_frames, tokenizer.time_factor)
@@ -149,9 +149,9 @@ def reconstruct_file(
     encoder = tokenizer.encode_stream(precision=precision, tile_size=tile_size)
     decoder = tokenizer.decode_stream(precision=precision, tile_size=tile_size)
     place = frames_device(tokenizer, tile_size)
-    error = _SquaredError()
+    error = _StreamedPsnr()
     _tell(on_frames, 0, media.num_frames)
-    with ahead(runs) as coming, behind(writer) as write:
+    with prefetch(runs) as coming, background_writer(writer) as write:
         for frames in coming:
             video = _as_video(frames, place)
             recon = decoder.push(_encode(encoder, video).quantized.to(place))
@@ -170,7 +170,7 @@ def decoded_frames(
     chunk_frames: int = DEFAULT_CHUNK_FRAMES,
     precision: Precision = "fp32",
     tile_size: TileSize | None = None,
-    on_frames: OnFrames | None = None,
+    on_frames: FrameCallback | None = None,
 ) -> Iterator[Frames]:
     """The frames that a code file stands for, run by run, cut to their true size and number."""
     options = dict(precision=precision, tile_size=tile_size)
@@ -205,7 +205,7 @@ def _encode(stream: EncodeStream, video: Video) -> Quantized:
 
 
 def _header(
-    tokenizer: VideoTokenizer, identity: Identity, media: Media, num_frames: int, source: str
+    tokenizer: VideoTokenizer, tokenizer_id: TokenizerId, media: Media, num_frames: int, source: str
 ) -> CodeHeader:
     padding = space_padding(media.height, media.width, tokenizer.space_factor)
     padded = (media.height + padding[0], media.width + padding[1])
@@ -221,13 +221,13 @@ def _header(
         num_codebooks=tokenizer.num_codebooks,
         time_factor=tokenizer.time_factor,
         space_factor=tokenizer.space_factor,
-        tokenizer=identity.name,
-        fingerprint=identity.fingerprint,
+        tokenizer=tokenizer_id.name,
+        fingerprint=tokenizer_id.fingerprint,
         source=source,
     )
 
 
-class _SquaredError:
+class _StreamedPsnr:
     """The PSNR of a clip that is never whole in memory."""
 
     def __init__(self):
@@ -251,6 +251,6 @@ def _to_bytes(video: Video) -> Frames:
     return to_uint8(video[0].clamp(*VALUE_RANGE)).cpu()
 
 
-def _tell(on_frames: OnFrames | None, done: int, total: int) -> None:
+def _tell(on_frames: FrameCallback | None, done: int, total: int) -> None:
     if on_frames is not None:
         on_frames(done, total)

@@ -28,11 +28,11 @@ SAVE_EVERY_S = 30.0
 """What a process that is killed can lose."""
 
 
-class CannotEvaluate(ValueError):
+class EvaluationError(ValueError):
     """An evaluation cannot go on, for a reason that the user can mend."""
 
 
-class EvaluationMismatch(CannotEvaluate):
+class EvaluationMismatch(EvaluationError):
     """A folder was begun with another tokenizer, other settings or other data."""
 
 
@@ -40,7 +40,7 @@ class Journal:
     """`clips.jsonl` of a folder: a header, which says what is evaluated and how, and the lines.
 
     Opening it goes on where an earlier run stopped. Raises `EvaluationMismatch` with what differs
-    where that run's header is another, and `CannotEvaluate` where the file is none of ours.
+    where that run's header is another, and `EvaluationError` where the file is none of ours.
     """
 
     def __init__(self, folder: str | os.PathLike, header: dict[str, Any]):
@@ -136,7 +136,7 @@ def _check_header(path: Path, header: dict[str, Any]) -> int:
     except (ValueError, KeyError, TypeError):
         is_ours = False
     if not is_ours:
-        raise CannotEvaluate(f"{path} was not written by an evaluation: choose another folder")
+        raise EvaluationError(f"{path} was not written by an evaluation: choose another folder")
     was, now = _flat(before), _flat(header)
     differ = [
         f"{name} {_short(was.get(name))}, not {_short(now.get(name))}"

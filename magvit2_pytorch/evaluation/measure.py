@@ -12,7 +12,7 @@ from magvit2_pytorch.data import to_float
 from magvit2_pytorch.evaluation.clips import Clip
 from magvit2_pytorch.evaluation.files import frames_device
 from magvit2_pytorch.evaluation.fvd import I3D
-from magvit2_pytorch.evaluation.journal import CannotEvaluate
+from magvit2_pytorch.evaluation.journal import EvaluationError
 from magvit2_pytorch.evaluation.media import DEFAULT_CHUNK_FRAMES
 from magvit2_pytorch.evaluation.preprocess import pad_space
 from magvit2_pytorch.functional import pad_frames
@@ -36,14 +36,14 @@ FeaturePair = tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]
 """Of the reconstruction, and of the original."""
 
 
-class Judges(NamedTuple):
+class EvaluationNetworks(NamedTuple):
     """Networks that look at reconstructions; what is None is not measured."""
 
     perceptual: PerceptualLoss | None = None
     i3d: I3D | None = None
 
 
-class Measured(NamedTuple):
+class ClipMeasurement(NamedTuple):
     """What one clip gave."""
 
     values: dict[str, float | int | None]
@@ -57,14 +57,14 @@ class Measured(NamedTuple):
 class Totals:
     """What all clips of one kind gave together, where single clips say nothing."""
 
-    def __init__(self, tokenizer: VideoTokenizer, judges: Judges):
+    def __init__(self, tokenizer: VideoTokenizer, judges: EvaluationNetworks):
         self.judges = judges
         self.usage = None
         if tokenizer.codebook_size is not None:
             self.usage = CodebookUsage(tokenizer.codebook_size, tokenizer.num_codebooks)
         self.distances: dict[str, FrechetDistance] = {}
 
-    def add(self, measured: Measured) -> None:
+    def add(self, measured: ClipMeasurement) -> None:
         """Counts the codes of a clip, and adds its features."""
         if self.usage is not None:
             self.usage.update(measured.codes)
@@ -108,20 +108,22 @@ class Totals:
 def measure(
     tokenizer: VideoTokenizer,
     clip: Clip,
-    judges: Judges,
+    judges: EvaluationNetworks,
     precision: Precision = "fp32",
     tile_size: TileSize | None = None,
-) -> Measured:
+) -> ClipMeasurement:
     """Takes a clip through the tokenizer and measures what came back.
 
     That is clamped to [-1, 1] and otherwise measured as it is, without rounding to bytes. Raises
-    `CannotEvaluate` where it is not finite.
+    `EvaluationError` where it is not finite.
     """
     real = to_float(clip.frames.to(tokenizer.device))[None]
-    recon, codes, grid = round_trip(tokenizer, real, precision, tile_size)
+    recon, codes, grid = reconstruct_clip(tokenizer, real, precision, tile_size)
     if not recon.isfinite().all():
         advice = "is it damaged?" if precision == "fp32" else "try precision fp32"
-        raise CannotEvaluate(f"the reconstruction of {clip.name} holds no finite numbers: {advice}")
+        raise EvaluationError(
+            f"the reconstruction of {clip.name} holds no finite numbers: {advice}"
+        )
     recon = recon.float().clamp(-1, 1)
     values: dict[str, float | int | None] = dict(
         psnr=_finite(psnr(recon, real)), ssim=None, ms_ssim=None, perceptual=None,
@@ -143,10 +145,10 @@ def measure(
         pair = (judges.i3d.features(recon), judges.i3d.features(real))
         features[f"fvd_{judges.i3d.protocol.replace('-', '_')}"] = pair
     values |= _rate(tokenizer, clip, codes, grid, (num_frames, height, width))
-    return Measured(values, codes, features)
+    return ClipMeasurement(values, codes, features)
 
 
-def round_trip(
+def reconstruct_clip(
     tokenizer: VideoTokenizer, video: Video, precision: Precision, tile_size: TileSize | None
 ) -> tuple[Video, Codes | None, tuple[int, int, int]]:
     """A clip of any size and number of frames: what is decoded, the codes, and their grid."""

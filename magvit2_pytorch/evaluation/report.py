@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from magvit2_pytorch.data.replace_file import replacing
-from magvit2_pytorch.evaluation.journal import LINES_FILE, CannotEvaluate
-from magvit2_pytorch.evaluation.measure import Judges, Totals
+from magvit2_pytorch.evaluation.journal import LINES_FILE, EvaluationError
+from magvit2_pytorch.evaluation.measure import EvaluationNetworks, Totals
 from magvit2_pytorch.evaluation.report_text import ROWS, as_markdown
 from magvit2_pytorch.metrics import FrechetDistance, bootstrap_interval
 from magvit2_pytorch.metrics.bootstrap import LEVEL, NUM_RESAMPLES
@@ -23,11 +23,14 @@ Line = dict[str, Any]
 
 
 def summarize(
-    lines: Callable[[], Iterator[Line]], totals: dict[str, Totals], judges: Judges, seed: int
+    lines: Callable[[], Iterator[Line]],
+    totals: dict[str, Totals],
+    judges: EvaluationNetworks,
+    seed: int,
 ) -> dict[str, Any]:
     """All that is said of videos and of images, of each what clips gave together.
 
-    Raises `CannotEvaluate` where no clip was measured.
+    Raises `EvaluationError` where no clip was measured.
     """
     skipped = [line for line in lines() if "skipped" in line]
     report: dict[str, Any] = dict(
@@ -42,7 +45,7 @@ def summarize(
         report[name] = _summary(lines, kind, totals[kind], seed)
     if report["videos"] is None and report["images"] is None:
         first = "; ".join(f"{line['path']}: {line['skipped']}" for line in skipped[:3])
-        raise CannotEvaluate(f"no clip could be measured: {first}{'; ...' * (len(skipped) > 3)}")
+        raise EvaluationError(f"no clip could be measured: {first}{'; ...' * (len(skipped) > 3)}")
     return report
 
 
@@ -137,7 +140,7 @@ def _examples(
     return {name: found[name] for name in places}
 
 
-def _not_measured(totals: dict[str, Totals], judges: Judges) -> dict[str, str]:
+def _not_measured(totals: dict[str, Totals], judges: EvaluationNetworks) -> dict[str, str]:
     """What is missing because something was not given, and what to give."""
     missing = {}
     if judges.perceptual is None:

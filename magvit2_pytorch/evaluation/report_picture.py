@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from magvit2_pytorch.data import to_float, to_uint8, write_image, write_video
 from magvit2_pytorch.data.pixels import as_channels
-from magvit2_pytorch.evaluation.clips import ClipChoice, EvaluatedFile, Skipped, clips_of
-from magvit2_pytorch.evaluation.measure import round_trip
+from magvit2_pytorch.evaluation.clips import ClipChoice, EvaluatedFile, SkippedFile, iter_clips
+from magvit2_pytorch.evaluation.measure import reconstruct_clip
 from magvit2_pytorch.evaluation.report_text import counted, headline
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.types import Frames
@@ -86,14 +86,14 @@ def _again(
 ) -> tuple[Frames, Frames] | None:
     """The frames of a line's clip, and what the tokenizer makes of them."""
     file = [file for file in files if file.name == line["path"]]
-    with closing(clips_of(file, choice, tokenizer.config.channels, line["clip"])) as clips:
+    with closing(iter_clips(file, choice, tokenizer.config.channels, line["clip"])) as clips:
         clip = next(clips, None)
-    if clip is None or isinstance(clip, Skipped):
+    if clip is None or isinstance(clip, SkippedFile):
         reason = clip.reason if clip else "it has fewer clips than before"
         warnings.warn(f"{line['path']} is not shown: {reason}", stacklevel=3)
         return None
     real = to_float(clip.frames.to(tokenizer.device))[None]
-    recon, *_ = round_trip(tokenizer, real, **how)
+    recon, *_ = reconstruct_clip(tokenizer, real, **how)
     return clip.frames, to_uint8(recon[0].float().clamp(-1, 1)).cpu()
 
 

@@ -225,7 +225,7 @@ def test_impossible_processes_are_refused(run, monkeypatch, tmp_path, many, mode
 
 
 def test_each_process_has_its_own_gpu(monkeypatch):
-    from magvit2_pytorch.cli.processes import this_process
+    from magvit2_pytorch.cli.processes import current_process
 
     chosen = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -235,7 +235,7 @@ def test_each_process_has_its_own_gpu(monkeypatch):
     for rank, local_rank in ((4, "0"), (5, "1"), (6, "2"), (7, "")):
         monkeypatch.setenv("RANK", str(rank))
         monkeypatch.setenv("LOCAL_RANK", local_rank)
-        this_process().use_own_gpu()
+        current_process().select_gpu()
     assert chosen == [0, 1, 0, 1]
 
 

@@ -90,7 +90,7 @@ def test_the_real_clips_are_found():
 def test_coding_goes_through_the_codes_alone():
     tokenizer = VideoTokenizer.from_preset("tiny").eval()
     video = torch.rand(1, 3, 5, 16, 16) * 2 - 1
-    recon, codes, result = demo.code_and_decode(tokenizer, video, "x", 10.0)
+    recon, codes, result = demo.reconstruct_from_codes(tokenizer, video, "x", 10.0)
     assert torch.equal(codes, tokenizer.tokenize(video))
     expected = tokenizer.decode_from_code_indices(codes).clamp(-1, 1)
     assert torch.equal(recon, expected)

@@ -25,7 +25,7 @@ from magvit2_pytorch.evaluation.files import (
     reconstruct_file,
     tokenize_file,
 )
-from magvit2_pytorch.evaluation.identity import Identity, identify
+from magvit2_pytorch.evaluation.identity import TokenizerId
 from magvit2_pytorch.evaluation.preprocess import pad_space
 from magvit2_pytorch.metrics import psnr
 from tests.conftest import DISCRETE
@@ -315,15 +315,17 @@ def test_what_files_cannot_give_or_hold_is_refused(tmp_path):
 
 def test_another_tokenizers_codes_are_refused_by_name_unless_forced(tmp_path):
     ours, theirs = exact(), exact()
-    codes, header = tokenize_file(ours, clip(tmp_path), identity=identify(ours, "run/ours"))
+    codes, header = tokenize_file(
+        ours, clip(tmp_path), tokenizer_id=TokenizerId.of(ours, "run/ours")
+    )
     assert header.tokenizer == "run/ours"
-    out, named = tmp_path / "out.mp4", identify(theirs, "run/theirs")
+    out, named = tmp_path / "out.mp4", TokenizerId.of(theirs, "run/theirs")
     with pytest.raises(TokenizerMismatch, match=r"run/ours.*run/theirs") as error:
-        decode_file(theirs, codes, header, out, identity=named)
+        decode_file(theirs, codes, header, out, tokenizer_id=named)
     assert header.fingerprint[:12] in str(error.value)
     assert named.fingerprint[:12] in str(error.value)
     assert not out.exists()
-    decode_file(theirs, codes, header, out, identity=named, force=True)
+    decode_file(theirs, codes, header, out, tokenizer_id=named, force=True)
     with pytest.raises(ValueError, match=r"shape \(5, 5, 6\)"):
         decode_file(ours, torch.cat((codes, codes[:1])), header, out, force=True)
     other = exact("fsq")
@@ -334,7 +336,7 @@ def test_another_tokenizers_codes_are_refused_by_name_unless_forced(tmp_path):
         codes,
         replace(header, tokenizer="moved"),
         out,
-        identity=Identity("x", header.fingerprint),
+        tokenizer_id=TokenizerId("x", header.fingerprint),
     )
 
 
