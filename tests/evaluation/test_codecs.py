@@ -169,7 +169,7 @@ def test_grey_keeps_its_detail_at_half_resolution_colour():
     ((0, 32, 32, 3), {}, "give t h w 3"),
     ((2, 64, 62, 3), {}, "64 x 62 are too small for libx265"),
     ((2, 64, 64, 3), {"pixel_format": "rgb24"}, "use 'yuv420p' or 'yuv444p'"),
-    ((2, 64, 66, 3), {"crf": 99}, "libx265 does not code 2 frames of 64 x 66 in yuv420p at crf 99"),
+    ((2, 64, 66, 3), {"crf": 99}, "libx265 cannot encode 2 frames of 64 x 66 in yuv420p at crf 99"),
 ])  # fmt: skip
 def test_what_cannot_be_coded_is_refused(shape, options, message, without_type_checks):
     frames = torch.zeros(shape, dtype=torch.uint8)

@@ -67,7 +67,7 @@ def test_clips_that_do_not_do_are_named(videos, capsys):
     with pytest.warns(UserWarning, match="skipped") as caught:
         assert len(demo.usable_clips(paths)) == 2
     said = "\n".join(str(warning.message) for warning in caught)
-    assert "short.mp4: 20 frames, and the demo needs 42" in said
+    assert "short.mp4: 20 frames, but the demo needs 42" in said
     assert "broken.mp4" in said
 
 

@@ -77,7 +77,7 @@ def test_what_cannot_be_used_comes_in_its_place(video, tmp_path):
     assert [type(item) for item in found] == [SkippedFile, Clip, SkippedFile]
     assert found[2] == ("gone.png", "the file is missing")
     (short,) = taken([video], num_frames=21, frame_stride=2)
-    assert short.reason == "too short: 40 frames, and a clip needs 41"
+    assert short.reason == "too short: 40 frames, but a clip needs 41"
     (short,) = taken([video], num_frames=5, frame_range=(50, None))
     assert short.reason.startswith("too short: 0 frames")
     (narrow,) = taken([_narrow(tmp_path)], size=64)
