@@ -14,6 +14,7 @@ from magvit2_pytorch.evaluation import corpus
 from magvit2_pytorch.evaluation.corpus import CorpusMismatch, CorpusProgress, tokenize_corpus
 from magvit2_pytorch.evaluation.files import decode_file, tokenize_file
 from magvit2_pytorch.evaluation.identity import TokenizerId
+from magvit2_pytorch.evaluation.inference import Inference
 from tests.conftest import build
 from tests.data.clip_files import make_audio
 from tests.evaluation.clips import clip
@@ -92,9 +93,11 @@ def numbers(report):
 
 
 def test_each_input_has_the_codes_that_it_has_alone(tokenizer, clips, tmp_path):
-    report = run(tokenizer, clips, tmp_path / "out", size=12, precision="bf16", chunk_frames=4)
+    report = run(
+        tokenizer, clips, tmp_path / "out", size=12, inference=Inference("bf16", chunk_frames=4)
+    )
     assert numbers(report) == (10, 0, 0, 7, 3)
-    options = dict(size=12, precision="bf16", chunk_frames=4)
+    options = dict(size=12, inference=Inference("bf16", chunk_frames=4))
     check_complete(tokenizer, clips, tmp_path / "out", **options)
     assert len(list((tmp_path / "out").glob("codes-*"))) > 3
     reasons = {failure.path: failure.reason for failure in report.failed}
@@ -265,8 +268,8 @@ def test_another_size_precision_or_tokenizer_is_refused_with_what_differs(
     other = build("compress_space", "compress_time")
     changes = [
         (tokenizer, dict(size=8), ["size as it is, not 8"]),
-        (tokenizer, dict(precision="bf16"), ["precision fp32, not bf16"]),
-        (tokenizer, dict(size=8, precision="bf16"), ["size as it is", "precision fp32"]),
+        (tokenizer, dict(inference=Inference("bf16")), ["precision fp32, not bf16"]),
+        (tokenizer, dict(size=8, inference=Inference("bf16")), ["size as it is", "precision fp32"]),
         (
             other,
             dict(tokenizer_id=TokenizerId.of(other, "b")),
