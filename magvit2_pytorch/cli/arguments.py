@@ -46,7 +46,7 @@ def add_function(
 
 
 def call_function(function: Callable[..., int], values: Mapping[str, Any]) -> int:
-    """Calls a function with the parsed values of the arguments that `add_function` added."""
+    """Calls a function with parsed values of its arguments."""
     parameters = signature(function).parameters
     positional = [n for n, p in parameters.items() if p.kind is Parameter.POSITIONAL_ONLY]
     keywords = {name: values[name] for name in parameters if name not in positional}
@@ -56,7 +56,7 @@ def call_function(function: Callable[..., int], values: Mapping[str, Any]) -> in
 def add_fields(
     parser: Any, config: type, defaults: Mapping[str, Any], prefix: str = "", skip: Iterable = ()
 ) -> None:
-    """Adds an option for each field of a dataclass; `defaults` override the fields' own."""
+    """Adds an option for each dataclass field, with defaults from `defaults`."""
     help_of = {param.arg_name: param.description for param in parse_from_object(config).params}
     for field in fields(config):
         if field.name not in skip:

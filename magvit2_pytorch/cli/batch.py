@@ -1,4 +1,4 @@
-"""Runs jobs one after the other: progress bars, result lines, skipped files, signals."""
+"""Runs jobs in sequence, with progress bars and skipped files."""
 
 import signal
 import sys
@@ -15,7 +15,7 @@ FrameCounter = Callable[[int, int], None]
 
 
 def run_jobs(jobs: Sequence[Job], work: Callable[[Job, FrameCounter], str]) -> int:
-    """Runs every job, prints the text that `work` returns, and returns the exit status.
+    """Runs every job, prints its result and returns the exit status.
 
     A file that cannot be used is named on stderr and skipped. The status is 0 if at least one file
     succeeded; if the only file fails, that is an error. Like Ctrl-C, SIGTERM raises an exception
@@ -53,9 +53,10 @@ def frame_count(number: int) -> str:
 
 @contextmanager
 def frames_bar(name: str) -> Iterator[FrameCounter]:
-    """A progress bar over frames, on a terminal only; yields the function that updates it.
+    """A progress bar over frames, shown on a terminal only.
 
-    The time left is estimated from the number of frames in the file's header.
+    Yields the function that updates it. The time left is estimated from the number of frames in the
+    file's header.
     """
     from tqdm import tqdm
 

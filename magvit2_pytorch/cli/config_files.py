@@ -16,7 +16,7 @@ def move_config_first(args: Sequence[str]) -> list[str]:
 
 
 def selected_preset(args: Sequence[str], default: str) -> str:
-    """The preset that sets the defaults: from --preset, the --config files, or `default`."""
+    """The preset from --preset, the --config files, or `default`."""
     typed, _ = _split(args, "--preset")
     files, _ = _split(args, "--config")
     configured = (_preset_in(Path(file).expanduser()) for file in files)

@@ -1,4 +1,4 @@
-"""`magvit2 tokenize --shard_mb`: tokenizes a corpus, with a progress bar over its files.
+"""`magvit2 tokenize --shard_mb`: tokenizes a corpus to shards.
 
 Imported only when needed, because its own imports take a second.
 """
@@ -56,7 +56,7 @@ def tokenize_to_shards(
 
 
 class _CorpusBar(CorpusProgress):
-    """A bar on a terminal, and lines of text for what should stay in a log."""
+    """A progress bar, and lines of text for the log."""
 
     def __init__(self, bar: tqdm, interrupt: Interruptible, process: Process):
         self.bar = bar

@@ -1,4 +1,4 @@
-"""`magvit2 demo`: trains and tests a tokenizer on real videos in five minutes."""
+"""`magvit2 demo`: trains and tests a tokenizer on real videos."""
 
 from pathlib import Path
 from typing import Literal

@@ -1,11 +1,11 @@
-"""Errors for the user: one line on stderr. Bugs of ours keep their traceback."""
+"""User errors, printed as one line; bugs keep their traceback."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """Something is missing, damaged or does not fit; the message says what to do."""
+    """An error that the user can fix; the message says how."""
 
     exit_code = 1
 

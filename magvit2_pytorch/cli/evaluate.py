@@ -35,7 +35,7 @@ def evaluate(
     device: Device = "auto",
     precision: Literal["fp32", "bf16"] = "fp32",
 ) -> int:
-    """Measures a tokenizer on a folder of videos and images, and writes a report.
+    """Measures a tokenizer on videos and images, and writes a report.
 
     Measures PSNR, SSIM, MS-SSIM, temporal error, codebook usage, bits per pixel and tokens per
     second, and LPIPS and rFVD if you give their networks; all in fp32. The report has values per

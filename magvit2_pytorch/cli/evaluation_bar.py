@@ -15,7 +15,7 @@ from magvit2_pytorch.training.interrupt import Interruptible
 
 @contextmanager
 def evaluation_bar() -> Iterator[EvaluationProgress]:
-    """A bar over clips with the time left, on a terminal; Ctrl-C stops between two clips."""
+    """A progress bar over clips; Ctrl-C stops between two clips."""
     with (
         tqdm(unit=" clips", disable=None, leave=False, dynamic_ncols=True) as bar,
         Interruptible() as interrupt,

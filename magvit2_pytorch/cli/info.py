@@ -32,7 +32,7 @@ def info(path: str | None = None, /, *, preset: str | None = None, json: bool = 
 
 
 def format_lines(description: dict[str, Any], indent: str = "") -> Iterator[str]:
-    """A line for each name and value; a list of rows becomes a table."""
+    """Lines of names and values; a list of rows becomes a table."""
     width = max(map(len, description), default=0)
     for name, value in description.items():
         if isinstance(value, dict):

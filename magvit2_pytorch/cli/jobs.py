@@ -23,12 +23,13 @@ def plan_jobs(
     target_suffix: Callable[[Path], str],
     file_suffixes: Sequence[str],
 ) -> list[Job]:
-    """Makes a job for each input file; a folder stands for all readable files below it.
+    """Makes a job for each input file.
 
-    `sources` are the suffixes that can be read; `target_suffix` returns the suffix of the output
-    for a source. `output` names a file if it ends in one of `file_suffixes`, which requires a
-    single input file; otherwise it is a folder, which mirrors the names and sub-folders of the
-    inputs. Raises `UserError` before any work if an input is missing or an output is in the way.
+    A folder stands for all readable files below it. `sources` are the suffixes that can be read;
+    `target_suffix` returns the suffix of the output for a source. `output` names a file if it ends
+    in one of `file_suffixes`, which requires a single input file; otherwise it is a folder, which
+    mirrors the names and sub-folders of the inputs. Raises `UserError` before any work if an input
+    is missing or an output is in the way.
     """
     found = [pair for path in inputs for pair in _find_sources(Path(path).expanduser(), sources)]
     target = Path(output).expanduser()
@@ -48,12 +49,12 @@ def plan_jobs(
 
 
 def has_suffix(path: Path, suffixes: Sequence[str]) -> bool:
-    """True if the name ends in one of the suffixes, in upper or lower case."""
+    """True if the name ends in one of `suffixes`, ignoring case."""
     return path.name.lower().endswith(tuple(suffixes))
 
 
 def _find_sources(given: Path, sources: Sequence[str]) -> list[tuple[Path, Path]]:
-    """Files, each with its path relative to the folder that the user named."""
+    """Files with their paths relative to the named folder."""
     from magvit2_pytorch.data.sources import walk
 
     if not given.exists():
@@ -85,7 +86,10 @@ def _mirror(
     sources: Sequence[str],
     target_suffix: Callable[[Path], str],
 ) -> list[Job]:
-    """Targets `clip` + suffix, or `clip.mp4` + suffix where there is also a `clip.gif`."""
+    """Jobs whose targets mirror the sources below `folder`.
+
+    `clip.mp4` becomes `clip` + suffix, or `clip.mp4` + suffix if there is also a `clip.gif`.
+    """
     short_targets = [
         folder / relative.with_name(_stem(relative, sources) + target_suffix(source))
         for source, relative in found

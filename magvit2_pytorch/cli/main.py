@@ -62,7 +62,7 @@ MAGVIT2_DEBUG=1 shows the tracebacks of errors, which are otherwise one line.
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Runs a command line, by default that of this process; returns the exit status."""
+    """Runs a command line, by default `sys.argv`; returns the status."""
     args = list(sys.argv[1:] if args is None else args)
     debug = os.environ.get("MAGVIT2_DEBUG", "") not in ("", "0")
     try:
@@ -84,7 +84,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _show_warning(message: Warning | str, *args: object, **kwargs: object) -> None:
-    """Prints a warning as one line, without the source line that raised it."""
+    """Prints a warning as one line, without its source line."""
     print(f"magvit2: warning: {message}", file=sys.stderr)
 
 

@@ -1,4 +1,4 @@
-"""Loading of the tokenizer given by `--model`, on the device given by `--device`."""
+"""Loading of the tokenizer of `--model` on the device of `--device`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -15,7 +15,7 @@ HUB = "hf://"
 
 
 def find_tokenizer(model: str, option: str = "--model") -> str:
-    """The folder or hub name of a tokenizer, given its folder or that of its training run."""
+    """Folder or hub name of a tokenizer, or of a run's tokenizer."""
     if model.startswith(HUB):
         return model.removeprefix(HUB)
     folder = Path(model).expanduser()
@@ -33,7 +33,7 @@ def find_tokenizer(model: str, option: str = "--model") -> str:
 
 
 def load_tokenizer(model: str, device: Device) -> "tuple[VideoTokenizer, TokenizerId]":
-    """The tokenizer in eval mode, and its ID with the name the user gave."""
+    """The tokenizer in eval mode, and its ID."""
     name = find_tokenizer(model)
     from magvit2_pytorch.evaluation.identity import TokenizerId
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
@@ -45,7 +45,7 @@ def load_tokenizer(model: str, device: Device) -> "tuple[VideoTokenizer, Tokeniz
 
 
 def find_device(device: Device) -> str:
-    """The device to compute on; `auto` is a GPU if there is one."""
+    """The device; `auto` is a GPU if there is one."""
     import torch
 
     has_gpu = torch.cuda.is_available()

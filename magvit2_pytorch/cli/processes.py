@@ -23,7 +23,7 @@ class Process(NamedTuple):
         return "" if self.is_single else f"process {self.rank + 1} of {self.world_size}: "
 
     def select_gpu(self) -> None:
-        """Selects this process's GPU as "cuda"; with too few GPUs, processes share them."""
+        """Makes "cuda" this process's GPU; processes may share GPUs."""
         import torch
 
         if not self.is_single and torch.cuda.is_available():

@@ -147,7 +147,7 @@ def _tokenize_to_files(
 
 
 def _existing_header(target: Path, fingerprint: str, origin: "Origin") -> "CodeHeader | None":
-    """The header of an existing code file that equals the one to write, if any."""
+    """Header of an existing code file that is up to date."""
     from magvit2_pytorch.data import UnusableMedia
     from magvit2_pytorch.data.code_shards import check_stored, stored_videos
 

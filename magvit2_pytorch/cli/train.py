@@ -123,7 +123,7 @@ def train(
 
 
 def add_arguments(parser: ArgumentParser, args: Sequence[str]) -> None:
-    """Adds all options; those of model and training start from the preset that `args` name."""
+    """Adds all options, with the defaults of the preset in `args`."""
     from magvit2_pytorch.tokenizer.config import TokenizerConfig
     from magvit2_pytorch.tokenizer.presets import PRESETS, preset
     from magvit2_pytorch.training.config import TrainingConfig
@@ -196,7 +196,7 @@ def write_config(path: Path, model: "TokenizerConfig", training: "TrainingConfig
 
 
 def start_from(tokenizer: "VideoTokenizer", source: str) -> None:
-    """Loads the weights of a trained tokenizer, inflating those of an image tokenizer."""
+    """Loads the weights of a trained tokenizer, inflated if needed."""
     from magvit2_pytorch.tokenizer.inflate import inflate_into
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
 
@@ -205,7 +205,7 @@ def start_from(tokenizer: "VideoTokenizer", source: str) -> None:
 
 
 def find_checkpoint(folder: Path, resume: str | None) -> Path | None:
-    """The checkpoint given by --resume, or None to start at the first step.
+    """The checkpoint given by --resume; None for a new run.
 
     Raises `UserError` if it does not exist, or if a new run would mix its checkpoints with those
     of an older run.

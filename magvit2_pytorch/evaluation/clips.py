@@ -1,4 +1,4 @@
-"""Selection of files and clips to evaluate: always the same clips in the same order."""
+"""Reproducible selection of files and clips to evaluate."""
 
 import hashlib
 import json
@@ -33,7 +33,7 @@ Split = Literal["all", "train", "valid"]
 
 @dataclass(frozen=True, kw_only=True)
 class ClipChoice:
-    """Selection of files and clips from a folder. An image is a clip of one frame."""
+    """Options for selecting clips; an image is a one-frame clip."""
 
     num_frames: int = 17
     """Frames per video clip; shorter videos are skipped and named."""
@@ -88,7 +88,7 @@ class ClipChoice:
 
 
 class EvaluatedFile(NamedTuple):
-    """A file and its name in the report: its path relative to the common folder."""
+    """A file and its name: its path relative to the folder."""
 
     path: Path
     name: str
@@ -155,10 +155,10 @@ def files_digest(files: Sequence[EvaluatedFile], with_times: bool = False) -> st
 def iter_clips(
     files: Sequence[EvaluatedFile], choice: ClipChoice, channels: int, first_clip: int = 0
 ) -> Generator[Clip | SkippedFile, None, None]:
-    """Yields all clips of the files, one in memory at a time, and a `SkippedFile` for a bad file.
+    """Yields all clips of the files, one in memory at a time.
 
-    `first_clip` skips the clips before it in the first file. A file can fail after some of its
-    clips were yielded.
+    A file that cannot be used gives a `SkippedFile`. `first_clip` skips the clips before it in the
+    first file. A file can fail after some of its clips were yielded.
     """
     for file in files:
         try:
@@ -245,7 +245,7 @@ def _split_side(paths: list[Path], choice: ClipChoice) -> list[Path]:
 
 
 def _root(source: Source, paths: Sequence[Path]) -> Path:
-    """The folder that file names are relative to: the given one, or the common one."""
+    """The folder that file names are relative to."""
     if isinstance(source, str | os.PathLike) and Path(source).expanduser().is_dir():
         return Path(source).expanduser()
     return Path(os.path.commonpath([path.parent for path in paths]))

@@ -44,12 +44,13 @@ Positions = tuple[int, Int[np.ndarray, " n"], Int[np.ndarray, " n"]]
 
 
 class BitModel:
-    """Logistic regression on neighbouring values and context counters, with weights per bit kind.
+    """Logistic regression on neighbouring values and context counters.
 
-    The probability that a bit is 1 is the logistic function of a weighted sum of `num_values`
-    values (the digits of neighbours) and of the logits of `NUM_CONTEXTS` counters, each of which
-    counts how often the bit was 1 in the same context. Every bit updates the weights with one
-    AdaGrad step on its code length: logistic mixing, as in the PAQ family of compressors.
+    Each kind of bit has its own weights. The probability that a bit is 1 is the logistic function
+    of a weighted sum of `num_values` values (the digits of neighbours) and of the logits of
+    `NUM_CONTEXTS` counters, each of which counts how often the bit was 1 in the same context. Every
+    bit updates the weights with one AdaGrad step on its code length: logistic mixing, as in the PAQ
+    family of compressors.
 
     Encoder and decoder must agree to the last bit, on any two machines. All numbers are therefore
     multiples of powers of two, so small that sums are exact in any order; the only operations that
@@ -72,7 +73,7 @@ class BitModel:
         values: Float[np.ndarray, "n v"],
         contexts: UInt64[np.ndarray, "k n"],
     ) -> Probabilities:
-        """Returns the probability of a 1 for bits of the kinds `nodes`; `update` must follow."""
+        """Probability of a 1 for bits `nodes`; `update` must follow."""
         slots = _hash(contexts, nodes) >> np.uint64(64 - NUM_SLOTS.bit_length() + 1)
         self._slots, self._nodes = slots.astype(np.int64), nodes
         zeros, ones = self.counts[:, self.kinds, self._slots].astype(np.float64)
@@ -98,9 +99,10 @@ class BitModel:
 
 
 class CodeModel:
-    """Visits every bit of a video's codes once, in an order common to encoder and decoder.
+    """Visits every bit of a video's codes in a fixed order.
 
-    `levels` contains, for each codebook, the number of values of each digit of its codes.
+    Encoder and decoder use the same order. `levels` contains, for each codebook, the number of
+    values of each digit of its codes.
 
     Frames are visited in order. Within a frame, all positions with equal x + 2 y are visited
     together: their neighbours to the left, above and above right are known by then. Digits of a
@@ -180,13 +182,13 @@ class CodeModel:
         return _KnownCodes(digits + 1, self._values(digits), hashes)
 
     def _values(self, digits: Int[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-        """Digits as numbers in [-1, 1], close to the quantized latents that they represent."""
+        """Digits as values in [-1, 1], close to the quantized latents."""
         values = 2 * digits / (np.array(self.levels) - 1) - 1
         return np.rint(values / VALUE_UNIT) * VALUE_UNIT
 
 
 class _KnownCodes(NamedTuple):
-    """Digits, values and hashes of the codes at some positions; zero if unknown."""
+    """Digits, values and hashes of codes; zero where unknown."""
 
     digits: Int[np.ndarray, "n d"]
     """Digits plus one."""
@@ -231,7 +233,7 @@ def _hash(*words: np.ndarray) -> UInt64[np.ndarray, "..."]:
 
 @cache
 def _logits() -> Float[np.ndarray, " steps"]:
-    """Table of rounded log(p / (1 - p)) at the middle of each interval of p."""
+    """Table of log(p / (1 - p)) at interval midpoints of p."""
     with localcontext(Context(prec=28)):
         odds = [Decimal(2 * step + 1) / (2 * (NUM_LOGITS - step) - 1) for step in range(NUM_LOGITS)]
         return np.array([round(odd.ln() / Decimal(LOGIT_UNIT)) for odd in odds]) * LOGIT_UNIT
@@ -239,7 +241,7 @@ def _logits() -> Float[np.ndarray, " steps"]:
 
 @cache
 def _probabilities() -> Float[np.ndarray, " logits"]:
-    """Table of rounded 1 / (1 + exp(-x)) for x from -MAX_LOGIT, clipped to MIN_PROBABILITY."""
+    """Table of 1 / (1 + exp(-x)) from x = -MAX_LOGIT."""
     with localcontext(Context(prec=28)):
         steps = range(round(2 * MAX_LOGIT / LOGIT_UNIT) + 1)
         powers = [(MAX_LOGIT - step * Decimal(LOGIT_UNIT)).exp() for step in steps]

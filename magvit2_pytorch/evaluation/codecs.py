@@ -24,7 +24,7 @@ LUMA_RANGE, CHROMA_RANGE = 219, 224
 
 @dataclass(frozen=True)
 class Codec:
-    """An FFmpeg encoder at its slowest sensible settings, and a decoder for its stream.
+    """An FFmpeg encoder at slow settings, and its decoder.
 
     One pass at constant quality (CRF); one group of pictures over the whole clip unless the
     encoder detects a cut; it may look ahead and code frames out of order, which a causal tokenizer
@@ -98,7 +98,7 @@ def code_frames(
     fps: float = 25.0,
     pixel_format: PixelFormat = "yuv420p",
 ) -> CodedClip:
-    """Encodes a clip in memory and decodes it from the encoded bytes alone.
+    """Encodes a clip in memory and decodes the encoded bytes.
 
     The bytes are the raw stream with its parameter sets, which a decoder needs, without container
     and without units that decoders skip: delimiters, and the name and settings of the encoder (600
@@ -136,16 +136,20 @@ def code_frames(
 
 
 def color_round_trip(frames: Frames, pixel_format: PixelFormat = "yuv420p") -> Frames:
-    """Frames after conversion to YCbCr and back: an upper bound of the quality of a codec."""
+    """Frames after conversion to YCbCr and back, without coding.
+
+    This is an upper bound of the quality of a codec.
+    """
     height, width = frames.shape[1:3]
     return from_planes(to_planes(frames, pixel_format), pixel_format)[:, :height, :width]
 
 
 def to_planes(frames: Frames, pixel_format: PixelFormat) -> Tensor:
-    """Converts RGB to YCbCr, Rec. 709, limited range, rounded once, in PyAV's layout.
+    """Converts RGB to 8-bit YCbCr in PyAV's layout.
 
-    `yuv444p` gives `t 3 h w`; `yuv420p` gives `t y w` with y = 3/2 h, sides padded to be even, and
-    the chroma planes one after the other in the rows below luma. Chroma is the mean of four pixels.
+    Rec. 709, limited range, rounded once. `yuv444p` gives `t 3 h w`; `yuv420p` gives `t y w`
+    with y = 3/2 h, sides padded to be even, and the chroma planes one after the other in the rows
+    below luma. Chroma is the mean of four pixels.
     """
     if pixel_format not in ("yuv420p", "yuv444p"):
         raise ValueError(f"pixel_format is {pixel_format!r}: use 'yuv420p' or 'yuv444p'")
@@ -178,7 +182,7 @@ def from_planes(planes: Tensor, pixel_format: PixelFormat) -> Frames:
 
 
 def _rgb_to_ycc() -> Float[Tensor, "3 3"]:
-    """Matrix to luma in [0, 1] and blue and red difference in [-1/2, 1/2]."""
+    """Matrix to luma in [0, 1] and chroma in [-1/2, 1/2]."""
     luma = torch.tensor((RED, 1 - RED - BLUE, BLUE), dtype=torch.float64)
     eye = torch.eye(3, dtype=torch.float64)
     blue, red = (eye[2] - luma) / (2 * (1 - BLUE)), (eye[0] - luma) / (2 * (1 - RED))

@@ -1,4 +1,4 @@
-"""Checks that a tokenizer can be used with files and with given codes."""
+"""Checks that a tokenizer works with files and given codes."""
 
 from magvit2_pytorch.data import CodeHeader
 from magvit2_pytorch.evaluation.identity import TokenizerId

@@ -62,7 +62,7 @@ class CorpusProgress:
     """Callbacks of `tokenize_corpus`. An exception ends the run; finished codes are kept."""
 
     def damaged(self, file: Path, reason: str) -> None:
-        """A shard, or the codes of a video in it, is damaged; its inputs are done again."""
+        """A shard is damaged; its damaged inputs are done again."""
 
     def planned(self, report: CorpusReport) -> None:
         """The inputs to do are known."""
@@ -146,7 +146,7 @@ class _CodeOptions(NamedTuple):
     inference: Inference
 
     def origin(self, path: str, file: Path) -> Origin | None:
-        """The origin of codes of the current file; None if there is no file."""
+        """Origin of codes of the current file; None without a file."""
         try:
             return Origin.of(file, path, self.size, self.inference.precision)
         except OSError:
@@ -185,7 +185,7 @@ def _plan(
     retry_failed: bool,
     progress: CorpusProgress,
 ) -> tuple[dict[str, Path], CorpusReport]:
-    """Inputs of a share that are to do, in order, and the counts of the others."""
+    """Remaining inputs of a share, and counts of the others."""
     latest = {}
     for path, event in corpus.events():
         if isinstance(event, StoredVideo):
@@ -218,7 +218,7 @@ def _is_intact(video: StoredVideo, progress: CorpusProgress) -> bool:
 def _try_tokenize(
     tokenizer: VideoTokenizer, file: Path, options: _CodeOptions, on_frames: FrameCallback
 ) -> tuple[OneVideosCodes, CodeHeader] | str:
-    """Codes and header of a file, or the reason why there are none."""
+    """Codes and header of a file, or the reason of failure."""
     try:
         return tokenize_file(tokenizer, file, **options._asdict(), on_frames=on_frames)
     except UnusableMedia as error:

@@ -1,4 +1,4 @@
-"""Reads the state of a corpus from the shard and failure files in its folder.
+"""State of a corpus, read from the files in its folder.
 
     codes-RUN-RANK-NUMBER.safetensors   shards of codes
     failed-RUN-RANK.jsonl               failed inputs, one per line
@@ -37,7 +37,7 @@ class Failure(NamedTuple):
 
 
 class CorpusFolder:
-    """A folder of shards. `on_damaged` is called with damaged files and the reason."""
+    """A folder of shards; `on_damaged` gets damaged files and the reason."""
 
     def __init__(self, folder: str | PathLike, on_damaged: Callable[[Path, str], object]):
         self.folder = Path(folder)
@@ -48,10 +48,10 @@ class CorpusFolder:
         return max((run + 1 for run, *_ in self._files()), default=0)
 
     def events(self) -> Iterator[tuple[str, StoredVideo | Failure]]:
-        """Yields inputs with their codes or failure; of several for one input, the last counts.
+        """Yields inputs with their codes or failure.
 
-        A damaged shard is renamed. Raises `UnusableMedia` if a shard cannot be read for any other
-        reason.
+        If an input occurs several times, the last counts. A damaged shard is renamed. Raises
+        `UnusableMedia` if a shard cannot be read for any other reason.
         """
         for *_, path in sorted(self._files()):
             if path.suffix == ".jsonl":
@@ -67,7 +67,7 @@ class CorpusFolder:
             file.write(line + "\n")
 
     def write_manifest(self) -> None:
-        """Writes a line for each input that is done or failed, sorted by path."""
+        """Writes a line for each finished input, sorted by path."""
         while True:
             before = self._sizes()
             lines = {path: json.dumps(_manifest_line(path, event)) for path, event in self.events()}
@@ -90,7 +90,7 @@ class CorpusFolder:
         return []
 
     def _files(self) -> list[tuple[int, int, int, Path]]:
-        """Run, rank, number and path of all files of runs, damaged shards included."""
+        """Run, rank, number and path of files, including damaged shards."""
         paths = self.folder.iterdir() if self.folder.is_dir() else ()
         matches = ((_NAME.fullmatch(path.name), path) for path in paths)
         return [(*(int(n or 0) for n in match.groups()), path) for match, path in matches if match]

@@ -88,7 +88,7 @@ def usable_clips(paths: Sequence[Path]) -> list[Path]:
 
 
 def unique_names(paths: Sequence[Path]) -> list[str]:
-    """File names without suffix; names that occur twice get a number in front."""
+    """File names without suffix, numbered if they occur twice."""
     counts = Counter(path.stem for path in paths)
     return [p.stem if counts[p.stem] == 1 else f"{i}-{p.stem}" for i, p in enumerate(paths)]
 
@@ -117,7 +117,7 @@ def train_demo(
     quantizer: str,
     **options: Any,
 ) -> VideoTokenizerTrainer:
-    """Trains the `small` preset with its recipe on the earlier frames, for `minutes`."""
+    """Trains the `small` preset on the earlier frames for `minutes`."""
     tokenizer = VideoTokenizer.from_preset("small", **QUANTIZERS[quantizer])
     training = recipe("small") | dict(
         num_train_steps=1_000_000,
@@ -153,7 +153,7 @@ def train_demo(
 def held_out_clips(
     paths: Sequence[Path], short_side: int = SHORT_SIDE, num_frames: int = HELD_OUT_FRAMES
 ) -> ConcatDataset:
-    """The last frames of every clip, with sides cropped to multiples of 16."""
+    """The last frames of every clip, cropped to multiples of 16."""
     datasets = []
     for path in paths:
         file = VideoFile(path)
@@ -168,7 +168,7 @@ def held_out_clips(
 def reconstruct_from_codes(
     tokenizer: VideoTokenizer, video: Video, name: str, fps: float
 ) -> tuple[Video, Tensor, ClipResult]:
-    """Tokenizes a clip, decodes it from the codes alone and measures the result."""
+    """Decodes a clip from its codes alone and measures the result."""
     codes = tokenizer.tokenize(video)
     recon = tokenizer.decode_from_code_indices(codes, num_frames=video.shape[2]).clamp(-1, 1)
     num_frames, height, width = video.shape[2:]

@@ -56,7 +56,7 @@ def describe_preset(options: dict[str, Any]) -> Description:
 
 
 def describe_file(path: str | os.PathLike) -> Description:
-    """Describes a code file, video or image; raises `UnusableMedia` if it cannot be read."""
+    """Describes a code file, video or image; `UnusableMedia` if unreadable."""
     if Path(path).name.lower().endswith(CODE_SUFFIX):
         return _describe_codes(path)
     if media_kind(path) == "image":
@@ -107,7 +107,7 @@ def _describe_codes(path: str | os.PathLike) -> Description:
 
 
 def _layers(tokenizer: VideoTokenizer) -> list[Description]:
-    """Rows from pixels to latents: the grid after each layer, and its parameters."""
+    """Grid and parameters of each layer, from pixels to latents."""
     config, (first_grid, *grids) = tokenizer.config, tokenizer.config.grids
     input_layer, *down = tokenizer.encoder.layers
     output_layer, *up = reversed(tokenizer.decoder.layers)

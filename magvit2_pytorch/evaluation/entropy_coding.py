@@ -34,7 +34,7 @@ Digits = Int[np.ndarray, "j y x d"]
 
 
 def compress(codes: OneVideosCodes, quantizer: Quantizer) -> bytes:
-    """Compresses the codes of one video, `j y x` or `j y x q`, losslessly.
+    """Compresses one video's codes, `j y x` or `j y x q`.
 
     A range coder writes each bit with the probability from `CodeModel`. The model starts untrained
     for every video, so that the bytes are self-contained; in a short video it has learned little.
@@ -69,10 +69,11 @@ def compress(codes: OneVideosCodes, quantizer: Quantizer) -> bytes:
 
 
 def decompress(data: bytes, quantizer: Quantizer) -> Int[Tensor, "j y x *q"]:
-    """Inverse of `compress`: int64 codes, with a codebook axis if the quantizer has several.
+    """Inverse of `compress`.
 
-    Raises `ValueError` if the bytes are damaged, truncated, of another version or of a quantizer
-    with another codebook, `ImportError` without constriction.
+    Returns int64 codes, with a codebook axis if the quantizer has several. Raises `ValueError` if
+    the bytes are damaged, truncated, of another version or of a quantizer with another codebook,
+    `ImportError` without constriction.
     """
     if len(data) < HEADER_BYTES:
         raise ValueError(
@@ -104,10 +105,10 @@ def decompress(data: bytes, quantizer: Quantizer) -> Int[Tensor, "j y x *q"]:
 
 
 def digit_levels(quantizer: Quantizer) -> list[tuple[int, ...]]:
-    """The number of values of each digit of a code, per codebook, least significant first.
+    """Number of values of each digit of a code, per codebook.
 
-    These are the levels of FSQ; for other quantizers, the bits of the index (for LFQ, each is the
-    sign of a latent).
+    The least significant digit is first. These are the levels of FSQ; for other quantizers, the
+    bits of the index (for LFQ, each is the sign of a latent).
     """
     if not quantizer.codebook_size:
         raise ValueError("this tokenizer is continuous and has no codes to compress")

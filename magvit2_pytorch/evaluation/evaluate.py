@@ -1,4 +1,4 @@
-"""Evaluates a tokenizer on a folder of videos and images, and writes a report.
+"""Evaluation of a tokenizer on a folder of videos and images.
 
 Memory is that of one clip, plus 8 bytes per value of a clip while the report is computed. An
 interrupted run can be continued; its report equals that of an uninterrupted run.
@@ -37,7 +37,7 @@ from magvit2_pytorch.tokenizer.model import VideoTokenizer
 
 
 class EvaluationProgress:
-    """Callbacks of an evaluation. An exception ends the run, which can be continued later."""
+    """Callbacks of an evaluation; an exception ends the run."""
 
     def planned(self, done_before: int, max_total: int) -> None:
         """`done_before` of at most `max_total` clips were measured by earlier runs."""
@@ -109,7 +109,7 @@ class Evaluation:
     def _measure_all(
         self, journal: Journal, totals: dict[str, Totals], progress: EvaluationProgress
     ) -> None:
-        """Measures the remaining clips; adds a line for each clip and each unusable file."""
+        """Measures the remaining clips and adds their lines to the journal."""
         position = _Position(self.files, self.choice)
         for line in journal.lines():
             position.advance(line)
@@ -137,7 +137,7 @@ class Evaluation:
                 journal.save(state)
 
     def _measure(self, clip: Clip | SkippedFile) -> tuple[ClipMeasurement | None, dict[str, Any]]:
-        """Measures a clip; returns the measurement, None for an unusable file, and its line."""
+        """Measurement, None for an unusable file, and line of a clip."""
         if isinstance(clip, SkippedFile):
             return None, dict(path=clip.name, skipped=clip.reason)
         num_frames, height, width = clip.frames.shape[:3]
@@ -182,7 +182,7 @@ class Evaluation:
 
 
 class _Position:
-    """The next file and the next clip in it, given the lines written so far."""
+    """The next file and clip, given the lines written so far."""
 
     def __init__(self, files: Sequence[EvaluatedFile], choice: ClipChoice):
         self.names = [file.name for file in files]
@@ -200,7 +200,7 @@ class _Position:
 
     @property
     def max_total(self) -> int:
-        """Upper bound of the number of clips, before all files have been opened."""
+        """Upper bound of the number of clips in all files."""
         expected = self._expected
         return expected if self.max_clips is None else min(expected, self.max_clips)
 

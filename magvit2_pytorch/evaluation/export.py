@@ -58,13 +58,14 @@ def export_tokenizer(
     parts: Sequence[PartName] = ("encode", "decode"),
     tokenizer_id: TokenizerId | None = None,
 ) -> dict[str, Agreement]:
-    """Writes PART.FORMAT files and `export.json` to a folder; returns the agreement of each file.
+    """Writes PART.FORMAT files and `export.json` to a folder.
 
-    The programs accept any batch, frames, height and width that the tokenizer accepts without
-    padding, including one frame, and the condition of a conditional tokenizer. They compute in
-    float32. Each is loaded again and compared with the tokenizer; existing files are replaced when
-    all have passed. Raises `ValueError` if torch is too old, a package is missing or the tokenizer
-    is on a GPU, and `ProgramMismatch` if the results of a program differ.
+    Returns the agreement of each file with the tokenizer. The programs accept any batch, frames,
+    height and width that the tokenizer accepts without padding, including one frame, and the
+    condition of a conditional tokenizer. They compute in float32. Each is loaded again and compared
+    with the tokenizer; existing files are replaced when all have passed. Raises `ValueError` if
+    torch is too old, a package is missing or the tokenizer is on a GPU, and `ProgramMismatch` if
+    the results of a program differ.
     """
     for name in formats:
         FORMATS[name].check_installed()
@@ -161,7 +162,7 @@ def compare(
 def _codes_by_rounding(
     part: Part, inputs: tuple[Tensor, ...], codes: Codes
 ) -> Bool[Tensor, "b ..."]:
-    """Mask of codes that the quantizer also gives if one latent channel is slightly shifted."""
+    """Mask of codes that a slight shift of one channel explains."""
     latents = part.tokenizer.encode(*inputs)
     step = ROUNDING * latents.abs().mean()
     matches = torch.zeros_like(codes, dtype=torch.bool)

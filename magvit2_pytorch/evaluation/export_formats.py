@@ -26,7 +26,7 @@ OLDEST_TORCH = "2.11"
 
 
 def trace(part: Part, example: tuple[Tensor, ...]) -> ExportedProgram:
-    """Traces the graph of one direction, with dynamic sizes of 1 or more.
+    """Traces one direction with dynamic sizes of 1 or more.
 
     Torch checks in many places if a size is 1, because the memory layout of a tensor may depend on
     it; the program would then refuse one frame or one row of cells if the example has more. Values
@@ -84,7 +84,7 @@ class ProgramFormat(ABC):
 
     @abstractmethod
     def write(self, program: ExportedProgram, part: Part, path: Path) -> None:
-        """Writes the program; ONNX weights above 2 GB go to a separate file."""
+        """Writes the program; ONNX weights above 2 GB get their own file."""
 
     @abstractmethod
     def load(self, path: Path) -> LoadedProgram:

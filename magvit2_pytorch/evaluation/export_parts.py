@@ -37,9 +37,9 @@ class Port(NamedTuple):
 
 
 class Part(nn.Module):
-    """One direction of a tokenizer, in evaluation mode, with only the weights it needs.
+    """One direction of a tokenizer, in evaluation mode.
 
-    It shares the weights of the tokenizer.
+    It has only the weights it needs, shared with the tokenizer.
     """
 
     name: PartName

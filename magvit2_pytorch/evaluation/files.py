@@ -59,11 +59,12 @@ def tokenize_file(
     tokenizer_id: TokenizerId | None = None,
     on_frames: FrameCallback | None = None,
 ) -> tuple[OneVideosCodes, CodeHeader]:
-    """Codes of a video or image file, on the CPU, and the header to store with them.
+    """Tokenizes a video or image file.
 
-    `size` is the short side in pixels, by default that of the file. `tokenizer_id` avoids hashing
-    all weights again for every file. Raises `UnusableMedia` if the file cannot be decoded, and
-    `ValueError` if the tokenizer is conditional or continuous.
+    Returns the codes, on the CPU, and the header to store with them. `size` is the short side in
+    pixels, by default that of the file. `tokenizer_id` avoids hashing all weights again for every
+    file. Raises `UnusableMedia` if the file cannot be decoded, and `ValueError` if the tokenizer is
+    conditional or continuous.
     """
     check_supports_files(tokenizer, needs_codes=True)
     tokenizer_id = tokenizer_id or TokenizerId.of(tokenizer)
@@ -102,7 +103,7 @@ def decode_file(
     force: bool = False,
     on_frames: FrameCallback | None = None,
 ) -> None:
-    """Decodes codes and writes a video or image, at its true size and frame rate.
+    """Decodes codes to a video or image file.
 
     Raises `TokenizerMismatch` (a `ValueError`) if another tokenizer made the codes, unless `force`
     is given, and `ValueError` if the suffix of `out_path` does not fit the kind of file, or the
@@ -128,7 +129,7 @@ def reconstruct_file(
     inference: Inference = Inference(),
     on_frames: FrameCallback | None = None,
 ) -> Reconstruction:
-    """Writes the reconstruction of a file, to the right of the original if `side_by_side`.
+    """Writes the reconstruction of a file, `side_by_side` with the original or alone.
 
     A video keeps its frame rate and its sound (the first audio stream; a gif has none). Works
     for continuous tokenizers too. Raises as `tokenize_file` and `decode_file` do.
@@ -161,7 +162,7 @@ def decoded_frames(
     inference: Inference = Inference(),
     on_frames: FrameCallback | None = None,
 ) -> Iterator[Frames]:
-    """Decodes codes chunk by chunk to frames, cropped to their true size and number."""
+    """Decodes codes to chunks of frames, cropped to their true size."""
     stream = inference.decode_stream(tokenizer, header.num_frames)
     device = inference.frames_device(tokenizer)
     step = inference.chunk_latents(tokenizer)
@@ -176,12 +177,13 @@ def decoded_frames(
 
 
 def _as_video(frames: Frames, device: torch.device) -> Video:
-    """Frames as a video in [-1, 1] on a device, to which they are copied as bytes."""
+    """Frames as a video in [-1, 1] on a device."""
+    # Copy bytes to the device, not floats.
     return to_float(frames.to(device))[None]
 
 
 def _encode(stream: EncodeStream, video: Video) -> Quantized:
-    """Encodes the next chunk, padded in space and, for the last one, in time."""
+    """Encodes the next chunk, padded in space and time."""
     padded = pad_space(video, stream.tokenizer.space_factor)
     is_first = not stream.num_frames
     return stream.push_quantized(pad_frames(padded, stream.tokenizer.time_factor, is_first))

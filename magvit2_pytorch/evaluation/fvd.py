@@ -79,7 +79,7 @@ class I3D:
 
     @torch.no_grad()
     def features(self, video: Video) -> Float[Tensor, "b k"]:
-        """One vector per clip; raises `ValueError` if the network does not accept the clips."""
+        """One vector per clip; `ValueError` if the network rejects the clips."""
         channels, num_frames = video.shape[1:3]
         if channels not in (1, 3):
             raise ValueError(f"{channels} channels: I3D takes 1 (grey) or 3 (RGB)")
@@ -104,6 +104,6 @@ class I3D:
         return reduce(output.float(), "b k ... -> b k", "mean")
 
     def check(self, num_frames: int, channels: int) -> int:
-        """The length of the vectors; raises as `features` does on clips of this kind."""
+        """Length of the vectors; raises as `features` on such clips."""
         device = next((p.device for p in self.network.parameters()), torch.device("cpu"))
         return self.features(torch.zeros(1, channels, num_frames, 32, 32, device=device)).shape[1]

@@ -22,7 +22,7 @@ class TokenizerId(NamedTuple):
     def of(
         cls, tokenizer: VideoTokenizer, name: str = "a tokenizer without a name"
     ) -> "TokenizerId":
-        """The ID that is stored with codes and checked; reads all weights once."""
+        """The ID to store with codes; hashes all weights."""
         return cls(name, fingerprint(tokenizer))
 
     def __str__(self) -> str:
@@ -49,7 +49,7 @@ def weights_hash(module: nn.Module, prefix: str = "") -> str:
 
 
 def _non_default_options(config: TokenizerConfig) -> dict[str, object]:
-    """Options that differ from the defaults, so that a new option changes no fingerprint."""
+    """Options that differ from the defaults: new options keep old fingerprints."""
     defaults = {field.name: field.default for field in fields(config)}
     values = config.to_dict()
     return {n: values[n] for n in values if getattr(config, n) != defaults[n]}

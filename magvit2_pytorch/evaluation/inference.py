@@ -33,7 +33,7 @@ class Inference:
         check_tile_size(self.tile_size, tokenizer.space_factor)
 
     def chunk_latents(self, tokenizer: VideoTokenizer) -> int:
-        """Latent frames of a chunk; the first chunk of a video has one more."""
+        """Latent frames per chunk; the first chunk has one more."""
         return max(self.chunk_frames // tokenizer.time_factor, 1)
 
     def encode_stream(self, tokenizer: VideoTokenizer) -> EncodeStream:
@@ -49,5 +49,5 @@ class Inference:
         )
 
     def frames_device(self, tokenizer: VideoTokenizer) -> torch.device:
-        """The device of whole frames: the tokenizer's, or the CPU if it computes in tiles."""
+        """The device of whole frames: the CPU if computing in tiles."""
         return tokenizer.device if self.tile_size is None else torch.device("cpu")

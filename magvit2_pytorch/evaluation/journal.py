@@ -1,4 +1,4 @@
-"""State of an evaluation on disk: a line for each clip, and totals over all lines.
+"""State of an evaluation on disk: lines of clips, and totals.
 
 Lines are appended as clips are measured. Totals (counts of codes, moments of features) are saved
 from time to time, with the number of bytes of lines that they cover. However a run ends, the next
@@ -37,7 +37,7 @@ class EvaluationMismatch(EvaluationError):
 
 
 class Journal:
-    """`clips.jsonl` of a folder: a header with all settings, and a line for each clip.
+    """`clips.jsonl` of a folder: a header with settings, then lines.
 
     Opening it continues an earlier run. Raises `EvaluationMismatch`, naming the differences, if the
     header of that run differs, and `EvaluationError` if the file has another format.
@@ -104,7 +104,7 @@ class Journal:
         self.saved = time.monotonic()
 
     def _load_sums(self, header_bytes: int) -> int:
-        """Loads the saved totals; returns the number of bytes of lines that they cover."""
+        """Loads the saved totals; returns the bytes of lines they cover."""
         if not self.sums.exists():
             return header_bytes
         try:

@@ -34,7 +34,7 @@ FeaturePair = tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]
 
 
 class EvaluationNetworks(NamedTuple):
-    """Networks for perceptual metrics; a metric whose network is None is not measured."""
+    """Networks for perceptual metrics; None skips the metric."""
 
     perceptual: PerceptualLoss | None = None
     i3d: I3D | None = None
@@ -145,7 +145,7 @@ def measure(
 def reconstruct_clip(
     tokenizer: VideoTokenizer, video: Video, inference: Inference = Inference()
 ) -> tuple[Video, Codes | None, tuple[int, int, int]]:
-    """Reconstruction, codes and latent grid of a clip of any size and length."""
+    """Reconstruction, codes and latent grid of a clip of any size."""
     num_frames, height, width = video.shape[2:]
     padded = pad_frames(pad_space(video, tokenizer.space_factor), tokenizer.time_factor)
     device = inference.frames_device(tokenizer)
@@ -165,10 +165,10 @@ def reconstruct_clip(
 def _perceptual_metrics(
     perceptual: PerceptualLoss, recon: Video, real: Video
 ) -> tuple[float, dict[str, FeaturePair]]:
-    """Perceptual distance of a clip, and features of the last layer for Fréchet distances.
+    """Perceptual distance of a clip, and features for Fréchet distances.
 
-    The features are those of every frame, averaged over its area, and their differences between
-    consecutive frames.
+    The features are those of the last layer for every frame, averaged over its area, and their
+    differences between consecutive frames.
     """
     distances, pooled = [], ([], [])
     # Frame by frame: the features of a frame take a hundred times its memory.

@@ -32,7 +32,7 @@ SUFFIX_OF = {"video": ".mp4", "image": ".png"}
 
 
 def media_kind(path: str | os.PathLike) -> MediaKind:
-    """The kind of file, by its suffix. Raises `UnusableMedia` on an unknown suffix."""
+    """Kind of file by its suffix; raises `UnusableMedia` if unknown."""
     suffix = Path(path).suffix.lower()
     for kind, suffixes in READABLE.items():
         if suffix in suffixes:
@@ -43,7 +43,7 @@ def media_kind(path: str | os.PathLike) -> MediaKind:
 
 @dataclass(frozen=True)
 class Media:
-    """Frames `h w c`, bytes, of one size, and the properties of their file."""
+    """Frames `h w c`, uint8, and the properties of their file."""
 
     kind: MediaKind
     height: int
@@ -55,7 +55,7 @@ class Media:
 
 
 def open_media(path: str | os.PathLike, channels: int = 3, size: int | None = None) -> Media:
-    """Opens a file, with the short side resized to `size` pixels if given.
+    """Opens a file, resizing the short side to `size` pixels if given.
 
     Frames are decoded lazily, in constant memory. Raises `UnusableMedia` on files that cannot be
     used.
@@ -82,10 +82,11 @@ def _target_size(
 def chunks(
     frames: Generator[UInt8[Tensor, "h w c"], None, None], chunk_frames: int, time_factor: int
 ) -> Generator[Frames, None, None]:
-    """Splits frames into chunks that fit the tokenizer's stride; the last may be shorter.
+    """Splits frames into chunks that fit the tokenizer's stride.
 
-    The length of a chunk is the largest multiple of `time_factor` up to `chunk_frames`, at least
-    `time_factor`; the first has one frame more. Closing the generator closes the file.
+    The last chunk may be shorter. The length of a chunk is the largest multiple of `time_factor` up
+    to `chunk_frames`, at least `time_factor`; the first has one frame more. Closing the generator
+    closes the file.
     """
     length = max(chunk_frames // time_factor, 1) * time_factor
     with closing(frames):
@@ -97,7 +98,7 @@ def chunks(
 
 
 def check_writable(path: str | os.PathLike, kind: MediaKind) -> None:
-    """Raises `ValueError` unless the suffix is a format that this kind can be written to."""
+    """Raises `ValueError` unless files of this kind can have the suffix."""
     suffix = Path(path).suffix.lower()
     if suffix not in WRITABLE_AS[kind]:
         known = ", ".join(WRITABLE_AS[kind])
@@ -112,10 +113,10 @@ def media_writer(
     fps: float | None,
     audio_from: str | os.PathLike | None = None,
 ) -> Iterator[Callable[[Frames], None]]:
-    """Yields a function that writes the next chunk of frames; the file appears atomically.
+    """Yields a function that writes the next chunk of frames.
 
-    A video is written in constant memory and gets the sound of the file `audio_from`, as with
-    `VideoWriter`. An image is the first frame.
+    The file appears atomically. A video is written in constant memory and gets the sound of the
+    file `audio_from`, as with `VideoWriter`. An image is the first frame.
     """
     if kind == "image":
         yield lambda chunk: write_image(path, chunk[0])

@@ -1,9 +1,9 @@
-"""Prefetching and background writing: read, compute and write at the same time in bounded memory.
+"""Prefetching and background writing.
 
-The caller computes in its own thread, with the modes and devices it has set there. Reading and
-writing use one background thread each. That thread opens, uses and closes its file, as containers
-of video files require, and ends with the `with` block; after an error or Ctrl-C it first finishes
-the current item.
+Reading, computing and writing happen at the same time, in bounded memory. The caller computes in
+its own thread, with the modes and devices it has set there. Reading and writing use one background
+thread each. That thread opens, uses and closes its file, as containers of video files require, and
+ends with the `with` block; after an error or Ctrl-C it first finishes the current item.
 """
 
 from collections.abc import Callable, Generator, Iterator
@@ -40,7 +40,7 @@ def prefetch(items: Generator[Item, None, None]) -> Iterator[Iterator[Item]]:
 def background_writer(
     context: AbstractContextManager[Callable[[Item], object]],
 ) -> Iterator[Callable[[Item], None]]:
-    """Yields a function that calls the one `context` yields, in a background thread.
+    """Yields the function of `context`, called in a background thread.
 
     A call waits for the previous one and raises its error. The context is entered and exited in
     the same thread; it receives errors of the block and of the last call as if there were no

@@ -9,7 +9,7 @@ from magvit2_pytorch.types import Video
 
 
 def frame_size(height: int, width: int, short_side: int | None) -> tuple[int, int]:
-    """Height and width with a short side of `short_side` pixels; None keeps the size."""
+    """Height and width for a short side; None keeps the size."""
     if short_side is None:
         return height, width
     if short_side < 1:
@@ -18,7 +18,7 @@ def frame_size(height: int, width: int, short_side: int | None) -> tuple[int, in
 
 
 def space_padding(height: int, width: int, space_factor: int) -> tuple[int, int]:
-    """Rows and columns to add below and right to reach multiples of `space_factor`."""
+    """Rows below and columns right missing to multiples of `space_factor`."""
     return -height % space_factor, -width % space_factor
 
 

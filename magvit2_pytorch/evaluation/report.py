@@ -28,7 +28,7 @@ def summarize(
     networks: EvaluationNetworks,
     seed: int,
 ) -> dict[str, Any]:
-    """Summaries of all videos and of all images, and of what was skipped or not measured.
+    """Summaries of videos and images, skipped files and missing metrics.
 
     Raises `EvaluationError` if no clip was measured.
     """
@@ -85,7 +85,7 @@ def _summary(
 
 
 def _metric(values: np.ndarray, files: np.ndarray, seed: int) -> dict[str, Any] | None:
-    """Statistics over the clips that have a value: mean, its interval, median and range."""
+    """Mean, its interval, median and range over clips with a value."""
     known = ~np.isnan(values)
     if not known.any():
         return None
@@ -128,7 +128,7 @@ def _codebook(totals: Totals) -> dict[str, Any] | None:
 def _examples(
     lines: Callable[[], Iterator[Line]], psnrs: np.ndarray, line_of: np.ndarray
 ) -> dict[str, Line]:
-    """Lines of the worst, the median and the best clip, as far as there are enough clips."""
+    """Lines of the worst, the median and the best clip."""
     # A clip that equals its original has no finite PSNR and is the best possible.
     order = np.argsort(np.nan_to_num(psnrs, nan=math.inf), kind="stable")
     clips = {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}

@@ -1,4 +1,4 @@
-"""Pictures of the worst, the median and the best clip, beside their reconstructions."""
+"""Pictures of the worst, median and best clip and their reconstructions."""
 
 import warnings
 from collections.abc import Sequence
@@ -52,10 +52,11 @@ def write_pictures(
     tokenizer: VideoTokenizer,
     inference: Inference,
 ) -> list[str]:
-    """Reconstructs a report's examples, writes pictures and returns the names of the PNG files.
+    """Reconstructs a report's examples and writes pictures of them.
 
-    Videos are also written as `videos-worst.mp4` and so on, with the original on the left, because
-    only a video shows flicker. A file that no longer exists is left out, with a warning.
+    Returns the names of the PNG files. Videos are also written as `videos-worst.mp4` and so on,
+    with the original on the left, because only a video shows flicker. A file that no longer exists
+    is left out, with a warning.
     """
     names = []
     for kind in ("videos", "images"):
@@ -85,7 +86,7 @@ def _reconstruct_example(
     tokenizer: VideoTokenizer,
     inference: Inference,
 ) -> tuple[Frames, Frames] | None:
-    """Frames and reconstruction of a line's clip; None, with a warning, if it cannot be read."""
+    """Frames and reconstruction of a clip; None if it is gone."""
     file = [file for file in files if file.name == line["path"]]
     with closing(iter_clips(file, choice, tokenizer.config.channels, line["clip"])) as clips:
         clip = next(clips, None)
@@ -136,7 +137,7 @@ def _fit_to_cell(picture: Picture) -> Picture:
 
 
 def _heat_map(real: Picture, recon: Picture) -> Picture:
-    """Mean absolute difference over channels, from black (none) through red and yellow to white."""
+    """Mean absolute difference: black is 0, then red, yellow, white."""
     difference = np.abs(recon.astype(np.float32) - real.astype(np.float32)).mean(axis=-1)
     level = (difference * ERROR_SCALE / 255).clip(0, 1) * 3
     return np.stack([(level - i).clip(0, 1) * 255 for i in range(3)], axis=-1).astype(np.uint8)

@@ -39,7 +39,7 @@ DISTANCES = {
 
 
 def as_markdown(report: dict[str, Any], pictures: Sequence[str]) -> str:
-    """The whole report; `pictures` are the names of picture files in its folder."""
+    """The whole report; `pictures` are file names in its folder."""
     return "\n".join(_lines(report, pictures)) + "\n"
 
 
