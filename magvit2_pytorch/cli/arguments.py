@@ -28,7 +28,7 @@ SHARED_HELP = {
     "device": "Device to compute on; auto uses a GPU if there is one.",
     "precision": (
         "Precision of the tokenizer's convolutions. bf16 is faster on hardware that supports it; "
-        "about 2 % of the codes change, and they decode as well."
+        "about one code in 50 changes, and the codes decode as well."
     ),
 }
 """Help of options that several commands have, for docstrings that do not describe them."""

@@ -115,12 +115,11 @@ def tokenize_corpus(
     writer = ShardWriter(corpus.folder, ShardName(run, rank, 0), max_shard_bytes)
     try:
         for path, file in todo.items():
-            origin, reason = options.origin(path, file), None
-            if origin is None:
-                reason = "the file is missing"
-            else:
+            origin = options.origin(path, file)
+            result = "the file is missing"
+            if origin is not None:
                 result = _try_tokenize(tokenizer, file, options, partial(progress.frames, path))
-                reason = result if isinstance(result, str) else None
+            reason = result if isinstance(result, str) else None
             if reason is not None:
                 report.failed.append(Failure(path, reason, origin))
                 corpus.add_failure(run, rank, report.failed[-1])

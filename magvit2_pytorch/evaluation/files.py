@@ -72,14 +72,14 @@ def tokenize_file(
     source = Path(path).name
     stream = inference.encode_stream(tokenizer)
     device = inference.frames_device(tokenizer)
-    # One block of memory for all codes: small ones that stay, between chunks that are freed,
-    # fragment the heap.
+    # One block for all codes: small ones that stay, between freed chunks, fragment the heap.
     expected = _header(tokenizer, tokenizer_id, media, media.num_frames, source)
     codes = torch.empty(expected.codes_shape, dtype=torch.int64)
     num_frames = num_latents = 0
     _report(on_frames, 0, media.num_frames)
-    with prefetch(chunks(media.frames, inference.chunk_frames, tokenizer.time_factor)) as runs:
-        for frames in runs:
+    frame_chunks = chunks(media.frames, inference.chunk_frames, tokenizer.time_factor)
+    with prefetch(frame_chunks) as prefetched:
+        for frames in prefetched:
             new = _encode(stream, _as_video(frames, device)).codes[0]
             stop = num_latents + len(new)
             if stop > len(codes):  # the file has more frames than its header says
@@ -113,9 +113,8 @@ def decode_file(
     check_supports_files(tokenizer, needs_codes=True)
     check_same_tokenizer(tokenizer, tokenizer_id or TokenizerId.of(tokenizer), header, force)
     check_codes(codes, header)
-    runs = decoded_frames(tokenizer, codes, header, inference, on_frames)
     with background_writer(media_writer(out_path, header.kind, header.fps)) as write:
-        for frames in runs:
+        for frames in decoded_frames(tokenizer, codes, header, inference, on_frames):
             write(frames)
 
 
@@ -137,13 +136,13 @@ def reconstruct_file(
     check_supports_files(tokenizer, needs_codes=False)
     media = open_media(path, tokenizer.config.channels, size)
     check_writable(out_path, media.kind)
-    runs = chunks(media.frames, inference.chunk_frames, tokenizer.time_factor)
+    frame_chunks = chunks(media.frames, inference.chunk_frames, tokenizer.time_factor)
     writer = media_writer(out_path, media.kind, media.fps, audio_from=path)
     encoder, decoder = inference.encode_stream(tokenizer), inference.decode_stream(tokenizer)
     device = inference.frames_device(tokenizer)
     psnr = _StreamedPsnr()
     _report(on_frames, 0, media.num_frames)
-    with prefetch(runs) as prefetched, background_writer(writer) as write:
+    with prefetch(frame_chunks) as prefetched, background_writer(writer) as write:
         for frames in prefetched:
             video = _as_video(frames, device)
             recon = decoder.push(_encode(encoder, video).quantized.to(device))
