@@ -39,13 +39,13 @@ from magvit2_pytorch.evaluation.codecs import (
     CODECS,
     available_codecs,
     code_frames,
-    conversion_alone,
+    color_round_trip,
 )
 from magvit2_pytorch.evaluation.demo import (
     HELD_OUT_FRAMES,
     demo_clips,
     held_out_clips,
-    names_of,
+    unique_names,
 )
 from magvit2_pytorch.evaluation.entropy_coding import compress, decompress
 from magvit2_pytorch.losses import build_perceptual
@@ -148,7 +148,7 @@ def measure_clip(
         for quality in codec.qualities:
             coded = code_frames(frames, codec, quality, VideoFile(path).fps)
             add(codec_name, quality, coded.num_bytes * 8, coded.frames)
-    bare = conversion_alone(frames)
+    bare = color_round_trip(frames)
     ceilings = {name: measure(bare, frames) for name, measure in measures.items()}
     return Clip(name, frames, points, shown, ceilings)
 
@@ -271,7 +271,7 @@ def main():
     args.output.mkdir(parents=True, exist_ok=True)
     paths = args.data or demo_clips()
     clips = []
-    for path, name in zip(paths, names_of(paths), strict=True):
+    for path, name in zip(paths, unique_names(paths), strict=True):
         clip = measure_clip(path, name, tokenizers, args.frames, measures)
         write_picture(clip, args.output / f"{name}.png")
         print(f"{name}: {' x '.join(map(str, clip.frames.shape[:3]))}", flush=True)

@@ -1,4 +1,4 @@
-"""Job after job: a bar for each, a line for each, and what to do with files that fail."""
+"""Runs jobs in sequence, with progress bars and skipped files."""
 
 import signal
 import sys
@@ -10,15 +10,16 @@ from typing import NoReturn
 from magvit2_pytorch.cli.errors import UserError
 from magvit2_pytorch.cli.jobs import Job
 
-OnFrames = Callable[[int, int], None]
+FrameCounter = Callable[[int, int], None]
+"""Called with the number of frames done and the expected total."""
 
 
-def run_jobs(jobs: Sequence[Job], work: Callable[[Job, OnFrames], str]) -> int:
-    """Does every job and prints what `work` says of it; returns the exit status.
+def run_jobs(jobs: Sequence[Job], work: Callable[[Job, FrameCounter], str]) -> int:
+    """Runs every job, prints its result and returns the exit status.
 
-    A file that cannot be used is named on stderr and skipped. The status is 0 if any file
-    worked; a single file that does not is an error. SIGTERM ends as Ctrl-C does, by an exception
-    (`SystemExit`), so that no part of a file stays behind; what a killed run left is removed.
+    A file that cannot be used is named on stderr and skipped. The status is 0 if at least one file
+    succeeded; if the only file fails, that is an error. Like Ctrl-C, SIGTERM raises an exception
+    (`SystemExit`), so that no partial file stays behind. Partial files of killed runs are removed.
     """
     from magvit2_pytorch.data import UnusableMedia
     from magvit2_pytorch.data.replace_file import remove_abandoned
@@ -29,32 +30,33 @@ def run_jobs(jobs: Sequence[Job], work: Callable[[Job, OnFrames], str]) -> int:
             remove_abandoned(folder)
     skipped = 0
     for number, job in enumerate(jobs, start=1):
-        place = f"[{number}/{len(jobs)}] " if len(jobs) > 1 else ""
+        counter = f"[{number}/{len(jobs)}] " if len(jobs) > 1 else ""
         try:
-            with _leaving_by_exception(), frames_bar(place + job.source.name) as on_frames:
-                said = work(job, on_frames)
+            with _signals_as_exceptions(), frames_bar(counter + job.source.name) as on_frames:
+                result = work(job, on_frames)
         except (UnusableMedia, TokenizerMismatch) as error:
             if len(jobs) == 1:
                 raise UserError(str(error)) from error
             print(f"magvit2: skipped: {error}", file=sys.stderr)
             skipped += 1
         else:
-            print(f"{job.target}: {said}", flush=True)
+            print(f"{job.target}: {result}", flush=True)
     if skipped:
         print(f"magvit2: {skipped} of {len(jobs)} files were skipped", file=sys.stderr)
     return 1 if skipped == len(jobs) else 0
 
 
-def frames(number: int) -> str:
-    """A number of frames in words."""
+def frame_count(number: int) -> str:
+    """Text such as "1 frame" or "5 frames"."""
     return "1 frame" if number == 1 else f"{number} frames"
 
 
 @contextmanager
-def frames_bar(name: str) -> Iterator[OnFrames]:
-    """A progress bar over frames, on a terminal only; gives the function that moves it.
+def frames_bar(name: str) -> Iterator[FrameCounter]:
+    """A progress bar over frames, shown on a terminal only.
 
-    It tells the time left, by the number of frames that the file promises.
+    Yields the function that updates it. The time left is estimated from the number of frames in the
+    file's header.
     """
     from tqdm import tqdm
 
@@ -70,23 +72,24 @@ def frames_bar(name: str) -> Iterator[OnFrames]:
 
 
 @contextmanager
-def _leaving_by_exception() -> Iterator[None]:
-    """SIGTERM and the terminal's end raise `SystemExit`, 128 and the signal's number.
+def _signals_as_exceptions() -> Iterator[None]:
+    """Makes SIGTERM and SIGHUP raise `SystemExit` with status 128 + signal number.
 
-    Unless somebody else minds them; `nohup` does. Outside the main thread nothing can be done.
+    Signals that already have a handler (or are ignored, as by `nohup`) stay as they are. Outside
+    the main thread this does nothing.
     """
 
-    def leave(number: int, frame: object) -> NoReturn:
+    def exit_with_status(number: int, frame: object) -> NoReturn:
         raise SystemExit(128 + number)
 
-    ends = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
-    ours = [number for number in ends if signal.getsignal(number) is signal.SIG_DFL]
+    signals = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
+    handled = [number for number in signals if signal.getsignal(number) is signal.SIG_DFL]
     if threading.current_thread() is not threading.main_thread():
-        ours = []
-    for number in ours:
-        signal.signal(number, leave)
+        handled = []
+    for number in handled:
+        signal.signal(number, exit_with_status)
     try:
         yield
     finally:
-        for number in ours:
+        for number in handled:
             signal.signal(number, signal.SIG_DFL)

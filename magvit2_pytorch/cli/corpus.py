@@ -1,6 +1,6 @@
-"""`magvit2 tokenize --shard_mb`: a corpus, with a bar over its files.
+"""`magvit2 tokenize --shard_mb`: tokenizes a corpus to shards.
 
-Imported when it is asked for: its imports take a second.
+Imported only when needed, because its own imports take a second.
 """
 
 import sys
@@ -10,12 +10,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from magvit2_pytorch.cli.errors import mistakes
+from magvit2_pytorch.cli.errors import user_errors
 from magvit2_pytorch.cli.processes import Process
 from magvit2_pytorch.evaluation.corpus import (
     CorpusMismatch,
+    CorpusProgress,
     CorpusReport,
-    Watcher,
     tokenize_corpus,
 )
 from magvit2_pytorch.evaluation.corpus_folder import MANIFEST
@@ -30,16 +30,16 @@ def tokenize_to_shards(
     process: Process,
     **options: Any,
 ) -> int:
-    """Does this process's share, tells how it goes, and returns the exit status.
+    """Tokenizes this process's share, shows progress and returns the exit status.
 
     `options` are those of `tokenize_corpus`. Ctrl-C writes the codes that are ready. The status
-    is 1 if this process is the only one, had something to do, and all of it failed.
+    is 1 if this is the only process and every input it tried failed.
     """
-    # One bar for a terminal: the shares are alike.
+    # One bar per terminal: all processes have equal shares.
     with (
         tqdm(unit="file", disable=None if process.local_rank == 0 else True, leave=False) as bar,
         Interruptible() as interrupt,
-        mistakes(CorpusMismatch),
+        user_errors(CorpusMismatch),
     ):
         report = tokenize_corpus(
             tokenizer,
@@ -47,16 +47,16 @@ def tokenize_to_shards(
             folder,
             rank=process.rank,
             world_size=process.world_size,
-            watcher=_Show(bar, interrupt, process),
+            progress=_CorpusBar(bar, interrupt, process),
             **options,
         )
     failed = f", {len(report.failed)} failed" * bool(report.failed)
     print(f"{process.prefix}{folder}: {report.num_done} done{failed}; see {folder / MANIFEST}")
-    return 1 if process.alone and report.failed and not report.num_done else 0
+    return 1 if process.is_single and report.failed and not report.num_done else 0
 
 
-class _Show(Watcher):
-    """On a terminal a bar; what is to be kept, as lines."""
+class _CorpusBar(CorpusProgress):
+    """A progress bar, and lines of text for the log."""
 
     def __init__(self, bar: tqdm, interrupt: Interruptible, process: Process):
         self.bar = bar
@@ -64,8 +64,10 @@ class _Show(Watcher):
         self.process = process
         self.num_finished = 0
 
-    def damaged(self, file: Path, what: str) -> None:
-        self._say(f"magvit2: warning: {file}: {what}; made again", sys.stderr)
+    def damaged(self, file: Path, reason: str) -> None:
+        self._print(
+            f"magvit2: warning: {file}: {reason}; its inputs are tokenized again", sys.stderr
+        )
 
     def planned(self, report: CorpusReport) -> None:
         self.bar.total = report.num_to_do
@@ -74,26 +76,26 @@ class _Show(Watcher):
             "{} done before": report.num_done_before,
             "{} failed before (--retry_failed tries them again)": report.num_failed_before,
         }
-        said = [text.format(number) for text, number in numbers.items() if number]
-        self._say(f"{self.process.prefix}{', '.join([*said, f'{report.num_to_do} to do'])}")
+        texts = [text.format(number) for text, number in numbers.items() if number]
+        self._print(f"{self.process.prefix}{', '.join([*texts, f'{report.num_to_do} to do'])}")
 
     def frames(self, path: str, done: int, total: int) -> None:
         self.bar.set_postfix_str(f"{Path(path).name} {done}/{max(done, total)}")
-        self._stop_if_asked()
+        self._stop_if_interrupted()
 
     def written(self, shard: Path) -> None:
-        self._say(f"{shard}: written after {self.num_finished} of {self.bar.total} files")
+        self._print(f"{shard}: written after {self.num_finished} of {self.bar.total} files")
 
     def finished(self, path: str, reason: str | None) -> None:
         if reason is not None:
-            self._say(f"magvit2: skipped: {path}: {reason}", sys.stderr)
+            self._print(f"magvit2: skipped: {path}: {reason}", sys.stderr)
         self.num_finished += 1
         self.bar.update()
-        self._stop_if_asked()
+        self._stop_if_interrupted()
 
-    def _say(self, line: str, file: Any = None) -> None:
+    def _print(self, line: str, file: Any = None) -> None:
         self.bar.write(line, file=file or sys.stdout)
 
-    def _stop_if_asked(self) -> None:
+    def _stop_if_interrupted(self) -> None:
         if self.interrupt.requested:
             raise KeyboardInterrupt

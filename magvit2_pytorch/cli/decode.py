@@ -1,10 +1,10 @@
-"""`magvit2 decode`: code files to video and image files."""
+"""`magvit2 decode`: decodes code files to video and image files."""
 
 from pathlib import Path
 from typing import Literal
 
-from magvit2_pytorch.cli.batch import OnFrames, frames, run_jobs
-from magvit2_pytorch.cli.errors import check_counts, mistakes
+from magvit2_pytorch.cli.batch import FrameCounter, frame_count, run_jobs
+from magvit2_pytorch.cli.errors import check_counts, user_errors
 from magvit2_pytorch.cli.jobs import Job, plan_jobs
 from magvit2_pytorch.cli.model_folder import Device, find_tokenizer, load_tokenizer
 
@@ -21,60 +21,54 @@ def decode(
     device: Device = "auto",
     precision: Literal["fp32", "bf16"] = "fp32",
 ) -> int:
-    """Turns files of codes back into videos and images.
+    """Decodes code files to videos and images.
 
-    They get the size and frame rate of the originals. Any length will do: frames are computed
-    while those before them are written, and what is interrupted leaves no file. Files that cannot
-    be used are named and skipped; the exit status is 1 if none could be.
+    The output has the size and frame rate of the original. A video may have any length: frames are
+    computed while earlier ones are written. An interrupted command leaves no partial file. Files
+    that cannot be used are named and skipped; the exit status is 1 if none could be used.
 
     Args:
         codes: Files that `magvit2 tokenize` wrote, and folders of them.
         model: Folder of the tokenizer that made them, or of its run, or hf://OWNER/NAME.
-        output: A name ending in .mp4, .mov, .m4v, .mkv or .gif (.png, .jpg, .jpeg, .webp or .bmp
-            for an image) for one file; else a folder, which gets .mp4 and .png files by the names
-            and sub-folders of the inputs.
-        force: Decode even what another tokenizer made, if its codebook and strides are the same.
-        chunk_frames: Frames to compute at a time: fewer need less memory, more may be faster.
-        tile_size: Compute frames in tiles of so many pixels to a side, or `auto` for as many as
-            fit into memory: the same but for rounding, for sizes that do not fit.
-        device: Where to compute; auto takes a GPU if there is one.
-        precision: What convolutions compute in.
+        output: For one input, a file name ending in .mp4, .mov, .m4v, .mkv or .gif (for an image,
+            .png, .jpg, .jpeg, .webp or .bmp); otherwise a folder, which gets .mp4 and .png files
+            with the names and sub-folders of the inputs.
+        force: Decode codes of another tokenizer too, if its codebook and strides are the same.
     """
     check_counts(chunk_frames=chunk_frames)
     find_tokenizer(model)
     from magvit2_pytorch.data import CODE_SUFFIX, UnusableMedia, read_code_header, read_codes
     from magvit2_pytorch.evaluation.files import decode_file
+    from magvit2_pytorch.evaluation.inference import Inference
     from magvit2_pytorch.evaluation.media import ALL_WRITABLE, SUFFIX_OF, check_writable
-    from magvit2_pytorch.tokenizer.tile_size import check_tile_size
 
     def suffix(path: Path) -> str:
         try:
             return SUFFIX_OF[read_code_header(path).kind]
-        except UnusableMedia:  # said when its turn comes
+        except UnusableMedia:  # reported when this file is decoded
             return SUFFIX_OF["video"]
 
     jobs = plan_jobs(codes, output, [CODE_SUFFIX], suffix, ALL_WRITABLE)
     if len(jobs) == 1:
-        with mistakes():
+        with user_errors():
             check_writable(jobs[0].target, read_code_header(jobs[0].source).kind)
-    tokenizer, identity = load_tokenizer(model, device)
-    with mistakes():
-        check_tile_size(tile_size, tokenizer.space_factor)
+    tokenizer, tokenizer_id = load_tokenizer(model, device)
+    inference = Inference(precision, tile_size, chunk_frames)
+    with user_errors():
+        inference.check(tokenizer)
 
-    def work(job: Job, on_frames: OnFrames) -> str:
-        stored, header = read_codes(job.source)
+    def work(job: Job, on_frames: FrameCounter) -> str:
+        codes, header = read_codes(job.source)
         decode_file(
             tokenizer,
-            stored,
+            codes,
             header,
             job.target,
-            chunk_frames=chunk_frames,
-            precision=precision,
-            tile_size=tile_size,
-            identity=identity,
+            inference=inference,
+            tokenizer_id=tokenizer_id,
             force=force,
             on_frames=on_frames,
         )
-        return f"{frames(header.num_frames)}, {header.width} x {header.height}"
+        return f"{frame_count(header.num_frames)}, {header.width} x {header.height}"
 
     return run_jobs(jobs, work)

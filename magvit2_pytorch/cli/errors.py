@@ -1,38 +1,40 @@
-"""What a user can mend is one line on stderr; what we did wrong keeps its traceback."""
+"""User errors, printed as one line; bugs keep their traceback."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """Something is missing, damaged or does not fit; the message says what to do."""
+    """An error that the user can fix; the message says how."""
 
     exit_code = 1
 
 
 class UsageError(UserError):
-    """The command line asks for something that cannot be."""
+    """Invalid command line."""
 
     exit_code = 2
 
 
 @contextmanager
-def mistakes(
-    kind: type[Exception] = ValueError, to: type[UserError] = UserError, about: str = ""
+def user_errors(
+    kind: type[Exception] | tuple[type[Exception], ...] = ValueError,
+    to: type[UserError] = UserError,
+    prefix: str = "",
 ) -> Iterator[None]:
-    """Errors of this kind become the user's.
+    """Converts exceptions of `kind` into `UserError` or `UsageError`.
 
-    The library raises `ValueError` where a user's mistake is made; put this around the calls
-    where that is all it can mean, and never around a whole command.
+    The library raises `ValueError` for mistakes of the user; put this around the calls where
+    `ValueError` can mean nothing else, and never around a whole command.
     """
     try:
         yield
     except kind as error:
-        raise to(f"{about}: {error}" if about else str(error)) from error
+        raise to(f"{prefix}: {error}" if prefix else str(error)) from error
 
 
 def check_counts(**counts: int | None) -> None:
-    """Raises `UsageError` on a number below 1; None is no number."""
+    """Raises `UsageError` on a number below 1; None passes."""
     for name, count in counts.items():
         if count is not None and count < 1:
-            raise UsageError(f"--{name} {count}: it is at least 1")
+            raise UsageError(f"--{name} {count}: must be at least 1")

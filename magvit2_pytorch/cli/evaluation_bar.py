@@ -1,6 +1,6 @@
-"""The bar of `magvit2 evaluate`, and what ends it.
+"""Progress bar and interruption of `magvit2 evaluate`.
 
-Imported when it is asked for: its imports take a second.
+Imported only when needed, because its own imports take a second.
 """
 
 import sys
@@ -9,34 +9,34 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
-from magvit2_pytorch.evaluation.evaluate import Watcher
+from magvit2_pytorch.evaluation.evaluate import EvaluationProgress
 from magvit2_pytorch.training.interrupt import Interruptible
 
 
 @contextmanager
-def show() -> Iterator[Watcher]:
-    """On a terminal a bar over clips with the time left; Ctrl-C ends it between two clips."""
+def evaluation_bar() -> Iterator[EvaluationProgress]:
+    """A progress bar over clips; Ctrl-C stops between two clips."""
     with (
         tqdm(unit=" clips", disable=None, leave=False, dynamic_ncols=True) as bar,
         Interruptible() as interrupt,
     ):
-        yield _Show(bar, interrupt)
+        yield _EvaluationBar(bar, interrupt)
 
 
-class _Show(Watcher):
+class _EvaluationBar(EvaluationProgress):
     def __init__(self, bar: tqdm, interrupt: Interruptible):
         self.bar, self.interrupt = bar, interrupt
 
-    def planned(self, done_before: int, at_most: int) -> None:
+    def planned(self, done_before: int, max_total: int) -> None:
         if done_before:
             self.bar.write(f"{done_before} clips were measured before", file=sys.stdout)
-        self.bar.reset(at_most)
-        # What was done before says nothing of the time left.
+        self.bar.reset(max_total)
+        # Clips of earlier runs must not enter the estimate of the time left.
         self.bar.n = self.bar.initial = done_before
         self.bar.refresh()
 
-    def measured(self, done: int, at_most: int) -> None:
-        self.bar.total = at_most
+    def measured(self, done: int, max_total: int) -> None:
+        self.bar.total = max_total
         self.bar.update(done - self.bar.n)
         if self.interrupt.requested:
             raise KeyboardInterrupt

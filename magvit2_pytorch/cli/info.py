@@ -1,19 +1,18 @@
-"""`magvit2 info`: what a file or folder is."""
+"""`magvit2 info`: describes a file or folder."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from magvit2_pytorch.cli.errors import UsageError, UserError, mistakes
+from magvit2_pytorch.cli.errors import UsageError, UserError, user_errors
 from magvit2_pytorch.cli.model_folder import HUB, find_tokenizer, load_tokenizer
 
 
 def info(path: str | None = None, /, *, preset: str | None = None, json: bool = False) -> int:
     """Describes a tokenizer, a code file, a checkpoint, a video or an image.
 
-    Of a tokenizer: parameters, compression, codebook, bits per pixel or what was measured of its
-    latents, its layers one by one and its configuration. Of a code file: its header. Of a
-    checkpoint: how far training had come.
+    For a tokenizer: parameters, compression, codebook, bits per pixel or latent statistics, layers
+    and configuration. For a code file: its header. For a checkpoint: the state of training.
 
     Args:
         path: Folder of a tokenizer, run or checkpoint, hf://OWNER/NAME, or a file.
@@ -22,38 +21,38 @@ def info(path: str | None = None, /, *, preset: str | None = None, json: bool = 
     """
     if (path is None) == (preset is None):
         raise UsageError("info needs a PATH or --preset NAME")
-    about = _preset(preset) if path is None else _path(path)
+    description = _describe_preset(preset) if path is None else _describe_path(path)
     if json:
         from json import dumps
 
-        print(dumps(about, indent=2))
+        print(dumps(description, indent=2))
     else:
-        print("\n".join(lines(about)))
+        print("\n".join(format_lines(description)))
     return 0
 
 
-def lines(about: dict[str, Any], indent: str = "") -> Iterator[str]:
-    """Names and values, one a line; a list of rows as a table."""
-    width = max(map(len, about), default=0)
-    for name, value in about.items():
+def format_lines(description: dict[str, Any], indent: str = "") -> Iterator[str]:
+    """Lines of names and values; a list of rows becomes a table."""
+    width = max(map(len, description), default=0)
+    for name, value in description.items():
         if isinstance(value, dict):
             yield f"{indent}{name}"
-            yield from lines(value, indent + "  ")
+            yield from format_lines(value, indent + "  ")
         elif isinstance(value, list) and value and isinstance(value[0], dict):
-            yield from (indent + line for line in table(value))
+            yield from (indent + line for line in format_table(value))
         else:
             yield f"{indent}{name:{width}}  {_text(value)}"
 
 
-def table(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """A line of names, and one for each row; numbers to the right."""
+def format_table(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """A header line and a line for each row; numbers are right-aligned."""
     cells = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    to_the_left = [isinstance(value, str) for value in rows[0].values()]
+    left_aligned = [isinstance(value, str) for value in rows[0].values()]
     for line in cells:
         padded = (
             cell.ljust(width) if left else cell.rjust(width)
-            for cell, width, left in zip(line, widths, to_the_left, strict=True)
+            for cell, width, left in zip(line, widths, left_aligned, strict=True)
         )
         yield "  ".join(padded).rstrip()
 
@@ -66,18 +65,18 @@ def _text(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _preset(name: str) -> dict[str, Any]:
+def _describe_preset(name: str) -> dict[str, Any]:
     from magvit2_pytorch.evaluation.describe import describe_preset
     from magvit2_pytorch.tokenizer.presets import preset
 
-    with mistakes(to=UsageError):
+    with user_errors(to=UsageError):
         options = preset(name)
     return describe_preset(options)
 
 
-def _path(path: str) -> dict[str, Any]:
-    place = Path(path).expanduser()
-    if not path.startswith(HUB) and not place.exists():
+def _describe_path(path: str) -> dict[str, Any]:
+    location = Path(path).expanduser()
+    if not path.startswith(HUB) and not location.exists():
         raise UserError(f"there is no {path}")
     from magvit2_pytorch.data import UnusableMedia
     from magvit2_pytorch.evaluation.describe import (
@@ -87,10 +86,10 @@ def _path(path: str) -> dict[str, Any]:
         tokenizer_info,
     )
 
-    with mistakes(UnusableMedia):
-        if place.is_file():
-            return describe_file(place)
-        if is_checkpoint(place):
-            return describe_checkpoint(place)
+    with user_errors(UnusableMedia):
+        if location.is_file():
+            return describe_file(location)
+        if is_checkpoint(location):
+            return describe_checkpoint(location)
     find_tokenizer(path)
     return tokenizer_info(load_tokenizer(path, "cpu")[0])

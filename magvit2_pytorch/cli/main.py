@@ -1,6 +1,6 @@
-"""The command `magvit2`: finds the sub-command, runs it, and turns what happens into a status.
+"""The command `magvit2`: runs sub-commands and turns errors into exit statuses.
 
-Nothing heavy is imported before a command runs, so that help comes at once.
+Heavy imports happen only when a command runs, so that help appears at once.
 """
 
 import os
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from magvit2_pytorch.cli import train as train_command
-from magvit2_pytorch.cli.arguments import add_function, call, description, summary
-from magvit2_pytorch.cli.config_files import config_first
+from magvit2_pytorch.cli.arguments import add_function, call_function, description, summary
+from magvit2_pytorch.cli.config_files import move_config_first
 from magvit2_pytorch.cli.convert import convert
 from magvit2_pytorch.cli.decode import decode
 from magvit2_pytorch.cli.demo import demo
@@ -43,34 +43,34 @@ COMMANDS = {
 DESCRIPTION = """\
 A video tokenizer to train, stream and build on.
 
-  magvit2 demo                                             see it work, in five minutes
+  magvit2 demo                                             try it in five minutes
   magvit2 train videos/ -o run                             train a tokenizer
-  magvit2 reconstruct clip.mp4 --model run -o out.mp4      see what it keeps
-  magvit2 tokenize videos/ --model run -o codes/           video to discrete codes
-  magvit2 decode codes/ --model run -o decoded/            and back
-  magvit2 evaluate --model run --data videos/ -o report    measure it, with a report
-  magvit2 convert pytorch_model.bin -o o2                  O2-MAGVIT2's weights, for --model
-  magvit2 export run -o programs                           to ONNX, for other runtimes
+  magvit2 reconstruct clip.mp4 --model run -o out.mp4      see its quality
+  magvit2 tokenize videos/ --model run -o codes/           encode to discrete codes
+  magvit2 decode codes/ --model run -o decoded/            decode to videos
+  magvit2 evaluate --model run --data videos/ -o report    measure it and write a report
+  magvit2 convert pytorch_model.bin -o o2                  convert O2-MAGVIT2 weights
+  magvit2 export run -o programs                           export to ONNX
 """
 
 EPILOG = """\
 `magvit2 COMMAND --help` lists a command's options.
-exit status: 0 done, 1 something is missing, damaged or does not fit, 2 wrong usage, 130 Ctrl-C,
+exit status: 0 success, 1 something is missing, damaged or does not fit, 2 wrong usage, 130 Ctrl-C,
 143 terminated.
-MAGVIT2_DEBUG=1 shows tracebacks of errors that are otherwise one line.
+MAGVIT2_DEBUG=1 shows the tracebacks of errors, which are otherwise one line.
 """
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Runs a command line, by default this process's, and returns the exit status."""
+    """Runs a command line, by default `sys.argv`; returns the status."""
     args = list(sys.argv[1:] if args is None else args)
     debug = os.environ.get("MAGVIT2_DEBUG", "") not in ("", "0")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             return _run(args)
-    except SystemExit as done:  # of the parser: help, version, or wrong usage, said already
-        return done.code if isinstance(done.code, int) else int(done.code is not None)
+    except SystemExit as error:  # from the parser, which has printed help, version or the error
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
     except KeyboardInterrupt:
         if debug:
             raise
@@ -83,14 +83,14 @@ def main(args: Sequence[str] | None = None) -> int:
         return getattr(error, "exit_code", 1)
 
 
-def _show_warning(message: Warning | str, *where: object, **more: object) -> None:
-    """One line for the user; lines of our code are nothing to them."""
+def _show_warning(message: Warning | str, *args: object, **kwargs: object) -> None:
+    """Prints a warning as one line, without its source line."""
     print(f"magvit2: warning: {message}", file=sys.stderr)
 
 
 def _run(args: list[str]) -> int:
     if args[:1] == ["train"]:
-        args = ["train", *config_first(args[1:])]
+        args = ["train", *move_config_first(args[1:])]
     parser = build_parser(args)
     parsed = parser.parse_args(args)
     name = parsed.subcommand
@@ -99,14 +99,14 @@ def _run(args: list[str]) -> int:
         return 2
     if name == "train":
         return train_command.run(parsed[name])
-    return call(COMMANDS[name], vars(parsed[name]))
+    return call_function(COMMANDS[name], vars(parsed[name]))
 
 
 def build_parser(args: Sequence[str]) -> ArgumentParser:
     """The parser for this command line.
 
-    The options of `train` are those of model and training, whose modules take a second to
-    import, and their defaults are the chosen preset's: they are only there when it is asked for.
+    Options of `train` are only added if `train` is called: they come from the model and training
+    modules, which take a second to import, and their defaults from the selected preset.
     """
     parser = _parser("magvit2", DESCRIPTION, version=__version__, epilog=EPILOG)
     commands = parser.add_subcommands(required=False, metavar="COMMAND", title="commands")
@@ -128,4 +128,4 @@ def _parser(prog: str, text: str, **options: str) -> ArgumentParser:
 
 
 class _HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Keeps the layout of descriptions, and tells types and defaults of options."""
+    """Keeps line breaks of descriptions, and shows types and defaults of options."""

@@ -1,21 +1,21 @@
-"""The tokenizer that `--model` names, on the device that `--device` names."""
+"""Loading of the tokenizer of `--model` on the device of `--device`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from magvit2_pytorch.cli.errors import UserError, mistakes
+from magvit2_pytorch.cli.errors import UserError, user_errors
 
 if TYPE_CHECKING:
-    from magvit2_pytorch.evaluation.identity import Identity
+    from magvit2_pytorch.evaluation.identity import TokenizerId
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
 
 Device = Literal["auto", "cpu", "cuda"]
 HUB = "hf://"
-"""Before a name on the hub: nothing is downloaded that was not asked for so plainly."""
+"""Prefix of names on the Hugging Face Hub. Nothing is downloaded without it."""
 
 
 def find_tokenizer(model: str, option: str = "--model") -> str:
-    """The folder of a tokenizer, also from the folder of the run that trained it."""
+    """Folder or hub name of a tokenizer, or of a run's tokenizer."""
     if model.startswith(HUB):
         return model.removeprefix(HUB)
     folder = Path(model).expanduser()
@@ -24,29 +24,31 @@ def find_tokenizer(model: str, option: str = "--model") -> str:
             f"there is no {model}: {option} is the folder of a tokenizer, such as RUN/tokenizer, "
             f"or {HUB}OWNER/NAME"
         )
-    for place in (folder, folder / "tokenizer"):
-        if (place / "config.json").is_file():
-            return str(place)
-    raise UserError(f"{model} holds no tokenizer: give a folder with config.json, or of a run")
+    for candidate in (folder, folder / "tokenizer"):
+        if (candidate / "config.json").is_file():
+            return str(candidate)
+    raise UserError(
+        f"{model} holds no tokenizer: give a folder with config.json, or the folder of a run"
+    )
 
 
-def load_tokenizer(model: str, device: Device) -> "tuple[VideoTokenizer, Identity]":
-    """The tokenizer in eval mode, and its identity under the name the user gave."""
-    place = find_tokenizer(model)
-    from magvit2_pytorch.evaluation.identity import identify
+def load_tokenizer(model: str, device: Device) -> "tuple[VideoTokenizer, TokenizerId]":
+    """The tokenizer in eval mode, and its ID."""
+    name = find_tokenizer(model)
+    from magvit2_pytorch.evaluation.identity import TokenizerId
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
 
-    where = find_device(device)
-    with mistakes(about=f"cannot use {model}"):
-        tokenizer = VideoTokenizer.from_pretrained(place)
-    return tokenizer.to(where), identify(tokenizer, model)
+    device = find_device(device)
+    with user_errors(prefix=f"cannot use {model}"):
+        tokenizer = VideoTokenizer.from_pretrained(name)
+    return tokenizer.to(device), TokenizerId.of(tokenizer, model)
 
 
 def find_device(device: Device) -> str:
-    """The device to compute on; `auto` is a GPU where there is one."""
+    """The device; `auto` is a GPU if there is one."""
     import torch
 
     has_gpu = torch.cuda.is_available()
     if device == "cuda" and not has_gpu:
-        raise UserError("--device cuda: torch finds no CUDA device here, use auto or cpu")
+        raise UserError("--device cuda: torch finds no CUDA device; use auto or cpu")
     return ("cuda" if has_gpu else "cpu") if device == "auto" else device

@@ -1,4 +1,4 @@
-"""Which of several processes this one is, as torchrun and accelerate launch say it."""
+"""Rank of this process, as set by torchrun and accelerate launch."""
 
 import os
 from typing import NamedTuple
@@ -7,40 +7,39 @@ from magvit2_pytorch.cli.errors import UserError
 
 
 class Process(NamedTuple):
-    """Number `rank` of `world_size`, and `local_rank` on its machine."""
+    """Rank of a process among `world_size`, and among those on its machine."""
 
     rank: int
     world_size: int
     local_rank: int
 
     @property
-    def alone(self) -> bool:
+    def is_single(self) -> bool:
         return self.world_size == 1
 
     @property
     def prefix(self) -> str:
-        """Begins a line that several processes print."""
-        return "" if self.alone else f"process {self.rank + 1} of {self.world_size}: "
+        """Prefix of the lines that this process prints."""
+        return "" if self.is_single else f"process {self.rank + 1} of {self.world_size}: "
 
-    def use_own_gpu(self) -> None:
-        """Makes "cuda" mean this process's GPU; processes share GPUs where they are more."""
+    def select_gpu(self) -> None:
+        """Makes "cuda" this process's GPU; processes may share GPUs."""
         import torch
 
-        if not self.alone and torch.cuda.is_available():
+        if not self.is_single and torch.cuda.is_available():
             torch.cuda.set_device(self.local_rank % torch.cuda.device_count())
 
 
-def this_process() -> Process:
-    """From RANK, WORLD_SIZE and LOCAL_RANK; the only one where they are not set.
+def current_process() -> Process:
+    """Reads RANK, WORLD_SIZE and LOCAL_RANK; without them this is the only process.
 
-    Raises `UserError` where they are no numbers, or the rank is beyond the world.
+    Raises `UserError` if they are not numbers, or if the rank is not below the world size.
     """
-    names = {"RANK": "0", "WORLD_SIZE": "1"}
-    names["LOCAL_RANK"] = os.environ.get("RANK", "0")
-    said = {name: os.environ.get(name) or default for name, default in names.items()}
-    if not all(text.isdecimal() for text in said.values()):
-        raise UserError(f"{said}: the environment should hold numbers; unset them, or mend them")
-    rank, world_size, local_rank = map(int, said.values())
+    defaults = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": os.environ.get("RANK", "0")}
+    values = {name: os.environ.get(name) or default for name, default in defaults.items()}
+    if not all(text.isdecimal() for text in values.values()):
+        raise UserError(f"{values}: these environment variables must be numbers, or unset")
+    rank, world_size, local_rank = map(int, values.values())
     if rank >= world_size:
-        raise UserError(f"RANK={rank} and WORLD_SIZE={world_size}: ranks go from 0 up to one less")
+        raise UserError(f"RANK={rank} and WORLD_SIZE={world_size}: the rank must be smaller")
     return Process(rank, world_size, local_rank)

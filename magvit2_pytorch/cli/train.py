@@ -1,7 +1,7 @@
-"""`magvit2 train`: a folder of videos or images to a tokenizer.
+"""`magvit2 train`: trains a tokenizer on a folder of videos or images.
 
-The options of the model are the fields of `TokenizerConfig`, as --model.NAME, and those of
-training the fields of `TrainingConfig`, as --NAME.
+Model options are the fields of `TokenizerConfig`, as --model.NAME; training options are the fields
+of `TrainingConfig`, as --NAME.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from jsonargparse import ActionConfigFile, ArgumentParser
 
 from magvit2_pytorch.cli.arguments import add_fields, add_function
-from magvit2_pytorch.cli.config_files import chosen_preset
-from magvit2_pytorch.cli.errors import UsageError, UserError, mistakes
+from magvit2_pytorch.cli.config_files import selected_preset
+from magvit2_pytorch.cli.errors import UsageError, UserError, user_errors
 from magvit2_pytorch.cli.model_folder import Device, find_device, find_tokenizer
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "config.yaml"
 FROM_OUTPUT = ("results_folder", "checkpoints_folder")
-"""Options of training that --output decides."""
+"""Training options that --output determines."""
 
 
 def train(
@@ -44,34 +44,34 @@ def train(
 ) -> int:
     """Trains a tokenizer on a folder of videos or images.
 
-    Options start from the preset and its recipe. What a --config file says goes before these, and
-    what you type before both. The output folder gets:
+    Defaults come from the preset and its recipe. A --config file overrides them, and typed options
+    override both. The output folder gets:
 
       tokenizer/      the trained tokenizer, for --model of the other commands
-      config.yaml     every option of this run, to give to --config again
-      checkpoints/    all that --resume needs: a folder for each of the last steps saved, and best
-      log.jsonl, run.json, curves.png, step-*.mp4 and .png: how it went
+      config.yaml     all options of this run, for --config
+      checkpoints/    for --resume: a folder for each of the last saved steps, and the best
+      log.jsonl, run.json, curves.png, step-*.mp4 and .png: logs and samples
 
-    Ctrl-C saves a checkpoint and says how to go on. Several GPUs or processes:
+    Ctrl-C saves a checkpoint and prints how to resume. For several GPUs or processes:
     accelerate launch -m magvit2_pytorch train ...
 
     Args:
-        data: Folder of media files, walked to the bottom; or a .txt list, a .csv table with a
+        data: Folder of media files, searched recursively; or a .txt list, a .csv table with a
             column `path`, or one video.
         output: Folder for everything that the run writes.
-        preset: Where the options below start from, for model and training.
-        type: What the training examples are: clips of videos, or images.
-        images: Folder of images to train on besides, in a share --image_frac of the passes.
-        init_from: Start from a trained tokenizer or run, or hf://OWNER/NAME. One of images, with
-            the same layers but for time, is inflated: o2-image to o2.
-        resume: Go on from a checkpoint: its folder, `latest` for the last of this output folder,
-            or `auto` for the last that is not damaged, if there is one.
+        preset: Preset that sets the defaults of model and training.
+        type: Kind of training examples: clips of videos, or images.
+        images: Folder of additional images to train on, in a fraction --image_frac of the passes.
+        init_from: Start from a trained tokenizer or run, or hf://OWNER/NAME. An image tokenizer
+            whose layers are the same apart from time is inflated, such as o2-image to o2.
+        resume: Resume from a checkpoint: its folder, `latest` for the last one in the output
+            folder, or `auto` for the last intact one, if there is any.
         wandb: The same as --use_wandb_tracking true.
-        dry_run: Train two steps of everything, say what the whole run will take in memory, time
-            and disk, and leave nothing behind.
-        device: Where to train; auto takes GPUs if there are any.
-        model: What the tokenizer is made of.
-        training: How it is trained.
+        dry_run: Train two steps, print the memory, time and disk space that the whole run will
+            take, and leave no files.
+        device: Device to train on; auto uses GPUs if there are any.
+        model: Configuration of the tokenizer.
+        training: Configuration of training.
     """
     if not Path(data).expanduser().exists():
         raise UserError(f"there is no {data}: DATA is a folder of {type}")
@@ -89,11 +89,11 @@ def train(
 
     on_cpu = device != "auto" and find_device(device) == "cpu"
     torch.manual_seed(training.seed)
-    with mistakes(to=UsageError):
+    with user_errors(to=UsageError):
         tokenizer = VideoTokenizer.from_config(model)
     if start is not None and checkpoint is None:
         start_from(tokenizer, start)
-    with mistakes():
+    with user_errors():
         trainer = VideoTokenizerTrainer(
             tokenizer,
             dataset_folder=data,
@@ -104,54 +104,55 @@ def train(
         )
         if resume is not None:
             trainer.resume(resume)
-    say = trainer.accelerator.print
+    echo = trainer.accelerator.print
     if dry_run:
-        with mistakes(), mistakes(OSError), mistakes(MemoryError), mistakes(LostProcess):
-            say(trainer.dry_run())
+        with user_errors((ValueError, OSError, MemoryError, LostProcess)):
+            echo(trainer.dry_run())
         return 0
     if trainer.accelerator.is_main_process:
         run = dict(data=data, output=output, preset=preset, type=type, device=device)
         run |= dict(images=images, init_from=init_from)
         write_config(folder / CONFIG_FILE, model, training, **run)
     parameters = sum(p.numel() for p in trainer.tokenizer.parameters())
-    say(f"Training {parameters:,} parameters on {trainer.accelerator.device}, into {folder}/")
-    with mistakes(NonFiniteTraining), mistakes(LostProcess), trainer.trackers(run_name=folder.name):
+    echo(f"Training {parameters:,} parameters on {trainer.accelerator.device}, into {folder}/")
+    errors = user_errors((NonFiniteTraining, LostProcess))
+    with errors, trainer.trackers(run_name=folder.name):
         trainer.train()
-    say(f"Trained {trainer.step} steps. Wrote {folder / 'tokenizer'}/")
+    echo(f"Trained {trainer.step} steps. Wrote {folder / 'tokenizer'}/")
     return 0
 
 
 def add_arguments(parser: ArgumentParser, args: Sequence[str]) -> None:
-    """Adds all options; those of model and training start from the preset that `args` name."""
+    """Adds all options, with the defaults of the preset in `args`."""
     from magvit2_pytorch.tokenizer.config import TokenizerConfig
     from magvit2_pytorch.tokenizer.presets import PRESETS, preset
     from magvit2_pytorch.training.config import TrainingConfig
     from magvit2_pytorch.training.recipes import RECIPES, recipe
 
-    # A hundred options one after the other would say nothing.
+    # A usage line with a hundred options would not be readable.
     parser.usage = "magvit2 train DATA -o OUTPUT [--preset NAME] [--config FILE] [options]"
-    with mistakes(to=UsageError):
-        name = chosen_preset(args, default="small")
+    with user_errors(to=UsageError):
+        name = selected_preset(args, default="small")
         model = preset(name)
     add_function(parser, train, skip=("preset", "model", "training"))
     parser.add_argument(
         "--preset",
         type=Literal[tuple(PRESETS)],
         default=name,
-        help="Where the options below start from, for model and training.",
+        help="Preset that sets the defaults of model and training.",
     )
     parser.add_argument(
         "--config", action=ActionConfigFile, help="YAML file of options, such as OUT/config.yaml."
     )
-    group = parser.add_argument_group(f"training, as recommended for {name}")
+    group = parser.add_argument_group(f"training, recommended values for {name}")
     training = recipe(name) if name in RECIPES else {}
     add_fields(group, TrainingConfig, training, skip=FROM_OUTPUT)
-    group = parser.add_argument_group(f"model, of the preset {name}")
+    group = parser.add_argument_group(f"model, values of the preset {name}")
     add_fields(group, TokenizerConfig, model, prefix="model.")
 
 
 def run(values: Any) -> int:
-    """Trains by what was parsed with the arguments of `add_arguments`."""
+    """Trains with the parsed values of the arguments that `add_arguments` added."""
     from magvit2_pytorch.tokenizer.config import TokenizerConfig
     from magvit2_pytorch.training.config import TrainingConfig
 
@@ -159,7 +160,7 @@ def run(values: Any) -> int:
     if values.wandb:
         options["use_wandb_tracking"] = True
     folder = Path(values.output).expanduser()
-    with mistakes(to=UsageError):
+    with user_errors(to=UsageError):
         model = TokenizerConfig.from_dict(vars(values.model))
         training = TrainingConfig(
             **options,
@@ -181,43 +182,43 @@ def run(values: Any) -> int:
     )
 
 
-def write_config(path: Path, model: "TokenizerConfig", training: "TrainingConfig", **more: Any):
-    """All options of a run as YAML, for --config."""
+def write_config(path: Path, model: "TokenizerConfig", training: "TrainingConfig", **others: Any):
+    """Writes all options of a run as YAML, for --config."""
     import yaml
 
     from magvit2_pytorch.data.replace_file import replacing
 
     options = {n: v for n, v in training.to_dict().items() if n not in FROM_OUTPUT}
-    options = more | options | {"model": model.to_dict()}
+    options = others | options | {"model": model.to_dict()}
     with replacing(path) as part:
         text = yaml.safe_dump(options, sort_keys=False, allow_unicode=True)
         part.write_text(text, encoding="utf-8")
 
 
-def start_from(tokenizer: "VideoTokenizer", place: str) -> None:
-    """Gives it the weights of a trained tokenizer, inflated where that one knows no time."""
+def start_from(tokenizer: "VideoTokenizer", source: str) -> None:
+    """Loads the weights of a trained tokenizer, inflated if needed."""
     from magvit2_pytorch.tokenizer.inflate import inflate_into
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
 
-    with mistakes(about=f"cannot start from {place}"):
-        inflate_into(tokenizer, VideoTokenizer.from_pretrained(place))
+    with user_errors(prefix=f"cannot start from {source}"):
+        inflate_into(tokenizer, VideoTokenizer.from_pretrained(source))
 
 
 def find_checkpoint(folder: Path, resume: str | None) -> Path | None:
-    """The checkpoint that --resume stands for, None to start at the first step.
+    """The checkpoint given by --resume; None for a new run.
 
-    Raises `UserError` where there is none, and where a new run would mix its checkpoints with an
-    older one's.
+    Raises `UserError` if it does not exist, or if a new run would mix its checkpoints with those
+    of an older run.
     """
     from magvit2_pytorch.training.checkpoints import Checkpoints
 
     checkpoints = Checkpoints(folder)
     if resume is not None:
-        with mistakes(FileNotFoundError):
+        with user_errors(FileNotFoundError):
             return checkpoints.find(resume)
     if steps := checkpoints.steps():
         raise UserError(
-            f"{folder} holds checkpoints up to step {max(steps)}: go on with --resume latest, "
+            f"{folder} holds checkpoints up to step {max(steps)}: continue with --resume latest, "
             "or choose another --output"
         )
     return None

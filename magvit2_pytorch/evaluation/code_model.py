@@ -1,4 +1,4 @@
-"""How likely each bit of each code is, learned from the codes before it."""
+"""Adaptive probabilities of the bits of codes, for entropy coding."""
 
 from collections.abc import Callable, Sequence
 from decimal import Context, Decimal, localcontext
@@ -8,61 +8,62 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt64
 
-CHANCE_UNIT = 2**-16
-LEAST_CHANCE = 2**-11
-"""Of either bit, so that the worst surprise costs 11 bits."""
-MOST_LOGIT = 8
+PROBABILITY_UNIT = 2**-16
+MIN_PROBABILITY = 2**-11
+"""Of a bit value, so that the most improbable bit costs 11 bits."""
+MAX_LOGIT = 8
 LOGIT_UNIT = 2**-8
 WEIGHT_UNIT = 2**-16
 GRADIENT_UNIT = 2**-12
 VALUE_UNIT = 2**-8
-STEPS = 2**12
-"""Entries in the table of logits."""
+NUM_LOGITS = 2**12
+"""Number of entries in the table of logits."""
 
 NUM_SLOTS = 2**20
-"""Counters of one kind of context; contexts that meet in a slot share it."""
-MOST_COUNTED = 255
-"""Then both counts are halved, so that a context follows a video that changes."""
+"""Counters per kind of context; contexts with the same slot share its counter."""
+MAX_COUNT = 255
+"""Above this sum, both counts are halved, so that a counter adapts to changes in the video."""
 PRIOR_COUNT = 3 / 8
 
 LEARNING_RATE = 3 / 64
-FIRST_WEIGHT = 1 / 4
-"""Of each counter's opinion, before any was heard."""
-FIRST_SQUARES = 1 / 16
+INITIAL_WEIGHT = 1 / 4
+"""Initial weight of each counter."""
+INITIAL_SQUARES = 1 / 16
 
-BEFORE = ((0, -1), (-1, 0), (-1, 1))
-"""Neighbours in the frame that are known already: to the left, above, above to the right."""
-NAMED = (0, 1, 3)
-"""Those whose whole code is a context: to the left, above, and one frame before."""
-NUM_CONTEXTS = 3 + len(NAMED)
+CAUSAL_NEIGHBOURS = ((0, -1), (-1, 0), (-1, 1))
+"""Offsets (row, column) of known neighbours: left, above, above right."""
+HASHED_NEIGHBOURS = (0, 1, 3)
+"""Neighbours whose whole code is a context: left, above, and the previous frame."""
+NUM_CONTEXTS = 3 + len(HASHED_NEIGHBOURS)
 
 Bits = Bool[np.ndarray, " n"]
-Chances = Float[np.ndarray, " n"]
+Probabilities = Float[np.ndarray, " n"]
 """Probabilities of a 1, multiples of 2^-16."""
 Positions = tuple[int, Int[np.ndarray, " n"], Int[np.ndarray, " n"]]
-"""A frame, and rows and columns in it."""
+"""A frame index, and rows and columns in the frame."""
 
 
 class BitModel:
-    """Logistic regression on values and on counters, a set of weights to each kind of bit.
+    """Logistic regression on neighbouring values and context counters.
 
-    The chance that a bit is 1 is the logistic function of a weighted sum of `num_values` values
-    near its own (the digits of neighbours) and of the logits of `NUM_CONTEXTS` counters, each of
-    which knows how often the bit was 1 in the same context. Weights learn by one AdaGrad step on
-    the code length of every bit: logistic mixing, as in the PAQ family of compressors.
+    Each kind of bit has its own weights. The probability that a bit is 1 is the logistic function
+    of a weighted sum of `num_values` values (the digits of neighbours) and of the logits of
+    `NUM_CONTEXTS` counters, each of which counts how often the bit was 1 in the same context. Every
+    bit updates the weights with one AdaGrad step on its code length: logistic mixing, as in the PAQ
+    family of compressors.
 
-    Reader and writer must agree to the last bit, on any two machines. All numbers are therefore
-    multiples of powers of two, so small that sums are exact in whatever order; the only operations
-    that round, a quotient and a root, are rounded by IEEE 754 in one way; and the tables of
-    logarithms are made in decimals.
+    Encoder and decoder must agree to the last bit, on any two machines. All numbers are therefore
+    multiples of powers of two, so small that sums are exact in any order; the only operations that
+    round, division and square root, are exactly specified by IEEE 754; and the tables of logarithms
+    are computed in decimals.
     """
 
     def __init__(self, num_nodes: int, num_values: int):
         self.num_values = num_values
         shape = (num_nodes, num_values + NUM_CONTEXTS)
         self.weights = np.zeros(shape)
-        self.weights[:, num_values:] = FIRST_WEIGHT
-        self.squares = np.full(shape, FIRST_SQUARES)
+        self.weights[:, num_values:] = INITIAL_WEIGHT
+        self.squares = np.full(shape, INITIAL_SQUARES)
         self.counts = np.zeros((2, NUM_CONTEXTS, NUM_SLOTS), dtype=np.uint16)
         self.kinds = np.arange(NUM_CONTEXTS)[:, None]
 
@@ -71,41 +72,43 @@ class BitModel:
         nodes: Int[np.ndarray, " n"],
         values: Float[np.ndarray, "n v"],
         contexts: UInt64[np.ndarray, "k n"],
-    ) -> Chances:
-        """The chance of a 1 for bits of the kinds `nodes`; `update` has to come next."""
-        slots = _mixed(contexts, nodes) >> np.uint64(64 - NUM_SLOTS.bit_length() + 1)
+    ) -> Probabilities:
+        """Probability of a 1 for bits `nodes`; `update` must follow."""
+        slots = _hash(contexts, nodes) >> np.uint64(64 - NUM_SLOTS.bit_length() + 1)
         self._slots, self._nodes = slots.astype(np.int64), nodes
         zeros, ones = self.counts[:, self.kinds, self._slots].astype(np.float64)
-        shares = (ones + PRIOR_COUNT) / (zeros + ones + 2 * PRIOR_COUNT)
-        logits = _logits()[(shares * STEPS).astype(np.int64)]
+        frequencies = (ones + PRIOR_COUNT) / (zeros + ones + 2 * PRIOR_COUNT)
+        logits = _logits()[(frequencies * NUM_LOGITS).astype(np.int64)]
         self._inputs = np.concatenate((values, logits.T), axis=1)
         total = (self.weights[nodes] * self._inputs).sum(axis=1)
-        places = (total.clip(-MOST_LOGIT, MOST_LOGIT) + MOST_LOGIT) / LOGIT_UNIT
-        self._chances = _chances()[places.astype(np.int64)]
-        return self._chances
+        indices = (total.clip(-MAX_LOGIT, MAX_LOGIT) + MAX_LOGIT) / LOGIT_UNIT
+        self._probabilities = _probabilities()[indices.astype(np.int64)]
+        return self._probabilities
 
     def update(self, bits: Bits) -> None:
-        """Learns what the bits just predicted turned out to be."""
-        error = bits - self._chances
+        """Updates the model with the values of the bits just predicted."""
+        error = bits - self._probabilities
         gradient = np.rint(error[:, None] * self._inputs / GRADIENT_UNIT) * GRADIENT_UNIT
         np.add.at(self.squares, self._nodes, gradient * gradient)
         step = LEARNING_RATE * gradient / np.sqrt(self.squares[self._nodes])
         np.add.at(self.weights, self._nodes, np.rint(step / WEIGHT_UNIT) * WEIGHT_UNIT)
         np.add.at(self.counts, (bits.astype(np.int64), self.kinds, self._slots), 1)
         counts = self.counts[:, self.kinds, self._slots]
-        many = counts.astype(np.int64).sum(axis=0) > MOST_COUNTED
-        self.counts[:, self.kinds, self._slots] = np.where(many, counts // 2, counts)
+        is_full = counts.astype(np.int64).sum(axis=0) > MAX_COUNT
+        self.counts[:, self.kinds, self._slots] = np.where(is_full, counts // 2, counts)
 
 
 class CodeModel:
-    """Visits every bit of a video's codes once, in an order that reader and writer share.
+    """Visits every bit of a video's codes in a fixed order.
 
-    `levels` has, for each codebook, how many values each digit of its codes can have.
+    Encoder and decoder use the same order. `levels` contains, for each codebook, the number of
+    values of each digit of its codes.
 
-    Frames come in order. Within one, all positions with equal x + 2 y go together: whatever is to
-    the left, above or above to the right of them is known by then. At a position digit comes after
-    digit, each from its highest bit down. A bit is expected in the light of these neighbours, of
-    the same position one frame before, and of what is known of its own position.
+    Frames are visited in order. Within a frame, all positions with equal x + 2 y are visited
+    together: their neighbours to the left, above and above right are known by then. Digits of a
+    position follow each other, each from its highest bit down. The probability of a bit depends on
+    these neighbours, on the same position in the previous frame, and on the known bits of its own
+    position.
     """
 
     def __init__(self, levels: Sequence[Sequence[int]]):
@@ -114,126 +117,133 @@ class CodeModel:
         self.num_codebooks = len(levels)
         kinds = [2 ** num_bits(level) for level in self.levels]
         self.first_nodes = np.cumsum([0, *kinds[:-1]])
-        self.bits = BitModel(sum(kinds), len(self.levels) * (len(BEFORE) + 2) + 1)
+        self.bits = BitModel(sum(kinds), len(self.levels) * (len(CAUSAL_NEIGHBOURS) + 2) + 1)
 
     def visit(
         self,
         grid: tuple[int, int, int],
-        exchange: Callable[[Positions, int, int, Chances], Bits],
+        code_bits: Callable[[Positions, int, int, Probabilities], Bits],
     ) -> Int[np.ndarray, "j y x d"]:
-        """The digits of all codebooks, least significant first; a model visits one video.
+        """Returns the digits of all codebooks, least significant first; once per model.
 
-        `exchange` is told the positions, the digit, the place of the bit in it, and how likely a 1
-        is at each position, and says what the bits are: a writer knows, a reader finds out.
+        `code_bits` is called with the positions, the digit, the index of the bit in it, and the
+        probability of a 1 at each position, and returns the bits: an encoder writes them, a decoder
+        reads them.
         """
         num_frames, height, width = grid
         order = np.add.outer(2 * np.arange(height), np.arange(width))
         waves = [np.nonzero(order == wave) for wave in np.unique(order)]
         digits = np.zeros((*grid, len(self.levels)), dtype=np.int64)
-        before = _FrameSoFar(height, width, len(self.levels), self.num_codebooks)
+        previous = _PartialFrame(height, width, len(self.levels), self.num_codebooks)
         for frame in range(num_frames):
-            now = _FrameSoFar(height, width, len(self.levels), self.num_codebooks)
+            current = _PartialFrame(height, width, len(self.levels), self.num_codebooks)
             for rows, columns in waves:
                 positions = (frame, rows, columns)
-                near = [now.at(rows + down, columns + right) for down, right in BEFORE]
-                near.append(before.at(rows, columns))
-                now.set(rows, columns, self._visit_wave(positions, near, exchange))
-                digits[frame, rows, columns] = now.at(rows, columns).digits - 1
-            before = now
+                neighbours = [
+                    current.at(rows + down, columns + right) for down, right in CAUSAL_NEIGHBOURS
+                ]
+                neighbours.append(previous.at(rows, columns))
+                current.set(rows, columns, self._visit_wave(positions, neighbours, code_bits))
+                digits[frame, rows, columns] = current.at(rows, columns).digits - 1
+            previous = current
         return digits
 
     def _visit_wave(
         self,
         positions: Positions,
-        near: list["_Known"],
-        exchange: Callable[[Positions, int, int, Chances], Bits],
-    ) -> "_Known":
-        """What `exchange` lets be known of some positions, in the light of those near them."""
+        neighbours: list["_KnownCodes"],
+        code_bits: Callable[[Positions, int, int, Probabilities], Bits],
+    ) -> "_KnownCodes":
+        """Codes one wavefront of positions, given their decoded neighbours."""
         count, num_digits = len(positions[1]), len(self.levels)
         digits = np.zeros((count, num_digits), dtype=np.int64)
-        names = np.zeros((count, self.num_codebooks), dtype=np.uint64)
+        hashes = np.zeros((count, self.num_codebooks), dtype=np.uint64)
         own, bias = np.zeros((count, num_digits)), np.ones((count, 1))
-        values = np.concatenate([*(known.values for known in near), own, bias], axis=1)
+        values = np.concatenate([*(known.values for known in neighbours), own, bias], axis=1)
         for digit, (book, level) in enumerate(zip(self.book_of, self.levels, strict=True)):
-            name = names[:, book]
+            prefix = hashes[:, book]
             contexts = np.stack(
-                [np.zeros_like(name), name, _mixed(*(known.digits[:, digit] for known in near))]
-                + [_mixed(name, near[i].names[:, book]) for i in NAMED]
+                [
+                    np.zeros_like(prefix),
+                    prefix,
+                    _hash(*(known.digits[:, digit] for known in neighbours)),
+                ]
+                + [_hash(prefix, neighbours[i].hashes[:, book]) for i in HASHED_NEIGHBOURS]
             )
             node = np.ones(count, dtype=np.int64)
-            for place in reversed(range(num_bits(level))):
-                chances = self.bits.predict(self.first_nodes[digit] + node, values, contexts)
-                bits = exchange(positions, digit, place, chances)
+            for bit in reversed(range(num_bits(level))):
+                probabilities = self.bits.predict(self.first_nodes[digit] + node, values, contexts)
+                bits = code_bits(positions, digit, bit, probabilities)
                 self.bits.update(bits)
                 node = node * 2 + bits
             digits[:, digit] = node - 2 ** num_bits(level)
             values[:, digit - 1 - num_digits] = self._values(digits)[:, digit]
-            names[:, book] = _mixed(name, digits[:, digit] + 1)
-        return _Known(digits + 1, self._values(digits), names)
+            hashes[:, book] = _hash(prefix, digits[:, digit] + 1)
+        return _KnownCodes(digits + 1, self._values(digits), hashes)
 
     def _values(self, digits: Int[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-        """Digits as numbers in [-1, 1]: about the quantized latents that they stand for."""
+        """Digits as values in [-1, 1], close to the quantized latents."""
         values = 2 * digits / (np.array(self.levels) - 1) - 1
         return np.rint(values / VALUE_UNIT) * VALUE_UNIT
 
 
-class _Known(NamedTuple):
-    """What is known of some positions; zeros where nothing is."""
+class _KnownCodes(NamedTuple):
+    """Digits, values and hashes of codes; zero where unknown."""
 
     digits: Int[np.ndarray, "n d"]
-    """One more than they are."""
+    """Digits plus one."""
     values: Float[np.ndarray, "n d"]
-    names: UInt64[np.ndarray, "n q"]
+    hashes: UInt64[np.ndarray, "n q"]
 
 
-class _FrameSoFar:
-    """Codes of a frame as they become known, with a border of the unknown."""
+class _PartialFrame:
+    """The known codes of a frame, with a border of unknown ones."""
 
     def __init__(self, height: int, width: int, num_digits: int, num_codebooks: int):
         shape = (height + 1, width + 2)
-        self.known = _Known(
+        self.known = _KnownCodes(
             np.zeros((*shape, num_digits), dtype=np.int64),
             np.zeros((*shape, num_digits)),
             np.zeros((*shape, num_codebooks), dtype=np.uint64),
         )
 
-    def at(self, rows: Int[np.ndarray, " n"], columns: Int[np.ndarray, " n"]) -> _Known:
-        return _Known(*(array[rows + 1, columns + 1] for array in self.known))
+    def at(self, rows: Int[np.ndarray, " n"], columns: Int[np.ndarray, " n"]) -> _KnownCodes:
+        return _KnownCodes(*(array[rows + 1, columns + 1] for array in self.known))
 
     def set(
-        self, rows: Int[np.ndarray, " n"], columns: Int[np.ndarray, " n"], known: _Known
+        self, rows: Int[np.ndarray, " n"], columns: Int[np.ndarray, " n"], known: _KnownCodes
     ) -> None:
         for array, new in zip(self.known, known, strict=True):
             array[rows + 1, columns + 1] = new
 
 
 def num_bits(level: int) -> int:
-    """Bits that tell `level` values apart."""
+    """Number of bits for `level` values."""
     return (level - 1).bit_length()
 
 
-def _mixed(*words: np.ndarray) -> UInt64[np.ndarray, "..."]:
-    """One number for several integers, always the same, and for others most likely another."""
-    mixed = np.uint64(0)
+def _hash(*words: np.ndarray) -> UInt64[np.ndarray, "..."]:
+    """A 64-bit hash of several integers."""
+    value = np.uint64(0)
     for word in words:
-        mixed = (mixed ^ word.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
-        mixed = mixed ^ (mixed >> np.uint64(29))
-    return mixed
+        value = (value ^ word.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
+        value = value ^ (value >> np.uint64(29))
+    return value
 
 
 @cache
 def _logits() -> Float[np.ndarray, " steps"]:
-    """log(p / (1 - p)) in the middle of each step of p, rounded."""
+    """Table of log(p / (1 - p)) at interval midpoints of p."""
     with localcontext(Context(prec=28)):
-        odds = [Decimal(2 * step + 1) / (2 * (STEPS - step) - 1) for step in range(STEPS)]
+        odds = [Decimal(2 * step + 1) / (2 * (NUM_LOGITS - step) - 1) for step in range(NUM_LOGITS)]
         return np.array([round(odd.ln() / Decimal(LOGIT_UNIT)) for odd in odds]) * LOGIT_UNIT
 
 
 @cache
-def _chances() -> Float[np.ndarray, " logits"]:
-    """1 / (1 + exp(-x)) in steps of x from -MOST_LOGIT on, rounded, and nowhere too sure."""
+def _probabilities() -> Float[np.ndarray, " logits"]:
+    """Table of 1 / (1 + exp(-x)) from x = -MAX_LOGIT."""
     with localcontext(Context(prec=28)):
-        steps = range(round(2 * MOST_LOGIT / LOGIT_UNIT) + 1)
-        powers = [(MOST_LOGIT - step * Decimal(LOGIT_UNIT)).exp() for step in steps]
-        rounded = [round(1 / (1 + power) / Decimal(CHANCE_UNIT)) for power in powers]
-    return (np.array(rounded) * CHANCE_UNIT).clip(LEAST_CHANCE, 1 - LEAST_CHANCE)
+        steps = range(round(2 * MAX_LOGIT / LOGIT_UNIT) + 1)
+        powers = [(MAX_LOGIT - step * Decimal(LOGIT_UNIT)).exp() for step in steps]
+        rounded = [round(1 / (1 + power) / Decimal(PROBABILITY_UNIT)) for power in powers]
+    return (np.array(rounded) * PROBABILITY_UNIT).clip(MIN_PROBABILITY, 1 - MIN_PROBABILITY)

@@ -1,4 +1,4 @@
-"""What conventional video codecs make of the same frames: bytes, and the frames these give back."""
+"""Conventional video codecs on the same frames: compressed bytes and decoded frames."""
 
 import io
 from dataclasses import dataclass
@@ -14,65 +14,66 @@ from torch.nn import functional as F
 from magvit2_pytorch.types import Frames
 
 PixelFormat = Literal["yuv420p", "yuv444p"]
-"""Colour at half the width and height, as nearly all video has it, or at full resolution."""
+"""Chroma at half the width and height, as in nearly all video, or at full resolution."""
 
 RED, BLUE = 0.2126, 0.0722
-"""Shares of luma, Rec. 709; green has the rest."""
+"""Luma coefficients, Rec. 709; green has the rest."""
 LUMA_RANGE, CHROMA_RANGE = 219, 224
-"""8-bit steps from the least to the most, "limited range"."""
+"""Range of 8-bit values, "limited range"."""
 
 
 @dataclass(frozen=True)
 class Codec:
-    """An encoder of FFmpeg's at its most patient, and what reads its stream again.
+    """An FFmpeg encoder at slow settings, and its decoder.
 
     One pass at constant quality (CRF); one group of pictures over the whole clip unless the
-    encoder sees a cut; it may look ahead and code frames out of order, which a causal tokenizer
-    may not. x264 and x265 are tuned for PSNR, as is SVT-AV1 by itself.
+    encoder detects a cut; it may look ahead and code frames out of order, which a causal tokenizer
+    may not. x264 and x265 are tuned for PSNR, as SVT-AV1 is by default.
     """
 
     encoder: str
     decoder: str
     stream_format: str
-    """FFmpeg's name of the bare stream, without a container."""
+    """FFmpeg's name of the raw stream format, without container."""
     idle_units: str
-    """Types of units that no decoder needs, as FFmpeg's `filter_units` takes them."""
+    """Types of units that decoders do not need, in the syntax of FFmpeg's `filter_units`."""
     qualities: tuple[int, ...]
-    """CRF values, best first, that make a curve."""
+    """CRF values of a rate-distortion curve, best first."""
     options: dict[str, str]
-    """The encoder's own, with the quality in the place of {crf}."""
+    """Options of the encoder; {crf} is replaced by the quality."""
     min_side: int = 1
-    """Pixels to a side from which on the encoder can be trusted."""
+    """Smallest side in pixels at which the encoder works."""
 
 
 CODECS = {
     "H.264": Codec(
         "libx264", "h264", "h264", "6|9", (18, 23, 28, 33, 38, 43, 47, 51),
-        # Its AVX-512 reads at random in small frames: each time another stream, up to 4 % longer.
+        # Its AVX-512 code reads undefined memory in small frames: streams differ from run to
+        # run, and are up to 4 % longer.
         {"preset": "veryslow", "tune": "psnr", "crf": "{crf}", "x264-params": "asm=0"},
     ),
     "H.265": Codec(
         "libx265", "hevc", "hevc", "35|39|40", (18, 23, 28, 33, 38, 43, 47, 51),
         {"preset": "veryslow", "tune": "psnr", "crf": "{crf}", "x265-params": "log-level=error"},
-        # Below it (48 x 34, 32 x 40) x265 4 writes where it should not, and the process dies.
+        # Below this (48 x 34, 32 x 40) x265 4 writes out of bounds, and the process crashes.
         min_side=64,
     ),
-    # FFmpeg's own crf ends at 63, the encoder's at 70.
+    # FFmpeg's crf option ends at 63, that of the encoder at 70.
     "AV1": Codec(
         "libsvtav1", "libdav1d", "obu", "2", (20, 32, 43, 51, 57, 61, 63, 66, 70),
         {"preset": "2", "svtav1-params": "crf={crf}"},
     ),
 }  # fmt: skip
-"""By the name in tables. SVT-AV1 talks on stderr unless SVT_LOG=1 is in the environment."""
+"""By the name in tables. SVT-AV1 prints to stderr unless the environment has SVT_LOG=1."""
 
 
-class Coded(NamedTuple):
-    """A clip after a codec."""
+class CodedClip(NamedTuple):
+    """A clip encoded and decoded by a codec."""
 
     packets: list[bytes]
-    """All that the decoder was given."""
+    """The complete input of the decoder."""
     frames: Frames
-    """What it gave back."""
+    """The decoded frames."""
 
     @property
     def num_bytes(self) -> int:
@@ -80,7 +81,7 @@ class Coded(NamedTuple):
 
 
 def available_codecs() -> dict[str, Codec]:
-    """Those of `CODECS` that this PyAV can both write and read."""
+    """The codecs in `CODECS` that this PyAV can both write and read."""
     from av import codecs_available
 
     return {
@@ -96,22 +97,24 @@ def code_frames(
     crf: int,
     fps: float = 25.0,
     pixel_format: PixelFormat = "yuv420p",
-) -> Coded:
-    """Encodes a clip in memory, counts its bytes and decodes from nothing but these.
+) -> CodedClip:
+    """Encodes a clip in memory and decodes the encoded bytes.
 
-    Counted is the bare stream with its parameter sets, which a decoder needs, but no container,
-    and nothing that decoders pass over: the encoder's name and settings (600 bytes of x264's),
-    delimiters. Odd sides are made even for `yuv420p` by repeating the last row or column, and cut
-    again. Frames go through `to_planes` and back, whose loss is part of the codec's;
-    `conversion_alone` says how large it is.
+    The bytes are the raw stream with its parameter sets, which a decoder needs, without container
+    and without units that decoders skip: delimiters, and the name and settings of the encoder (600
+    bytes for x264). For `yuv420p`, odd sides are made even by repeating the last row or column, and
+    cropped afterwards. Frames go through `to_planes` and back; that loss is part of the codec's,
+    and `color_round_trip` measures it.
 
-    Raises `ValueError` on frames that are not RGB or below `min_side`, and where the encoder
+    Raises `ValueError` on frames that are not RGB or smaller than `min_side`, and if the encoder
     refuses them or `crf`.
     """
     from av.error import FFmpegError
 
     if frames.ndim != 4 or frames.shape[-1] != 3 or not frames.numel():
-        raise ValueError(f"frames have shape {tuple(frames.shape)}: give t h w 3, one or more")
+        raise ValueError(
+            f"frames have shape {tuple(frames.shape)}: give t h w 3, at least one frame"
+        )
     height, width = frames.shape[1:3]
     if min(height, width) < codec.min_side:
         raise ValueError(
@@ -123,26 +126,30 @@ def code_frames(
         planes = _decode(packets, codec, pixel_format)
     except FFmpegError as error:
         raise ValueError(
-            f"{codec.encoder} does not code {len(frames)} frames of {height} x {width} in "
+            f"{codec.encoder} cannot encode {len(frames)} frames of {height} x {width} in "
             f"{pixel_format} at crf {crf}: {error.strerror}"
         ) from error
     if len(planes) != len(frames):
-        raise ValueError(f"{codec.decoder} gave {len(planes)} frames back of {len(frames)}")
+        raise ValueError(f"{codec.decoder} returned {len(planes)} of {len(frames)} frames")
     decoded = from_planes(planes, pixel_format)[:, :height, :width]
-    return Coded(packets, decoded)
+    return CodedClip(packets, decoded)
 
 
-def conversion_alone(frames: Frames, pixel_format: PixelFormat = "yuv420p") -> Frames:
-    """To the codec's colours and back with nothing coded: no codec here can be better."""
+def color_round_trip(frames: Frames, pixel_format: PixelFormat = "yuv420p") -> Frames:
+    """Frames after conversion to YCbCr and back, without coding.
+
+    This is an upper bound of the quality of a codec.
+    """
     height, width = frames.shape[1:3]
     return from_planes(to_planes(frames, pixel_format), pixel_format)[:, :height, :width]
 
 
 def to_planes(frames: Frames, pixel_format: PixelFormat) -> Tensor:
-    """RGB to YCbCr, Rec. 709, limited range, rounded once: bytes as PyAV lays them out.
+    """Converts RGB to 8-bit YCbCr in PyAV's layout.
 
-    `yuv444p` gives `t 3 h w`; `yuv420p` `t y w` with y = 3/2 h, the small planes one after the
-    other in the rows below, of sides made even; their chroma is the mean of four pixels.
+    Rec. 709, limited range, rounded once. `yuv444p` gives `t 3 h w`; `yuv420p` gives `t y w`
+    with y = 3/2 h, sides padded to be even, and the chroma planes one after the other in the rows
+    below luma. Chroma is the mean of four pixels.
     """
     if pixel_format not in ("yuv420p", "yuv444p"):
         raise ValueError(f"pixel_format is {pixel_format!r}: use 'yuv420p' or 'yuv444p'")
@@ -160,7 +167,7 @@ def to_planes(frames: Frames, pixel_format: PixelFormat) -> Tensor:
 
 
 def from_planes(planes: Tensor, pixel_format: PixelFormat) -> Frames:
-    """Undoes `to_planes`, but for rounding and, of `yuv420p`, chroma's detail (bicubic)."""
+    """Inverse of `to_planes` up to rounding; chroma of `yuv420p` is upsampled bicubically."""
     values = planes.double()
     if pixel_format == "yuv420p":
         rows, width = values.shape[1] * 2 // 3, values.shape[2]
@@ -175,7 +182,7 @@ def from_planes(planes: Tensor, pixel_format: PixelFormat) -> Frames:
 
 
 def _rgb_to_ycc() -> Float[Tensor, "3 3"]:
-    """Luma in [0, 1] and the differences of blue and red from it in [-1/2, 1/2]."""
+    """Matrix to luma in [0, 1] and chroma in [-1/2, 1/2]."""
     luma = torch.tensor((RED, 1 - RED - BLUE, BLUE), dtype=torch.float64)
     eye = torch.eye(3, dtype=torch.float64)
     blue, red = (eye[2] - luma) / (2 * (1 - BLUE)), (eye[0] - luma) / (2 * (1 - RED))
@@ -185,7 +192,7 @@ def _rgb_to_ycc() -> Float[Tensor, "3 3"]:
 def _encode(
     planes: Tensor, codec: Codec, crf: int, fps: float, pixel_format: PixelFormat
 ) -> list[bytes]:
-    """The stream's packets, without units that no decoder needs."""
+    """Packets of the stream, without units that decoders do not need."""
     import av
     from av.bitstream import BitStreamFilterContext
 
@@ -195,7 +202,7 @@ def _encode(
         stream.options = {name: text.format(crf=crf) for name, text in codec.options.items()}
         stream.pix_fmt = pixel_format
         context = stream.codec_context
-        # One thread: with more, x264's and x265's decisions depend on how many there are.
+        # One thread: the decisions of x264 and x265 depend on the number of threads.
         context.gop_size, context.thread_count = len(planes), 1
         context.colorspace = context.color_primaries = context.color_trc = 1  # Rec. 709
         context.color_range = 1  # limited
@@ -203,9 +210,11 @@ def _encode(
         stream.height, stream.width = pictures[0].height, pictures[0].width
         packets = [packet for picture in pictures for packet in stream.encode(picture)]
         packets += stream.encode(None)
-        needed = BitStreamFilterContext(f"filter_units=remove_types={codec.idle_units}", stream)
-        kept = [part for packet in [*packets, None] for part in needed.filter(packet)]
-        return [bytes(packet) for packet in kept]
+        unit_filter = BitStreamFilterContext(
+            f"filter_units=remove_types={codec.idle_units}", stream
+        )
+        filtered = [part for packet in [*packets, None] for part in unit_filter.filter(packet)]
+        return [bytes(packet) for packet in filtered]
 
 
 def _picture(plane: Tensor, pixel_format: PixelFormat, number: int, rate: Fraction) -> Any:
@@ -222,6 +231,6 @@ def _decode(packets: list[bytes], codec: Codec, pixel_format: PixelFormat) -> Te
     context = av.CodecContext.create(codec.decoder, "r")
     pictures = [p for packet in packets for p in context.decode(av.Packet(packet))]
     pictures += context.decode(None)
-    found = {picture.format.name for picture in pictures}
-    assert found <= {pixel_format}, f"{codec.decoder} gave {found}"
+    formats = {picture.format.name for picture in pictures}
+    assert formats <= {pixel_format}, f"{codec.decoder} returned {formats}"
     return torch.stack([torch.from_numpy(picture.to_ndarray()) for picture in pictures])

@@ -1,45 +1,44 @@
-"""Which tokenizers can work on files, and which codes a tokenizer understands."""
+"""Checks that a tokenizer works with files and given codes."""
 
 from magvit2_pytorch.data import CodeHeader
-from magvit2_pytorch.evaluation.identity import Identity
+from magvit2_pytorch.evaluation.identity import TokenizerId
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 
 
 class TokenizerMismatch(ValueError):
-    """Codes of one tokenizer were given to another."""
+    """Codes were made by another tokenizer."""
 
 
-def check_takes_files(tokenizer: VideoTokenizer, needs_codes: bool) -> None:
-    """Raises `ValueError` on tokenizers that need more than a file, or have no codes to store."""
+def check_supports_files(tokenizer: VideoTokenizer, needs_codes: bool) -> None:
+    """Raises `ValueError` on conditional tokenizers, and on continuous ones if `needs_codes`."""
     if tokenizer.config.dim_cond is not None:
         raise ValueError(
-            f"this tokenizer is conditional (dim_cond={tokenizer.config.dim_cond}) and a file "
-            "holds no condition: use tokenize(video, cond) in Python"
+            f"this tokenizer is conditional (dim_cond={tokenizer.config.dim_cond}), but a file "
+            "has no condition: use tokenize(video, cond) in Python"
         )
     if needs_codes and tokenizer.codebook_size is None:
         raise ValueError(
             "this tokenizer is continuous (continuous_dim="
-            f"{tokenizer.config.continuous_dim}) and has no codes to store: reconstruct with it, "
-            "or use encode and decode in Python"
+            f"{tokenizer.config.continuous_dim}) and has no codes to store: use reconstruct, or "
+            "encode and decode in Python"
         )
 
 
-def check_understands(
-    tokenizer: VideoTokenizer, identity: Identity, header: CodeHeader, force: bool = False
+def check_same_tokenizer(
+    tokenizer: VideoTokenizer, tokenizer_id: TokenizerId, header: CodeHeader, force: bool = False
 ) -> None:
-    """Raises `TokenizerMismatch` unless these codes are the tokenizer's own.
+    """Raises `TokenizerMismatch` unless the codes were made by this tokenizer.
 
-    `force` lets another fingerprint pass, if at least codebook and strides are the same.
+    `force` allows another fingerprint, if codebook and strides are the same.
     """
-    ours = {n: getattr(tokenizer, n) for n in
-            ("codebook_size", "num_codebooks", "time_factor", "space_factor")}  # fmt: skip
-    differ = [f"{n} {getattr(header, n)}, not {value}" for n, value in ours.items()
-              if getattr(header, n) != value]  # fmt: skip
-    if identity.fingerprint == header.fingerprint or (force and not differ):
+    names = ("codebook_size", "num_codebooks", "time_factor", "space_factor")
+    pairs = [(name, getattr(header, name), getattr(tokenizer, name)) for name in names]
+    differ = [f"{name} {theirs}, not {ours}" for name, theirs, ours in pairs if theirs != ours]
+    if tokenizer_id.fingerprint == header.fingerprint or (force and not differ):
         return
-    author = Identity(header.tokenizer, header.fingerprint)
-    advice = f"no force can help ({'; '.join(differ)})" if differ else "or use force"
+    author = TokenizerId(header.tokenizer, header.fingerprint)
+    advice = f"; --force cannot help ({'; '.join(differ)})" if differ else ", or use --force"
     raise TokenizerMismatch(
-        f"the codes of {header.source} were made by {author}, not by {identity}: "
-        f"decode them with the former, {advice}"
+        f"the codes of {header.source} were made by {author}, not by {tokenizer_id}: "
+        f"decode them with the former{advice}"
     )

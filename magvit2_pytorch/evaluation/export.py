@@ -1,4 +1,4 @@
-"""A tokenizer as programs that run without this library: ONNX, and .pt2 of torch.export."""
+"""Export of a tokenizer to ONNX and to .pt2 of torch.export."""
 
 import json
 import os
@@ -11,38 +11,38 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from magvit2_pytorch.evaluation.export_formats import FORMATS, FormatName, Run, trace
-from magvit2_pytorch.evaluation.export_parts import Grid, Part, PartName, make_part
-from magvit2_pytorch.evaluation.identity import Identity, identify
+from magvit2_pytorch.evaluation.export_formats import FORMATS, FormatName, LoadedProgram, trace
+from magvit2_pytorch.evaluation.export_parts import ExampleShape, Part, PartName, make_part
+from magvit2_pytorch.evaluation.identity import TokenizerId
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.types import VALUE_RANGE, Codes
 from magvit2_pytorch.version import __version__
 
 EXPORT_FILE = "export.json"
 
-TRACED_GRID: Grid = (2, 4, 5, 7)
-CHECKED_GRIDS: tuple[Grid, ...] = ((1, 1, 4, 6), (2, 3, 5, 4))
-"""Sizes at which programs are compared with the tokenizer: an image, and two clips."""
+TRACED_SHAPE: ExampleShape = (2, 4, 5, 7)
+CHECKED_SHAPES: tuple[ExampleShape, ...] = ((1, 1, 4, 6), (2, 3, 5, 4))
+"""Shapes at which programs are compared with the tokenizer: one image, and two clips."""
 
 TOLERANCE = 1e-4
-"""Largest error of a frame or latent, relative to the largest value, or to 1 if that is less."""
+"""Largest error of a frame or latent, relative to the largest absolute value or 1."""
 
 ROUNDING = 1e-4
-"""How far rounding may move a latent, relative to their mean size, and so make another code."""
+"""Largest change of a latent by rounding, relative to the mean absolute latent."""
 
 
 class ProgramMismatch(ValueError):
-    """A program does not do what its tokenizer does."""
+    """The results of a program differ from those of its tokenizer."""
 
 
 class Agreement(NamedTuple):
-    """How near a program comes to the tokenizer."""
+    """Differences between a program and the tokenizer."""
 
     max_error: float = 0.0
     """Largest difference of frames or latents."""
     num_codes: int = 0
     num_other_codes: int = 0
-    """Codes that differ, all of them where rounding decides."""
+    """Codes that differ, all because of rounding."""
 
     def __str__(self) -> str:
         if not self.num_codes:
@@ -56,51 +56,50 @@ def export_tokenizer(
     folder: str | os.PathLike,
     formats: Sequence[FormatName] = ("onnx",),
     parts: Sequence[PartName] = ("encode", "decode"),
-    identity: Identity | None = None,
+    tokenizer_id: TokenizerId | None = None,
 ) -> dict[str, Agreement]:
-    """Writes PART.FORMAT files and `export.json` to a folder; gives each file's agreement.
+    """Writes PART.FORMAT files and `export.json` to a folder.
 
-    The programs take any batch, frames, height and width that the tokenizer takes without padding,
-    one frame included, and a conditional one its condition too. They compute in float32. Each is
-    loaded again and compared with the tokenizer; files are replaced when all have passed. Raises
-    `ValueError` where torch is too old, a package is missing or the tokenizer is on a GPU, and
-    `ProgramMismatch` where a program does not do what the tokenizer does.
+    Returns the agreement of each file with the tokenizer. The programs accept any batch, frames,
+    height and width that the tokenizer accepts without padding, including one frame, and the
+    condition of a conditional tokenizer. They compute in float32. Each is loaded again and compared
+    with the tokenizer; existing files are replaced when all have passed. Raises `ValueError` if
+    torch is too old, a package is missing or the tokenizer is on a GPU, and `ProgramMismatch` if
+    the results of a program differ.
     """
     for name in formats:
         FORMATS[name].check_installed()
-    where = next(tokenizer.parameters()).device
-    if where.type != "cpu":
-        raise ValueError(
-            f"the tokenizer is on {where}, programs are made on the CPU: tokenizer.cpu()"
-        )
-    about = describe_export(tokenizer, identity or identify(tokenizer))
+    device = next(tokenizer.parameters()).device
+    if device.type != "cpu":
+        raise ValueError(f"the tokenizer is on {device}, but export needs the CPU: tokenizer.cpu()")
+    description = describe_export(tokenizer, tokenizer_id or TokenizerId.of(tokenizer))
     agreements = {}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder, prefix=".part-") as unfinished:
         for part in (make_part(tokenizer, name) for name in parts):
             files = {f"{part.name}.{name}": FORMATS[name] for name in formats}
-            about["programs"][part.name] = part.describe() | {"files": list(files)}
-            program = trace(part, part.example(TRACED_GRID))
+            description["programs"][part.name] = part.describe() | {"files": list(files)}
+            program = trace(part, part.example(TRACED_SHAPE))
             for file, kind in files.items():
                 path = Path(unfinished, file)
                 kind.write(program, part, path)
                 agreements[file] = compare(part, kind.load(path), file)
-                about["versions"] |= kind.versions()
-        text = json.dumps(about, indent=2)
+                description["versions"] |= kind.versions()
+        text = json.dumps(description, indent=2)
         Path(unfinished, EXPORT_FILE).write_text(text + "\n", encoding="utf-8")
-        # Weights of an ONNX file may lie in another one, by its name: all move together.
+        # An ONNX file may refer to a weights file by name, so that all files move together.
         for path in Path(unfinished).iterdir():
             os.replace(path, folder / path.name)
     return agreements
 
 
-def describe_export(tokenizer: VideoTokenizer, identity: Identity) -> dict[str, Any]:
-    """What those have to know who run the programs, in plain values that JSON has."""
+def describe_export(tokenizer: VideoTokenizer, tokenizer_id: TokenizerId) -> dict[str, Any]:
+    """Metadata for users of the programs, in plain JSON values."""
     time, space = tokenizer.time_factor, tokenizer.space_factor
     return {
-        "tokenizer": identity.name,
-        "fingerprint": identity.fingerprint,
+        "tokenizer": tokenizer_id.name,
+        "fingerprint": tokenizer_id.fingerprint,
         "value_range": list(VALUE_RANGE),
         "time_factor": time,
         "space_factor": space,
@@ -120,50 +119,56 @@ def describe_export(tokenizer: VideoTokenizer, identity: Identity) -> dict[str, 
     }
 
 
-def compare(part: Part, run: Run, name: str, grids: Sequence[Grid] = CHECKED_GRIDS) -> Agreement:
-    """How near a program comes to the tokenizer at these sizes.
+def compare(
+    part: Part,
+    program: LoadedProgram,
+    name: str,
+    shapes: Sequence[ExampleShape] = CHECKED_SHAPES,
+) -> Agreement:
+    """Compares a program with the tokenizer at the given shapes.
 
-    Raises `ProgramMismatch` where it is further away than rounding takes it.
+    Raises `ProgramMismatch` if they differ by more than rounding.
     """
-    worst = Agreement()
-    for grid in grids:
-        given = part.example(grid, seed=1)
-        about = f"{name} went wrong: for {part.given.name} of shape {tuple(given[0].shape)} it"
+    agreement = Agreement()
+    for shape in shapes:
+        inputs = part.example(shape, seed=1)
+        prefix = f"{name} is wrong: for {part.source.name} of shape {tuple(inputs[0].shape)} it"
         with torch.no_grad():
-            wanted, got = part(*given), run(*given)
-        if (got.shape, got.dtype) != (wanted.shape, wanted.dtype):
+            expected, actual = part(*inputs), program(*inputs)
+        if (actual.shape, actual.dtype) != (expected.shape, expected.dtype):
             raise ProgramMismatch(
-                f"{about} gives {got.dtype} of shape {tuple(got.shape)}, not {wanted.dtype} of "
-                f"shape {tuple(wanted.shape)}"
+                f"{prefix} returns {actual.dtype} of shape {tuple(actual.shape)}, not "
+                f"{expected.dtype} of shape {tuple(expected.shape)}"
             )
-        if wanted.is_floating_point():
-            error = float((got - wanted).abs().max())
-            if not error <= TOLERANCE * max(1.0, float(wanted.abs().max())):
-                raise ProgramMismatch(f"{about} is off by {error:.1e}")
-            worst = worst._replace(max_error=max(worst.max_error, error))
+        if expected.is_floating_point():
+            error = float((actual - expected).abs().max())
+            if not error <= TOLERANCE * max(1.0, float(expected.abs().max())):
+                raise ProgramMismatch(f"{prefix} is off by {error:.1e}")
+            agreement = agreement._replace(max_error=max(agreement.max_error, error))
         else:
-            others = got != wanted
-            wrong = int((others & ~_codes_by_rounding(part, given, got)).sum())
-            if wrong:
+            different = actual != expected
+            num_wrong = int((different & ~_codes_by_rounding(part, inputs, actual)).sum())
+            if num_wrong:
                 raise ProgramMismatch(
-                    f"{about} gives {wrong} other codes of {wanted.numel()}, and not by rounding"
+                    f"{prefix} returns {num_wrong} wrong codes of {expected.numel()}, more than "
+                    "rounding can explain"
                 )
-            num_others = worst.num_other_codes + int(others.sum())
-            worst = Agreement(0.0, worst.num_codes + wanted.numel(), num_others)
-    return worst
+            num_codes = agreement.num_codes + expected.numel()
+            agreement = Agreement(0.0, num_codes, agreement.num_other_codes + int(different.sum()))
+    return agreement
 
 
 @torch.no_grad()
 def _codes_by_rounding(
-    part: Part, given: tuple[Tensor, ...], codes: Codes
+    part: Part, inputs: tuple[Tensor, ...], codes: Codes
 ) -> Bool[Tensor, "b ..."]:
-    """Which codes the quantizer gives too if one channel of the latents is moved a little."""
-    latents = part.tokenizer.encode(*given)
+    """Mask of codes that a slight shift of one channel explains."""
+    latents = part.tokenizer.encode(*inputs)
     step = ROUNDING * latents.abs().mean()
-    found = torch.zeros_like(codes, dtype=torch.bool)
+    matches = torch.zeros_like(codes, dtype=torch.bool)
     for channel in range(latents.shape[1]):
-        for move in (step, -step):
-            moved = latents.clone()
-            moved[:, channel] += move
-            found |= part.tokenizer.quantize(moved).codes == codes
-    return found
+        for shift in (step, -step):
+            shifted = latents.clone()
+            shifted[:, channel] += shift
+            matches |= part.tokenizer.quantize(shifted).codes == codes
+    return matches

@@ -1,4 +1,4 @@
-"""Programs of any batch, length and size: how they are traced, written and loaded again."""
+"""Traces, writes and loads programs with dynamic batch, length and size."""
 
 import logging
 import warnings
@@ -18,20 +18,20 @@ from magvit2_pytorch.evaluation.export_parts import Part
 
 FormatName = Literal["onnx", "pt2"]
 
-Run = Callable[..., Tensor]
-"""A loaded program: tensors in, one tensor out."""
+LoadedProgram = Callable[..., Tensor]
+"""A program read from a file: takes tensors, returns one tensor."""
 
 OLDEST_TORCH = "2.11"
-"""Older ones cannot leave all sizes open."""
+"""Older versions cannot make all sizes dynamic."""
 
 
 def trace(part: Part, example: tuple[Tensor, ...]) -> ExportedProgram:
-    """The graph of one direction, for every size that the tokenizer takes, from 1 up.
+    """Traces one direction with dynamic sizes of 1 or more.
 
-    Torch asks in many places whether a size is 1, for the order of a tensor in memory may depend on
-    it, and would have the program refuse one frame or one row of cells if the example has more.
-    Values do not depend on it, so sizes are traced as unknown numbers from 1 up, and what torch
-    notes of sizes that differ is left out. What has to be equal or divisible stays checked.
+    Torch checks in many places if a size is 1, because the memory layout of a tensor may depend on
+    it; the program would then refuse one frame or one row of cells if the example has more. Values
+    do not depend on it, so that sizes are traced as unknown numbers of at least 1, and guards on
+    sizes that differ are dropped. Guards on equal or divisible sizes stay.
     """
     # Torch before OLDEST_TORCH lacks some of these.
     from torch.export import Dim
@@ -57,16 +57,16 @@ def _sizes_from_one(part: Part, inputs: tuple[Tensor, ...]) -> None:
 
 
 class ProgramFormat(ABC):
-    """A kind of file that programs are written to."""
+    """A file format for programs."""
 
     packages: tuple[str, ...] = ()
-    """What has to be installed, beside torch."""
+    """Packages that are required in addition to torch."""
 
     def check_installed(self) -> None:
         """Raises `ValueError` unless this environment can write and run such files."""
         if torch.__version__ < OLDEST_TORCH:
             raise ValueError(
-                f"programs of any size need torch {OLDEST_TORCH} or newer to be made, and this is "
+                f"export with dynamic sizes needs torch {OLDEST_TORCH} or newer, but this is "
                 f"{torch.__version__}: upgrade torch, or export in another environment"
             )
         for name in self.packages:
@@ -75,36 +75,36 @@ class ProgramFormat(ABC):
             except ImportError as error:
                 raise ValueError(
                     f"{name} cannot be imported ({error}): "
-                    "install what ONNX needs with pip install 'magvit2-pytorch[export]'"
+                    "install the ONNX packages with pip install 'magvit2-pytorch[export]'"
                 ) from error
 
     def versions(self) -> dict[str, str]:
-        """Of the packages."""
+        """Versions of the packages."""
         return {name: version(name) for name in self.packages}
 
     @abstractmethod
     def write(self, program: ExportedProgram, part: Part, path: Path) -> None:
-        """Writes the program; of ONNX, weights beyond 2 GB go to a file of their own beside it."""
+        """Writes the program; ONNX weights above 2 GB get their own file."""
 
     @abstractmethod
-    def load(self, path: Path) -> Run:
-        """The written program, to be called."""
+    def load(self, path: Path) -> LoadedProgram:
+        """Loads a written program."""
 
 
 class Pt2(ProgramFormat):
-    """What `torch.export.load` reads."""
+    """Files for `torch.export.load`."""
 
     def write(self, program: ExportedProgram, part: Part, path: Path) -> None:
         with _quiet():
             torch.export.save(program, path)
 
-    def load(self, path: Path) -> Run:
+    def load(self, path: Path) -> LoadedProgram:
         with _quiet():
             return torch.export.load(path).module()
 
 
 class Onnx(ProgramFormat):
-    """What onnxruntime reads, and many others."""
+    """ONNX files for onnxruntime and other runtimes."""
 
     packages = ("onnx", "onnxscript", "onnxruntime")
 
@@ -128,15 +128,15 @@ class Onnx(ProgramFormat):
         converted.save(path)
         onnx.checker.check_model(path, full_check=True)
 
-    def load(self, path: Path) -> Run:
+    def load(self, path: Path) -> LoadedProgram:
         import onnxruntime
 
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        names = [given.name for given in session.get_inputs()]
+        names = [port.name for port in session.get_inputs()]
 
         def run(*tensors: Tensor) -> Tensor:
-            given = {n: t.numpy() for n, t in zip(names, tensors, strict=True)}
-            (output,) = session.run(None, given)
+            inputs = {n: t.numpy() for n, t in zip(names, tensors, strict=True)}
+            (output,) = session.run(None, inputs)
             return torch.from_numpy(output)
 
         return run
@@ -146,7 +146,7 @@ FORMATS: dict[FormatName, ProgramFormat] = {"onnx": Onnx(), "pt2": Pt2()}
 
 
 def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """Operators that torch's exporter lacks."""
+    """Translations of operators that torch's exporter lacks."""
     from onnxscript import opset18 as op
     from onnxscript.ir import DataType
 
@@ -167,15 +167,15 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps torch's remarks on its own doings from the user."""
+    """Hides torch's messages about its own internals."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            # Of weights whose memory is channels-last: they are written whole.
+            # About channels-last weights, which are written completely.
             warnings.filterwarnings("ignore", "No complete tensor found", UserWarning)
-            # Of weights in a file that torch reads without copying them; nobody writes to them.
+            # About weights that torch maps from a file without copying; nothing writes to them.
             warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
             yield
     finally:

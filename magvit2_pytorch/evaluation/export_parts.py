@@ -1,4 +1,4 @@
-"""The two directions of a tokenizer, each as a module of one call that a program is made from."""
+"""Encoder and decoder of a tokenizer as modules to export."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -13,8 +13,8 @@ from magvit2_pytorch.types import VALUE_RANGE, Condition, Latents, Video
 
 PartName = Literal["encode", "decode"]
 
-Grid = tuple[int, int, int, int]
-"""How large an example is: batch, latent frames, rows, columns."""
+ExampleShape = tuple[int, int, int, int]
+"""Batch, latent frames, rows and columns of an example."""
 
 
 class Port(NamedTuple):
@@ -23,27 +23,27 @@ class Port(NamedTuple):
     name: str
     dtype: torch.dtype
     axes: tuple[str | int, ...]
-    """A name for each axis of any size, the size of every other."""
+    """The name of each dynamic axis, the size of every other axis."""
 
     @property
     def dynamic_axes(self) -> list[int]:
-        """The axes of any size."""
+        """Indices of the axes of any size."""
         return [number for number, axis in enumerate(self.axes) if isinstance(axis, str)]
 
     def describe(self) -> dict[str, Any]:
-        """Plain values, as JSON has them."""
+        """Name, dtype and shape in plain JSON values."""
         dtype = str(self.dtype).removeprefix("torch.")
         return {"name": self.name, "dtype": dtype, "shape": list(self.axes)}
 
 
 class Part(nn.Module):
-    """One direction of a tokenizer, in evaluation mode, with no weights but those it needs.
+    """One direction of a tokenizer, in evaluation mode.
 
-    The weights are the tokenizer's own, not copies.
+    It has only the weights it needs, shared with the tokenizer.
     """
 
     name: PartName
-    given: Port
+    source: Port
     output: Port
 
     def __init__(self, tokenizer: VideoTokenizer, unused: nn.Module):
@@ -54,22 +54,22 @@ class Part(nn.Module):
 
     @property
     def inputs(self) -> tuple[Port, ...]:
-        """What `forward` takes, in order: the condition last, where there is one."""
+        """Inputs of `forward` in order; the condition, if any, is last."""
         dim_cond = self.tokenizer.config.dim_cond
         if dim_cond is None:
-            return (self.given,)
-        return (self.given, Port("cond", torch.float32, ("batch", dim_cond)))
+            return (self.source,)
+        return (self.source, Port("cond", torch.float32, ("batch", dim_cond)))
 
     def describe(self) -> dict[str, Any]:
-        """Inputs and outputs, in plain values that JSON has."""
+        """Inputs and outputs in plain JSON values."""
         return {
             "inputs": [port.describe() for port in self.inputs],
             "outputs": [self.output.describe()],
         }
 
-    def example(self, grid: Grid, seed: int = 0) -> tuple[Tensor, ...]:
-        """Random inputs of this size, on the CPU."""
-        batch, latent_frames, rows, columns = grid
+    def example(self, shape: ExampleShape, seed: int = 0) -> tuple[Tensor, ...]:
+        """Random inputs of this shape, on the CPU."""
+        batch, latent_frames, rows, columns = shape
         space = self.tokenizer.space_factor
         sizes = {
             "batch": batch,
@@ -80,30 +80,30 @@ class Part(nn.Module):
             "rows": rows,
             "columns": columns,
         }
-        random = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
         return tuple(
-            self._random(port, [sizes.get(axis, axis) for axis in port.axes], random)
+            self._random(port, [sizes.get(axis, axis) for axis in port.axes], generator)
             for port in self.inputs
         )
 
     def _random(
-        self, port: Port, shape: Sequence[int], random: torch.Generator
+        self, port: Port, shape: Sequence[int], generator: torch.Generator
     ) -> Shaped[Tensor, "..."]:
         if port.dtype == torch.int64:
-            return torch.randint(self.tokenizer.codebook_size, shape, generator=random)
+            return torch.randint(self.tokenizer.codebook_size, shape, generator=generator)
         if port.name == "video":
-            return torch.empty(shape).uniform_(*VALUE_RANGE, generator=random)
-        return torch.randn(shape, generator=random)
+            return torch.empty(shape).uniform_(*VALUE_RANGE, generator=generator)
+        return torch.randn(shape, generator=generator)
 
 
 class Encode(Part):
-    """Video to codes; of a continuous tokenizer, to the latents that decoding takes."""
+    """Video to codes; with a continuous tokenizer, to the latents for decoding."""
 
     name = "encode"
 
     def __init__(self, tokenizer: VideoTokenizer):
         super().__init__(tokenizer, unused=tokenizer.decoder)
-        self.given, self.output = _video(tokenizer), _codes(tokenizer)
+        self.source, self.output = _video(tokenizer), _codes(tokenizer)
 
     def forward(self, video: Video, cond: Condition | None = None) -> Shaped[Tensor, "b ..."]:
         quantized, codes = self.tokenizer.quantize(self.tokenizer.encode(video, cond))
@@ -117,7 +117,7 @@ class Decode(Part):
 
     def __init__(self, tokenizer: VideoTokenizer):
         super().__init__(tokenizer, unused=tokenizer.encoder)
-        self.given, self.output = _codes(tokenizer), _video(tokenizer)
+        self.source, self.output = _codes(tokenizer), _video(tokenizer)
 
     def forward(self, codes: Shaped[Tensor, "b ..."], cond: Condition | None = None) -> Video:
         return self.tokenizer.decode(self.tokenizer.quantizer.decode_codes(codes), cond)
@@ -131,7 +131,7 @@ class DecodeLatents(Decode):
 
 
 def make_part(tokenizer: VideoTokenizer, name: PartName) -> Part:
-    """The direction of this name."""
+    """The module for a direction."""
     if name == "encode":
         return Encode(tokenizer)
     return DecodeLatents(tokenizer) if tokenizer.codebook_size is None else Decode(tokenizer)

@@ -1,10 +1,10 @@
-"""Video and image files to codes, codes to files, and both at once, in constant memory.
+"""Tokenizes, decodes and reconstructs video and image files in constant memory.
 
-Frames pass in chunks through the tokenizer's streams: while one is computed, the next is decoded
-from its file and the last is written to another. All that grows with the length of a video are its
-codes, 8 bytes each (0.6 GB for an hour of 720p at 24 frames a second and 4 x 16 x 16): they are
-stored when the last one is known, so that their file is whole. Sizes that the strides do not divide
-are padded by repeating the last row, column and frame, and cut back to the true size afterwards.
+Frames pass through the tokenizer's streams in chunks: while one is computed, the next is decoded
+from its file and the previous one is written. Only the codes grow with the length of a video, 8
+bytes each (0.6 GB for an hour of 720p at 24 frames a second and 4 x 16 x 16). They are stored when
+all are known, so that a code file is always complete. Sizes that are not multiples of the strides
+are padded by repeating the last row, column and frame, and cropped to the true size afterwards.
 """
 
 import math
@@ -16,36 +16,35 @@ from typing import NamedTuple
 import torch
 
 from magvit2_pytorch.data import CodeHeader, to_float, to_uint8
-from magvit2_pytorch.data.code_file import VideoCodes, check_codes
-from magvit2_pytorch.evaluation.compatibility import check_takes_files, check_understands
-from magvit2_pytorch.evaluation.identity import Identity, identify
+from magvit2_pytorch.data.code_file import OneVideosCodes, check_codes
+from magvit2_pytorch.evaluation.compatibility import check_same_tokenizer, check_supports_files
+from magvit2_pytorch.evaluation.identity import TokenizerId
+from magvit2_pytorch.evaluation.inference import Inference
 from magvit2_pytorch.evaluation.media import (
-    DEFAULT_CHUNK_FRAMES,
     Media,
     check_writable,
     chunks,
     media_writer,
     open_media,
 )
-from magvit2_pytorch.evaluation.overlap import ahead, behind
+from magvit2_pytorch.evaluation.overlap import background_writer, prefetch
 from magvit2_pytorch.evaluation.preprocess import pad_space, space_padding
 from magvit2_pytorch.functional import pad_frames
 from magvit2_pytorch.quantizers import Quantized
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.streaming import EncodeStream
-from magvit2_pytorch.tokenizer.tile_size import TileSize
-from magvit2_pytorch.types import VALUE_RANGE, Frames, Precision, Video
+from magvit2_pytorch.types import VALUE_RANGE, Frames, Video
 
-OnFrames = Callable[[int, int], object]
-"""Is told how many frames are done, and how many there should be; first of all, that none are."""
+FrameCallback = Callable[[int, int], object]
+"""Called with the number of frames done, starting at 0, and the expected total."""
 
 
 class Reconstruction(NamedTuple):
-    """What became of one file."""
+    """Quality and size of a reconstructed file."""
 
     psnr_db: float
-    """Over all frames and channels, as `metrics.psnr` has it, in what was decoded, before any
-    video codec."""
+    """Over all frames and channels, as `metrics.psnr`, of the decoded frames before any video
+    codec."""
     num_frames: int
     height: int
     width: int
@@ -56,42 +55,41 @@ def tokenize_file(
     path: str | os.PathLike,
     *,
     size: int | None = None,
-    chunk_frames: int = DEFAULT_CHUNK_FRAMES,
-    precision: Precision = "fp32",
-    tile_size: TileSize | None = None,
-    identity: Identity | None = None,
-    on_frames: OnFrames | None = None,
-) -> tuple[VideoCodes, CodeHeader]:
-    """The codes of a video or image file, on the CPU, and the header to store with them.
+    inference: Inference = Inference(),
+    tokenizer_id: TokenizerId | None = None,
+    on_frames: FrameCallback | None = None,
+) -> tuple[OneVideosCodes, CodeHeader]:
+    """Tokenizes a video or image file.
 
-    `size` is the short side in pixels; the file's own if not given. `tile_size` is that of
-    `VideoTokenizer.encode`. `identity` spares reading all weights again for every file. Raises
-    `UnusableMedia` where the file cannot be decoded and `ValueError` where the tokenizer is
+    Returns the codes, on the CPU, and the header to store with them. `size` is the short side in
+    pixels, by default that of the file. `tokenizer_id` avoids hashing all weights again for every
+    file. Raises `UnusableMedia` if the file cannot be decoded, and `ValueError` if the tokenizer is
     conditional or continuous.
     """
-    check_takes_files(tokenizer, needs_codes=True)
-    identity = identity or identify(tokenizer)
+    check_supports_files(tokenizer, needs_codes=True)
+    tokenizer_id = tokenizer_id or TokenizerId.of(tokenizer)
     media = open_media(path, tokenizer.config.channels, size)
     source = Path(path).name
-    stream = tokenizer.encode_stream(precision=precision, tile_size=tile_size)
-    place = frames_device(tokenizer, tile_size)
-    # One block for all: small ones that stay, between chunks that go, tear the heap to pieces.
-    promised = _header(tokenizer, identity, media, media.num_frames, source)
-    codes = torch.empty(promised.codes_shape, dtype=torch.int64)
+    stream = inference.encode_stream(tokenizer)
+    device = inference.frames_device(tokenizer)
+    # One block for all codes: small ones that stay, between freed chunks, fragment the heap.
+    expected = _header(tokenizer, tokenizer_id, media, media.num_frames, source)
+    codes = torch.empty(expected.codes_shape, dtype=torch.int64)
     num_frames = num_latents = 0
-    _tell(on_frames, 0, media.num_frames)
-    with ahead(chunks(media.frames, chunk_frames, tokenizer.time_factor)) as runs:
-        for frames in runs:
-            new = _encode(stream, _as_video(frames, place)).codes[0]
+    _report(on_frames, 0, media.num_frames)
+    frame_chunks = chunks(media.frames, inference.chunk_frames, tokenizer.time_factor)
+    with prefetch(frame_chunks) as prefetched:
+        for frames in prefetched:
+            new = _encode(stream, _as_video(frames, device)).codes[0]
             stop = num_latents + len(new)
-            if stop > len(codes):  # the file promised too little
+            if stop > len(codes):  # the file has more frames than its header says
                 more = codes.new_empty(max(stop, len(codes)), *codes.shape[1:])
                 codes = torch.cat((codes, more))
             codes[num_latents:stop] = new
             num_latents = stop
             num_frames += len(frames)
-            _tell(on_frames, num_frames, media.num_frames)
-    return codes[:num_latents], _header(tokenizer, identity, media, num_frames, source)
+            _report(on_frames, num_frames, media.num_frames)
+    return codes[:num_latents], _header(tokenizer, tokenizer_id, media, num_frames, source)
 
 
 def decode_file(
@@ -100,27 +98,23 @@ def decode_file(
     header: CodeHeader,
     out_path: str | os.PathLike,
     *,
-    chunk_frames: int = DEFAULT_CHUNK_FRAMES,
-    precision: Precision = "fp32",
-    tile_size: TileSize | None = None,
-    identity: Identity | None = None,
+    inference: Inference = Inference(),
+    tokenizer_id: TokenizerId | None = None,
     force: bool = False,
-    on_frames: OnFrames | None = None,
+    on_frames: FrameCallback | None = None,
 ) -> None:
-    """Writes the video or image that the codes stand for, at its true size and frame rate.
+    """Decodes codes to a video or image file.
 
-    Raises `TokenizerMismatch` (a `ValueError`) where another tokenizer made the codes, unless
-    `force`, and `ValueError` where the suffix of `out_path` does not fit, or the codes are not
-    those that the header speaks of.
+    Raises `TokenizerMismatch` (a `ValueError`) if another tokenizer made the codes, unless `force`
+    is given, and `ValueError` if the suffix of `out_path` does not fit the kind of file, or the
+    codes do not fit the header.
     """
     check_writable(out_path, header.kind)
-    check_takes_files(tokenizer, needs_codes=True)
-    check_understands(tokenizer, identity or identify(tokenizer), header, force)
+    check_supports_files(tokenizer, needs_codes=True)
+    check_same_tokenizer(tokenizer, tokenizer_id or TokenizerId.of(tokenizer), header, force)
     check_codes(codes, header)
-    how = (chunk_frames, precision, tile_size)
-    runs = decoded_frames(tokenizer, codes, header, *how, on_frames)
-    with behind(media_writer(out_path, header.kind, header.fps)) as write:
-        for frames in runs:
+    with background_writer(media_writer(out_path, header.kind, header.fps)) as write:
+        for frames in decoded_frames(tokenizer, codes, header, inference, on_frames):
             write(frames)
 
 
@@ -131,81 +125,71 @@ def reconstruct_file(
     *,
     side_by_side: bool = False,
     size: int | None = None,
-    chunk_frames: int = DEFAULT_CHUNK_FRAMES,
-    precision: Precision = "fp32",
-    tile_size: TileSize | None = None,
-    on_frames: OnFrames | None = None,
+    inference: Inference = Inference(),
+    on_frames: FrameCallback | None = None,
 ) -> Reconstruction:
-    """Writes what the tokenizer makes of a file, right of the original if `side_by_side`.
+    """Writes the reconstruction of a file, `side_by_side` with the original or alone.
 
     A video keeps its frame rate and its sound (the first audio stream; a gif has none). Works
     for continuous tokenizers too. Raises as `tokenize_file` and `decode_file` do.
     """
-    check_takes_files(tokenizer, needs_codes=False)
+    check_supports_files(tokenizer, needs_codes=False)
     media = open_media(path, tokenizer.config.channels, size)
     check_writable(out_path, media.kind)
-    runs = chunks(media.frames, chunk_frames, tokenizer.time_factor)
+    frame_chunks = chunks(media.frames, inference.chunk_frames, tokenizer.time_factor)
     writer = media_writer(out_path, media.kind, media.fps, audio_from=path)
-    encoder = tokenizer.encode_stream(precision=precision, tile_size=tile_size)
-    decoder = tokenizer.decode_stream(precision=precision, tile_size=tile_size)
-    place = frames_device(tokenizer, tile_size)
-    error = _SquaredError()
-    _tell(on_frames, 0, media.num_frames)
-    with ahead(runs) as coming, behind(writer) as write:
-        for frames in coming:
-            video = _as_video(frames, place)
-            recon = decoder.push(_encode(encoder, video).quantized.to(place))
+    encoder, decoder = inference.encode_stream(tokenizer), inference.decode_stream(tokenizer)
+    device = inference.frames_device(tokenizer)
+    psnr = _StreamedPsnr()
+    _report(on_frames, 0, media.num_frames)
+    with prefetch(frame_chunks) as prefetched, background_writer(writer) as write:
+        for frames in prefetched:
+            video = _as_video(frames, device)
+            recon = decoder.push(_encode(encoder, video).quantized.to(device))
             recon = recon[:, :, : len(frames), : media.height, : media.width]
-            error.add(recon, video)
-            levels = _to_bytes(recon)
-            write(torch.cat((frames, levels), dim=2) if side_by_side else levels)
-            _tell(on_frames, error.num_frames, media.num_frames)
-    return Reconstruction(error.psnr_db, error.num_frames, media.height, media.width)
+            psnr.add(recon, video)
+            recon_bytes = _to_bytes(recon)
+            write(torch.cat((frames, recon_bytes), dim=2) if side_by_side else recon_bytes)
+            _report(on_frames, psnr.num_frames, media.num_frames)
+    return Reconstruction(psnr.value_db, psnr.num_frames, media.height, media.width)
 
 
 def decoded_frames(
     tokenizer: VideoTokenizer,
     codes: VideoCodes,
     header: CodeHeader,
-    chunk_frames: int = DEFAULT_CHUNK_FRAMES,
-    precision: Precision = "fp32",
-    tile_size: TileSize | None = None,
-    on_frames: OnFrames | None = None,
+    inference: Inference = Inference(),
+    on_frames: FrameCallback | None = None,
 ) -> Iterator[Frames]:
-    """The frames that a code file stands for, run by run, cut to their true size and number."""
-    options = dict(precision=precision, tile_size=tile_size)
-    stream = tokenizer.decode_stream(num_frames=header.num_frames, **options)
-    place = frames_device(tokenizer, tile_size)
-    step = max(chunk_frames // tokenizer.time_factor, 1)
-    # The first latent is one frame alone; it goes with the first run.
+    """Decodes codes to chunks of frames, cropped to their true size."""
+    stream = inference.decode_stream(tokenizer, header.num_frames)
+    device = inference.frames_device(tokenizer)
+    step = inference.chunk_latents(tokenizer)
+    # The first latent stands for a single frame and belongs to the first chunk.
     starts = [0, *range(1 + step, len(codes), step)]
-    _tell(on_frames, 0, header.num_frames)
+    _report(on_frames, 0, header.num_frames)
     for start, stop in zip(starts, [*starts[1:], len(codes)], strict=True):
-        video = stream.push(codes[None, start:stop].to(place))
-        levels = _to_bytes(video[..., : header.height, : header.width])
-        _tell(on_frames, stream.num_frames, header.num_frames)
-        yield levels
-
-
-def frames_device(tokenizer: VideoTokenizer, tile_size: TileSize | None) -> torch.device:
-    """Where whole frames are: with the tokenizer, or, if that is to hold tiles only, on the CPU."""
-    return tokenizer.device if tile_size is None else torch.device("cpu")
+        video = stream.push(codes[None, start:stop].to(device))
+        frames = _to_bytes(video[..., : header.height, : header.width])
+        _report(on_frames, stream.num_frames, header.num_frames)
+        yield frames
 
 
 def _as_video(frames: Frames, device: torch.device) -> Video:
-    """Frames of a file as a video in [-1, 1] on a device; they travel as bytes."""
+    """Frames as a video in [-1, 1] on a device."""
+    # Copy bytes to the device, not floats.
     return to_float(frames.to(device))[None]
 
 
 def _encode(stream: EncodeStream, video: Video) -> Quantized:
-    """The latents and codes of the next run of `chunks`, padded in space and, the last, in time."""
+    """Encodes the next chunk, padded in space and time."""
     padded = pad_space(video, stream.tokenizer.space_factor)
     is_first = not stream.num_frames
     return stream.push_quantized(pad_frames(padded, stream.tokenizer.time_factor, is_first))
 
 
 def _header(
-    tokenizer: VideoTokenizer, identity: Identity, media: Media, num_frames: int, source: str
+    tokenizer: VideoTokenizer, tokenizer_id: TokenizerId, media: Media, num_frames: int, source: str
 ) -> CodeHeader:
     padding = space_padding(media.height, media.width, tokenizer.space_factor)
     padded = (media.height + padding[0], media.width + padding[1])
@@ -221,14 +205,14 @@ def _header(
         num_codebooks=tokenizer.num_codebooks,
         time_factor=tokenizer.time_factor,
         space_factor=tokenizer.space_factor,
-        tokenizer=identity.name,
-        fingerprint=identity.fingerprint,
+        tokenizer=tokenizer_id.name,
+        fingerprint=tokenizer_id.fingerprint,
         source=source,
     )
 
 
-class _SquaredError:
-    """The PSNR of a clip that is never whole in memory."""
+class _StreamedPsnr:
+    """PSNR of a video given chunk by chunk."""
 
     def __init__(self):
         self.total, self.count, self.num_frames = 0.0, 0, 0
@@ -240,17 +224,17 @@ class _SquaredError:
         self.num_frames += real.shape[2]
 
     @property
-    def psnr_db(self) -> float:
+    def value_db(self) -> float:
         low, high = VALUE_RANGE
         mean = self.total / self.count
         return 10 * math.log10((high - low) ** 2 / mean) if mean else math.inf
 
 
 def _to_bytes(video: Video) -> Frames:
-    # Decoders overshoot, and to_uint8 takes what overshoots everywhere for a mistake of range.
+    # Decoders overshoot; to_uint8 would take values that overshoot everywhere for a wrong range.
     return to_uint8(video[0].clamp(*VALUE_RANGE)).cpu()
 
 
-def _tell(on_frames: OnFrames | None, done: int, total: int) -> None:
+def _report(on_frames: FrameCallback | None, done: int, total: int) -> None:
     if on_frames is not None:
         on_frames(done, total)

@@ -1,4 +1,4 @@
-"""Which tokenizer it was: a name for people, a fingerprint for certainty."""
+"""Tokenizer names and fingerprints."""
 
 import hashlib
 import json
@@ -12,32 +12,35 @@ from magvit2_pytorch.tokenizer.config import TokenizerConfig
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 
 
-class Identity(NamedTuple):
-    """A tokenizer's name, as it was given, and its fingerprint."""
+class TokenizerId(NamedTuple):
+    """A tokenizer's name, as the user gave it, and its fingerprint."""
 
     name: str
     fingerprint: str
+
+    @classmethod
+    def of(
+        cls, tokenizer: VideoTokenizer, name: str = "a tokenizer without a name"
+    ) -> "TokenizerId":
+        """The ID to store with codes; hashes all weights."""
+        return cls(name, fingerprint(tokenizer))
 
     def __str__(self) -> str:
         return f"{self.name} (fingerprint {self.fingerprint[:12]})"
 
 
-def identify(tokenizer: VideoTokenizer, name: str = "a tokenizer without a name") -> Identity:
-    """The identity under which codes are stored and checked; reads all weights once."""
-    return Identity(name, fingerprint(tokenizer))
-
-
 def fingerprint(tokenizer: VideoTokenizer) -> str:
-    """SHA-256 over configuration and weights, in hexadecimal.
+    """SHA-256 of configuration and weights, in hexadecimal.
 
-    Equal for a tokenizer in memory and the same one saved and loaded, on any device.
+    Saving and loading a tokenizer, or moving it to another device, does not change it.
     """
-    return weights_hash(tokenizer, json.dumps(_own_options(tokenizer.config), sort_keys=True))
+    options = json.dumps(_non_default_options(tokenizer.config), sort_keys=True)
+    return weights_hash(tokenizer, options)
 
 
-def weights_hash(module: nn.Module, about: str = "") -> str:
-    """SHA-256 over a text and all tensors of a module, in hexadecimal."""
-    digest = hashlib.sha256(about.encode())
+def weights_hash(module: nn.Module, prefix: str = "") -> str:
+    """SHA-256 of `prefix` and all tensors of a module, in hexadecimal."""
+    digest = hashlib.sha256(prefix.encode())
     for name, value in sorted(module.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         value = value.detach().cpu().contiguous().reshape(-1)
@@ -45,8 +48,8 @@ def weights_hash(module: nn.Module, about: str = "") -> str:
     return digest.hexdigest()
 
 
-def _own_options(config: TokenizerConfig) -> dict[str, object]:
-    """Options that are not the defaults: new ones of later versions change no fingerprint."""
+def _non_default_options(config: TokenizerConfig) -> dict[str, object]:
+    """Options that differ from the defaults: new options keep old fingerprints."""
     defaults = {field.name: field.default for field in fields(config)}
     values = config.to_dict()
     return {n: values[n] for n in values if getattr(config, n) != defaults[n]}

@@ -1,4 +1,4 @@
-"""What is measured of one clip, and of all clips together."""
+"""Measurements of one clip, and totals over clips."""
 
 import math
 from typing import NamedTuple
@@ -10,14 +10,12 @@ from torch import Tensor
 
 from magvit2_pytorch.data import to_float
 from magvit2_pytorch.evaluation.clips import Clip
-from magvit2_pytorch.evaluation.files import frames_device
 from magvit2_pytorch.evaluation.fvd import I3D
-from magvit2_pytorch.evaluation.journal import CannotEvaluate
-from magvit2_pytorch.evaluation.media import DEFAULT_CHUNK_FRAMES
+from magvit2_pytorch.evaluation.inference import Inference
+from magvit2_pytorch.evaluation.journal import EvaluationError
 from magvit2_pytorch.evaluation.preprocess import pad_space
 from magvit2_pytorch.functional import pad_frames
 from magvit2_pytorch.losses import PerceptualLoss
-from magvit2_pytorch.losses.perceptual import TrunkFeatures
 from magvit2_pytorch.metrics import (
     CodebookUsage,
     FrechetDistance,
@@ -29,61 +27,60 @@ from magvit2_pytorch.metrics import (
 )
 from magvit2_pytorch.metrics.structural import MIN_SIDE, MS_SSIM_MIN_SIDE
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
-from magvit2_pytorch.tokenizer.tile_size import TileSize
-from magvit2_pytorch.types import Codes, Precision, Video
+from magvit2_pytorch.types import Codes, Video
 
 FeaturePair = tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]
-"""Of the reconstruction, and of the original."""
+"""Features of the reconstruction and of the original."""
 
 
-class Judges(NamedTuple):
-    """Networks that look at reconstructions; what is None is not measured."""
+class EvaluationNetworks(NamedTuple):
+    """Networks for perceptual metrics; None skips the metric."""
 
     perceptual: PerceptualLoss | None = None
     i3d: I3D | None = None
 
 
-class Measured(NamedTuple):
-    """What one clip gave."""
+class ClipMeasurement(NamedTuple):
+    """Metrics, codes and features of one clip."""
 
     values: dict[str, float | int | None]
-    """By name; None where it cannot be measured: too small, one frame, no network, no codes, and
-    the infinite PSNR of a clip that equals its original."""
+    """By name. None if a metric does not apply (clip too small, one frame, no network, no codes),
+    and for the infinite PSNR of a clip that equals its original."""
     codes: Codes | None
     features: dict[str, FeaturePair]
-    """For the Frechet distances, by their name."""
+    """By the name of the Fréchet distance."""
 
 
 class Totals:
-    """What all clips of one kind gave together, where single clips say nothing."""
+    """Codebook usage and Fréchet distances over all clips of one kind."""
 
-    def __init__(self, tokenizer: VideoTokenizer, judges: Judges):
-        self.judges = judges
+    def __init__(self, tokenizer: VideoTokenizer, networks: EvaluationNetworks):
+        self.networks = networks
         self.usage = None
         if tokenizer.codebook_size is not None:
             self.usage = CodebookUsage(tokenizer.codebook_size, tokenizer.num_codebooks)
         self.distances: dict[str, FrechetDistance] = {}
 
-    def add(self, measured: Measured) -> None:
-        """Counts the codes of a clip, and adds its features."""
+    def add(self, measurement: ClipMeasurement) -> None:
+        """Adds the codes and features of a clip."""
         if self.usage is not None:
-            self.usage.update(measured.codes)
-        for name, (recon, real) in measured.features.items():
+            self.usage.update(measurement.codes)
+        for name, (recon, real) in measurement.features.items():
             self._distance(name, recon.shape[1]).update(recon, real)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All of it; `load_state_dict` goes on from it to the bit."""
-        parts = {f"frechet.{name}": it for name, it in self.distances.items()}
+        """The whole state; restoring it is exact."""
+        parts = {f"frechet.{name}": part for name, part in self.distances.items()}
         if self.usage is not None:
             parts["usage"] = self.usage
         return {
-            f"{part}/{key}": value
-            for part, it in parts.items()
-            for key, value in it.state_dict().items()
+            f"{name}/{key}": value
+            for name, part in parts.items()
+            for key, value in part.state_dict().items()
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Replaces what was counted."""
+        """Replaces the state."""
         parts: dict[str, dict[str, Tensor]] = {}
         for name, value in state.items():
             part, key = name.split("/")
@@ -99,7 +96,7 @@ class Totals:
     def _distance(self, name: str, dim: int) -> FrechetDistance:
         if name not in self.distances:
             is_fvd = name.startswith("fvd")
-            unbiased = self.judges.i3d.way.unbiased if is_fvd else True
+            unbiased = self.networks.i3d.settings.unbiased if is_fvd else True
             self.distances[name] = FrechetDistance(dim, unbiased)
         return self.distances[name]
 
@@ -108,20 +105,19 @@ class Totals:
 def measure(
     tokenizer: VideoTokenizer,
     clip: Clip,
-    judges: Judges,
-    precision: Precision = "fp32",
-    tile_size: TileSize | None = None,
-) -> Measured:
-    """Takes a clip through the tokenizer and measures what came back.
+    networks: EvaluationNetworks = EvaluationNetworks(),
+    inference: Inference = Inference(),
+) -> ClipMeasurement:
+    """Reconstructs a clip with the tokenizer and measures the result.
 
-    That is clamped to [-1, 1] and otherwise measured as it is, without rounding to bytes. Raises
-    `CannotEvaluate` where it is not finite.
+    The reconstruction is clamped to [-1, 1] but not rounded to bytes. Raises `EvaluationError` if
+    it is not finite.
     """
     real = to_float(clip.frames.to(tokenizer.device))[None]
-    recon, codes, grid = round_trip(tokenizer, real, precision, tile_size)
+    recon, codes, grid = reconstruct_clip(tokenizer, real, inference)
     if not recon.isfinite().all():
-        advice = "is it damaged?" if precision == "fp32" else "try precision fp32"
-        raise CannotEvaluate(f"the reconstruction of {clip.name} holds no finite numbers: {advice}")
+        advice = "is it damaged?" if inference.precision == "fp32" else "try precision fp32"
+        raise EvaluationError(f"the reconstruction of {clip.name} is not finite: {advice}")
     recon = recon.float().clamp(-1, 1)
     values: dict[str, float | int | None] = dict(
         psnr=_finite(psnr(recon, real)), ssim=None, ms_ssim=None, perceptual=None,
@@ -136,67 +132,63 @@ def measure(
         error, energy = temporal_consistency(recon, real)
         values["temporal_error"], values["motion_energy"] = float(error), float(energy)
     features: dict[str, FeaturePair] = {}
-    perceptual = judges.perceptual
-    if perceptual is not None and _sees(perceptual, height, width):
-        values["perceptual"], features = _look(perceptual, recon, real)
-    if judges.i3d is not None and clip.kind == "video":
-        pair = (judges.i3d.features(recon), judges.i3d.features(real))
-        features[f"fvd_{judges.i3d.protocol.replace('-', '_')}"] = pair
-    values |= _rate(tokenizer, clip, codes, grid, (num_frames, height, width))
-    return Measured(values, codes, features)
+    perceptual, i3d = networks
+    if perceptual is not None and _is_large_enough(perceptual, height, width):
+        values["perceptual"], features = _perceptual_metrics(perceptual, recon, real)
+    if i3d is not None and clip.kind == "video":
+        pair = (i3d.features(recon), i3d.features(real))
+        features[f"fvd_{i3d.protocol.replace('-', '_')}"] = pair
+    values |= _rates(tokenizer, clip, codes, grid, (num_frames, height, width))
+    return ClipMeasurement(values, codes, features)
 
 
-def round_trip(
-    tokenizer: VideoTokenizer, video: Video, precision: Precision, tile_size: TileSize | None
+def reconstruct_clip(
+    tokenizer: VideoTokenizer, video: Video, inference: Inference = Inference()
 ) -> tuple[Video, Codes | None, tuple[int, int, int]]:
-    """A clip of any size and number of frames: what is decoded, the codes, and their grid."""
+    """Reconstruction, codes and latent grid of a clip of any size."""
     num_frames, height, width = video.shape[2:]
     padded = pad_frames(pad_space(video, tokenizer.space_factor), tokenizer.time_factor)
-    place = frames_device(tokenizer, tile_size)
-    options = dict(precision=precision, tile_size=tile_size)
-    encoder, decoder = tokenizer.encode_stream(**options), tokenizer.decode_stream(**options)
-    step = max(DEFAULT_CHUNK_FRAMES // tokenizer.time_factor, 1) * tokenizer.time_factor
+    device = inference.frames_device(tokenizer)
+    encoder, decoder = inference.encode_stream(tokenizer), inference.decode_stream(tokenizer)
+    step = inference.chunk_latents(tokenizer) * tokenizer.time_factor
     starts = [0, *range(1 + step, padded.shape[2], step)]
     codes, recon = [], []
     for start, stop in zip(starts, [*starts[1:], padded.shape[2]], strict=True):
-        quantized = encoder.push_quantized(padded[:, :, start:stop].to(place))
+        quantized = encoder.push_quantized(padded[:, :, start:stop].to(device))
         codes.append(quantized.codes)
-        recon.append(decoder.push(quantized.quantized.to(place)))
+        recon.append(decoder.push(quantized.quantized.to(device)))
     video = torch.cat(recon, dim=2)[:, :, :num_frames, :height, :width].to(tokenizer.device)
     grid = tokenizer.latent_grid(*padded.shape[2:])
     return video, None if codes[0] is None else torch.cat(codes, dim=1), grid
 
 
-def _look(
+def _perceptual_metrics(
     perceptual: PerceptualLoss, recon: Video, real: Video
 ) -> tuple[float, dict[str, FeaturePair]]:
-    """The perceptual distance of a clip, and the features of its last layer.
+    """Perceptual distance of a clip, and features for Fréchet distances.
 
-    Of every frame, averaged over the picture, and how they change from each frame to the next.
+    The features are those of the last layer for every frame, averaged over its area, and their
+    differences between consecutive frames.
     """
     distances, pooled = [], ([], [])
-    # One after the other: the features of a frame take a hundred times its memory.
+    # Frame by frame: the features of a frame take a hundred times its memory.
     for frames in zip(recon.unbind(2), real.unbind(2), strict=True):
-        found, wanted = (perceptual.features(frame) for frame in frames)
-        distances.append(perceptual.distance(found, wanted))
-        for rows, features in zip(pooled, (found, wanted), strict=True):
-            rows.append(_pooled(features))
-    ours, theirs = (torch.cat(rows) for rows in pooled)
-    pairs = {"frechet_frames": (ours, theirs)}
-    if len(ours) > 1:
-        pairs["frechet_motion"] = (ours.diff(dim=0), theirs.diff(dim=0))
+        features = [perceptual.features(frame) for frame in frames]
+        distances.append(perceptual.distance(*features))
+        for rows, layers in zip(pooled, features, strict=True):
+            rows.append(reduce(layers[-1].float(), "n d h w -> n d", "mean"))
+    recon_rows, real_rows = (torch.cat(rows) for rows in pooled)
+    pairs = {"frechet_frames": (recon_rows, real_rows)}
+    if len(recon_rows) > 1:
+        pairs["frechet_motion"] = (recon_rows.diff(dim=0), real_rows.diff(dim=0))
     return float(torch.stack(distances).mean()), pairs
 
 
-def _pooled(features: TrunkFeatures) -> Float[Tensor, "n d"]:
-    return reduce(features[-1].float(), "n d h w -> n d", "mean")
-
-
-def _sees(perceptual: PerceptualLoss, height: int, width: int) -> bool:
+def _is_large_enough(perceptual: PerceptualLoss, height: int, width: int) -> bool:
     return perceptual.resize_to is not None or min(height, width) >= perceptual.trunk.min_size
 
 
-def _rate(
+def _rates(
     tokenizer: VideoTokenizer,
     clip: Clip,
     codes: Codes | None,

@@ -1,4 +1,4 @@
-"""A file as frames to come, whether it is a video or an image."""
+"""Reads and writes video and image files as chunks of frames."""
 
 import os
 from collections.abc import Callable, Generator, Iterator
@@ -19,17 +19,19 @@ from magvit2_pytorch.data.video_writer import WRITABLE
 from magvit2_pytorch.evaluation.preprocess import frame_size
 from magvit2_pytorch.types import Frames, MediaKind
 
-DEFAULT_CHUNK_FRAMES = 16
+MediaKind = Literal["video", "image"]
 
+READABLE = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}
+"""Suffixes of files that can be read. A gif is a video."""
 WRITABLE_AS = {"video": WRITABLE, "image": IMAGE_SUFFIXES}
-"""Suffixes of the files that can be written."""
+"""Suffixes of files that can be written."""
 ALL_WRITABLE = WRITABLE + IMAGE_SUFFIXES
 SUFFIX_OF = {"video": ".mp4", "image": ".png"}
-"""What is written where the user names a folder only."""
+"""Suffix of files written to a folder."""
 
 
 def media_kind(path: str | os.PathLike) -> MediaKind:
-    """What the name's suffix says. Raises `UnusableMedia` on one that is no medium's."""
+    """Kind of file by its suffix; raises `UnusableMedia` if unknown."""
     suffix = Path(path).suffix.lower()
     for kind, suffixes in SUFFIXES.items():
         if suffix in suffixes:
@@ -40,35 +42,37 @@ def media_kind(path: str | os.PathLike) -> MediaKind:
 
 @dataclass(frozen=True)
 class Media:
-    """Frames `h w c`, bytes, of one size, and what a file of them needs besides."""
+    """Frames `h w c`, uint8, and the properties of their file."""
 
     kind: MediaKind
     height: int
     width: int
     fps: float | None
     num_frames: int
-    """As the file promises; the frames that come may be fewer, or more."""
+    """According to the file; the actual number may differ."""
     frames: Generator[UInt8[Tensor, "h w c"], None, None]
 
 
 def open_media(path: str | os.PathLike, channels: int = 3, size: int | None = None) -> Media:
-    """Opens a file, resized so that its short side has `size` pixels, or as large as it is.
+    """Opens a file, resizing the short side to `size` pixels if given.
 
-    Frames are decoded as they are asked for, in constant memory. Raises `UnusableMedia` on files
-    that cannot be used.
+    Frames are decoded lazily, in constant memory. Raises `UnusableMedia` on files that cannot be
+    used.
     """
     if media_kind(path) == "image":
         image = read_image(path, channels)
-        height, width = _resized(path, *image.shape[:2], size)
+        height, width = _target_size(path, *image.shape[:2], size)
         if (height, width) != tuple(image.shape[:2]):
             image = read_image(path, channels, (height, width))
         return Media("image", height, width, None, 1, (frame for frame in (image,)))
     file = VideoFile(path, channels)
-    height, width = _resized(path, file.height, file.width, size)
+    height, width = _target_size(path, file.height, file.width, size)
     return Media("video", height, width, file.fps, file.num_frames, file.frames((height, width)))
 
 
-def _resized(path: str | os.PathLike, height: int, width: int, size: int | None) -> tuple[int, int]:
+def _target_size(
+    path: str | os.PathLike, height: int, width: int, size: int | None
+) -> tuple[int, int]:
     if size is not None and size > 0:
         check_proportions(path, height, width, (size, size))
     return frame_size(height, width, size)
@@ -77,24 +81,23 @@ def _resized(path: str | os.PathLike, height: int, width: int, size: int | None)
 def chunks(
     frames: Generator[UInt8[Tensor, "h w c"], None, None], chunk_frames: int, time_factor: int
 ) -> Generator[Frames, None, None]:
-    """Frames in runs that fit a tokenizer's strides, the last one as long as it happens to be.
+    """Splits frames into chunks that fit the tokenizer's stride.
 
-    A run has the largest multiple of `time_factor` up to `chunk_frames`, at least one; the first
-    has one frame more. Closing it closes the file that the frames come from.
+    The last chunk may be shorter. The length of a chunk is the largest multiple of `time_factor` up
+    to `chunk_frames`, at least `time_factor`; the first has one frame more. Closing the generator
+    closes the file.
     """
-    if chunk_frames < 1:
-        raise ValueError(f"chunk_frames is {chunk_frames}: a chunk holds at least one frame")
     length = max(chunk_frames // time_factor, 1) * time_factor
     with closing(frames):
-        run = list(islice(frames, 1 + length))
-        while run:
-            # In a thread of its own, torch would stack with a second team of OpenMP threads.
-            yield torch.from_numpy(np.stack(run))
-            run = list(islice(frames, length))
+        chunk = list(islice(frames, 1 + length))
+        while chunk:
+            # torch.stack in a background thread would start a second team of OpenMP threads.
+            yield torch.from_numpy(np.stack(chunk))
+            chunk = list(islice(frames, length))
 
 
 def check_writable(path: str | os.PathLike, kind: MediaKind) -> None:
-    """Raises `ValueError` unless the name's suffix says a format that this kind can have."""
+    """Raises `ValueError` unless files of this kind can have the suffix."""
     suffix = Path(path).suffix.lower()
     if suffix not in WRITABLE_AS[kind]:
         known = ", ".join(WRITABLE_AS[kind])
@@ -109,18 +112,18 @@ def media_writer(
     fps: float | None,
     audio_from: str | os.PathLike | None = None,
 ) -> Iterator[Callable[[Frames], None]]:
-    """Gives a function that writes the next run of frames; the file appears whole or not.
+    """Yields a function that writes the next chunk of frames.
 
-    A video grows in constant memory and gets the sound of the file `audio_from`, as `VideoWriter`
-    does it. An image is the first frame.
+    The file appears atomically. A video is written in constant memory and gets the sound of the
+    file `audio_from`, as with `VideoWriter`. An image is the first frame.
     """
     if kind == "image":
-        yield lambda run: write_image(path, run[0])
+        yield lambda chunk: write_image(path, chunk[0])
         return
     with VideoWriter(path, fps, audio_from=audio_from) as writer:
 
-        def write(run: Frames) -> None:
-            for frame in run:
+        def write(chunk: Frames) -> None:
+            for frame in chunk:
                 writer.write(frame)
 
         yield write

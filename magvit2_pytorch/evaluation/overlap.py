@@ -1,9 +1,9 @@
-"""Reading, computing and writing at the same time, one item each, so that memory stays bounded.
+"""Prefetching and background writing.
 
-The caller computes, in its own thread, with the modes and devices it has set there. What is read
-or written beside it lives in one thread from first to last, as containers of video files want it,
-and that thread has ended when the `with` block has: after an error or Ctrl-C as soon as the item in
-hand is done.
+Reading, computing and writing happen at the same time, in bounded memory. The caller computes in
+its own thread, with the modes and devices it has set there. Reading and writing use one background
+thread each. That thread opens, uses and closes its file, as containers of video files require, and
+ends with the `with` block; after an error or Ctrl-C it first finishes the current item.
 """
 
 from collections.abc import Callable, Generator, Iterator
@@ -15,48 +15,49 @@ Item = TypeVar("Item")
 
 
 @contextmanager
-def ahead(items: Generator[Item, None, None]) -> Iterator[Iterator[Item]]:
-    """Gives the items of a generator; while one is used, the next is made in a thread.
+def prefetch(items: Generator[Item, None, None]) -> Iterator[Iterator[Item]]:
+    """Yields an iterator that computes the next item in a background thread.
 
-    The generator runs and is closed in that thread. Its errors are raised where the item that
-    failed would have come.
+    The generator runs and is closed in that thread. Its error is raised in place of the item that
+    failed.
     """
     end = object()
 
-    def coming() -> Iterator[Item]:
+    def prefetched() -> Iterator[Item]:
         following = thread.submit(next, items, end)
         while (item := following.result()) is not end:
             following = thread.submit(next, items, end)
             yield item
 
-    with ThreadPoolExecutor(1, "ahead") as thread:
+    with ThreadPoolExecutor(1, "prefetch") as thread:
         try:
-            yield coming()
+            yield prefetched()
         finally:
             thread.submit(items.close).result()
 
 
 @contextmanager
-def behind(
+def background_writer(
     context: AbstractContextManager[Callable[[Item], object]],
 ) -> Iterator[Callable[[Item], None]]:
-    """Gives the function that `context` gives, to be called in a thread while the caller goes on.
+    """Yields the function of `context`, called in a background thread.
 
-    A call waits for the one before, and raises its error. The context is entered and left in
-    that thread too; an error in the block, or of the last call, reaches it as it would without.
+    A call waits for the previous one and raises its error. The context is entered and exited in
+    the same thread; it receives errors of the block and of the last call as if there were no
+    thread.
     """
     exits = ExitStack()
 
-    def hand_over(item: Item) -> None:
+    def submit(item: Item) -> None:
         nonlocal last
         last.result()
         last = thread.submit(use, item)
 
-    with ThreadPoolExecutor(1, "behind") as thread:
+    with ThreadPoolExecutor(1, "background_writer") as thread:
         try:
             last = thread.submit(exits.enter_context, context)
             use = last.result()
-            yield hand_over
+            yield submit
             last.result()
         except BaseException as error:
             thread.submit(exits.__exit__, type(error), error, error.__traceback__).result()

@@ -1,4 +1,4 @@
-"""Frames of any size and number, made to fit a tokenizer's strides, and cut back again."""
+"""Resizing and padding of frames to fit a tokenizer's strides."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -9,21 +9,21 @@ from magvit2_pytorch.types import Video
 
 
 def frame_size(height: int, width: int, short_side: int | None) -> tuple[int, int]:
-    """Height and width with the short side at `short_side` pixels; None keeps them."""
+    """Height and width for a short side; None keeps the size."""
     if short_side is None:
         return height, width
     if short_side < 1:
-        raise ValueError(f"size is {short_side}: the short side in pixels, at least 1")
+        raise ValueError(f"size is {short_side}: the short side must have at least 1 pixel")
     return covering_size(height, width, (short_side, short_side))
 
 
 def space_padding(height: int, width: int, space_factor: int) -> tuple[int, int]:
-    """Rows below and columns to the right that are missing to the next multiples."""
+    """Rows below and columns right missing to multiples of `space_factor`."""
     return -height % space_factor, -width % space_factor
 
 
 def pad_space(video: Video, space_factor: int) -> Float[Tensor, "b c t y x"]:
-    """Repeats the last row and column until height and width divide by `space_factor`."""
+    """Repeats the last row and column up to multiples of `space_factor`."""
     below, right = space_padding(*video.shape[-2:], space_factor)
     if not below and not right:
         return video

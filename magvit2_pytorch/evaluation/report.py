@@ -1,4 +1,4 @@
-"""From a line for each clip to a report: means, how sure they are, and what became of all."""
+"""Aggregates per-clip lines into a report."""
 
 import json
 import math
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from magvit2_pytorch.data.replace_file import replacing
-from magvit2_pytorch.evaluation.journal import LINES_FILE, CannotEvaluate
-from magvit2_pytorch.evaluation.measure import Judges, Totals
+from magvit2_pytorch.evaluation.journal import LINES_FILE, EvaluationError
+from magvit2_pytorch.evaluation.measure import EvaluationNetworks, Totals
 from magvit2_pytorch.evaluation.report_text import ROWS, as_markdown
 from magvit2_pytorch.metrics import FrechetDistance, bootstrap_interval
 from magvit2_pytorch.metrics.bootstrap import LEVEL, NUM_RESAMPLES
@@ -23,18 +23,21 @@ Line = dict[str, Any]
 
 
 def summarize(
-    lines: Callable[[], Iterator[Line]], totals: dict[str, Totals], judges: Judges, seed: int
+    lines: Callable[[], Iterator[Line]],
+    totals: dict[str, Totals],
+    networks: EvaluationNetworks,
+    seed: int,
 ) -> dict[str, Any]:
-    """All that is said of videos and of images, of each what clips gave together.
+    """Summaries of videos and images, skipped files and missing metrics.
 
-    Raises `CannotEvaluate` where no clip was measured.
+    Raises `EvaluationError` if no clip was measured.
     """
     skipped = [line for line in lines() if "skipped" in line]
     report: dict[str, Any] = dict(
         magvit2_version=__version__,
         clips_file=LINES_FILE,
         interval=dict(level=LEVEL, resamples=NUM_RESAMPLES, of="files", kind="percentile"),
-        not_measured=_not_measured(totals, judges),
+        not_measured=_not_measured(totals, networks),
         num_skipped=len(skipped),
         skipped=[dict(path=line["path"], reason=line["skipped"]) for line in skipped],
     )
@@ -42,7 +45,7 @@ def summarize(
         report[name] = _summary(lines, kind, totals[kind], seed)
     if report["videos"] is None and report["images"] is None:
         first = "; ".join(f"{line['path']}: {line['skipped']}" for line in skipped[:3])
-        raise CannotEvaluate(f"no clip could be measured: {first}{'; ...' * (len(skipped) > 3)}")
+        raise EvaluationError(f"no clip could be measured: {first}{'; ...' * (len(skipped) > 3)}")
     return report
 
 
@@ -55,9 +58,9 @@ def _summary(
     for number, line in enumerate(lines()):
         if line.get("kind") != kind:
             continue
-        # Clips of a file come one after the other.
-        is_another = line["path"] != last_path
-        file_of.append(file_of[-1] + is_another if file_of else 0)
+        # Clips of a file are consecutive.
+        is_new_file = line["path"] != last_path
+        file_of.append(file_of[-1] + is_new_file if file_of else 0)
         line_of.append(number)
         last_path = line["path"]
         num_frames += line["num_frames"]
@@ -65,23 +68,24 @@ def _summary(
             column.append(math.nan if line[name] is None else line[name])
     if not line_of:
         return None
-    metrics = {name: _metric(np.array(it), np.array(file_of), seed) for name, it in columns.items()}
+    files = np.array(file_of)
+    metrics = {name: _metric(np.array(column), files, seed) for name, column in columns.items()}
     error, energy = (metrics[name] for name in ("temporal_error", "motion_energy"))
-    moves = energy is not None and energy["mean"] > 0
+    has_motion = energy is not None and energy["mean"] > 0
     return dict(
         num_clips=len(line_of),
         num_files=file_of[-1] + 1,
         num_frames=num_frames,
         metrics=metrics,
-        temporal_error_of_motion=error["mean"] / energy["mean"] if moves else None,
-        frechet={name: _distance(it) for name, it in sorted(totals.distances.items())},
+        temporal_error_of_motion=error["mean"] / energy["mean"] if has_motion else None,
+        frechet={name: _distance(total) for name, total in sorted(totals.distances.items())},
         codebook=_codebook(totals),
         examples=_examples(lines, np.array(columns["psnr"]), np.array(line_of)),
     )
 
 
 def _metric(values: np.ndarray, files: np.ndarray, seed: int) -> dict[str, Any] | None:
-    """The mean over clips where there is a number, its interval and how clips differ."""
+    """Mean, its interval, median and range over clips with a value."""
     known = ~np.isnan(values)
     if not known.any():
         return None
@@ -100,7 +104,7 @@ def _metric(values: np.ndarray, files: np.ndarray, seed: int) -> dict[str, Any] 
 
 def _distance(distance: FrechetDistance) -> dict[str, Any]:
     return dict(
-        # One vector alone has no covariance.
+        # A single vector has no covariance.
         distance=distance.compute() if distance.num_vectors > 1 else None,
         num_vectors=distance.num_vectors,
         dim=distance.real.dim,
@@ -124,36 +128,36 @@ def _codebook(totals: Totals) -> dict[str, Any] | None:
 def _examples(
     lines: Callable[[], Iterator[Line]], psnrs: np.ndarray, line_of: np.ndarray
 ) -> dict[str, Line]:
-    """The lines of the worst, the median and the best clip, as many of them as there are."""
-    # A clip that equals its original has no finite PSNR, and is the best there can be.
+    """Lines of the worst, the median and the best clip."""
+    # A clip that equals its original has no finite PSNR and is the best possible.
     order = np.argsort(np.nan_to_num(psnrs, nan=math.inf), kind="stable")
-    places = {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}
+    clips = {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}
     if len(order) < 3:
-        del places["median"]
+        del clips["median"]
     if len(order) < 2:
-        del places["worst"]
-    names = {int(line_of[place]): name for name, place in places.items()}
-    found = {names[number]: line for number, line in enumerate(lines()) if number in names}
-    return {name: found[name] for name in places}
+        del clips["worst"]
+    names = {int(line_of[clip]): name for name, clip in clips.items()}
+    examples = {names[number]: line for number, line in enumerate(lines()) if number in names}
+    return {name: examples[name] for name in clips}
 
 
-def _not_measured(totals: dict[str, Totals], judges: Judges) -> dict[str, str]:
-    """What is missing because something was not given, and what to give."""
+def _not_measured(totals: dict[str, Totals], networks: EvaluationNetworks) -> dict[str, str]:
+    """Metrics that were not measured, and how to get them."""
     missing = {}
-    if judges.perceptual is None:
+    if networks.perceptual is None:
         missing["perceptual"] = "LPIPS needs weights: give perceptual_weights"
         missing["frechet_frames"] = missing["frechet_motion"] = missing["perceptual"]
-    if judges.i3d is None:
+    if networks.i3d is None:
         missing["fvd"] = "FVD needs I3D as TorchScript: give i3d and fvd_protocol"
-    if all(it.usage is None for it in totals.values()):
+    if all(total.usage is None for total in totals.values()):
         missing["codebook"] = "the tokenizer is continuous and has no codes"
     return missing
 
 
 def write_report(folder: Path, report: dict[str, Any], pictures: Sequence[str]) -> None:
-    """Writes report.json and report.md, each whole or not at all."""
+    """Writes report.json and report.md, each atomically."""
     text = json.dumps(report, indent=2, allow_nan=False) + "\n"
     for name, contents in (("report.json", text), ("report.md", as_markdown(report, pictures))):
         with replacing(folder / name) as part:
-            # Names of files need not be text.
+            # File names need not be valid text.
             part.write_text(contents, encoding="utf-8", errors="backslashreplace")

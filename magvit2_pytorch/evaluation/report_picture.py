@@ -1,4 +1,4 @@
-"""The worst, the median and the best clip as a person sees them: originals and reconstructions."""
+"""Pictures of the worst, median and best clip and their reconstructions."""
 
 import warnings
 from collections.abc import Sequence
@@ -13,18 +13,19 @@ from PIL import Image, ImageDraw, ImageFont
 
 from magvit2_pytorch.data import to_float, to_uint8, write_image, write_video
 from magvit2_pytorch.data.pixels import as_channels
-from magvit2_pytorch.evaluation.clips import ClipChoice, EvaluatedFile, Skipped, clips_of
-from magvit2_pytorch.evaluation.measure import round_trip
+from magvit2_pytorch.evaluation.clips import ClipChoice, EvaluatedFile, SkippedFile, iter_clips
+from magvit2_pytorch.evaluation.inference import Inference
+from magvit2_pytorch.evaluation.measure import reconstruct_clip
 from magvit2_pytorch.evaluation.report_text import counted, headline
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.types import Frames
 
 NUM_FRAMES = 5
-"""Of a clip, from its first to its last."""
+"""Frames shown of a clip, evenly spaced from the first to the last."""
 CELL_WIDTH, CELL_HEIGHT = 280, 360
-"""Pixels: frames are enlarged or shrunk to fill one of them, as a player would."""
+"""Pixels of the cell that a frame is resized to fit, keeping its proportions."""
 ERROR_SCALE = 4
-"""How many times differences are brightened."""
+"""Factor that makes differences brighter."""
 
 MARGIN, GAP, LABEL_WIDTH = 28, 6, 130
 INK, FAINT, PAPER = (24, 24, 27), (113, 113, 122), (255, 255, 255)
@@ -34,13 +35,13 @@ Picture = UInt8[np.ndarray, "_ _ 3"]
 
 
 class Example(NamedTuple):
-    """A clip to be shown."""
+    """A clip to show."""
 
     which: str
     """"worst", "median" or "best"."""
     title: str
     rows: dict[str, list[Picture]]
-    """Frames side by side, by what they are."""
+    """Frames side by side, by the label of the row."""
 
 
 def write_pictures(
@@ -49,12 +50,13 @@ def write_pictures(
     files: Sequence[EvaluatedFile],
     choice: ClipChoice,
     tokenizer: VideoTokenizer,
-    how: dict[str, Any],
+    inference: Inference,
 ) -> list[str]:
-    """Reconstructs a report's examples again and writes them; gives the names of the PNG files.
+    """Reconstructs a report's examples and writes pictures of them.
 
-    Videos also go to `videos-worst.mp4` and so on, the original left of the reconstruction: flicker
-    shows in nothing else. A file that is not there any more is warned of and left out.
+    Returns the names of the PNG files. Videos are also written as `videos-worst.mp4` and so on,
+    with the original on the left, because only a video shows flicker. A file that no longer exists
+    is left out, with a warning.
     """
     names = []
     for kind in ("videos", "images"):
@@ -62,13 +64,13 @@ def write_pictures(
             continue
         examples = []
         for which, line in report[kind]["examples"].items():
-            pair = _again(line, files, choice, tokenizer, how)
+            pair = _reconstruct_example(line, files, choice, tokenizer, inference)
             if pair is None:
                 continue
             examples.append(Example(which, _title(which, line), _rows(*pair, kind)))
             if kind == "videos":
-                shown = torch.cat([_rgb(frames) for frames in pair], dim=2)
-                write_video(folder / f"{kind}-{which}.mp4", shown, fps=line["fps"])
+                frames = torch.cat([_rgb(side) for side in pair], dim=2)
+                write_video(folder / f"{kind}-{which}.mp4", frames, fps=line["fps"])
         if examples:
             page = _page(f"{report['model']['name']} on {counted(report, kind)}",
                          headline(report, kind), examples)  # fmt: skip
@@ -77,75 +79,75 @@ def write_pictures(
     return names
 
 
-def _again(
+def _reconstruct_example(
     line: dict[str, Any],
     files: Sequence[EvaluatedFile],
     choice: ClipChoice,
     tokenizer: VideoTokenizer,
-    how: dict[str, Any],
+    inference: Inference,
 ) -> tuple[Frames, Frames] | None:
-    """The frames of a line's clip, and what the tokenizer makes of them."""
+    """Frames and reconstruction of a clip; None if it is gone."""
     file = [file for file in files if file.name == line["path"]]
-    with closing(clips_of(file, choice, tokenizer.config.channels, line["clip"])) as clips:
+    with closing(iter_clips(file, choice, tokenizer.config.channels, line["clip"])) as clips:
         clip = next(clips, None)
-    if clip is None or isinstance(clip, Skipped):
+    if clip is None or isinstance(clip, SkippedFile):
         reason = clip.reason if clip else "it has fewer clips than before"
         warnings.warn(f"{line['path']} is not shown: {reason}", stacklevel=3)
         return None
     real = to_float(clip.frames.to(tokenizer.device))[None]
-    recon, *_ = round_trip(tokenizer, real, **how)
+    recon, *_ = reconstruct_clip(tokenizer, real, inference)
     return clip.frames, to_uint8(recon[0].float().clamp(-1, 1)).cpu()
 
 
 def _title(which: str, line: dict[str, Any]) -> str:
     psnr = "equal to the original" if line["psnr"] is None else f"{line['psnr']:.2f} dB"
-    said = [psnr] + [f"SSIM {line['ssim']:.3f}"] * (line["ssim"] is not None)
+    texts = [psnr] + [f"SSIM {line['ssim']:.3f}"] * (line["ssim"] is not None)
     if line["kind"] == "video":
         start = line["start_frame"]
-        said.append(f"{line['num_frames']} frames from frame {start}")
-    said.append(f"{line['width']} x {line['height']}")
-    return f"{line['path']}:  {'  ·  '.join(said)}"
+        texts.append(f"{line['num_frames']} frames from frame {start}")
+    texts.append(f"{line['width']} x {line['height']}")
+    return f"{line['path']}:  {'  ·  '.join(texts)}"
 
 
 def _rows(real: Frames, recon: Frames, kind: str) -> dict[str, list[Picture]]:
-    chosen = torch.linspace(0, len(real) - 1, min(len(real), NUM_FRAMES)).long().unique()
-    pair = [_rgb(frames[chosen]).numpy() for frames in (real, recon)]
-    # Of the pixels that were measured, and not of those shown.
-    error = [_heat(*frames) for frames in zip(*pair, strict=True)]
+    shown = torch.linspace(0, len(real) - 1, min(len(real), NUM_FRAMES)).long().unique()
+    pair = [_rgb(frames[shown]).numpy() for frames in (real, recon)]
+    # Errors of the measured pixels, before resizing for the picture.
+    error = [_heat_map(*frames) for frames in zip(*pair, strict=True)]
     rows = {"original": pair[0], "reconstruction": pair[1], f"error x {ERROR_SCALE}": error}
-    fitted = {label: [_fitted(picture) for picture in row] for label, row in rows.items()}
-    if kind == "images":  # side by side, what there is one of
+    fitted = {label: [_fit_to_cell(picture) for picture in row] for label, row in rows.items()}
+    if kind == "images":  # one frame each: put the three side by side
         return {", ".join(fitted): [row[0] for row in fitted.values()]}
     return fitted
 
 
 def _rgb(frames: Frames) -> UInt8[torch.Tensor, "t h w 3"]:
-    return torch.from_numpy(np.stack([as_channels(_three(f), 3) for f in frames.numpy()]))
+    return torch.from_numpy(np.stack([as_channels(_grey_to_rgb(f), 3) for f in frames.numpy()]))
 
 
-def _three(frame: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w k"]:
+def _grey_to_rgb(frame: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w k"]:
     return np.repeat(frame, 3, axis=-1) if frame.shape[-1] == 1 else frame
 
 
-def _fitted(picture: Picture) -> Picture:
+def _fit_to_cell(picture: Picture) -> Picture:
     height, width = picture.shape[:2]
     scale = min(CELL_WIDTH / width, CELL_HEIGHT / height)
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
     return np.array(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
 
 
-def _heat(real: Picture, recon: Picture) -> Picture:
-    """Mean absolute difference over colours: black is none, then red, yellow, white."""
+def _heat_map(real: Picture, recon: Picture) -> Picture:
+    """Mean absolute difference: black is 0, then red, yellow, white."""
     difference = np.abs(recon.astype(np.float32) - real.astype(np.float32)).mean(axis=-1)
     level = (difference * ERROR_SCALE / 255).clip(0, 1) * 3
     return np.stack([(level - i).clip(0, 1) * 255 for i in range(3)], axis=-1).astype(np.uint8)
 
 
 def _page(title: str, headline: str, examples: Sequence[Example]) -> Image.Image:
-    """All examples one below the other, under the numbers of all clips."""
+    """Draws all examples below each other, under a title and a headline."""
     columns = max(len(row) for example in examples for row in example.rows.values())
     width = MARGIN * 2 + LABEL_WIDTH + max(columns, 3) * (CELL_WIDTH + GAP) - GAP
-    # Above what any page needs: what is left over is cut off.
+    # An upper bound of the height: the rest is cropped.
     heights = [sum(row[0].shape[0] + GAP for row in e.rows.values()) + 90 for e in examples]
     page = Image.new("RGB", (width, sum(heights) + 260), PAPER)
     draw = ImageDraw.Draw(page)
@@ -180,7 +182,7 @@ def _write(
     width: int,
     left: int = MARGIN,
 ) -> int:
-    """Writes a text in as many lines as it needs; gives where the next one goes."""
+    """Draws wrapped text and returns the y position below it."""
     font, lines = _font(size), [""]
     for word in text.split(" "):
         longer = f"{lines[-1]} {word}".strip()

@@ -111,7 +111,7 @@ def test_an_empty_folder_is_filled_and_another_is_left_alone(run, checkpoint, tm
     status, said, err = run("convert", checkpoint, "-o", out)
     assert (status, said) == (1, "")
     assert err == (
-        f"magvit2: error: {out} is not empty: name a new folder, or remove what is in it\n"
+        f"magvit2: error: {out} is not empty: name a new folder, or remove its contents\n"
     )
     assert {path: path.read_bytes() for path in out.iterdir()} == before
     status, _, err = run("convert", checkpoint, "-o", out / "config.json")

@@ -73,7 +73,7 @@ def test_networks_from_files(run, tmp_path, model, clips):
         (["--crop"], 2, "give a size"),
         (["--num_frames", "0"], 2, "num_frames is 0"),
         (["--split", "test"], 2, "split"),
-        (["--i3d", "{clips}/one.mp4", "--fvd_protocol", "logits"], 1, "no TorchScript"),
+        (["--i3d", "{clips}/one.mp4", "--fvd_protocol", "logits"], 1, "not a TorchScript"),
         (["--i3d", "{clips}/none", "--fvd_protocol", "logits"], 1, "there is no file"),
         (["--perceptual_weights", "{clips}/none.pth"], 1, "there is no file"),
         (["--tile_size", "5"], 1, "tile_size 5"),
@@ -141,7 +141,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(run, tmp_path, m
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert process.returncode == 130, err
-    assert "goes on where this one stops" in err
+    assert "run the same command again to continue" in err
     assert "Traceback" not in err
     done = journal.read_bytes().count(b"\n") - 1
     assert 3 <= done < 40

@@ -44,7 +44,7 @@ def test_a_program_that_differs_is_an_error_and_no_file(run, tmp_path, model, mo
         "export", model, "-o", tmp_path / "new", "--format", "pt2", "--part", "decode"
     )
     assert (status, out) == (1, "")
-    assert err.startswith("magvit2: error: decode.pt2 went wrong: ")
+    assert err.startswith("magvit2: error: decode.pt2 is wrong: ")
     assert list((tmp_path / "new").iterdir()) == []
 
 
@@ -69,5 +69,5 @@ def test_what_is_missing_is_one_line(run, tmp_path, model, monkeypatch):
     monkeypatch.setattr(export_formats, "OLDEST_TORCH", "99.0")
     status, _, err = run("export", model, "-o", tmp_path / "new")
     assert status == 1
-    assert "need torch 99.0 or newer" in err
+    assert "needs torch 99.0 or newer" in err
     assert list(tmp_path.iterdir()) == []

@@ -16,7 +16,7 @@ import torch
 
 from magvit2_pytorch import VideoTokenizer
 from magvit2_pytorch.data import CodeHeader, VideoFile, write_codes
-from magvit2_pytorch.evaluation.identity import identify
+from magvit2_pytorch.evaluation.identity import TokenizerId
 from tests.data.clip_files import make_video
 
 NUM_FRAMES = 4000
@@ -33,7 +33,7 @@ def films(tmp_path_factory, model):
     make_video(folder / "film.mp4", NUM_FRAMES, 16, 16)
     make_video(folder / "short.mp4", 3, 16, 16)
     tokenizer = VideoTokenizer.from_pretrained(model)
-    identity = identify(tokenizer)
+    tokenizer_id = TokenizerId.of(tokenizer)
     header = CodeHeader(
         kind="video",
         num_frames=NUM_FRAMES,
@@ -46,8 +46,8 @@ def films(tmp_path_factory, model):
         num_codebooks=1,
         time_factor=tokenizer.time_factor,
         space_factor=tokenizer.space_factor,
-        tokenizer=identity.name,
-        fingerprint=identity.fingerprint,
+        tokenizer=tokenizer_id.name,
+        fingerprint=tokenizer_id.fingerprint,
         source="film.mp4",
     )
     codes = torch.randint(tokenizer.codebook_size, header.codes_shape)

@@ -95,7 +95,7 @@ def test_ctrl_c_keeps_what_is_whole_and_says_how_to_go_on(run, tmp_path, many, m
     stopped = start(0, 1, *words, where="interrupt", number=4)
     _, err = stopped.communicate(timeout=300)
     assert stopped.returncode == 130
-    assert "the same command goes on" in err
+    assert "run the same command again to continue" in err
     assert "Traceback" not in err
     assert paths_in(tmp_path / "out") == ALL[:3]
     assert "3 done before" in run(*words)[1]
@@ -118,7 +118,7 @@ def test_a_corpus_tells_what_it_does(run, tmp_path, many, model):
     assert status == 1
     status, said, err = run(*words, "--size", 8)
     assert (status, said) == (1, "")
-    assert "was begun with size as it is, not 8" in err
+    assert "was started with size as it is, not 8" in err
     assert err.count("\n") == 1
 
 
@@ -138,7 +138,9 @@ def test_a_damaged_shard_is_named(run, tmp_path, many, model):
     shard.write_bytes(shard.read_bytes()[:-1])
     status, _, err = run(*words)
     assert status == 0
-    assert re.fullmatch(rf"magvit2: warning: {shard}: is damaged.*; made again\n", err)
+    assert re.fullmatch(
+        rf"magvit2: warning: {shard}: is damaged.*; its inputs are tokenized again\n", err
+    )
     (tmp_path / "out" / f"{shard.name}.damaged").rename(tmp_path / "aside")
     assert paths_in(tmp_path / "out") == ALL
 
@@ -225,7 +227,7 @@ def test_impossible_processes_are_refused(run, monkeypatch, tmp_path, many, mode
 
 
 def test_each_process_has_its_own_gpu(monkeypatch):
-    from magvit2_pytorch.cli.processes import this_process
+    from magvit2_pytorch.cli.processes import current_process
 
     chosen = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -235,7 +237,7 @@ def test_each_process_has_its_own_gpu(monkeypatch):
     for rank, local_rank in ((4, "0"), (5, "1"), (6, "2"), (7, "")):
         monkeypatch.setenv("RANK", str(rank))
         monkeypatch.setenv("LOCAL_RANK", local_rank)
-        this_process().use_own_gpu()
+        current_process().select_gpu()
     assert chosen == [0, 1, 0, 1]
 
 

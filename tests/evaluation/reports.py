@@ -7,7 +7,7 @@ import torch
 
 from magvit2_pytorch.data import write_image
 from magvit2_pytorch.evaluation.clips import ClipChoice
-from magvit2_pytorch.evaluation.evaluate import Evaluation, Watcher
+from magvit2_pytorch.evaluation.evaluate import Evaluation, EvaluationProgress
 from magvit2_pytorch.losses import PerceptualLoss
 from magvit2_pytorch.losses.feature_trunks import FeatureTrunk
 from tests.data.clip_files import make_video
@@ -67,7 +67,7 @@ def fake_i3d(path):
     return path
 
 
-class StopAfter(Watcher):
+class StopAfter(EvaluationProgress):
     """Ctrl-C after so many clips."""
 
     def __init__(self, clips):
@@ -78,7 +78,7 @@ class StopAfter(Watcher):
             raise KeyboardInterrupt
 
 
-class Counter(Watcher):
+class Counter(EvaluationProgress):
     """What an evaluation told."""
 
     def __init__(self):
@@ -94,8 +94,8 @@ class Counter(Watcher):
         self.names.append(name)
 
 
-def evaluated(tokenizer, source, folder, choice=CHOICE, watcher=None, **options):
-    return Evaluation(tokenizer, source, choice, **options).run(folder, watcher)
+def evaluated(tokenizer, source, folder, choice=CHOICE, progress=None, **options):
+    return Evaluation(tokenizer, source, choice, **options).run(folder, progress)
 
 
 def without_time(folder):
@@ -105,7 +105,7 @@ def without_time(folder):
     del report["elapsed_s"]
     files["report.json"] = json.dumps(report).encode()
     lines = files["report.md"].splitlines()
-    files["report.md"] = b"\n".join(x for x in lines if not x.startswith(b"| time measured"))
+    files["report.md"] = b"\n".join(x for x in lines if not x.startswith(b"| evaluation time"))
     # An encoder with several threads writes the same frames in other bytes.
     videos = [name for name in files if name.endswith(".mp4")]
     for name in ("sums.safetensors", *videos):

@@ -15,7 +15,7 @@ from magvit2_pytorch.evaluation.codecs import (
     CODECS,
     available_codecs,
     code_frames,
-    conversion_alone,
+    color_round_trip,
     from_planes,
     to_planes,
 )
@@ -64,7 +64,7 @@ def test_more_bytes_for_less_error(name):
     assert errors == sorted(errors, reverse=True)
     assert sizes[0] > 2 * sizes[-1]
     assert errors[0] > errors[-1] + 5
-    assert errors[0] < decibels(conversion_alone(frames), frames)
+    assert errors[0] < decibels(color_round_trip(frames), frames)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -101,7 +101,7 @@ def test_what_no_decoder_needs_is_not_counted():
 @pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv444p"])
 def test_codecs_that_lose_nothing_give_the_conversion(pixel_format):
     frames = clip(3, 66, 78)
-    exact = conversion_alone(frames, pixel_format)
+    exact = color_round_trip(frames, pixel_format)
     x265 = CODECS["H.265"]
     options = {"x265-params": f"{x265.options['x265-params']}:lossless=1"}
     for codec in (CODECS["H.264"], replace(x265, options=x265.options | options)):
@@ -135,7 +135,7 @@ def test_colours_of_rec_709(rgb, ycc):
     assert to_planes(frames, "yuv444p")[0, :, 0, 0].tolist() == list(ycc)
     assert to_planes(frames, "yuv420p")[0].tolist() == [[ycc[0]] * 2, [ycc[0]] * 2, list(ycc[1:])]
     for pixel_format in ("yuv420p", "yuv444p"):
-        back = conversion_alone(frames[:, :1, :1].expand(1, 3, 5, 3), pixel_format).int()
+        back = color_round_trip(frames[:, :1, :1].expand(1, 3, 5, 3), pixel_format).int()
         assert (back - torch.tensor(rgb)).abs().max() <= 2
 
 
@@ -145,7 +145,7 @@ def test_conversion_is_that_of_ffmpeg():
     theirs = picture.reformat(format="yuv444p", dst_colorspace="ITU709", dst_color_range="MPEG")
     ours = to_planes(frames, "yuv444p")[0].numpy().astype(int)
     assert np.abs(ours - theirs.to_ndarray().astype(int)).max() <= 1
-    assert (conversion_alone(frames, "yuv444p").int() - frames.int()).abs().max() <= 3
+    assert (color_round_trip(frames, "yuv444p").int() - frames.int()).abs().max() <= 3
 
 
 def test_half_resolution_colour_is_laid_out_as_ffmpeg_reads_it():
@@ -161,7 +161,7 @@ def test_half_resolution_colour_is_laid_out_as_ffmpeg_reads_it():
 
 def test_grey_keeps_its_detail_at_half_resolution_colour():
     frames = clip(2, 31, 45, channels=1).expand(-1, -1, -1, 3)
-    assert (conversion_alone(frames).int() - frames.int()).abs().max() <= 1
+    assert (color_round_trip(frames).int() - frames.int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize(("shape", "options", "message"), [
@@ -169,7 +169,7 @@ def test_grey_keeps_its_detail_at_half_resolution_colour():
     ((0, 32, 32, 3), {}, "give t h w 3"),
     ((2, 64, 62, 3), {}, "64 x 62 are too small for libx265"),
     ((2, 64, 64, 3), {"pixel_format": "rgb24"}, "use 'yuv420p' or 'yuv444p'"),
-    ((2, 64, 66, 3), {"crf": 99}, "libx265 does not code 2 frames of 64 x 66 in yuv420p at crf 99"),
+    ((2, 64, 66, 3), {"crf": 99}, "libx265 cannot encode 2 frames of 64 x 66 in yuv420p at crf 99"),
 ])  # fmt: skip
 def test_what_cannot_be_coded_is_refused(shape, options, message, without_type_checks):
     frames = torch.zeros(shape, dtype=torch.uint8)

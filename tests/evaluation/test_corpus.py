@@ -11,9 +11,10 @@ import torch
 from magvit2_pytorch.data import CodesDataset, UnusableMedia, VideoFile
 from magvit2_pytorch.data.code_shards import ShardName, list_videos, load_codes
 from magvit2_pytorch.evaluation import corpus
-from magvit2_pytorch.evaluation.corpus import CorpusMismatch, Watcher, tokenize_corpus
+from magvit2_pytorch.evaluation.corpus import CorpusMismatch, CorpusProgress, tokenize_corpus
 from magvit2_pytorch.evaluation.files import decode_file, tokenize_file
-from magvit2_pytorch.evaluation.identity import identify
+from magvit2_pytorch.evaluation.identity import TokenizerId
+from magvit2_pytorch.evaluation.inference import Inference
 from tests.conftest import build
 from tests.data.clip_files import make_audio
 from tests.evaluation.clips import clip
@@ -92,9 +93,11 @@ def numbers(report):
 
 
 def test_each_input_has_the_codes_that_it_has_alone(tokenizer, clips, tmp_path):
-    report = run(tokenizer, clips, tmp_path / "out", size=12, precision="bf16", chunk_frames=4)
+    report = run(
+        tokenizer, clips, tmp_path / "out", size=12, inference=Inference("bf16", chunk_frames=4)
+    )
     assert numbers(report) == (10, 0, 0, 7, 3)
-    options = dict(size=12, precision="bf16", chunk_frames=4)
+    options = dict(size=12, inference=Inference("bf16", chunk_frames=4))
     check_complete(tokenizer, clips, tmp_path / "out", **options)
     assert len(list((tmp_path / "out").glob("codes-*"))) > 3
     reasons = {failure.path: failure.reason for failure in report.failed}
@@ -124,7 +127,7 @@ def test_processes_share_the_inputs_in_any_order(tokenizer, clips, tmp_path, wor
     assert sum(report.num_done for report in reports) == 7
 
 
-class StopAfter(Watcher):
+class StopAfter(CorpusProgress):
     def __init__(self, path, error=KeyboardInterrupt, within=False):
         self.path, self.error, self.within = path, error, within
 
@@ -139,9 +142,9 @@ class StopAfter(Watcher):
 
 @pytest.mark.parametrize("within", [False, True])
 def test_what_is_ready_survives_an_interruption(tokenizer, clips, tmp_path, within):
-    watcher = StopAfter("3.mkv", within=within)
+    progress = StopAfter("3.mkv", within=within)
     with pytest.raises(KeyboardInterrupt):
-        run(tokenizer, clips, tmp_path, watcher=watcher, max_shard_bytes=10**9)
+        run(tokenizer, clips, tmp_path, progress=progress, max_shard_bytes=10**9)
     done = ["0.mkv", "1.mkv", "2.mkv", *["3.mkv"] * (not within)]
     assert sorted(stored(tmp_path)) == done
     assert [path for path, line in manifest(tmp_path).items() if line["status"] == "done"] == done
@@ -155,9 +158,9 @@ def test_any_number_of_processes_finishes_what_another_number_began(
     tokenizer, clips, tmp_path, world_size
 ):
     run(tokenizer, clips, tmp_path, rank=0, world_size=2)
-    watcher = StopAfter("3.mkv", RuntimeError)
+    progress = StopAfter("3.mkv", RuntimeError)
     with pytest.raises(RuntimeError):
-        run(tokenizer, clips, tmp_path, rank=1, world_size=2, watcher=watcher)
+        run(tokenizer, clips, tmp_path, rank=1, world_size=2, progress=progress)
     before = stored(tmp_path)
     reports = [
         run(tokenizer, clips, tmp_path, rank=rank, world_size=world_size)
@@ -199,7 +202,7 @@ def test_an_input_that_changed_is_done_again_and_its_new_codes_count(
     assert manifest(out)["0.mkv"]["num_frames"] == header.num_frames
 
 
-class Damages(Watcher):
+class Damages(CorpusProgress):
     def __init__(self):
         self.said = {}
 
@@ -228,11 +231,11 @@ def test_damaged_shards_are_named_and_their_inputs_done_again(
         flip(first, first.read_bytes().index(b"num_frames") + 14)
     else:
         first.write_bytes(first.read_bytes()[: -1 if damage == "cut" else 0])
-    watcher, reports = Damages(), []
+    progress, reports = Damages(), []
     for rank in range(world_size):
-        options = dict(rank=rank, world_size=world_size, watcher=watcher)
+        options = dict(rank=rank, world_size=world_size, progress=progress)
         reports.append(run(tokenizer, clips, tmp_path, **options))
-    assert list(watcher.said) == [first.name]
+    assert list(progress.said) == [first.name]
     again = [last] if damage == "codes" else inside
     assert sum(report.num_done for report in reports) == len(again)
     assert numbers(run(tokenizer, clips, tmp_path)) == (10, 7, 3, 0, 0)
@@ -259,15 +262,19 @@ def test_a_shard_of_a_newer_version_stops_the_run_and_stays(tokenizer, clips, tm
 def test_another_size_precision_or_tokenizer_is_refused_with_what_differs(
     tokenizer, clips, tmp_path
 ):
-    run(tokenizer, clips, tmp_path, identity=identify(tokenizer, "run/tokenizer"))
+    run(tokenizer, clips, tmp_path, tokenizer_id=TokenizerId.of(tokenizer, "run/tokenizer"))
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     torch.manual_seed(1)
     other = build("compress_space", "compress_time")
     changes = [
         (tokenizer, dict(size=8), ["size as it is, not 8"]),
-        (tokenizer, dict(precision="bf16"), ["precision fp32, not bf16"]),
-        (tokenizer, dict(size=8, precision="bf16"), ["size as it is", "precision fp32"]),
-        (other, dict(identity=identify(other, "b")), ["the tokenizer run/tokenizer (", "not b ("]),
+        (tokenizer, dict(inference=Inference("bf16")), ["precision fp32, not bf16"]),
+        (tokenizer, dict(size=8, inference=Inference("bf16")), ["size as it is", "precision fp32"]),
+        (
+            other,
+            dict(tokenizer_id=TokenizerId.of(other, "b")),
+            ["the tokenizer run/tokenizer (", "not b ("],
+        ),
     ]
     for which, options, said in changes:
         with pytest.raises(CorpusMismatch) as error:
@@ -301,12 +308,12 @@ def test_an_input_too_large_for_the_memory_fails_alone(
 def test_a_file_that_is_gone_when_its_turn_comes_fails_alone(tokenizer, clips, tmp_path):
     here, out = shutil.copytree(clips, tmp_path / "in"), tmp_path / "out"
 
-    class Remove(Watcher):
+    class Remove(CorpusProgress):
         def planned(self, report):
             (here / "3.mkv").unlink()
 
     inputs = inputs_of(here)
-    report = tokenize_corpus(tokenizer, inputs, out, watcher=Remove())
+    report = tokenize_corpus(tokenizer, inputs, out, progress=Remove())
     assert (report.num_done, len(report.failed)) == (6, 4)
     assert "missing" in manifest(out)["3.mkv"]["reason"]
     shutil.copy(here / "4.mkv", here / "3.mkv")

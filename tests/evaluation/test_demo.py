@@ -67,7 +67,7 @@ def test_clips_that_do_not_do_are_named(videos, capsys):
     with pytest.warns(UserWarning, match="skipped") as caught:
         assert len(demo.usable_clips(paths)) == 2
     said = "\n".join(str(warning.message) for warning in caught)
-    assert "short.mp4: 20 frames, and the demo needs 42" in said
+    assert "short.mp4: 20 frames, but the demo needs 42" in said
     assert "broken.mp4" in said
 
 
@@ -90,7 +90,7 @@ def test_the_real_clips_are_found():
 def test_coding_goes_through_the_codes_alone():
     tokenizer = VideoTokenizer.from_preset("tiny").eval()
     video = torch.rand(1, 3, 5, 16, 16) * 2 - 1
-    recon, codes, result = demo.code_and_decode(tokenizer, video, "x", 10.0)
+    recon, codes, result = demo.reconstruct_from_codes(tokenizer, video, "x", 10.0)
     assert torch.equal(codes, tokenizer.tokenize(video))
     expected = tokenizer.decode_from_code_indices(codes).clamp(-1, 1)
     assert torch.equal(recon, expected)

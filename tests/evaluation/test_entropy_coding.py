@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from magvit2_pytorch.evaluation.code_model import (
-    CHANCE_UNIT,
     GRADIENT_UNIT,
-    LEAST_CHANCE,
+    MIN_PROBABILITY,
+    PROBABILITY_UNIT,
     WEIGHT_UNIT,
     CodeModel,
 )
@@ -143,9 +143,9 @@ def chances_of(codes, quantizer):
     digits = codes.numpy()[..., None] // places % np.array(book)
     found = []
 
-    def exchange(positions, digit, place, chances):
+    def exchange(positions, digit, place, probabilities):
         bits = (digits[(*positions, digit)] >> place & 1).astype(bool)
-        found.append((chances.copy(), bits))
+        found.append((probabilities.copy(), bits))
         return bits
 
     model = CodeModel(levels)
@@ -158,7 +158,10 @@ def test_bytes_are_what_the_chances_say(name):
     quantizer = QUANTIZERS[name]
     codes = random_codes(quantizer, (4, 8, 8), 5)
     _, found = chances_of(codes, quantizer)
-    ideal = sum(-np.log2(np.where(bits, chances, 1 - chances)).sum() for chances, bits in found)
+    ideal = sum(
+        -np.log2(np.where(bits, probabilities, 1 - probabilities)).sum()
+        for probabilities, bits in found
+    )
     actual = len(compress(codes, quantizer)) - HEADER_BYTES
     assert ideal / 8 - 1 <= actual <= ideal / 8 + 8
 
@@ -169,13 +172,13 @@ def test_every_number_is_a_multiple_of_its_unit():
     for numbers, unit in (
         (model.bits.weights, WEIGHT_UNIT),
         (model.bits.squares, GRADIENT_UNIT**2),
-        (np.concatenate([chances for chances, _ in found]), CHANCE_UNIT),
+        (np.concatenate([probabilities for probabilities, _ in found]), PROBABILITY_UNIT),
     ):
         assert (numbers / unit % 1 == 0).all()
         assert np.abs(numbers / unit).max() < 2**52
-    chances = np.concatenate([chances for chances, _ in found])
-    assert chances.min() >= LEAST_CHANCE
-    assert chances.max() <= 1 - LEAST_CHANCE
+    probabilities = np.concatenate([probabilities for probabilities, _ in found])
+    assert probabilities.min() >= MIN_PROBABILITY
+    assert probabilities.max() <= 1 - MIN_PROBABILITY
 
 
 def test_bytes_written_once_are_read_for_ever():
@@ -195,7 +198,7 @@ def test_damage_is_told():
     for place in range(len(compressed)):
         damaged = bytearray(compressed)
         damaged[place] ^= 16
-        with pytest.raises(ValueError, match=r"damaged|no codes compressed by this version"):
+        with pytest.raises(ValueError, match=r"damaged|not codes compressed by this version"):
             decompress(bytes(damaged), LFQ_8)
     for length in range(len(compressed)):
         with pytest.raises(ValueError, match=r"damaged|are not compressed codes"):
@@ -216,7 +219,7 @@ def test_another_codebook_is_told(other):
     (torch.zeros(2, 3, 3), "give integers"),
     (torch.full((2, 3, 3), 256), "another tokenizer's"),
     (torch.zeros(2, 3, 3, 2, dtype=torch.long), "give b t h w"),
-    (torch.zeros(2, 0, 3, dtype=torch.long), "a frame or more"),
+    (torch.zeros(2, 0, 3, dtype=torch.long), "at least one frame"),
     (torch.zeros(1, 1, 65_536, dtype=torch.long), "65,535"),
 ])  # fmt: skip
 def test_what_are_no_codes_is_refused(codes, message, without_type_checks):

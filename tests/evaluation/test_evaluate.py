@@ -11,9 +11,10 @@ from magvit2_pytorch.data import VideoFile, read_image, to_float
 from magvit2_pytorch.evaluation import evaluate, journal
 from magvit2_pytorch.evaluation.clips import ClipChoice
 from magvit2_pytorch.evaluation.fvd import I3D
-from magvit2_pytorch.evaluation.journal import CannotEvaluate, EvaluationMismatch
-from magvit2_pytorch.evaluation.measure import Judges, round_trip
-from magvit2_pytorch.metrics import CodebookUsage, frechet_distance, psnr, ssim
+from magvit2_pytorch.evaluation.inference import Inference
+from magvit2_pytorch.evaluation.journal import EvaluationError, EvaluationMismatch
+from magvit2_pytorch.evaluation.measure import EvaluationNetworks, reconstruct_clip
+from magvit2_pytorch.metrics import codebook_usage, frechet_distance, psnr, ssim
 from tests.conftest import build
 from tests.evaluation.clips import exact
 from tests.evaluation.reports import (
@@ -38,19 +39,19 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def judges(tmp_path_factory):
+def networks(tmp_path_factory):
     path = fake_i3d(tmp_path_factory.mktemp("i3d") / "i3d.pt")
-    return Judges(small_perceptual(), I3D(path, "stylegan-v"))
+    return EvaluationNetworks(small_perceptual(), I3D(path, "stylegan-v"))
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, data, judges):
+def whole(tmp_path_factory, data, networks):
     """The folder of a report, what was told, and the report."""
     torch.manual_seed(2)
-    tokenizer, watcher = exact(), Counter()
+    tokenizer, progress = exact(), Counter()
     folder = tmp_path_factory.mktemp("whole") / "report"
-    report = evaluated(tokenizer, data, folder, watcher=watcher, judges=judges)
-    return folder, watcher, report, tokenizer
+    report = evaluated(tokenizer, data, folder, progress=progress, networks=networks)
+    return folder, progress, report, tokenizer
 
 
 def lines_of(folder):
@@ -122,7 +123,7 @@ def test_a_mean_is_over_clips_and_an_interval_over_files(whole):
     assert report["images"]["temporal_error_of_motion"] is None
 
 
-def test_frechet_distances_are_those_of_all_features(whole, data, judges):
+def test_frechet_distances_are_those_of_all_features(whole, data, networks):
     _, _, report, tokenizer = whole
     found, wanted = [], []
     tokenizer.requires_grad_(False)
@@ -134,7 +135,7 @@ def test_frechet_distances_are_those_of_all_features(whole, data, judges):
         )
         recon = tokenizer(padded.double())[..., : real.shape[3], : real.shape[4]].clamp(-1, 1)
         for kept, clip in ((found, recon.float()), (wanted, real)):
-            kept.append(judges.perceptual.features(clip)[-1].mean(dim=(2, 3)))
+            kept.append(networks.perceptual.features(clip)[-1].mean(dim=(2, 3)))
     both = {"frechet_frames": [torch.cat(x) for x in (found, wanted)]}
     both["frechet_motion"] = [torch.cat([y.diff(dim=0) for y in x]) for x in (found, wanted)]
     for name, sides in both.items():
@@ -151,14 +152,14 @@ def test_frechet_distances_are_those_of_all_features(whole, data, judges):
 
 
 def test_what_cannot_be_used_is_named_and_what_was_not_measured_too(whole):
-    folder, watcher, report, _ = whole
+    folder, progress, report, _ = whole
     names = ["broken.mp4", "broken.png", "short.mkv"]
-    assert [x["path"] for x in report["skipped"]] == names == watcher.names
-    assert "too short: 4 frames, and a clip needs 5" in report["skipped"][2]["reason"]
-    assert watcher.before == (0, 5 * 3 + 3)
+    assert [x["path"] for x in report["skipped"]] == names == progress.names
+    assert "too short: 4 frames, but a clip needs 5" in report["skipped"][2]["reason"]
+    assert progress.before == (0, 5 * 3 + 3)
     # What is expected falls as files turn out to have fewer clips.
-    assert watcher.told[-1] == (8, 8)
-    assert [done for done, _ in watcher.told] == [1, 2, 3, 3, 3, 4, 5, 6, 7, 8, 8]
+    assert progress.told[-1] == (8, 8)
+    assert [done for done, _ in progress.told] == [1, 2, 3, 3, 3, 4, 5, 6, 7, 8, 8]
     assert report["not_measured"] == {}
     text = (folder / "report.md").read_text()
     for said in (*names, "too few", "(not FVD)", "StyleGAN-V", "small features", "![worst"):
@@ -177,39 +178,39 @@ def test_all_settings_are_written_down(whole):
 
 @pytest.mark.parametrize("stops", [(1, 4, 6), (8,)])
 def test_a_run_that_was_stopped_gives_the_report_of_one_that_was_not(
-    tmp_path, data, judges, whole, stops
+    tmp_path, data, networks, whole, stops
 ):
     folder, tokenizer = tmp_path / "report", whole[3]
     for stop in stops:
         with pytest.raises(KeyboardInterrupt):
-            evaluated(tokenizer, data, folder, watcher=StopAfter(stop), judges=judges)
+            evaluated(tokenizer, data, folder, progress=StopAfter(stop), networks=networks)
         assert not (folder / "report.json").exists()
-    watcher = Counter()
-    evaluated(tokenizer, data, folder, watcher=watcher, judges=judges)
-    assert watcher.before[0] == stops[-1]
+    progress = Counter()
+    evaluated(tokenizer, data, folder, progress=progress, networks=networks)
+    assert progress.before[0] == stops[-1]
     assert without_time(folder) == without_time(whole[0])
     # And once more, with nothing left to do.
-    evaluated(tokenizer, data, folder, judges=judges)
+    evaluated(tokenizer, data, folder, networks=networks)
     assert without_time(folder) == without_time(whole[0])
 
 
 def test_a_run_that_was_killed_loses_what_was_not_saved_and_nothing_else(
-    tmp_path, data, judges, whole
+    tmp_path, data, networks, whole
 ):
     folder, tokenizer = tmp_path / "report", whole[3]
     with pytest.raises(KeyboardInterrupt):
-        evaluated(tokenizer, data, folder, watcher=StopAfter(5), judges=judges)
+        evaluated(tokenizer, data, folder, progress=StopAfter(5), networks=networks)
     with (folder / "clips.jsonl").open("ab") as file:  # lines that no sums belong to
         file.write(b'{"path": "c.mkv", "clip": 1, "num_clips": 2, "kind": "video"}\n{"pa')
-    evaluated(tokenizer, data, folder, judges=judges)
+    evaluated(tokenizer, data, folder, networks=networks)
     assert without_time(folder) == without_time(whole[0])
 
 
 @pytest.mark.parametrize("damage", ["rubbish", "gone", "too far"])
-def test_sums_that_are_lost_cost_time_and_no_truth(tmp_path, data, judges, whole, damage):
+def test_sums_that_are_lost_cost_time_and_no_truth(tmp_path, data, networks, whole, damage):
     folder, tokenizer = tmp_path / "report", whole[3]
     with pytest.raises(KeyboardInterrupt):
-        evaluated(tokenizer, data, folder, watcher=StopAfter(3), judges=judges)
+        evaluated(tokenizer, data, folder, progress=StopAfter(3), networks=networks)
     sums, lines = folder / "sums.safetensors", folder / "clips.jsonl"
     if damage == "gone":
         sums.unlink()
@@ -217,30 +218,30 @@ def test_sums_that_are_lost_cost_time_and_no_truth(tmp_path, data, judges, whole
         sums.write_bytes(b"nothing")
     else:
         lines.write_bytes(lines.read_bytes()[:-10])
-    watcher = Counter()
-    evaluation = evaluate.Evaluation(tokenizer, data, CHOICE, judges=judges)
+    progress = Counter()
+    evaluation = evaluate.Evaluation(tokenizer, data, CHOICE, networks=networks)
     if damage == "gone":
-        evaluation.run(folder, watcher)
+        evaluation.run(folder, progress)
     else:
         with pytest.warns(UserWarning, match="sums.safetensors is damaged"):
-            evaluation.run(folder, watcher)
-    assert watcher.before[0] == 0
+            evaluation.run(folder, progress)
+    assert progress.before[0] == 0
     assert without_time(folder) == without_time(whole[0])
 
 
-def test_who_takes_the_lines_away_begins_anew(tmp_path, data, judges, whole):
+def test_who_takes_the_lines_away_begins_anew(tmp_path, data, networks, whole):
     folder, tokenizer = tmp_path / "report", whole[3]
     with pytest.raises(KeyboardInterrupt):
-        evaluated(tokenizer, data, folder, watcher=StopAfter(3), judges=judges)
+        evaluated(tokenizer, data, folder, progress=StopAfter(3), networks=networks)
     (folder / "clips.jsonl").unlink()
-    watcher = Counter()
-    evaluated(tokenizer, data, folder, watcher=watcher, judges=judges)
-    assert watcher.before[0] == 0
+    progress = Counter()
+    evaluated(tokenizer, data, folder, progress=progress, networks=networks)
+    assert progress.before[0] == 0
     assert without_time(folder) == without_time(whole[0])
 
 
 def test_an_interrupt_between_sums_and_line_saves_neither(
-    tmp_path, data, judges, whole, monkeypatch
+    tmp_path, data, networks, whole, monkeypatch
 ):
     folder, tokenizer = tmp_path / "report", whole[3]
     append, count = journal.Journal.append, []
@@ -255,10 +256,10 @@ def test_an_interrupt_between_sums_and_line_saves_neither(
     with monkeypatch.context() as context:
         context.setattr(journal.Journal, "append", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            evaluated(tokenizer, data, folder, judges=judges)
-    watcher = Counter()
-    evaluated(tokenizer, data, folder, watcher=watcher, judges=judges)
-    assert watcher.before[0] == 2
+            evaluated(tokenizer, data, folder, networks=networks)
+    progress = Counter()
+    evaluated(tokenizer, data, folder, progress=progress, networks=networks)
+    assert progress.before[0] == 2
     assert without_time(folder) == without_time(whole[0])
 
 
@@ -294,18 +295,18 @@ def test_max_clips_are_of_files_drawn_by_the_seed(tmp_path, data, whole):
     ("options", "said"),
     [
         (dict(choice=ClipChoice(num_frames=5, clips_per_video=2)), "clips_per_video 3, not 2"),
-        (dict(precision="bf16"), "precision fp32, not bf16"),
-        (dict(judges=Judges()), "judges i3d protocol stylegan-v, not None"),
+        (dict(inference=Inference("bf16")), "precision fp32, not bf16"),
+        (dict(networks=EvaluationNetworks()), "judges i3d protocol stylegan-v, not None"),
         (dict(tokenizer=True), r"model fingerprint [0-9a-f]{12}, not [0-9a-f]{12}[;:]"),
         (dict(source=True), r"data num_files 8, not 7"),
     ],
 )
 def test_another_evaluation_in_the_folder_is_left_alone(
-    tmp_path, data, judges, whole, options, said
+    tmp_path, data, networks, whole, options, said
 ):
     folder, _, _, tokenizer = whole
     before = without_time(folder)
-    options = dict(judges=judges) | options
+    options = dict(networks=networks) | options
     if options.pop("tokenizer", None):
         tokenizer = build("residual")
     source = data
@@ -330,7 +331,7 @@ def test_a_file_written_anew_is_other_data(tmp_path, data, whole):
 
 def test_a_foreign_file_of_that_name_is_no_journal(tmp_path, data, whole):
     (tmp_path / "clips.jsonl").write_text('{"mine": 1}\n')
-    with pytest.raises(CannotEvaluate, match="not written by an evaluation"):
+    with pytest.raises(EvaluationError, match="not written by an evaluation"):
         evaluated(whole[3], data, tmp_path)
     assert (tmp_path / "clips.jsonl").read_text() == '{"mine": 1}\n'
 
@@ -357,14 +358,14 @@ def test_several_codebooks_are_counted_each(tmp_path, data):
 
 def test_tiles_and_halves_are_near_the_whole(tmp_path, data, whole):
     wanted = whole[2]["videos"]["metrics"]["psnr"]["mean"]
-    tiled = evaluated(whole[3], data, tmp_path / "tiled", tile_size=8)
+    tiled = evaluated(whole[3], data, tmp_path / "tiled", inference=Inference(tile_size=8))
     assert tiled["videos"]["metrics"]["psnr"]["mean"] == pytest.approx(wanted, abs=1e-3)
     assert tiled["settings"]["tile_size"] == 8
 
 
-def test_a_clip_in_several_pieces_is_the_same_clip(tmp_path, data, whole, monkeypatch):
-    monkeypatch.setattr("magvit2_pytorch.evaluation.measure.DEFAULT_CHUNK_FRAMES", 2)
-    pieces = evaluated(whole[3], data, tmp_path / "report")
+def test_a_clip_in_several_pieces_is_the_same_clip(tmp_path, data, whole):
+    inference = Inference(chunk_frames=2)
+    pieces = evaluated(whole[3], data, tmp_path / "report", inference=inference)
     wanted = whole[2]["videos"]
     for name in ("psnr", "ssim", "temporal_error"):
         assert pieces["videos"]["metrics"][name]["mean"] == pytest.approx(
@@ -374,11 +375,11 @@ def test_a_clip_in_several_pieces_is_the_same_clip(tmp_path, data, whole, monkey
 
 
 def test_a_clip_equal_to_its_original_is_the_best(tmp_path, data, monkeypatch):
-    def perfect(tokenizer, video, precision, tile_size):
-        found = round_trip(tokenizer, video, precision, tile_size)
+    def perfect(tokenizer, video, inference):
+        found = reconstruct_clip(tokenizer, video, inference)
         return (video if video.shape[2] == 5 else found[0], *found[1:])
 
-    monkeypatch.setattr("magvit2_pytorch.evaluation.measure.round_trip", perfect)
+    monkeypatch.setattr("magvit2_pytorch.evaluation.measure.reconstruct_clip", perfect)
     report = evaluated(exact(), data, tmp_path / "report", ClipChoice(num_frames=5))
     assert report["videos"]["metrics"]["psnr"] is None
     assert report["videos"]["metrics"]["ssim"]["mean"] == pytest.approx(1)
@@ -389,7 +390,7 @@ def test_a_clip_equal_to_its_original_is_the_best(tmp_path, data, monkeypatch):
 def test_a_reconstruction_that_is_not_finite_ends_it(tmp_path, data):
     tokenizer = build("residual")
     torch.nn.init.constant_(next(tokenizer.decoder.parameters()), math.nan)
-    with pytest.raises(CannotEvaluate, match=r"a\.mkv holds no finite numbers"):
+    with pytest.raises(EvaluationError, match=r"a\.mkv is not finite"):
         evaluated(tokenizer, data, tmp_path / "report")
 
 
@@ -398,17 +399,17 @@ def test_what_does_not_fit_into_memory_is_said(tmp_path, data, monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr(evaluate, "measure", too_large)
-    with pytest.raises(CannotEvaluate, match=r"5 frames of 18 x 22 of a\.mkv.*tile_size auto"):
+    with pytest.raises(EvaluationError, match=r"5 frames of 18 x 22 of a\.mkv.*tile_size auto"):
         evaluated(exact(), data, tmp_path / "report")
 
 
 def test_nothing_that_can_be_measured_is_said(tmp_path, data):
     copied(data, tmp_path / "data", ["broken.mp4", "short.mkv"])
-    with pytest.raises(CannotEvaluate, match=r"no clip could be measured: broken\.mp4: .*short"):
+    with pytest.raises(EvaluationError, match=r"no clip could be measured: broken\.mp4: .*short"):
         evaluated(exact(), tmp_path / "data", tmp_path / "report")
 
 
-def test_before_any_work(tmp_path, data, judges):
+def test_before_any_work(tmp_path, data, networks):
     for source, kind, said in (
         (tmp_path / "none", FileNotFoundError, "does not exist"),
         (tmp_path, ValueError, "no videos in"),
@@ -418,9 +419,9 @@ def test_before_any_work(tmp_path, data, judges):
     with pytest.raises(ValueError, match="conditional"):
         evaluate.Evaluation(build("cond_residual"), data)
     with pytest.raises(ValueError, match="tile_size 6"):
-        evaluate.Evaluation(exact(), data, tile_size=6)
-    with pytest.raises(ValueError, match="2 frames by the protocol stylegan-v"):
-        evaluate.Evaluation(exact(), data, ClipChoice(num_frames=2), judges=judges)
+        evaluate.Evaluation(exact(), data, inference=Inference(tile_size=6))
+    with pytest.raises(ValueError, match="2 frames with the protocol stylegan-v"):
+        evaluate.Evaluation(exact(), data, ClipChoice(num_frames=2), networks=networks)
 
 
 def test_the_pictures_show_the_clips_that_are_meant(whole, data):

@@ -8,10 +8,10 @@ from magvit2_pytorch.evaluation.clips import (
     Clip,
     ClipChoice,
     EvaluatedFile,
-    Skipped,
-    clips_of,
-    digest_of,
+    SkippedFile,
+    files_digest,
     find_files,
+    iter_clips,
 )
 from tests.data.clip_files import make_video
 
@@ -24,7 +24,7 @@ def video(tmp_path_factory):
 
 
 def taken(files, first_clip=0, **options):
-    return list(clips_of(files, ClipChoice(**options), 3, first_clip))
+    return list(iter_clips(files, ClipChoice(**options), 3, first_clip))
 
 
 @pytest.mark.parametrize(
@@ -74,10 +74,10 @@ def test_what_cannot_be_used_comes_in_its_place(video, tmp_path):
     broken = EvaluatedFile(tmp_path / "broken.mp4", "broken.mp4")
     gone = EvaluatedFile(tmp_path / "gone.png", "gone.png")
     found = taken([broken, video, gone], num_frames=5)
-    assert [type(item) for item in found] == [Skipped, Clip, Skipped]
+    assert [type(item) for item in found] == [SkippedFile, Clip, SkippedFile]
     assert found[2] == ("gone.png", "the file is missing")
     (short,) = taken([video], num_frames=21, frame_stride=2)
-    assert short.reason == "too short: 40 frames, and a clip needs 41"
+    assert short.reason == "too short: 40 frames, but a clip needs 41"
     (short,) = taken([video], num_frames=5, frame_range=(50, None))
     assert short.reason.startswith("too short: 0 frames")
     (narrow,) = taken([_narrow(tmp_path)], size=64)
@@ -147,12 +147,12 @@ def test_a_digest_tells_other_files(tmp_path):
     for name in ("a.mp4", "b.mp4"):
         (tmp_path / name).write_bytes(b"123")
     files = find_files(tmp_path, ClipChoice())
-    before = [digest_of(files), digest_of(files, with_times=True)]
-    assert digest_of(files[::-1]) == before[0] != before[1]
+    before = [files_digest(files), files_digest(files, with_times=True)]
+    assert files_digest(files[::-1]) == before[0] != before[1]
     (tmp_path / "b.mp4").write_bytes(b"1234")
-    assert digest_of(files) != before[0]
+    assert files_digest(files) != before[0]
     (tmp_path / "b.mp4").unlink()
-    assert digest_of(files) not in (before[0], digest_of(files[:1]))
+    assert files_digest(files) not in (before[0], files_digest(files[:1]))
 
 
 @pytest.mark.parametrize(

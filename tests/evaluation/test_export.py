@@ -192,7 +192,7 @@ def tampered(part, change):
 def test_other_frames_are_a_mismatch(change):
     part = make_part(build("compress_space"), "decode")
     assert compare(part, part, "it").max_error == 0
-    with pytest.raises(ProgramMismatch, match=r"decode\.onnx went wrong: for codes of shape"):
+    with pytest.raises(ProgramMismatch, match=r"decode\.onnx is wrong: for codes of shape"):
         compare(part, tampered(part, change), "decode.onnx")
 
 
@@ -208,7 +208,7 @@ def test_other_codes_are_a_mismatch_but_where_rounding_decides(quantizer):
         codes.view(-1)[0] = (codes.view(-1)[0] + 1) % part.tokenizer.codebook_size
         return codes
 
-    with pytest.raises(ProgramMismatch, match="1 other codes of"):
+    with pytest.raises(ProgramMismatch, match="1 wrong codes of"):
         compare(part, tampered(part, another), "it")
 
     # Latents on the very threshold, which every rounding moves to one side or the other.
@@ -245,7 +245,7 @@ def test_a_mismatch_leaves_older_files_and_no_others(tmp_path, monkeypatch):
 
 def test_what_is_missing_is_said_before_anything_is_done(tmp_path, monkeypatch):
     monkeypatch.setattr(export_formats, "OLDEST_TORCH", "99.0")
-    with pytest.raises(ValueError, match=r"need torch 99\.0 or newer"):
+    with pytest.raises(ValueError, match=r"needs torch 99\.0 or newer"):
         export_tokenizer(build("compress_space"), tmp_path / "new", ["pt2"])
     monkeypatch.setattr(export_formats, "OLDEST_TORCH", "2.0")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

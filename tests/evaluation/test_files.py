@@ -25,7 +25,8 @@ from magvit2_pytorch.evaluation.files import (
     reconstruct_file,
     tokenize_file,
 )
-from magvit2_pytorch.evaluation.identity import Identity, identify
+from magvit2_pytorch.evaluation.identity import TokenizerId
+from magvit2_pytorch.evaluation.inference import Inference
 from magvit2_pytorch.evaluation.preprocess import pad_space
 from magvit2_pytorch.metrics import psnr
 from tests.conftest import DISCRETE
@@ -75,7 +76,9 @@ def test_codes_in_chunks_are_those_of_the_whole_clip(tmp_path, quantizer):
     path = clip(tmp_path, num_frames=7)
     codes = tokenizer.tokenize(whole(path, tokenizer)[1])[0]
     for chunk_frames in range(1, 10):
-        ours, header = tokenize_file(tokenizer, path, chunk_frames=chunk_frames)
+        ours, header = tokenize_file(
+            tokenizer, path, inference=Inference(chunk_frames=chunk_frames)
+        )
         assert torch.equal(ours, codes)
         assert header.codes_shape == tuple(codes.shape)
 
@@ -92,7 +95,7 @@ def test_any_size_and_length_comes_back_as_it_was(tmp_path, num_frames, size):
     recon = tokenizer.decode_from_code_indices(codes[None])
     expected = to_uint8(recon[0, :, :num_frames, : size[0], : size[1]])
     for chunk_frames in (1, 4, 16):
-        runs = list(decoded_frames(tokenizer, codes, header, chunk_frames))
+        runs = list(decoded_frames(tokenizer, codes, header, Inference(chunk_frames=chunk_frames)))
         assert max(map(len, runs)) <= 1 + max(chunk_frames, tokenizer.time_factor)
         assert torch.equal(torch.cat(runs), expected)
     assert torch.cat(runs).shape == real.shape
@@ -166,7 +169,7 @@ def test_size_is_the_short_side_and_keeps_proportions(tmp_path):
     with pytest.raises(ValueError, match="size is 0"):
         tokenize_file(tokenizer, path, size=0)
     with pytest.raises(ValueError, match="chunk_frames is 0"):
-        tokenize_file(tokenizer, path, chunk_frames=0)
+        tokenize_file(tokenizer, path, inference=Inference(chunk_frames=0))
 
 
 @pytest.mark.parametrize("quantizer", ["lfq", "continuous", "continuous-kl"])
@@ -177,7 +180,9 @@ def test_reconstructing_is_coding_and_decoding(tmp_path, quantizer):
     with torch.no_grad():
         recon = tokenizer(video)[:, :, :, :18, :WIDTH]
     for chunk_frames in (1, 4, 100):
-        result = reconstruct_file(tokenizer, path, tmp_path / "o.mkv", chunk_frames=chunk_frames)
+        result = reconstruct_file(
+            tokenizer, path, tmp_path / "o.mkv", inference=Inference(chunk_frames=chunk_frames)
+        )
         expected = psnr(recon, to_float(real)[None].double())
         assert result.psnr_db == pytest.approx(float(expected), abs=1e-4)
         assert (result.num_frames, result.height, result.width) == (6, 18, WIDTH)
@@ -200,7 +205,9 @@ def test_side_by_side_has_the_original_on_the_left(tmp_path):
 @pytest.mark.parametrize("side_by_side", [False, True])
 def test_a_reconstruction_keeps_the_sound(tmp_path, side_by_side):
     path, out = make_film(tmp_path / "film.mkv", num_frames=12), tmp_path / "out.mp4"
-    reconstruct_file(exact(), path, out, side_by_side=side_by_side, chunk_frames=4)
+    reconstruct_file(
+        exact(), path, out, side_by_side=side_by_side, inference=Inference(chunk_frames=4)
+    )
     assert read_sound(out) == read_sound(path)
     assert VideoFile(out).num_frames == 12
     reconstruct_file(exact(), path, tmp_path / "out.gif")
@@ -245,12 +252,16 @@ def test_memory_does_not_grow_with_the_number_of_frames(tmp_path):
     path = clip(tmp_path, num_frames=30)
     seen = []
     tokenizer.encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[2]))
-    codes, header = tokenize_file(tokenizer, path, chunk_frames=5)
+    codes, header = tokenize_file(tokenizer, path, inference=Inference(chunk_frames=5))
     # The largest multiple of 2 up to 5, and the last frame repeated once.
     assert seen == [5, 4, 4, 4, 4, 4, 4, 2]
     heard = []
     tokenizer.decoder.register_forward_pre_hook(lambda _, args: heard.append(args[0].shape[2]))
-    assert sum(map(len, decoded_frames(tokenizer, codes, header, 5))) == header.num_frames == 30
+    assert (
+        sum(map(len, decoded_frames(tokenizer, codes, header, Inference(chunk_frames=5))))
+        == header.num_frames
+        == 30
+    )
     assert heard == [3, 2, 2, 2, 2, 2, 2, 1]
 
 
@@ -258,10 +269,21 @@ def test_progress_is_told_up_to_the_last_frame(tmp_path):
     tokenizer, told = exact(), []
     path = clip(tmp_path, num_frames=6)
     tell = lambda done, total: told.append((done, total))  # noqa: E731
-    codes, header = tokenize_file(tokenizer, path, chunk_frames=2, on_frames=tell)
+    codes, header = tokenize_file(
+        tokenizer, path, inference=Inference(chunk_frames=2), on_frames=tell
+    )
     assert told == [(0, 6), (3, 6), (5, 6), (6, 6)]
-    decode_file(tokenizer, codes, header, tmp_path / "o.mp4", chunk_frames=2, on_frames=tell)
-    reconstruct_file(tokenizer, path, tmp_path / "o.mp4", chunk_frames=2, on_frames=tell)
+    decode_file(
+        tokenizer,
+        codes,
+        header,
+        tmp_path / "o.mp4",
+        inference=Inference(chunk_frames=2),
+        on_frames=tell,
+    )
+    reconstruct_file(
+        tokenizer, path, tmp_path / "o.mp4", inference=Inference(chunk_frames=2), on_frames=tell
+    )
     assert told == [(0, 6), (3, 6), (5, 6), (6, 6)] * 3
 
 
@@ -274,11 +296,15 @@ def test_more_or_fewer_frames_than_the_file_promises(tmp_path, monkeypatch, prom
     tell = lambda done, total: told.append((done, total))  # noqa: E731
     for chunk_frames in (100, 2):
         told.clear()
-        codes, header = tokenize_file(tokenizer, path, chunk_frames=chunk_frames, on_frames=tell)
+        codes, header = tokenize_file(
+            tokenizer, path, inference=Inference(chunk_frames=chunk_frames), on_frames=tell
+        )
         assert torch.equal(codes, tokenizer.tokenize(video)[0])
         assert (header.num_frames, header.codes_shape) == (7, tuple(codes.shape))
     assert told == [(done, promised) for done in (0, 3, 5, 7)]
-    result = reconstruct_file(tokenizer, path, tmp_path / "o.mp4", chunk_frames=2)
+    result = reconstruct_file(
+        tokenizer, path, tmp_path / "o.mp4", inference=Inference(chunk_frames=2)
+    )
     assert result.num_frames == 7
     monkeypatch.undo()
     assert len(read_all(tmp_path / "o.mp4")) == len(real)
@@ -288,10 +314,12 @@ def test_bf16_is_close_and_leaves_the_tokenizer_as_it_was(tmp_path):
     tokenizer = exact().float().train()
     path = clip(tmp_path)
     codes, header = tokenize_file(tokenizer, path)
-    low, _ = tokenize_file(tokenizer, path, precision="bf16")
+    low, _ = tokenize_file(tokenizer, path, inference=Inference(precision="bf16"))
     assert (low == codes).float().mean() > 0.5
     full = torch.cat(list(decoded_frames(tokenizer, codes, header)))
-    low = torch.cat(list(decoded_frames(tokenizer, codes, header, precision="bf16")))
+    low = torch.cat(
+        list(decoded_frames(tokenizer, codes, header, inference=Inference(precision="bf16")))
+    )
     assert mean_difference(low, full) < 2
     assert tokenizer.training
     assert all(p.dtype == torch.float32 and p.requires_grad for p in tokenizer.parameters())
@@ -315,15 +343,17 @@ def test_what_files_cannot_give_or_hold_is_refused(tmp_path):
 
 def test_another_tokenizers_codes_are_refused_by_name_unless_forced(tmp_path):
     ours, theirs = exact(), exact()
-    codes, header = tokenize_file(ours, clip(tmp_path), identity=identify(ours, "run/ours"))
+    codes, header = tokenize_file(
+        ours, clip(tmp_path), tokenizer_id=TokenizerId.of(ours, "run/ours")
+    )
     assert header.tokenizer == "run/ours"
-    out, named = tmp_path / "out.mp4", identify(theirs, "run/theirs")
+    out, named = tmp_path / "out.mp4", TokenizerId.of(theirs, "run/theirs")
     with pytest.raises(TokenizerMismatch, match=r"run/ours.*run/theirs") as error:
-        decode_file(theirs, codes, header, out, identity=named)
+        decode_file(theirs, codes, header, out, tokenizer_id=named)
     assert header.fingerprint[:12] in str(error.value)
     assert named.fingerprint[:12] in str(error.value)
     assert not out.exists()
-    decode_file(theirs, codes, header, out, identity=named, force=True)
+    decode_file(theirs, codes, header, out, tokenizer_id=named, force=True)
     with pytest.raises(ValueError, match=r"shape \(5, 5, 6\)"):
         decode_file(ours, torch.cat((codes, codes[:1])), header, out, force=True)
     other = exact("fsq")
@@ -334,7 +364,7 @@ def test_another_tokenizers_codes_are_refused_by_name_unless_forced(tmp_path):
         codes,
         replace(header, tokenizer="moved"),
         out,
-        identity=Identity("x", header.fingerprint),
+        tokenizer_id=TokenizerId("x", header.fingerprint),
     )
 
 
@@ -359,8 +389,10 @@ def test_a_file_that_breaks_off_leaves_no_output(tmp_path, breaking_off, chunk_f
     path, out = clip(tmp_path, num_frames=8), tmp_path / "out.mp4"
     out.write_bytes(b"an older file")
     for call in (
-        lambda: tokenize_file(exact(), path, chunk_frames=chunk_frames),
-        lambda: reconstruct_file(exact(), path, out, chunk_frames=chunk_frames),
+        lambda: tokenize_file(exact(), path, inference=Inference(chunk_frames=chunk_frames)),
+        lambda: reconstruct_file(
+            exact(), path, out, inference=Inference(chunk_frames=chunk_frames)
+        ),
     ):
         with pytest.raises(ValueError, match="broken"):
             call()
@@ -384,8 +416,8 @@ def test_computing_that_breaks_off_leaves_no_output(tmp_path, error, at):
 
     tokenizer.decoder.register_forward_pre_hook(fail)
     for call in (
-        lambda: decode_file(tokenizer, codes, header, out, chunk_frames=2),
-        lambda: reconstruct_file(tokenizer, path, out, chunk_frames=2),
+        lambda: decode_file(tokenizer, codes, header, out, inference=Inference(chunk_frames=2)),
+        lambda: reconstruct_file(tokenizer, path, out, inference=Inference(chunk_frames=2)),
     ):
         calls.clear()
         with pytest.raises(error, match="ours"):
@@ -403,7 +435,7 @@ def test_a_disk_that_is_full_is_said_and_leaves_no_output(tmp_path, monkeypatch)
     path = clip(tmp_path, num_frames=12)
     monkeypatch.setattr(VideoWriter, "write", full)
     with pytest.raises(OSError, match="no space left"):
-        reconstruct_file(exact(), path, tmp_path / "out.mp4", chunk_frames=2)
+        reconstruct_file(exact(), path, tmp_path / "out.mp4", inference=Inference(chunk_frames=2))
     assert [p.name for p in tmp_path.iterdir()] == ["clip.mkv"]
 
 
@@ -435,7 +467,12 @@ def test_reading_computing_and_writing_go_on_at_the_same_time(tmp_path, monkeypa
     monkeypatch.setattr(VideoFile, "frames", noted_frames)
     monkeypatch.setattr(VideoWriter, "write", waiting_write)
     tokenizer.encoder.register_forward_pre_hook(waiting_encode)
-    assert reconstruct_file(tokenizer, path, tmp_path / "o.mp4", chunk_frames=2).num_frames == 13
+    assert (
+        reconstruct_file(
+            tokenizer, path, tmp_path / "o.mp4", inference=Inference(chunk_frames=2)
+        ).num_frames
+        == 13
+    )
     assert len(read_all(tmp_path / "o.mp4")) == 13
 
 
@@ -455,10 +492,10 @@ def test_a_video_file_is_opened_read_and_closed_in_one_thread(tmp_path, monkeypa
 
     monkeypatch.setattr(VideoFile, "frames", noted)
     tokenizer = exact()
-    tokenize_file(tokenizer, path, chunk_frames=2)
+    tokenize_file(tokenizer, path, inference=Inference(chunk_frames=2))
     tokenizer.encoder.register_forward_pre_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        tokenize_file(tokenizer, path, chunk_frames=2)
+        tokenize_file(tokenizer, path, inference=Inference(chunk_frames=2))
     assert all(len(set(here)) == 1 for here in opened)
     assert len(opened) >= 2
 
@@ -466,13 +503,17 @@ def test_a_video_file_is_opened_read_and_closed_in_one_thread(tmp_path, monkeypa
 def test_tiles_change_no_code_and_no_frame(tmp_path):
     tokenizer, video = exact(), clip(tmp_path, height=30, width=42)
     codes, header = tokenize_file(tokenizer, video)
-    tiled, _ = tokenize_file(tokenizer, video, tile_size=8)
+    tiled, _ = tokenize_file(tokenizer, video, inference=Inference(tile_size=8))
     assert torch.equal(tiled, codes)
     whole = torch.cat(list(decoded_frames(tokenizer, codes, header)))
-    cut = torch.cat(list(decoded_frames(tokenizer, codes, header, tile_size=8)))
+    cut = torch.cat(
+        list(decoded_frames(tokenizer, codes, header, inference=Inference(tile_size=8)))
+    )
     assert (whole.int() - cut.int()).abs().max() <= 1  # a level, where rounding has a tie
     quality = [
-        reconstruct_file(tokenizer, video, tmp_path / "out.mp4", tile_size=size).psnr_db
+        reconstruct_file(
+            tokenizer, video, tmp_path / "out.mp4", inference=Inference(tile_size=size)
+        ).psnr_db
         for size in (None, 8, "auto")
     ]
     assert quality == pytest.approx([quality[0]] * 3, abs=1e-4)

@@ -53,7 +53,7 @@ def test_files_that_are_no_i3d_are_refused(path, tmp_path):
     torch.save({"weight": torch.zeros(2)}, tmp_path / "state.pt")
     (tmp_path / "text.pt").write_text("hello")
     for name in ("state.pt", "text.pt"):
-        with pytest.raises(ValueError, match=f"{name} is no TorchScript file"):
+        with pytest.raises(ValueError, match=f"{name} is not a TorchScript file"):
             I3D(tmp_path / name, "logits")
     torch.jit.script(Pair()).save(str(tmp_path / "pair.pt"))
     with pytest.raises(ValueError, match=r"gave tuple, and not one vector"):

@@ -5,7 +5,7 @@ import copy
 import torch
 
 from magvit2_pytorch import VideoTokenizer
-from magvit2_pytorch.evaluation.identity import fingerprint, identify
+from magvit2_pytorch.evaluation.identity import TokenizerId, fingerprint
 from tests.conftest import build
 
 
@@ -43,6 +43,6 @@ def test_an_option_said_to_be_its_default_changes_nothing():
 
 
 def test_people_read_a_name():
-    text = str(identify(build("residual"), "runs/one"))
+    text = str(TokenizerId.of(build("residual"), "runs/one"))
     assert text.startswith("runs/one (fingerprint ")
     assert len(text) < 60

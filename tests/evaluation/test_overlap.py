@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from magvit2_pytorch.evaluation.overlap import ahead, behind
+from magvit2_pytorch.evaluation.overlap import background_writer, prefetch
 
 LONG_S = 20
 """What is waited for comes at once, or not at all."""
@@ -75,7 +75,7 @@ class Sink:
 def take(items, count, error=None):
     """Takes so many, or all, and raises the error if there is one."""
     got = []
-    with ahead(items) as coming:
+    with prefetch(items) as coming:
         for item in coming:
             got.append(item)
             if len(got) == count:
@@ -87,7 +87,7 @@ def take(items, count, error=None):
 
 def hand_over(context, numbers, error=None, handed=None):
     """Hands numbers over, notes which, and raises the error if there is one."""
-    with behind(context) as use:
+    with background_writer(context) as use:
         for number in numbers:
             use(number)
             if handed is not None:
@@ -103,7 +103,7 @@ def is_one_other_thread(threads):
 @pytest.mark.parametrize("count", [0, 1, 2, 50])
 def test_what_is_made_ahead_is_the_same(count):
     source = Source(count)
-    with ahead(source.numbers()) as coming:
+    with prefetch(source.numbers()) as coming:
         assert list(coming) == list(range(count))
         assert list(coming) == []
     assert source.closed
@@ -112,7 +112,7 @@ def test_what_is_made_ahead_is_the_same(count):
 
 def test_the_next_item_is_made_while_this_one_is_used_and_no_other():
     source = Source(5)
-    with ahead(source.numbers()) as coming:
+    with prefetch(source.numbers()) as coming:
         for number in coming:
             if number < 4:
                 assert source.has_made[number + 1].wait(LONG_S)
@@ -122,7 +122,7 @@ def test_the_next_item_is_made_while_this_one_is_used_and_no_other():
 @pytest.mark.parametrize("fail_at", [0, 1, 3])
 def test_an_error_comes_in_the_place_of_its_item(fail_at):
     source, got = Source(5, fail_at), []
-    with pytest.raises(Broken, match=str(fail_at)), ahead(source.numbers()) as coming:
+    with pytest.raises(Broken, match=str(fail_at)), prefetch(source.numbers()) as coming:
         got.extend(coming)  # keeps what came before an error
     assert got == list(range(fail_at))
     assert source.closed
@@ -148,7 +148,7 @@ def test_an_error_of_the_caller_closes_the_source_and_outweighs_its_errors(error
 
 def test_a_source_that_nobody_asked_is_not_begun():
     source = Source(3)
-    with pytest.raises(Broken), ahead(source.numbers()):
+    with pytest.raises(Broken), prefetch(source.numbers()):
         raise Broken
     assert not source.made
 
@@ -186,7 +186,7 @@ def test_ctrl_c_while_waiting_for_an_item():
 @pytest.mark.parametrize("count", [0, 1, 2, 50])
 def test_what_is_handed_over_is_used_in_order(count):
     sink = Sink()
-    with behind(sink.entered()) as use:
+    with background_writer(sink.entered()) as use:
         for number in range(count):
             use(number)
     assert sink.used == list(range(count))
@@ -208,7 +208,7 @@ def test_the_caller_goes_on_while_an_item_is_used_but_not_two_further():
 
         yield use
 
-    with behind(entered()) as use:
+    with background_writer(entered()) as use:
         for number in range(4):
             use(number)
             handed.append(number)
@@ -248,10 +248,10 @@ def test_a_context_that_cannot_be_entered_or_left_says_so():
         raise Broken(where)
 
     began = False
-    with pytest.raises(Broken, match="entering"), behind(entered("entering")):
+    with pytest.raises(Broken, match="entering"), background_writer(entered("entering")):
         began = True
     assert not began
-    with pytest.raises(Broken, match="leaving"), behind(entered("leaving")):
+    with pytest.raises(Broken, match="leaving"), background_writer(entered("leaving")):
         began = True
     assert began
 
@@ -274,7 +274,7 @@ def test_ctrl_c_while_waiting_for_the_item_before():
 
 def test_both_together():
     source, sink = Source(20), Sink()
-    with ahead(source.numbers()) as coming, behind(sink.entered()) as use:
+    with prefetch(source.numbers()) as coming, background_writer(sink.entered()) as use:
         for number in coming:
             use(number * 2)
     assert sink.used == list(range(0, 40, 2))
