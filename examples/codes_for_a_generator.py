@@ -1,4 +1,4 @@
-"""Codes of a folder as one tensor: what a language model over video trains on.
+"""Encode a folder into one tensor of codes, the training data of a language model over video.
 
 python examples/codes_for_a_generator.py TOKENIZER_FOLDER path/to/videos codes.safetensors
 """
@@ -32,7 +32,7 @@ def main():
     grid = " x ".join(map(str, codes.shape[1:]))
     print(f"{len(sequences)} sequences of {sequences.shape[1]} tokens ({grid}) in {args.target}")
 
-    # And back: a generator's tokens need only the grid they lie on.
+    # Decode: a generator's flat sequence needs only its grid (latent frames, rows, columns).
     video = tokenizer.decode_from_code_indices(sequences[:1], grid=tuple(codes.shape[1:4]))
     print(f"decoded to {tuple(video.shape)}")
 

@@ -1,4 +1,4 @@
-"""Code a video of any length in constant memory, and write the reconstruction as it comes.
+"""Encode a video of any length in constant memory, and write the reconstruction frame by frame.
 
 python examples/long_video.py TOKENIZER_FOLDER in.mp4 out.mp4
 """
@@ -11,8 +11,8 @@ from magvit2_pytorch.data import VideoFile, VideoWriter, to_float, to_uint8
 CHUNK_FRAMES = 16
 
 
-def codes_of(file: VideoFile, size: tuple[int, int], tokenizer: VideoTokenizer):
-    """Codes as they become known; None for a chunk that completes none."""
+def stream_codes(file: VideoFile, size: tuple[int, int], tokenizer: VideoTokenizer):
+    """Yields the codes that each chunk completes, or None."""
     stream = tokenizer.encode_stream()
     for frames in file.chunks(CHUNK_FRAMES, size):
         yield stream.push(to_float(frames)[None])
@@ -34,7 +34,7 @@ def main():
     decoder = tokenizer.decode_stream(num_frames=file.num_frames)
     num_codes = 0
     with VideoWriter(args.target, file.fps, audio_from=args.source) as writer:
-        for codes in codes_of(file, size, tokenizer):
+        for codes in stream_codes(file, size, tokenizer):
             if codes is None:
                 continue
             num_codes += codes.numel()

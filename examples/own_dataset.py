@@ -1,4 +1,4 @@
-"""Train on clips that no file holds: any dataset of `c t h w` tensors in [-1, 1] will do."""
+"""Train on generated clips: any dataset of `c t h w` tensors in [-1, 1] works."""
 
 import torch
 from torch.utils.data import Dataset
@@ -7,7 +7,7 @@ from magvit2_pytorch import VideoTokenizer, VideoTokenizerTrainer
 
 
 class MovingWaves(Dataset):
-    """Coloured waves that travel at their own speed and direction."""
+    """Coloured waves, each with its own speed and direction."""
 
     def __init__(self, num_clips: int, num_frames: int = 9, size: int = 32, seed: int = 0):
         self.num_clips, self.num_frames, self.size, self.seed = num_clips, num_frames, size, seed
@@ -44,7 +44,7 @@ def main(num_train_steps: int = 200):
         checkpoints_folder="results/waves/checkpoints",
     )
     trainer.train()
-    print(f"{trainer.validate()['valid/psnr']:.2f} dB on waves it never saw")
+    print(f"{trainer.validate()['valid/psnr']:.2f} dB on held-out waves")
 
 
 if __name__ == "__main__":

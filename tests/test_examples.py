@@ -1,4 +1,4 @@
-"""Every example runs as its docstring says, on small clips."""
+"""Every example script runs as its docstring says, on small clips."""
 
 import runpy
 import sys
@@ -44,7 +44,7 @@ def test_train(here, monkeypatch, capsys):
 def test_own_dataset(here, capsys):
     example = runpy.run_path(str(EXAMPLES / "own_dataset.py"))
     example["main"](num_train_steps=2)
-    assert "dB on waves it never saw" in capsys.readouterr().out
+    assert "dB on held-out waves" in capsys.readouterr().out
 
 
 def test_long_video(here, monkeypatch, capsys):

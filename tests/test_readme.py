@@ -1,4 +1,4 @@
-"""What the README shows runs as it stands, sizes and steps cut down to a test's."""
+"""The README and the pages in examples/ run as they stand, with sizes and steps reduced."""
 
 import re
 import shlex
@@ -8,6 +8,7 @@ import jaxtyping
 import pytest
 import torch
 
+from magvit2_pytorch import VideoTokenizer
 from magvit2_pytorch.cli.main import main
 from magvit2_pytorch.data import write_image
 from magvit2_pytorch.evaluation.export_formats import OLDEST_TORCH
@@ -15,7 +16,10 @@ from tests.data.clip_files import make_video
 from tests.o2_magvit2 import Shape, made_state, tokenizer_shapes
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = ROOT / "README.md"
+PAGES = (README, *sorted((ROOT / "examples").rglob("*.md")))
+"""Their blocks run in this order, in one folder: later ones load what earlier ones saved."""
+DOCUMENTS = (*PAGES, *(ROOT / name for name in ("CONTRIBUTING.md", "benchmarks/RESULTS.md")))
 
 SMALLER = {
     "image_size=128": "image_size=16",
@@ -25,6 +29,11 @@ SMALLER = {
     "grad_accum_every=8": "grad_accum_every=1",
     "num_train_steps=1_000_000": "num_train_steps=2",
     '"num_train_steps": 10_000': '"num_train_steps": 2',
+    "num_train_steps=10_000": "num_train_steps=2",
+    "discriminator_start_step=2_000": "discriminator_start_step=0",
+    "adversarial_start_step=3_000": "adversarial_start_step=1",
+    "adversarial_ramp_steps=1_000": "adversarial_ramp_steps=1",
+    "torch.randn(1, 3, 17, 128, 128)": "torch.randn(1, 3, 17, 32, 32)",
     '"path/to/videos"': '"videos"',
 }
 
@@ -38,29 +47,57 @@ SMALLER_COMMANDS = {
     "path/to/": "",
     "10_000": "2",
     "--size 720": "--size 32",
+    "--config examples/recipes/small": f"--num_train_steps 2 --config {ROOT}/examples/recipes/tiny",
     "--preset o2-image-small": f"--preset o2-image-small {NARROW}".format(time="", view="frame"),
     "--preset o2-small": f"--preset o2-small {NARROW}".format(time="_time", view="video"),
 }
 
 
-def blocks(language: str, text: str = README) -> list[str]:
+def blocks(language: str, page: Path) -> list[str]:
+    """The code blocks of a page."""
+    text = page.read_text(encoding="utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
 
 
-def links(text: str) -> list[str]:
-    return re.findall(r"\]\(([^)#]+)\)", text)
+def links(page: Path) -> list[tuple[str, str]]:
+    """Targets of a page's links: address or path, and section."""
+    return re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", page.read_text(encoding="utf-8"))
+
+
+def sections(page: Path) -> set[str]:
+    """Names that links give to a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def marked(mark: str) -> str:
     """The bash block under a comment."""
-    found = re.findall(rf"<!-- {mark} -->\n```bash\n(.*?)\n```", README, flags=re.DOTALL)
-    assert len(found) == 1
-    return found[0]
+    text = README.read_text(encoding="utf-8")
+    matches = re.findall(rf"<!-- {mark} -->\n```bash\n(.*?)\n```", text, flags=re.DOTALL)
+    assert len(matches) == 1
+    return matches[0]
+
+
+def reduced(code: str, smaller: dict[str, str]) -> str:
+    """Code with sizes and steps of a test."""
+    for text, replacement in smaller.items():
+        code = code.replace(text, replacement)
+    return code
+
+
+PYTHON_BLOCKS = [(page, n) for page in PAGES for n in range(len(blocks("python", page)))]
+COMMANDS = [
+    line
+    for page in PAGES
+    for block in blocks("bash", page)
+    for line in block.splitlines()
+    if line.startswith("magvit2")
+]
 
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
-    """One working directory for all blocks: later ones load what earlier ones saved."""
+    """One working directory for all blocks, with what the readers have in theirs."""
     folder = tmp_path_factory.mktemp("readme")
     for name in ("videos", "images"):
         (folder / name).mkdir()
@@ -68,41 +105,30 @@ def here(tmp_path_factory):
         make_video(folder / "videos" / f"{number}.mp4", num_frames=20)
         picture = torch.randint(256, (20, 24, 3), dtype=torch.uint8)
         write_image(folder / "images" / f"{number}.png", picture)
+    VideoTokenizer.from_preset("tiny").save_pretrained(folder / "demo" / "tokenizer")
     torch.save(made_state(tokenizer_shapes(Shape()), seed=0), folder / "pytorch_model.bin")
     return folder
 
 
-def test_every_cut_down_is_of_something_there():
-    code, commands = ("".join(blocks(language)) for language in ("python", "bash"))
+def test_every_reduction_is_of_something_there():
+    code = "".join(block for page in PAGES for block in blocks("python", page))
     assert [text for text in SMALLER if text not in code] == []
+    commands = "\n".join(COMMANDS)
     assert [text for text in SMALLER_COMMANDS if text not in commands] == []
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "examples").glob("*.md")), ids=lambda p: p.stem)
-def test_pages_run_and_their_links_lead_somewhere(page):
-    text = page.read_text(encoding="utf-8")
-    for number, code in enumerate(blocks("python", text)):
-        exec(compile(code, f"{page.name} block {number}", "exec"), {"__name__": "__main__"})
-    for target in links(text):
-        assert target.startswith("https://") or (page.parent / target).exists(), target
-
-
-@pytest.mark.parametrize("number", range(len(blocks("python"))))
-def test_python_blocks_run_in_order(here, monkeypatch, number):
+@pytest.mark.parametrize(("page", "number"), PYTHON_BLOCKS, ids=lambda x: getattr(x, "stem", x))
+def test_python_blocks_run_in_order(here, monkeypatch, page, number):
     monkeypatch.chdir(here)
-    code = blocks("python")[number]
-    for text, smaller in SMALLER.items():
-        code = code.replace(text, smaller)
-    exec(compile(code, f"README block {number}", "exec"), {"__name__": "__main__"})
+    code = reduced(blocks("python", page)[number], SMALLER)
+    exec(compile(code, f"{page.name} block {number}", "exec"), {"__name__": "__main__"})
 
 
 def test_the_command_lines_run(here, monkeypatch, capsys):
     monkeypatch.chdir(here)
-    lines = [x for block in blocks("bash") for x in block.splitlines() if x.startswith("magvit2")]
-    assert len(lines) == 12
-    for line in lines:
-        for text, smaller in SMALLER_COMMANDS.items():
-            line = line.replace(text, smaller)
+    assert len(COMMANDS) == 14
+    for command in dict.fromkeys(COMMANDS):
+        line = reduced(command, SMALLER_COMMANDS)
         with monkeypatch.context() as context:
             if line.startswith("magvit2 export"):
                 if torch.__version__ < OLDEST_TORCH:
@@ -121,13 +147,29 @@ def test_the_two_commands_are_one_line_each_and_do_all():
         assert command.endswith(f"&& {end}")
 
 
-def test_links_to_files_lead_somewhere():
-    for target in links(README):
-        assert target.startswith("https://") or (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
+    for target, section in links(page):
+        if target.startswith("https://"):
+            continue
+        linked = page.parent / target if target else page
+        assert linked.exists(), target
+        assert not section or section in sections(linked), f"{target}#{section}"
+
+
+@pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: page.stem)
+def test_benchmarks_that_are_named_exist(page):
+    for name in re.findall(r"python (benchmarks/\w+\.py)", page.read_text(encoding="utf-8")):
+        assert (ROOT / name).exists(), name
+
+
+def test_the_readme_is_short():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 220
 
 
 def test_all_layers_and_presets_are_in_the_tables():
     from magvit2_pytorch.tokenizer.layer_spec import LAYERS
     from magvit2_pytorch.tokenizer.presets import PRESETS
 
-    assert [name for name in (*LAYERS, *PRESETS) if f"`{name}`" not in README] == []
+    text = (ROOT / "examples" / "choosing.md").read_text(encoding="utf-8")
+    assert [name for name in (*LAYERS, *PRESETS) if f"`{name}`" not in text] == []
