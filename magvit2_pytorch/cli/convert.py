@@ -64,7 +64,7 @@ def _check_new(folder: Path) -> None:
         raise UserError(f"{folder} is not empty: name a new folder, or remove its contents")
 
 
-def _discriminator(state: "State") -> "FrameDiscriminator | VideoDiscriminator | None":
+def _discriminator(state: "Tensors") -> "FrameDiscriminator | VideoDiscriminator | None":
     """The converted discriminator; if it cannot be converted, a warning and None."""
     if not state:
         return None

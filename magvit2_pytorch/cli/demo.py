@@ -35,7 +35,7 @@ def demo(
     names = ", ".join(path.stem for path in paths)
     print(f"Training on {len(paths)} clips for {minutes:g} minutes: {names}")
     torch.manual_seed(seed)
-    with mistakes(FileExistsError):
+    with user_errors(FileExistsError):
         metrics = run_demo(paths, folder, minutes, quantizer, seed=seed)
     print(f"\n{'held-out clip':24} {'PSNR dB':>8} {'tokens/s':>9} {'bits/pixel':>11}")
     for clip in metrics["clips"]:

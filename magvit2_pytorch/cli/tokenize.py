@@ -117,13 +117,12 @@ def _tokenize_to_files(
 ) -> int:
     """Writes a code file for each input of this process's share."""
     from magvit2_pytorch.data.code_file import Origin, write_codes
-    from magvit2_pytorch.data.unusable import decoding_errors
     from magvit2_pytorch.evaluation.files import tokenize_file
 
     def work(job: Job, on_frames: FrameCounter) -> str:
-        with blame(job.source):
+        with decoding_errors(job.source):
             precision = options["inference"].precision
-            origin = Origin.of(job.source, job.source.name, options["size"], precision)
+            origin = Origin.from_file(job.source, job.source.name, options["size"], precision)
         header = _existing_header(job.target, options["tokenizer_id"].fingerprint, origin)
         exists = header is not None
         if not exists:

@@ -25,7 +25,7 @@ from torch import Tensor
 from magvit2_pytorch.data.replace_file import replacing
 from magvit2_pytorch.data.unusable import UnusableMedia
 from magvit2_pytorch.functional import padded_num_frames
-from magvit2_pytorch.state_file import shared_as_usual
+from magvit2_pytorch.state_file import default_file_mode
 from magvit2_pytorch.types import MediaKind, Precision
 from magvit2_pytorch.version import __version__
 
@@ -179,7 +179,7 @@ def write_codes(
     array = storage_array(codes, header)
     metadata = {"format": FORMAT, "version": str(FORMAT_VERSION)}
     metadata |= video_metadata(array, header, origin)
-    with replacing(path) as part, shared_as_usual(part):
+    with replacing(path) as part, default_file_mode(part):
         save_file({"codes": array}, part, metadata=metadata)
 
 

@@ -150,7 +150,7 @@ class ShardWriter:
             "checksum": _checksum(video_texts),
             **video_texts,
         }
-        with replacing(path) as part, shared_as_usual(part):
+        with replacing(path) as part, default_file_mode(part):
             save_file(arrays, part, metadata=file_metadata)
         self.name = self.name._replace(number=self.name.number + 1)
         self._videos, self._code_bytes, self._metadata_bytes = [], 0, 0

@@ -22,7 +22,6 @@ from magvit2_pytorch.data.clips import (
     resolve_range,
 )
 from magvit2_pytorch.data.sources import SUFFIXES, Source
-from magvit2_pytorch.data.unusable import decoding_errors
 from magvit2_pytorch.evaluation.media import media_kind
 from magvit2_pytorch.evaluation.preprocess import frame_size
 from magvit2_pytorch.seeds import keyed_seed
@@ -195,7 +194,7 @@ def _clips_of_video(
             return
         frames = video.try_read(_frame_numbers(starts[number], choice), size)
         if frames is None:  # damaged: decode it to find the frames that exist
-            with blame(file.path):
+            with decoding_errors(file.path):
                 video = video.distrusting
             continue
         fps = video.fps / choice.frame_stride

@@ -147,7 +147,7 @@ class _CodeOptions(NamedTuple):
     def origin(self, path: str, file: Path) -> Origin | None:
         """Origin of codes of the current file; None without a file."""
         try:
-            return Origin.of(file, path, self.size, self.inference.precision)
+            return Origin.from_file(file, path, self.size, self.inference.precision)
         except OSError:
             return None
 
@@ -172,7 +172,7 @@ class _CodeOptions(NamedTuple):
             if differs
         ]
         raise CorpusMismatch(
-            f"{video.place.file.parent} was started with {', and '.join(differ)}: "
+            f"{video.location.file.parent} was started with {', and '.join(differ)}: "
             "continue with the same options, or choose another folder"
         )
 
@@ -209,14 +209,14 @@ def _is_intact(video: StoredVideo, progress: CorpusProgress) -> bool:
     try:
         verify_codes(video)
     except DamagedCodes as error:
-        progress.damaged(video.place.file, error.reason)
+        progress.damaged(video.location.file, error.reason)
         return False
     return True
 
 
 def _try_tokenize(
     tokenizer: VideoTokenizer, file: Path, options: _CodeOptions, on_frames: FrameCallback
-) -> tuple[OneVideosCodes, CodeHeader] | str:
+) -> tuple[VideoCodes, CodeHeader] | str:
     """Codes and header of a file, or the reason of failure."""
     try:
         return tokenize_file(tokenizer, file, **options._asdict(), on_frames=on_frames)

@@ -11,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Int
 from torch import Tensor
 
-from magvit2_pytorch.data.code_file import OneVideosCodes
+from magvit2_pytorch.data.code_file import VideoCodes
 from magvit2_pytorch.evaluation.code_model import (
     Bits,
     CodeModel,
@@ -33,7 +33,7 @@ Digits = Int[np.ndarray, "j y x d"]
 """Digits of the codes of all codebooks."""
 
 
-def compress(codes: OneVideosCodes, quantizer: Quantizer) -> bytes:
+def compress(codes: VideoCodes, quantizer: Quantizer) -> bytes:
     """Compresses one video's codes, `j y x` or `j y x q`.
 
     A range coder writes each bit with the probability from `CodeModel`. The model starts untrained

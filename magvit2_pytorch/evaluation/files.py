@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 
 from magvit2_pytorch.data import CodeHeader, to_float, to_uint8
-from magvit2_pytorch.data.code_file import OneVideosCodes, check_codes
+from magvit2_pytorch.data.code_file import VideoCodes, check_codes
 from magvit2_pytorch.evaluation.compatibility import check_same_tokenizer, check_supports_files
 from magvit2_pytorch.evaluation.identity import TokenizerId
 from magvit2_pytorch.evaluation.inference import Inference
@@ -58,7 +58,7 @@ def tokenize_file(
     inference: Inference = Inference(),
     tokenizer_id: TokenizerId | None = None,
     on_frames: FrameCallback | None = None,
-) -> tuple[OneVideosCodes, CodeHeader]:
+) -> tuple[VideoCodes, CodeHeader]:
     """Tokenizes a video or image file.
 
     Returns the codes, on the CPU, and the header to store with them. `size` is the short side in

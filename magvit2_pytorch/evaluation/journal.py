@@ -99,7 +99,7 @@ class Journal:
         metadata = {"bytes": str(self.file.tell()), "elapsed_s": repr(self.total_s)}
         tensors = {name: value.contiguous() for name, value in state().items()}
         tensors["end"] = torch.zeros(1)  # a file without tensors cannot be written
-        with replacing(self.sums) as part, shared_as_usual(part):
+        with replacing(self.sums) as part, default_file_mode(part):
             save_file(tensors, part, metadata=metadata)
         self.saved = time.monotonic()
 

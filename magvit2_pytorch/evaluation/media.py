@@ -19,10 +19,6 @@ from magvit2_pytorch.data.video_writer import WRITABLE
 from magvit2_pytorch.evaluation.preprocess import frame_size
 from magvit2_pytorch.types import Frames, MediaKind
 
-MediaKind = Literal["video", "image"]
-
-READABLE = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}
-"""Suffixes of files that can be read. A gif is a video."""
 WRITABLE_AS = {"video": WRITABLE, "image": IMAGE_SUFFIXES}
 """Suffixes of files that can be written."""
 ALL_WRITABLE = WRITABLE + IMAGE_SUFFIXES

@@ -38,8 +38,8 @@ OTHER_MODELS = {
 class Checkpoint(NamedTuple):
     """Tensors of O2-MAGVIT2, by the names that its modules give them."""
 
-    tokenizer: State
-    discriminator: State
+    tokenizer: Tensors
+    discriminator: Tensors
     """Empty if the checkpoint holds only the tokenizer."""
 
 
@@ -62,7 +62,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     return split_checkpoint(read_tensors(path, ACCEPTED), str(path))
 
 
-def split_checkpoint(state: State, source: str) -> Checkpoint:
+def split_checkpoint(state: Tensors, source: str) -> Checkpoint:
     """`read_checkpoint` for a state dict; `source` names it in errors."""
     prefixes = [p for p in PREFIXES if any(key.startswith(f"{p}{FIRST_CONV}.") for key in state)]
     if not prefixes:
@@ -73,8 +73,8 @@ def split_checkpoint(state: State, source: str) -> Checkpoint:
     prefix = prefixes[0]
     module = prefix.removesuffix("tokenizer.")
     # The tokenizer's prefix comes last: it may be a prefix of the others.
-    parts = {f"{module}perceptual_model.": State(), f"{module}discriminator.": State()}
-    parts[prefix] = State()
+    parts = {f"{module}perceptual_model.": Tensors(), f"{module}discriminator.": Tensors()}
+    parts[prefix] = Tensors()
     unknown = []
     for name, tensor in state.items():
         part = next((start for start in parts if name.startswith(start)), None)
@@ -87,7 +87,7 @@ def split_checkpoint(state: State, source: str) -> Checkpoint:
     if unknown:
         raise ValueError(
             f"{source} is not an O2-MAGVIT2 checkpoint: its names begin with {prefix!r}, "
-            f"except for {some(sorted(unknown))}; give {ACCEPTED}"
+            f"except for {abbreviate(sorted(unknown))}; give {ACCEPTED}"
         )
     return Checkpoint(parts[prefix], parts[f"{module}discriminator."])
 
@@ -119,7 +119,7 @@ def _find_file(path: Path) -> Path:
     raise FileNotFoundError(f"{path} holds no {' or '.join(FILES)}: give {ACCEPTED}")
 
 
-def _likely_origin(state: State) -> str:
+def _likely_origin(state: Tensors) -> str:
     for start, description in OTHER_MODELS.items():
         if any(f".{start}" in f".{name}" for name in state):
             return f" but looks like {description}"
@@ -139,7 +139,7 @@ def _bit_order(mask: Tensor, num_bits: int) -> BitOrder:
     )
 
 
-def _weights(tokenizer: VideoTokenizer, state: State) -> State:
+def _weights(tokenizer: VideoTokenizer, state: Tensors) -> Tensors:
     """Parameters of a tokenizer; raises `ValueError` unless every tensor fits."""
     table, parameters = name_table(tokenizer, state), dict(tokenizer.named_parameters())
     wanted = {}
@@ -152,7 +152,7 @@ def _weights(tokenizer: VideoTokenizer, state: State) -> State:
         raise ValueError(f"it {wrong}")
     wrong_types = sorted(f"{n} is {x.dtype}" for n, x in state.items() if not x.is_floating_point())
     if wrong_types:
-        raise ValueError(f"weights must be floating-point numbers, but {some(wrong_types)}")
+        raise ValueError(f"weights must be floating-point numbers, but {abbreviate(wrong_types)}")
     return {
         ours: torch.cat([state[name].float() for name in theirs]).reshape(parameters[ours].shape)
         for ours, theirs in table.items()

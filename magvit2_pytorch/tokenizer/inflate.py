@@ -69,7 +69,7 @@ def inflate_into(tokenizer: VideoTokenizer, source: VideoTokenizer) -> None:
         )
     tokenizer.load_state_dict(inflated)
     if isinstance(tokenizer.quantizer, Continuous) and tokenizer.time_factor != source.time_factor:
-        tokenizer.quantizer.forget_statistics()  # they were measured on images
+        tokenizer.quantizer.reset_statistics()  # they were measured on images
 
 
 def _check_compatible(ours: TokenizerConfig, theirs: TokenizerConfig) -> None:

@@ -316,7 +316,7 @@ class VideoTokenizer(Pretrained, nn.Module):
         reconstruction), as in magvit2-pytorch.
         """
         # Training and evaluation read files, whose bright clips only look like another range.
-        frames = self.prepare(video, check_range=False)
+        frames = self.prepare(video, check_values=False)
         latents, _ = self.encode_chunk(pad_frames(frames, self.time_factor), None, cond, last=True)
         quantized, codes = self.quantize(latents)
         if return_codes and not return_recon:
@@ -327,17 +327,17 @@ class VideoTokenizer(Pretrained, nn.Module):
 
     # Input checks
 
-    def prepare(self, video: Tensor, check_range: bool = True) -> Video:
+    def prepare(self, video: Tensor, check_values: bool = True) -> Video:
         """Checked video `b c t h w`; an image becomes one frame.
 
-        Raises as `encode` does; `check_range` checks the value range as `tokenize` does.
+        Raises as `encode` does; `check_values` checks the value range as `tokenize` does.
         """
         video = validate_video(video, self.config.channels, self.space_factor)
-        if check_range and not video.is_meta:
-            warn_of_range(video)
+        if check_values and not video.is_meta:
+            check_range(video)
         return video
 
-    def _embed(self, name: str, cond: Cond | None) -> Tensor | None:
+    def _embed(self, name: str, cond: Condition | None) -> Tensor | None:
         """Embedding of the condition for `name`, encoder or decoder; None if unconditional."""
         if self.config.dim_cond is None:
             if cond is not None:

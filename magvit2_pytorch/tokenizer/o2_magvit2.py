@@ -31,7 +31,7 @@ NamedLayers = Iterator[tuple[StatefulLayer, str]]
 """Layers with weights, each with its name in O2-MAGVIT2."""
 
 
-def options_from_shapes(state: State) -> dict[str, Any]:
+def options_from_shapes(state: Tensors) -> dict[str, Any]:
     """Options of the tokenizer with these weights, read from their shapes.
 
     Two options do not show in shapes: group norms are taken to have 32 groups, as all have in
@@ -72,7 +72,7 @@ def options_from_shapes(state: State) -> dict[str, Any]:
     )
 
 
-def name_table(tokenizer: VideoTokenizer, state: State) -> dict[str, tuple[str, ...]]:
+def name_table(tokenizer: VideoTokenizer, state: Tensors) -> dict[str, tuple[str, ...]]:
     """Parameter names of the tokenizer and the tensors to concatenate for each.
 
     `state` only decides between variants of the names.
@@ -90,7 +90,7 @@ def name_table(tokenizer: VideoTokenizer, state: State) -> dict[str, tuple[str, 
     return table
 
 
-def has_time(state: State) -> bool:
+def has_time(state: Tensors) -> bool:
     """True for a video model, False for an image model."""
     return any(name.startswith(f"{FIRST_CONV}.conv.") for name in state)
 
@@ -148,11 +148,11 @@ def _weights(layer: StatefulLayer, name: str, suffix: str) -> tuple[nn.Module, t
     return layer.module.norm, (f"{name}.norm_fn",)
 
 
-def _conv_suffix(state: State) -> str:
+def _conv_suffix(state: Tensors) -> str:
     return ".conv" if has_time(state) else ""
 
 
-def _dims(state: State, conv: str) -> tuple[int, int]:
+def _dims(state: Tensors, conv: str) -> tuple[int, int]:
     """Output and input channels of a convolution."""
     name = f"{conv}{_conv_suffix(state)}.weight"
     if name not in state:
@@ -163,7 +163,7 @@ def _dims(state: State, conv: str) -> tuple[int, int]:
     return shape[:2]
 
 
-def _count(state: State, name: str) -> int:
+def _count(state: Tensors, name: str) -> int:
     """The number of modules with a numbered name, counted from 0."""
     starts = (f"{name.format(number)}." for number in count())
     return next(n for n, start in enumerate(starts) if not any(k.startswith(start) for k in state))

@@ -61,9 +61,9 @@ def output_layer(
     patch: Patch = (1, 1),
     pad_mode: PadMode = "constant",
     separate_first_frame: bool = False,
-    norm: Norm = Norm(),
+    norm: NormSpec = NormSpec(),
 ) -> StatefulLayer:
-    """Norm, activation, last convolution, patches to pixels; the output is linear."""
+    """NormSpec, activation, last convolution, patches to pixels; the output is linear."""
 
     def layer(time: int, space: int, kernel: int | Triple) -> StatefulLayer:
         conv = CausalConv3d(dim, channels * time * space**2, kernel, pad_mode=pad_mode)

@@ -78,7 +78,7 @@ class EncodeStream:
         """`push` that returns latents and codes, without a range check."""
         if self.ended:
             raise ValueError("this stream has ended: start another with encode_stream()")
-        frames = self.tokenizer.prepare(frames, check_range=False)
+        frames = self.tokenizer.prepare(frames, check_values=False)
         size = (len(frames), *frames.shape[3:])
         if self.size not in (None, size):
             raise ValueError(

@@ -49,7 +49,7 @@ class Checkpoints:
             # The backup of an interrupted replacement counts: `whole` finds it.
             name = path.name.removeprefix(".").removesuffix(".old")
             number = name.removeprefix("step-")
-            if number.isdecimal() and (whole(self.folder / name) / STATE_FILE).is_file():
+            if number.isdecimal() and (intact_folder(self.folder / name) / STATE_FILE).is_file():
                 checkpoints[int(number)] = self.folder / name
         return dict(sorted(checkpoints.items()))
 
@@ -107,7 +107,7 @@ class Checkpoints:
 
     def check_unused(self) -> None:
         """Raises `FileExistsError` if an earlier run saved checkpoints here."""
-        if self.steps() or whole(self.folder / BEST).is_dir():
+        if self.steps() or intact_folder(self.folder / BEST).is_dir():
             raise FileExistsError(
                 f"{self.folder} holds checkpoints of an earlier run: continue that run with "
                 "resume='latest', or choose another folder"

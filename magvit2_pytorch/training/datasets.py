@@ -19,7 +19,6 @@ from magvit2_pytorch.data import (
     split_files,
 )
 from magvit2_pytorch.data.sources import Source
-from magvit2_pytorch.functional import range_warning
 from magvit2_pytorch.tokenizer.config import TokenizerConfig
 from magvit2_pytorch.training.config import TrainingConfig
 from magvit2_pytorch.types import Clips, MediaKind
@@ -28,7 +27,7 @@ MEDIA_KINDS: dict[str, MediaKind] = {"videos": "video", "images": "image"}
 """Media kind of each `dataset_type`."""
 
 
-def clip_spec(config: TrainingConfig, tokenizer: TokenizerConfig, kind: DatasetType) -> ClipSpec:
+def clip_spec(config: TrainingConfig, tokenizer: TokenizerConfig, kind: MediaKind) -> ClipSpec:
     """The clip format given by the tokenizer's size and the training options."""
     return ClipSpec(
         num_frames=config.num_frames if kind == "video" else 1,
@@ -180,5 +179,5 @@ def training_batches(
 def _check_values(batch: Tensor, dataset: Clips) -> None:
     check_range(batch)
     # Our own datasets return values in [-1, 1], even if a bright clip happens to be in [0, 1].
-    if not isinstance(dataset, VideoDataset | ImageDataset) and (mistake := range_mistake(batch)):
+    if not isinstance(dataset, VideoDataset | ImageDataset) and (mistake := range_warning(batch)):
         raise ValueError(mistake)

@@ -61,7 +61,7 @@ def record_latents(
     if tokenizer.codebook_size is not None:
         return {}
     # A fine-tuned tokenizer may hold the statistics of its initial weights.
-    tokenizer.quantizer.forget_statistics()
+    tokenizer.quantizer.reset_statistics()
     if not config.num_latent_statistics_clips:
         return {}
     try:
@@ -140,6 +140,6 @@ def _encode(tokenizer: VideoTokenizer, clip: Tensor, precision: Precision) -> La
     video = clip[None].to(device)
     with autocast(device, precision):
         # Not `encode`: it would warn about bright clips, and the range is checked already.
-        frames = pad_frames(tokenizer.prepare(video, check_range=False), tokenizer.time_factor)
+        frames = pad_frames(tokenizer.prepare(video, check_values=False), tokenizer.time_factor)
         latents, _ = tokenizer.encode_chunk(frames, last=True)
         return tokenizer.quantize(latents).quantized

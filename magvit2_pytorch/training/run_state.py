@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from magvit2_pytorch.state_file import misfits
+from magvit2_pytorch.state_file import mismatches
 from magvit2_pytorch.tokenizer.config import TokenizerConfig
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.training.adversary import DiscriminatorTrainer
@@ -127,7 +127,9 @@ class TrainingState:
         shapes |= {
             n: _optimizer_shapes(o, select_prefix(tensors, n)) for n, o in optimizers.items()
         }
-        faults = [(n, misfits(select_prefix(tensors, n), wanted)) for n, wanted in shapes.items()]
+        faults = [
+            (n, mismatches(select_prefix(tensors, n), wanted)) for n, wanted in shapes.items()
+        ]
         faults = [f"{name} {fault}" for name, fault in faults if fault]
         if faults:
             raise ValueError(f"the checkpoint does not fit this training: {'; '.join(faults)}")

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from magvit2_pytorch.data.file_hash import sha256_of
-from magvit2_pytorch.data.replace_folder import intact_folder, replacing_folder
-from magvit2_pytorch.state_file import shared_as_usual
+from magvit2_pytorch.data.replace_folder import replacing_folder
+from magvit2_pytorch.state_file import default_file_mode
 
 STATE_FILE = "state.json"
 TENSORS_FILE = "tensors.safetensors"
@@ -63,7 +63,7 @@ def save_state(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any])
 
 def load_state(folder: Path) -> SavedState:
     """Reads a checkpoint to the CPU, without the checks of `verify_state`."""
-    folder = whole(folder)
+    folder = intact_folder(folder)
     values = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
     return SavedState(load_file(folder / TENSORS_FILE), values)
 
@@ -74,7 +74,7 @@ def verify_state(folder: Path) -> None:
     Raises `FileNotFoundError` if `folder` is not a checkpoint, and `DamagedCheckpoint` naming the
     file that is missing or damaged.
     """
-    folder = whole(folder)
+    folder = intact_folder(folder)
     names = (TENSORS_FILE, STATE_FILE)
     if not any((folder / name).is_file() for name in names):
         raise FileNotFoundError(

@@ -14,7 +14,7 @@ from magvit2_pytorch.evaluation.fvd import I3D
 from magvit2_pytorch.evaluation.inference import Inference
 from magvit2_pytorch.evaluation.journal import EvaluationError, EvaluationMismatch
 from magvit2_pytorch.evaluation.measure import EvaluationNetworks, reconstruct_clip
-from magvit2_pytorch.metrics import codebook_usage, frechet_distance, psnr, ssim
+from magvit2_pytorch.metrics import CodebookUsage, frechet_distance, psnr, ssim
 from tests.conftest import build
 from tests.evaluation.clips import exact
 from tests.evaluation.reports import (
