@@ -11,7 +11,7 @@ def space_downsample(dim: int, dim_out: int, pad_mode: PadMode = "constant") -> 
 
 
 def time_downsample(dim: int, dim_out: int, pad_mode: PadMode = "constant") -> StatefulLayer:
-    """Reduces 1 + 2k frames to 1 + k; windows of three end on even frames."""
+    """Reduces 1 + 2k frames to 1 + k; windows end on even frames."""
     return CausalConv3d(dim, dim_out, (3, 1, 1), stride=(2, 1, 1), pad_mode=pad_mode)
 
 

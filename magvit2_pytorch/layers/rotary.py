@@ -21,7 +21,7 @@ def rotary_angles(
 
 
 def axial_angles(height: int, width: int, dim: int, like: Tensor) -> Float[Tensor, "n f"]:
-    """Angles of the cells of a frame: half of the frequencies by row, half by column."""
+    """Angles of cells, half of the frequencies by row, half by column."""
     rows = rotary_angles(height, dim // 2, like)
     columns = rotary_angles(width, dim // 2, like)
     # Not repeat_interleave: torch exports it to ONNX wrongly if the width is dynamic.
@@ -30,7 +30,7 @@ def axial_angles(height: int, width: int, dim: int, like: Tensor) -> Float[Tenso
 
 
 def rotate(x: Float[Tensor, "... n d"], angles: Float[Tensor, "n f"]) -> Float[Tensor, "... n d"]:
-    """Rotates pairs (i, i + d / 2) of channels, in the type of the angles."""
+    """Rotates channel pairs i, i + d / 2 in the type of `angles`."""
     cos, sin = angles.cos(), angles.sin()
     real, imaginary = x.to(angles.dtype).chunk(2, dim=-1)
     rotated = torch.cat((real * cos - imaginary * sin, real * sin + imaginary * cos), dim=-1)
