@@ -24,7 +24,7 @@ from demo_training import Result, train
 from equal_time import markdown, pin, read_results, run_missing
 
 from magvit2_pytorch import VideoTokenizer
-from magvit2_pytorch.evaluation.demo import QUANTIZERS
+from magvit2_pytorch.evaluation.demo_run import QUANTIZERS
 from magvit2_pytorch.tokenizer.presets import preset
 from magvit2_pytorch.training.recipes import recipe
 

@@ -16,7 +16,7 @@ import torch
 
 from magvit2_pytorch import VideoTokenizer, VideoTokenizerTrainer
 from magvit2_pytorch.data import ClipSpec, VideoDataset, to_uint8, write_grid
-from magvit2_pytorch.evaluation.demo import (
+from magvit2_pytorch.evaluation.demo_run import (
     GAP_FRAMES,
     HELD_OUT_FRAMES,
     demo_clips,

@@ -45,7 +45,7 @@ from equal_time import markdown, read_results, run_missing
 from side_by_side import HERE, environment
 
 from magvit2_pytorch import VideoTokenizer
-from magvit2_pytorch.evaluation.demo import QUANTIZERS
+from magvit2_pytorch.evaluation.demo_run import QUANTIZERS
 from magvit2_pytorch.tokenizer.presets import preset
 from magvit2_pytorch.training.recipes import recipe
 

@@ -14,7 +14,7 @@ import torch
 
 from magvit2_pytorch import VideoTokenizer
 from magvit2_pytorch.data import VideoFile, to_float
-from magvit2_pytorch.evaluation.demo import demo_clips
+from magvit2_pytorch.evaluation.demo_run import demo_clips
 from magvit2_pytorch.functional import autocast
 from magvit2_pytorch.metrics import psnr
 

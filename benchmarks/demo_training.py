@@ -15,9 +15,9 @@ from equal_time import Kept, Point, RandomClips
 from torch import Tensor
 
 from magvit2_pytorch import VideoTokenizer, VideoTokenizerTrainer
+from magvit2_pytorch.atomic import replacing
 from magvit2_pytorch.data import VideoFile, to_uint8
-from magvit2_pytorch.data.replace_file import replacing
-from magvit2_pytorch.evaluation.demo import (
+from magvit2_pytorch.evaluation.demo_run import (
     GAP_FRAMES,
     HELD_OUT_FRAMES,
     SHORT_SIDE,

@@ -18,12 +18,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from magvit2_pytorch.layers.norm import NormSpec
-from magvit2_pytorch.tokenizer.layer_spec import (
-    LAYERS,
-    Grid,
-    LayerOptions,
-    parse_layer,
-)
+from magvit2_pytorch.tokenizer.layer_spec import LAYERS, Grid, LayerOptions, parse_layer
 from magvit2_pytorch.types import Context
 
 DIM, FRAMES, SIDE = 128, 17, 32

@@ -10,7 +10,7 @@ those that the demo holds out: with more, frames that it trained on are among th
 A tokenizer has two points of one quality: its codes at their fixed length, and as
 `evaluation.entropy_coding` writes them, counted in bytes that were decoded again. The shape of the
 clip is in the latter, not in the former; the tokenizer itself in neither, as no decoder is in a
-codec's. The codecs' settings are in `evaluation.codecs`: their slowest sensible presets, tuned for
+codec's. The codecs' settings are in `video_codecs.py`: their slowest sensible presets, tuned for
 PSNR, looking ahead over the clip, parameter sets counted, containers not. PSNR and SSIM are of RGB
 in 8 bits on both sides; the codecs code in 4:2:0, as video is, and what this alone costs is the
 ceiling in the table. --weights names a perceptual network as `losses.PerceptualLoss` reads it.
@@ -32,22 +32,17 @@ import numpy as np
 import torch
 from equal_time import markdown
 from torch import Tensor
+from video_codecs import CODECS, available_codecs, code_frames, color_round_trip
 
 from magvit2_pytorch import VideoTokenizer
+from magvit2_pytorch.codes.entropy_coding import compress, decompress
 from magvit2_pytorch.data import VideoFile, to_float, to_uint8, write_grid
-from magvit2_pytorch.evaluation.codecs import (
-    CODECS,
-    available_codecs,
-    code_frames,
-    color_round_trip,
-)
-from magvit2_pytorch.evaluation.demo import (
+from magvit2_pytorch.evaluation.demo_run import (
     HELD_OUT_FRAMES,
     demo_clips,
     held_out_clips,
     unique_names,
 )
-from magvit2_pytorch.evaluation.entropy_coding import compress, decompress
 from magvit2_pytorch.losses import build_perceptual
 from magvit2_pytorch.metrics import psnr, ssim
 

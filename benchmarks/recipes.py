@@ -28,8 +28,8 @@ from demo_training import train
 from equal_time import markdown
 
 from magvit2_pytorch import VideoTokenizer, VideoTokenizerTrainer
-from magvit2_pytorch.data.replace_file import replacing
-from magvit2_pytorch.memory import free_memory, peak_memory
+from magvit2_pytorch.atomic import replacing
+from magvit2_pytorch.runtime import free_memory, peak_memory
 from magvit2_pytorch.tokenizer.presets import PRESETS
 from magvit2_pytorch.training.meters import Meters
 

@@ -17,15 +17,15 @@ from typing import Any
 import torch
 
 from magvit2_pytorch import VideoTokenizer, VideoTokenizerTrainer
+from magvit2_pytorch.convert.inflate import inflate_into
 from magvit2_pytorch.data import ClipSpec, ImageDataset, VideoDataset, to_uint8, write_grid
-from magvit2_pytorch.evaluation.demo import (
+from magvit2_pytorch.evaluation.demo_run import (
     GAP_FRAMES,
     HELD_OUT_FRAMES,
     demo_clips,
     held_out_clips,
 )
 from magvit2_pytorch.metrics import CodebookUsage, psnr
-from magvit2_pytorch.tokenizer.inflate import inflate_into
 from magvit2_pytorch.tokenizer.presets import magvit2_options
 from magvit2_pytorch.types import Clips
 

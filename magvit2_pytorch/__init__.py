@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 from magvit2_pytorch.version import __version__
 
 if TYPE_CHECKING:
-    from magvit2_pytorch.tokenizer.config import TokenizerConfig
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
     from magvit2_pytorch.tokenizer.presets import PRESETS
-    from magvit2_pytorch.training.config import TrainingConfig
+    from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
     from magvit2_pytorch.training.trainer import VideoTokenizerTrainer
+    from magvit2_pytorch.training.training_config import TrainingConfig
 
 _MODULES = {
     "PRESETS": "tokenizer.presets",
-    "TokenizerConfig": "tokenizer.config",
-    "TrainingConfig": "training.config",
+    "TokenizerConfig": "tokenizer.tokenizer_config",
+    "TrainingConfig": "training.training_config",
     "VideoTokenizer": "tokenizer.model",
     "VideoTokenizerTrainer": "training.trainer",
 }

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from magvit2_pytorch import VideoTokenizer
-from magvit2_pytorch.data import VideoFile
+from magvit2_pytorch.media.video_reader import VideoFile
 from tests.data.clip_files import make_video
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
+from magvit2_pytorch.config import Registry, check_known
 from magvit2_pytorch.functional import autocast, pad_frames, padded_num_frames
-from magvit2_pytorch.options import check_known
-from magvit2_pytorch.registry import Registry
 
 
 def test_a_miss_names_its_neighbours():

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 import pytest
 
 from magvit2_pytorch import VideoTokenizer
-from magvit2_pytorch.options import check_known, keyword_signature
-from magvit2_pytorch.tokenizer.config import TokenizerConfig
+from magvit2_pytorch.config import check_known, keyword_signature
+from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
 
 
 def test_what_is_like_nothing_lists_everything():

@@ -13,8 +13,8 @@ import yaml
 from magvit2_pytorch import VideoTokenizer
 from magvit2_pytorch.cli.main import main
 from magvit2_pytorch.tokenizer.presets import PRESETS, preset
-from magvit2_pytorch.training.config import TrainingConfig
 from magvit2_pytorch.training.recipes import recipe
+from magvit2_pytorch.training.training_config import TrainingConfig
 from tests.data.clip_files import make_video
 
 ROOT = Path(__file__).parents[1]

@@ -1,9 +1,10 @@
 import pytest
 
-from magvit2_pytorch.losses import RECONSTRUCTION_LOSSES
-from magvit2_pytorch.quantizers import QUANTIZERS
-from magvit2_pytorch.registry import Registry
-from magvit2_pytorch.tokenizer import LAYERS, PRESETS
+from magvit2_pytorch.config import Registry
+from magvit2_pytorch.losses.reconstruction import RECONSTRUCTION_LOSSES
+from magvit2_pytorch.quantizers.quantizer import QUANTIZERS
+from magvit2_pytorch.tokenizer.layer_spec import LAYERS
+from magvit2_pytorch.tokenizer.presets import PRESETS
 
 REGISTRIES = [LAYERS, PRESETS, QUANTIZERS, RECONSTRUCTION_LOSSES]
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 import magvit2_pytorch
-from magvit2_pytorch.seeds import keyed_seed
+from magvit2_pytorch.runtime import keyed_seed
 
 PACKAGE = Path(magvit2_pytorch.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# python -c "from magvit2_pytorch.seeds import keyed_seed; print(keyed_seed(*KEY))"
+# python -c "from magvit2_pytorch.runtime import keyed_seed; print(keyed_seed(*KEY))"
 STORED = {
     (): 8203414616412130826,
     (0,): 3229673090972834898,

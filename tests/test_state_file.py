@@ -9,13 +9,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from magvit2_pytorch.data.code_file import write_codes
-from magvit2_pytorch.discriminators import FrameDiscriminator
-from magvit2_pytorch.discriminators.saved import save_discriminator
-from magvit2_pytorch.state_file import abbreviate, mismatches, read_tensors
+from magvit2_pytorch.codes.code_file import write_codes
+from magvit2_pytorch.discriminators.models import FrameDiscriminator, save_discriminator
 from magvit2_pytorch.training.state import save_state
+from magvit2_pytorch.weights import abbreviate, mismatches, read_tensors
+from tests.codes.test_code_file import HEADER, codes_for
 from tests.conftest import build
-from tests.data.test_code_file import HEADER, codes_for
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.ones((), dtype=torch.int64)}
 ACCEPTED = "a file of ours"

@@ -11,10 +11,13 @@ import yaml
 
 from magvit2_pytorch import VideoTokenizer, VideoTokenizerTrainer
 from magvit2_pytorch.cli.main import main
-from magvit2_pytorch.data import ClipSpec, CodesDataset, VideoDataset, read_codes
-from magvit2_pytorch.discriminators import build_discriminator
-from magvit2_pytorch.discriminators.saved import load_discriminator, save_discriminator
-from magvit2_pytorch.losses.perceptual_weights import load_trunk
+from magvit2_pytorch.codes.code_file import read_codes
+from magvit2_pytorch.codes.codes_dataset import CodesDataset
+from magvit2_pytorch.data.clips import ClipSpec
+from magvit2_pytorch.data.datasets import VideoDataset
+from magvit2_pytorch.discriminators.discriminator import build_discriminator
+from magvit2_pytorch.discriminators.models import load_discriminator, save_discriminator
+from magvit2_pytorch.losses.perceptual_networks import load_trunk
 from magvit2_pytorch.training.checkpoints import Checkpoints
 from tests.data.clip_files import make_video
 

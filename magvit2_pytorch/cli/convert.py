@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from magvit2_pytorch.cli.errors import UserError, user_errors
 from magvit2_pytorch.cli.info import format_lines
+from magvit2_pytorch.cli.model_folder import UserError, user_errors
 
 if TYPE_CHECKING:
-    from magvit2_pytorch.discriminators import FrameDiscriminator, VideoDiscriminator
-    from magvit2_pytorch.state_file import Tensors
+    from magvit2_pytorch.discriminators.models import FrameDiscriminator, VideoDiscriminator
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
+    from magvit2_pytorch.weights import Tensors
 
 DISCRIMINATOR_FILE = "discriminator.safetensors"
 
@@ -38,9 +38,9 @@ def convert(
     _check_new(folder)
     from safetensors import SafetensorError
 
-    from magvit2_pytorch.data.replace_folder import replacing_folder
-    from magvit2_pytorch.discriminators.saved import save_discriminator
-    from magvit2_pytorch.tokenizer.convert import read_checkpoint, tokenizer_from_state
+    from magvit2_pytorch.atomic import replacing_folder
+    from magvit2_pytorch.convert.conversion import read_checkpoint, tokenizer_from_state
+    from magvit2_pytorch.discriminators.models import save_discriminator
 
     with user_errors():
         weights = read_checkpoint(Path(checkpoint).expanduser())
@@ -70,7 +70,7 @@ def _discriminator(state: "Tensors") -> "FrameDiscriminator | VideoDiscriminator
         return None
     from warnings import warn
 
-    from magvit2_pytorch.discriminators.o2_magvit2 import convert_discriminator
+    from magvit2_pytorch.convert.o2_magvit2 import convert_discriminator
 
     try:
         return convert_discriminator(state)
@@ -84,7 +84,7 @@ def _summary(
     discriminator: "FrameDiscriminator | VideoDiscriminator | None",
     no_discriminator: str,
 ) -> dict[str, Any]:
-    from magvit2_pytorch.evaluation.describe import count
+    from magvit2_pytorch.pipelines.tokenizer_info import count
 
     config, space = tokenizer.config, tokenizer.space_factor
     summary = {

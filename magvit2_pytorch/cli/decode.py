@@ -3,10 +3,14 @@
 from pathlib import Path
 from typing import Literal
 
-from magvit2_pytorch.cli.batch import FrameCounter, frame_count, run_jobs
-from magvit2_pytorch.cli.errors import check_counts, user_errors
-from magvit2_pytorch.cli.jobs import Job, plan_jobs
-from magvit2_pytorch.cli.model_folder import Device, find_tokenizer, load_tokenizer
+from magvit2_pytorch.cli.jobs import FrameCounter, Job, frame_count, plan_jobs, run_jobs
+from magvit2_pytorch.cli.model_folder import (
+    Device,
+    check_counts,
+    find_tokenizer,
+    load_tokenizer,
+    user_errors,
+)
 
 
 def decode(
@@ -37,10 +41,11 @@ def decode(
     """
     check_counts(chunk_frames=chunk_frames)
     find_tokenizer(model)
-    from magvit2_pytorch.data import CODE_SUFFIX, UnusableMedia, read_code_header, read_codes
-    from magvit2_pytorch.evaluation.files import decode_file
-    from magvit2_pytorch.evaluation.inference import Inference
-    from magvit2_pytorch.evaluation.media import ALL_WRITABLE, SUFFIX_OF, check_writable
+    from magvit2_pytorch.codes.code_file import CODE_SUFFIX, read_code_header, read_codes
+    from magvit2_pytorch.media.unusable import UnusableMedia
+    from magvit2_pytorch.pipelines.files import decode_file
+    from magvit2_pytorch.pipelines.inference import Inference
+    from magvit2_pytorch.pipelines.media_file import ALL_WRITABLE, SUFFIX_OF, check_writable
 
     def suffix(path: Path) -> str:
         try:

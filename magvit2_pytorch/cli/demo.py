@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from magvit2_pytorch.cli.errors import UsageError, user_errors
+from magvit2_pytorch.cli.model_folder import UsageError, user_errors
 
 
 def demo(
@@ -24,8 +24,8 @@ def demo(
     """
     import torch
 
-    from magvit2_pytorch.data import find_media
-    from magvit2_pytorch.evaluation.demo import demo_clips, run_demo, usable_clips
+    from magvit2_pytorch.evaluation.demo_run import demo_clips, run_demo, usable_clips
+    from magvit2_pytorch.media.sources import find_media
 
     if minutes <= 0:
         raise UsageError(f"--minutes {minutes:g}: must be above 0")

@@ -1,11 +1,57 @@
 """`magvit2 evaluate`: measures a tokenizer on a folder of videos and images."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from magvit2_pytorch.cli.errors import UsageError, UserError, user_errors
-from magvit2_pytorch.cli.model_folder import Device, find_device, find_tokenizer, load_tokenizer
+from tqdm import tqdm
+
+from magvit2_pytorch.cli.model_folder import (
+    Device,
+    UsageError,
+    UserError,
+    find_device,
+    find_tokenizer,
+    load_tokenizer,
+    user_errors,
+)
+from magvit2_pytorch.evaluation.evaluator import EvaluationProgress
+from magvit2_pytorch.training.processes import Interruptible
+
+
+@contextmanager
+def evaluation_bar() -> Iterator[EvaluationProgress]:
+    """A progress bar over clips; Ctrl-C stops between two clips."""
+    with (
+        tqdm(unit=" clips", disable=None, leave=False, dynamic_ncols=True) as bar,
+        Interruptible() as interrupt,
+    ):
+        yield _EvaluationBar(bar, interrupt)
+
+
+class _EvaluationBar(EvaluationProgress):
+    def __init__(self, bar: tqdm, interrupt: Interruptible):
+        self.bar, self.interrupt = bar, interrupt
+
+    def planned(self, done_before: int, max_total: int) -> None:
+        if done_before:
+            self.bar.write(f"{done_before} clips were measured before", file=sys.stdout)
+        self.bar.reset(max_total)
+        # Clips of earlier runs must not enter the estimate of the time left.
+        self.bar.n = self.bar.initial = done_before
+        self.bar.refresh()
+
+    def measured(self, done: int, max_total: int) -> None:
+        self.bar.total = max_total
+        self.bar.update(done - self.bar.n)
+        if self.interrupt.requested:
+            raise KeyboardInterrupt
+
+    def skipped(self, name: str, reason: str) -> None:
+        self.bar.write(f"magvit2: skipped: {name}: {reason}", file=sys.stderr)
+
 
 if TYPE_CHECKING:
     from magvit2_pytorch.evaluation.measure import EvaluationNetworks
@@ -79,11 +125,11 @@ def evaluate(
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: name a folder")
     find_tokenizer(model)
-    from magvit2_pytorch.cli.evaluation_bar import evaluation_bar
-    from magvit2_pytorch.evaluation.clips import ClipChoice
-    from magvit2_pytorch.evaluation.evaluate import Evaluation
-    from magvit2_pytorch.evaluation.inference import Inference
+    pass
+    from magvit2_pytorch.evaluation.evaluation_clips import ClipChoice
+    from magvit2_pytorch.evaluation.evaluator import Evaluation
     from magvit2_pytorch.evaluation.journal import EvaluationError
+    from magvit2_pytorch.pipelines.inference import Inference
 
     with user_errors(to=UsageError):
         choice = ClipChoice(
@@ -122,9 +168,9 @@ def _load_networks(
     fvd_protocol: Literal["stylegan-v", "logits"] | None,
     device: Device,
 ) -> "EvaluationNetworks":
-    from magvit2_pytorch.evaluation.fvd import I3D
     from magvit2_pytorch.evaluation.measure import EvaluationNetworks
-    from magvit2_pytorch.losses import build_perceptual
+    from magvit2_pytorch.losses.perceptual import build_perceptual
+    from magvit2_pytorch.metrics.fvd import I3D
 
     device, perceptual, network = find_device(device), None, None
     with user_errors():

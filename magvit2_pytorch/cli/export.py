@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from magvit2_pytorch.cli.errors import UserError, user_errors
-from magvit2_pytorch.cli.model_folder import find_tokenizer, load_tokenizer
+from magvit2_pytorch.cli.model_folder import UserError, find_tokenizer, load_tokenizer, user_errors
 
 
 def export(
@@ -32,8 +31,8 @@ def export(
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: name a folder")
     find_tokenizer(model, "MODEL")
-    from magvit2_pytorch.evaluation.export import ProgramMismatch, export_tokenizer
-    from magvit2_pytorch.evaluation.export_formats import FORMATS
+    from magvit2_pytorch.pipelines.export_formats import FORMATS
+    from magvit2_pytorch.pipelines.exporting import ProgramMismatch, export_tokenizer
 
     formats = ("onnx", "pt2") if format == "both" else (format,)
     parts = ("encode", "decode") if part == "both" else (part,)

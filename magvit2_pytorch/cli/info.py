@@ -4,8 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from magvit2_pytorch.cli.errors import UsageError, UserError, user_errors
-from magvit2_pytorch.cli.model_folder import HUB, find_tokenizer, load_tokenizer
+from magvit2_pytorch.cli.model_folder import (
+    HUB,
+    UsageError,
+    UserError,
+    find_tokenizer,
+    load_tokenizer,
+    user_errors,
+)
 
 
 def info(path: str | None = None, /, *, preset: str | None = None, json: bool = False) -> int:
@@ -66,7 +72,7 @@ def _text(value: Any) -> str:
 
 
 def _describe_preset(name: str) -> dict[str, Any]:
-    from magvit2_pytorch.evaluation.describe import describe_preset
+    from magvit2_pytorch.pipelines.tokenizer_info import describe_preset
     from magvit2_pytorch.tokenizer.presets import preset
 
     with user_errors(to=UsageError):
@@ -78,8 +84,8 @@ def _describe_path(path: str) -> dict[str, Any]:
     location = Path(path).expanduser()
     if not path.startswith(HUB) and not location.exists():
         raise UserError(f"there is no {path}")
-    from magvit2_pytorch.data import UnusableMedia
-    from magvit2_pytorch.evaluation.describe import (
+    from magvit2_pytorch.media.unusable import UnusableMedia
+    from magvit2_pytorch.pipelines.tokenizer_info import (
         describe_checkpoint,
         describe_file,
         is_checkpoint,

@@ -17,10 +17,10 @@ from magvit2_pytorch.cli.config_files import move_config_first
 from magvit2_pytorch.cli.convert import convert
 from magvit2_pytorch.cli.decode import decode
 from magvit2_pytorch.cli.demo import demo
-from magvit2_pytorch.cli.errors import UserError
 from magvit2_pytorch.cli.evaluate import evaluate
 from magvit2_pytorch.cli.export import export
 from magvit2_pytorch.cli.info import info
+from magvit2_pytorch.cli.model_folder import UserError
 from magvit2_pytorch.cli.reconstruct import reconstruct
 from magvit2_pytorch.cli.tokenize import tokenize
 from magvit2_pytorch.version import __version__

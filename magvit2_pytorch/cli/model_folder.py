@@ -1,12 +1,49 @@
 """Loading of the tokenizer of `--model` on the device of `--device`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from magvit2_pytorch.cli.errors import UserError, user_errors
+
+class UserError(Exception):
+    """An error that the user can fix; the message says how."""
+
+    exit_code = 1
+
+
+class UsageError(UserError):
+    """Invalid command line."""
+
+    exit_code = 2
+
+
+@contextmanager
+def user_errors(
+    kind: type[Exception] | tuple[type[Exception], ...] = ValueError,
+    to: type[UserError] = UserError,
+    prefix: str = "",
+) -> Iterator[None]:
+    """Converts exceptions of `kind` into `UserError` or `UsageError`.
+
+    The library raises `ValueError` for mistakes of the user; put this around the calls where
+    `ValueError` can mean nothing else, and never around a whole command.
+    """
+    try:
+        yield
+    except kind as error:
+        raise to(f"{prefix}: {error}" if prefix else str(error)) from error
+
+
+def check_counts(**counts: int | None) -> None:
+    """Raises `UsageError` on a number below 1; None passes."""
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise UsageError(f"--{name} {count}: must be at least 1")
+
 
 if TYPE_CHECKING:
-    from magvit2_pytorch.evaluation.identity import TokenizerId
+    from magvit2_pytorch.pipelines.fingerprint import TokenizerId
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -35,7 +72,7 @@ def find_tokenizer(model: str, option: str = "--model") -> str:
 def load_tokenizer(model: str, device: Device) -> "tuple[VideoTokenizer, TokenizerId]":
     """The tokenizer in eval mode, and its ID."""
     name = find_tokenizer(model)
-    from magvit2_pytorch.evaluation.identity import TokenizerId
+    from magvit2_pytorch.pipelines.fingerprint import TokenizerId
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
 
     device = find_device(device)

@@ -3,10 +3,14 @@
 from pathlib import Path
 from typing import Literal
 
-from magvit2_pytorch.cli.batch import FrameCounter, frame_count, run_jobs
-from magvit2_pytorch.cli.errors import check_counts, user_errors
-from magvit2_pytorch.cli.jobs import Job, plan_jobs
-from magvit2_pytorch.cli.model_folder import Device, find_tokenizer, load_tokenizer
+from magvit2_pytorch.cli.jobs import FrameCounter, Job, frame_count, plan_jobs, run_jobs
+from magvit2_pytorch.cli.model_folder import (
+    Device,
+    check_counts,
+    find_tokenizer,
+    load_tokenizer,
+    user_errors,
+)
 
 
 def reconstruct(
@@ -39,11 +43,11 @@ def reconstruct(
     """
     check_counts(size=size, chunk_frames=chunk_frames)
     find_tokenizer(model)
-    from magvit2_pytorch.data.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-    from magvit2_pytorch.evaluation.compatibility import check_supports_files
-    from magvit2_pytorch.evaluation.files import reconstruct_file
-    from magvit2_pytorch.evaluation.inference import Inference
-    from magvit2_pytorch.evaluation.media import (
+    from magvit2_pytorch.media.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+    from magvit2_pytorch.pipelines.files import reconstruct_file
+    from magvit2_pytorch.pipelines.fingerprint import check_supports_files
+    from magvit2_pytorch.pipelines.inference import Inference
+    from magvit2_pytorch.pipelines.media_file import (
         ALL_WRITABLE,
         SUFFIX_OF,
         check_writable,

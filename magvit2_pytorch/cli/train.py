@@ -4,22 +4,69 @@ Model options are the fields of `TokenizerConfig`, as --model.NAME; training opt
 of `TrainingConfig`, as --NAME.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from jsonargparse import ActionConfigFile, ArgumentParser
 
 from magvit2_pytorch.cli.arguments import add_fields, add_function
 from magvit2_pytorch.cli.config_files import selected_preset
-from magvit2_pytorch.cli.errors import UsageError, UserError, user_errors
-from magvit2_pytorch.cli.model_folder import Device, find_device, find_tokenizer
+from magvit2_pytorch.cli.model_folder import (
+    Device,
+    UsageError,
+    UserError,
+    find_device,
+    find_tokenizer,
+    user_errors,
+)
+
+
+class Process(NamedTuple):
+    """Rank of a process among `world_size`, and among those on its machine."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+
+    @property
+    def is_single(self) -> bool:
+        return self.world_size == 1
+
+    @property
+    def prefix(self) -> str:
+        """Prefix of the lines that this process prints."""
+        return "" if self.is_single else f"process {self.rank + 1} of {self.world_size}: "
+
+    def select_gpu(self) -> None:
+        """Makes "cuda" this process's GPU; processes may share GPUs."""
+        import torch
+
+        if not self.is_single and torch.cuda.is_available():
+            torch.cuda.set_device(self.local_rank % torch.cuda.device_count())
+
+
+def current_process() -> Process:
+    """Reads RANK, WORLD_SIZE and LOCAL_RANK; without them this is the only process.
+
+    Raises `UserError` if they are not numbers, or if the rank is not below the world size.
+    """
+    defaults = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": os.environ.get("RANK", "0")}
+    values = {name: os.environ.get(name) or default for name, default in defaults.items()}
+    if not all(text.isdecimal() for text in values.values()):
+        raise UserError(f"{values}: these environment variables must be numbers, or unset")
+    rank, world_size, local_rank = map(int, values.values())
+    if rank >= world_size:
+        raise UserError(f"RANK={rank} and WORLD_SIZE={world_size}: the rank must be smaller")
+    return Process(rank, world_size, local_rank)
+
 
 if TYPE_CHECKING:
-    from magvit2_pytorch.tokenizer.config import TokenizerConfig
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
-    from magvit2_pytorch.training.config import TrainingConfig
+    from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
+    from magvit2_pytorch.training.training_config import TrainingConfig
 
 CONFIG_FILE = "config.yaml"
 FROM_OUTPUT = ("results_folder", "checkpoints_folder")
@@ -83,9 +130,9 @@ def train(
     import torch
 
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
-    from magvit2_pytorch.training.not_finite import NonFiniteTraining
     from magvit2_pytorch.training.processes import LostProcess
     from magvit2_pytorch.training.trainer import VideoTokenizerTrainer
+    from magvit2_pytorch.training.update import NonFiniteTraining
 
     on_cpu = device != "auto" and find_device(device) == "cpu"
     torch.manual_seed(training.seed)
@@ -124,10 +171,10 @@ def train(
 
 def add_arguments(parser: ArgumentParser, args: Sequence[str]) -> None:
     """Adds all options, with the defaults of the preset in `args`."""
-    from magvit2_pytorch.tokenizer.config import TokenizerConfig
     from magvit2_pytorch.tokenizer.presets import PRESETS, preset
-    from magvit2_pytorch.training.config import TrainingConfig
+    from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
     from magvit2_pytorch.training.recipes import RECIPES, recipe
+    from magvit2_pytorch.training.training_config import TrainingConfig
 
     # A usage line with a hundred options would not be readable.
     parser.usage = "magvit2 train DATA -o OUTPUT [--preset NAME] [--config FILE] [options]"
@@ -153,8 +200,8 @@ def add_arguments(parser: ArgumentParser, args: Sequence[str]) -> None:
 
 def run(values: Any) -> int:
     """Trains with the parsed values of the arguments that `add_arguments` added."""
-    from magvit2_pytorch.tokenizer.config import TokenizerConfig
-    from magvit2_pytorch.training.config import TrainingConfig
+    from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
+    from magvit2_pytorch.training.training_config import TrainingConfig
 
     options = {f.name: values[f.name] for f in fields(TrainingConfig) if f.name not in FROM_OUTPUT}
     if values.wandb:
@@ -186,7 +233,7 @@ def write_config(path: Path, model: "TokenizerConfig", training: "TrainingConfig
     """Writes all options of a run as YAML, for --config."""
     import yaml
 
-    from magvit2_pytorch.data.replace_file import replacing
+    from magvit2_pytorch.atomic import replacing
 
     options = {n: v for n, v in training.to_dict().items() if n not in FROM_OUTPUT}
     options = others | options | {"model": model.to_dict()}
@@ -197,7 +244,7 @@ def write_config(path: Path, model: "TokenizerConfig", training: "TrainingConfig
 
 def start_from(tokenizer: "VideoTokenizer", source: str) -> None:
     """Loads the weights of a trained tokenizer, inflated if needed."""
-    from magvit2_pytorch.tokenizer.inflate import inflate_into
+    from magvit2_pytorch.convert.inflate import inflate_into
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
 
     with user_errors(prefix=f"cannot start from {source}"):

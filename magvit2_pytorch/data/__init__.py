@@ -1,22 +1,21 @@
-from magvit2_pytorch.data.clips import ClipSpec
-from magvit2_pytorch.data.code_file import (
+from magvit2_pytorch.codes.code_file import (
     CODE_SUFFIX,
     CodeHeader,
     read_code_header,
     read_codes,
     write_codes,
 )
-from magvit2_pytorch.data.codes_dataset import CodesDataset, CodesItem
+from magvit2_pytorch.codes.codes_dataset import CodesDataset, CodesItem
+from magvit2_pytorch.data.clips import ClipSpec
 from magvit2_pytorch.data.datasets import ImageDataset, VideoDataset
-from magvit2_pytorch.data.dead_workers import DeadWorker, naming_dead_workers
-from magvit2_pytorch.data.image_files import read_image, write_grid, write_image
-from magvit2_pytorch.data.loader import InfiniteBatches
-from magvit2_pytorch.data.pixels import check_range, to_float, to_uint8
-from magvit2_pytorch.data.sampler import ResumableSampler
-from magvit2_pytorch.data.sources import find_media, split_files
-from magvit2_pytorch.data.unusable import UnusableMedia
-from magvit2_pytorch.data.video_file import VideoFile
-from magvit2_pytorch.data.video_writer import VideoWriter, write_video
+from magvit2_pytorch.data.loader import InfiniteBatches, ResumableSampler
+from magvit2_pytorch.data.workers import DeadWorker, naming_dead_workers
+from magvit2_pytorch.media.frames import check_range, to_float, to_uint8
+from magvit2_pytorch.media.images import read_image, write_grid, write_image
+from magvit2_pytorch.media.sources import find_media, split_files
+from magvit2_pytorch.media.unusable import UnusableMedia
+from magvit2_pytorch.media.video_reader import VideoFile
+from magvit2_pytorch.media.video_writer import VideoWriter, write_video
 
 __all__ = [
     "CODE_SUFFIX",

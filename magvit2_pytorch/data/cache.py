@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from magvit2_pytorch.data.frame_array import resize_array
-from magvit2_pytorch.data.replace_file import replacing
-from magvit2_pytorch.data.unusable import UnusableMedia
-from magvit2_pytorch.data.video_file import VideoFile
+from magvit2_pytorch.atomic import replacing
+from magvit2_pytorch.media.frames import resize_array
+from magvit2_pytorch.media.unusable import UnusableMedia
+from magvit2_pytorch.media.video_reader import VideoFile
 from magvit2_pytorch.types import Frames
 
 # Raised when the meaning of an entry changes: older entries are then not found.

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from magvit2_pytorch.data.pixels import check_channels
-from magvit2_pytorch.data.unusable import UnusableMedia
+from magvit2_pytorch.media.frames import check_channels
+from magvit2_pytorch.media.unusable import UnusableMedia
 
 FrameRange = tuple[int | float | None, int | float | None]
 """Start and stop: frame numbers (negative ones count from the end), fractions, or None."""

@@ -24,14 +24,13 @@ from magvit2_pytorch.data.clips import (
     crop,
     resolve_range,
 )
-from magvit2_pytorch.data.dead_workers import record_file
-from magvit2_pytorch.data.frame_array import resize_array
-from magvit2_pytorch.data.image_files import read_image
-from magvit2_pytorch.data.pixels import to_float
-from magvit2_pytorch.data.sources import Source, find_media
-from magvit2_pytorch.data.unusable import SkipLog, UnusableMedia
-from magvit2_pytorch.data.video_file import VideoFile
-from magvit2_pytorch.seeds import keyed_seed
+from magvit2_pytorch.data.workers import record_file
+from magvit2_pytorch.media.frames import resize_array, to_float
+from magvit2_pytorch.media.images import read_image
+from magvit2_pytorch.media.sources import Source, find_media
+from magvit2_pytorch.media.unusable import SkipLog, UnusableMedia
+from magvit2_pytorch.media.video_reader import VideoFile
+from magvit2_pytorch.runtime import keyed_seed
 from magvit2_pytorch.types import MediaKind
 
 Key = int | tuple[int, int]

@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from magvit2_pytorch.data.replace_file import remove_abandoned, replacing
-from magvit2_pytorch.state_file import default_file_mode
+from magvit2_pytorch.atomic import remove_abandoned, replacing
+from magvit2_pytorch.weights import default_file_mode
 
 LINES_FILE = "clips.jsonl"
 SUMS_FILE = "sums.safetensors"

@@ -8,24 +8,24 @@ from einops import reduce
 from jaxtyping import Float
 from torch import Tensor
 
-from magvit2_pytorch.data import to_float
-from magvit2_pytorch.evaluation.clips import Clip
-from magvit2_pytorch.evaluation.fvd import I3D
-from magvit2_pytorch.evaluation.inference import Inference
+from magvit2_pytorch.evaluation.evaluation_clips import Clip
 from magvit2_pytorch.evaluation.journal import EvaluationError
-from magvit2_pytorch.evaluation.preprocess import pad_space
 from magvit2_pytorch.functional import pad_frames
-from magvit2_pytorch.losses import PerceptualLoss
-from magvit2_pytorch.metrics import (
-    CodebookUsage,
-    FrechetDistance,
-    bits_per_pixel,
+from magvit2_pytorch.losses.perceptual import PerceptualLoss
+from magvit2_pytorch.media.frames import to_float
+from magvit2_pytorch.metrics.codebook import CodebookUsage, bits_per_pixel
+from magvit2_pytorch.metrics.frechet import FrechetDistance
+from magvit2_pytorch.metrics.fvd import I3D
+from magvit2_pytorch.metrics.quality import (
+    MIN_SIDE,
+    MS_SSIM_MIN_SIDE,
     ms_ssim,
     psnr,
     ssim,
     temporal_consistency,
 )
-from magvit2_pytorch.metrics.structural import MIN_SIDE, MS_SSIM_MIN_SIDE
+from magvit2_pytorch.pipelines.inference import Inference
+from magvit2_pytorch.pipelines.media_file import pad_space
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.types import Codes, Video
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from magvit2_pytorch.data.replace_file import replacing
+from magvit2_pytorch.atomic import replacing
 from magvit2_pytorch.evaluation.journal import LINES_FILE, EvaluationError
 from magvit2_pytorch.evaluation.measure import EvaluationNetworks, Totals
 from magvit2_pytorch.evaluation.report_text import ROWS, as_markdown
-from magvit2_pytorch.metrics import FrechetDistance, bootstrap_interval
-from magvit2_pytorch.metrics.bootstrap import LEVEL, NUM_RESAMPLES
+from magvit2_pytorch.metrics.bootstrap import LEVEL, NUM_RESAMPLES, bootstrap_interval
+from magvit2_pytorch.metrics.frechet import FrechetDistance
 from magvit2_pytorch.version import __version__
 
 FORMAT = "magvit2-evaluation"

@@ -11,12 +11,18 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from magvit2_pytorch.data import to_float, to_uint8, write_image, write_video
-from magvit2_pytorch.data.pixels import as_channels
-from magvit2_pytorch.evaluation.clips import ClipChoice, EvaluatedFile, SkippedFile, iter_clips
-from magvit2_pytorch.evaluation.inference import Inference
+from magvit2_pytorch.evaluation.evaluation_clips import (
+    ClipChoice,
+    EvaluatedFile,
+    SkippedFile,
+    iter_clips,
+)
 from magvit2_pytorch.evaluation.measure import reconstruct_clip
 from magvit2_pytorch.evaluation.report_text import counted, headline
+from magvit2_pytorch.media.frames import as_channels, to_float, to_uint8
+from magvit2_pytorch.media.images import write_image
+from magvit2_pytorch.media.video_writer import write_video
+from magvit2_pytorch.pipelines.inference import Inference
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.types import Frames
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from magvit2_pytorch.metrics import compression_ratio
+from magvit2_pytorch.metrics.codebook import compression_ratio
 
 NUM_SHOWN = 20
 """Maximum number of unusable files that are named; report.json names all."""

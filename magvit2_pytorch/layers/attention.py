@@ -1,17 +1,16 @@
-"""Attention within a frame and along time, and the feed-forward block."""
+"""Spatial attention with a cost linear in the number of cells."""
 
 from dataclasses import dataclass
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool
-from torch import Tensor, nn
+from jaxtyping import Bool, Float
+from torch import Tensor, einsum, nn
 from torch.nn import functional as F
 
 from magvit2_pytorch.functional import own_copy
 from magvit2_pytorch.layers.arithmetic import Linear
 from magvit2_pytorch.layers.norm import AdaptiveNorm, ChannelNorm
-from magvit2_pytorch.layers.rotary import axial_angles, rotary_angles, rotate
 from magvit2_pytorch.layers.stateful import (
     Chain,
     Pointwise,
@@ -20,6 +19,38 @@ from magvit2_pytorch.layers.stateful import (
     StatefulLayer,
 )
 from magvit2_pytorch.types import Context, Past
+
+
+def rotary_angles(
+    num_positions: int, dim: int, like: Tensor, theta: float = 10_000.0
+) -> Float[Tensor, "n f"]:
+    """Angle of each position and frequency, in radians.
+
+    `dim` channels have dim / 2 frequencies. On the device of `like`; in float32, or in float64 if
+    `like` is.
+    Source: RoFormer (arXiv 2104.09864).
+    """
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    exponents = torch.arange(0, dim, 2, device=like.device, dtype=dtype) / dim
+    positions = torch.arange(num_positions, device=like.device, dtype=dtype)
+    return torch.outer(positions, theta**-exponents)
+
+
+def axial_angles(height: int, width: int, dim: int, like: Tensor) -> Float[Tensor, "n f"]:
+    """Angles of cells, half of the frequencies by row, half by column."""
+    rows = rotary_angles(height, dim // 2, like)
+    columns = rotary_angles(width, dim // 2, like)
+    # Not repeat_interleave: torch exports it to ONNX wrongly if the width is dynamic.
+    rows = rows[:, None].expand(-1, width, -1).flatten(0, 1)
+    return torch.cat((rows, columns.repeat(height, 1)), dim=-1)
+
+
+def rotate(x: Float[Tensor, "... n d"], angles: Float[Tensor, "n f"]) -> Float[Tensor, "... n d"]:
+    """Rotates channel pairs i, i + d / 2 in the type of `angles`."""
+    cos, sin = angles.cos(), angles.sin()
+    real, imaginary = x.to(angles.dtype).chunk(2, dim=-1)
+    rotated = torch.cat((real * cos - imaginary * sin, real * sin + imaginary * cos), dim=-1)
+    return rotated.to(x.dtype)
 
 
 @dataclass(frozen=True)
@@ -152,3 +183,30 @@ def transformer_block(
     shifts = (TokenShift(),) if shift else ()
     feed_forward = (Pointwise(ChannelNorm(dim)), *shifts, Pointwise(FeedForward(dim)))
     return Chain((Residual(Chain((norm, *shifts, mixer))), Residual(Chain(feed_forward))))
+
+
+class LinearSpaceAttention(StatefulLayer):
+    """Linear attention between the cells of a frame.
+
+    A `dim_head` x `dim_head` summary of the frame replaces n x n weights. Queries have a softmax
+    over channels, keys over cells, in float32 or float64.
+    Source: Efficient Attention (arXiv 1812.01243).
+    """
+
+    def __init__(self, dim: int, dim_head: int = 8, heads: int = 16):
+        super().__init__()
+        self.heads = heads
+        self.to_qkv = Linear(dim, heads * dim_head * 3, bias=False)
+        self.to_out = Linear(heads * dim_head, dim, bias=False)
+
+    def forward(self, x, past: Past = None, context: Context = Context()):
+        batch, _, _, height, _ = x.shape
+        tokens = rearrange(x, "b c t h w -> (b t) (h w) c")
+        q, k, v = rearrange(self.to_qkv(tokens), "b n (s g d) -> s b g n d", s=3, g=self.heads)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        q = q.softmax(dim=-1, dtype=dtype).to(v.dtype)
+        k = k.softmax(dim=-2, dtype=dtype).to(v.dtype)
+        summary = einsum("b g n d, b g n e -> b g d e", k, v)
+        out = einsum("b g n d, b g d e -> b g n e", q, summary)
+        out = self.to_out(rearrange(out, "b g n d -> b n (g d)"))
+        return rearrange(out, "(b t) (h w) c -> b c t h w", b=batch, h=height), ()

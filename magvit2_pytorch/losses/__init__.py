@@ -1,17 +1,20 @@
 """Losses: functions of tensors to a scalar, and modules with state."""
 
-from magvit2_pytorch.losses.adaptive_weight import adaptive_weight_from_gradients
-from magvit2_pytorch.losses.adversarial import ADVERSARIAL_LOSSES, AdversarialLoss
-from magvit2_pytorch.losses.feature_matching import feature_matching_loss
-from magvit2_pytorch.losses.gradient_penalty import (
+from magvit2_pytorch.losses.adversarial import (
+    ADVERSARIAL_LOSSES,
+    AdversarialLoss,
+    adaptive_weight_from_gradients,
+)
+from magvit2_pytorch.losses.perceptual import PerceptualLoss, build_perceptual
+from magvit2_pytorch.losses.reconstruction import RECONSTRUCTION_LOSSES, feature_matching_loss
+from magvit2_pytorch.losses.regularizers import (
     GRADIENT_PENALTIES,
+    LeCamRegularizer,
+    lecam_loss,
     one_centered_penalty,
     points_between,
     r1_penalty,
 )
-from magvit2_pytorch.losses.lecam import LeCamRegularizer, lecam_loss
-from magvit2_pytorch.losses.perceptual import PerceptualLoss, build_perceptual
-from magvit2_pytorch.losses.reconstruction import RECONSTRUCTION_LOSSES
 
 __all__ = [
     "ADVERSARIAL_LOSSES",

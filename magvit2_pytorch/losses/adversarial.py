@@ -1,17 +1,14 @@
-"""Adversarial losses of discriminator and generator, as functions of logits.
-
-Logits have an axis of samples and any number of other axes (the map of a patch discriminator);
-all logits have equal weight. They are unbounded; above 0 means real.
-"""
+"""Adaptive weight of the adversarial loss, from gradient norms."""
 
 from abc import ABC, abstractmethod
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from magvit2_pytorch.config import Registry
 from magvit2_pytorch.functional import at_least_float32
-from magvit2_pytorch.registry import Registry
 
 RealLogits = Float[Tensor, "b ..."]
 FakeLogits = Float[Tensor, "c ..."]
@@ -96,3 +93,26 @@ def _difference(real: RealLogits, fake: FakeLogits) -> Float[Tensor, "b ..."]:
             "a relativistic loss needs one fake video of the same size per real video"
         )
     return at_least_float32(real) - at_least_float32(fake)
+
+
+@torch.no_grad()
+def adaptive_weight_from_gradients(
+    reference: Float[Tensor, "*shape"],
+    adversarial: Float[Tensor, "*shape"],
+    max_weight: float = 1e4,
+    eps: float = 1e-4,
+) -> Float[Tensor, ""]:
+    """Returns |reference| / (|adversarial| + eps), at most `max_weight`.
+
+    `reference` is the gradient of the reconstruction and perceptual losses with respect to the
+    weight of the last decoder layer, `adversarial` that of the adversarial loss. Scaled by this
+    weight, both have the same norm there. The weight is 0 if either norm is not finite, so that
+    the discriminator does not dominate such a step. For one weight on several processes, average
+    the gradients over processes first.
+    Source: VQGAN (arXiv 2012.09841), equation 7; eps and the limit are from its code.
+    """
+    norms = torch.stack(
+        [torch.linalg.vector_norm(at_least_float32(x)) for x in (reference, adversarial)]
+    )
+    weight = (norms[0] / (norms[1] + eps)).clamp(max=max_weight)
+    return torch.where(norms.isfinite().all(), weight, torch.zeros_like(weight))

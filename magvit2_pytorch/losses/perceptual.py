@@ -10,8 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from magvit2_pytorch.functional import at_least_float32
-from magvit2_pytorch.losses.feature_trunks import FeatureTrunk
-from magvit2_pytorch.losses.perceptual_weights import download_trunk, load_heads, load_trunk
+from magvit2_pytorch.losses.perceptual_networks import (
+    FeatureTrunk,
+    download_trunk,
+    load_heads,
+    load_trunk,
+)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

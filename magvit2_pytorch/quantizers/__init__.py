@@ -1,9 +1,8 @@
 """Quantizers, from latents to codes and back."""
 
-from magvit2_pytorch.quantizers.bits import convert_bit_order
 from magvit2_pytorch.quantizers.continuous import Continuous
 from magvit2_pytorch.quantizers.fsq import FSQ
-from magvit2_pytorch.quantizers.lfq import LFQ
+from magvit2_pytorch.quantizers.lfq import LFQ, convert_bit_order
 from magvit2_pytorch.quantizers.quantizer import QUANTIZERS, Quantized, Quantizer
 
 __all__ = [

@@ -9,9 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from magvit2_pytorch.functional import at_least_float32
-from magvit2_pytorch.quantizers.norm import CodeNorm, CodeNormName
 from magvit2_pytorch.quantizers.quantizer import (
     QUANTIZERS,
+    CodeNorm,
+    CodeNormName,
     Quantized,
     Quantizer,
     StoredCodes,

@@ -1,12 +1,13 @@
 """The video tokenizer: config, layers, model, presets."""
 
 # Import the layers first: they register themselves in LAYERS, which the rest reads.
-from magvit2_pytorch.tokenizer import layer_specs, magvit2_layers  # isort: skip
-from magvit2_pytorch.tokenizer.config import TokenizerConfig
+from magvit2_pytorch.tokenizer import layer_types as layer_specs
+from magvit2_pytorch.tokenizer import layer_types as magvit2_layers
 from magvit2_pytorch.tokenizer.layer_spec import LAYERS
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.presets import PRESETS
-from magvit2_pytorch.tokenizer.tile_size import fit_tile_size
+from magvit2_pytorch.tokenizer.tiling import fit_tile_size
+from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
 
 __all__ = [
     "LAYERS",

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from magvit2_pytorch.config import Registry
 from magvit2_pytorch.layers.attention import AttentionSize
 from magvit2_pytorch.layers.conv import PadMode, Triple
 from magvit2_pytorch.layers.norm import NormSpec
 from magvit2_pytorch.layers.stateful import StatefulLayer
-from magvit2_pytorch.registry import Registry
 
 LayerEntry = str | tuple[Any, ...]
 """'residual', ('compress_space', 256) or ('attend_time', {'window': 8})."""

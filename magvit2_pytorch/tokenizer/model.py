@@ -6,21 +6,18 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from magvit2_pytorch.config import keyword_signature
 from magvit2_pytorch.functional import check_range, pad_frames, padded_num_frames
 from magvit2_pytorch.layers.arithmetic import Linear
 from magvit2_pytorch.layers.stateful import Chain, Residual
-from magvit2_pytorch.options import keyword_signature
-from magvit2_pytorch.quantizers import Quantized
-from magvit2_pytorch.tokenizer.bottleneck import build_quantizer
-from magvit2_pytorch.tokenizer.checkpoint import Pretrained
-from magvit2_pytorch.tokenizer.code_grid import unflatten_codes
-from magvit2_pytorch.tokenizer.config import TokenizerConfig
-from magvit2_pytorch.tokenizer.inputs import check_size, validate_video
-from magvit2_pytorch.tokenizer.ladder import build_encoder_decoder
+from magvit2_pytorch.quantizers.quantizer import Quantized
+from magvit2_pytorch.tokenizer.build import build_encoder_decoder, build_quantizer
+from magvit2_pytorch.tokenizer.inputs import check_size, unflatten_codes, validate_video
 from magvit2_pytorch.tokenizer.presets import preset
+from magvit2_pytorch.tokenizer.pretrained import Pretrained
 from magvit2_pytorch.tokenizer.streaming import DecodeStream, EncodeStream
-from magvit2_pytorch.tokenizer.tile_size import TileSize, check_tile_size, fit_tile_size
-from magvit2_pytorch.tokenizer.tiling import run_tiled
+from magvit2_pytorch.tokenizer.tiling import TileSize, check_tile_size, fit_tile_size, run_tiled
+from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
 from magvit2_pytorch.types import Codes, Condition, Context, Image, Latents, Past, Precision, Video
 
 

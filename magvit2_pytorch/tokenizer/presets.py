@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from magvit2_pytorch.registry import Registry
+from magvit2_pytorch.config import Registry
 from magvit2_pytorch.tokenizer.layer_spec import LayerEntry
 
 Preset = Callable[[], dict[str, Any]]

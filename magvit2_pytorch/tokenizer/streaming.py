@@ -14,8 +14,8 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from magvit2_pytorch.functional import autocast, pad_frames
-from magvit2_pytorch.quantizers import Quantized
-from magvit2_pytorch.tokenizer.tile_size import TileSize, fit_tile_size
+from magvit2_pytorch.quantizers.quantizer import Quantized
+from magvit2_pytorch.tokenizer.tiling import TileSize, fit_tile_size
 from magvit2_pytorch.types import Codes, Condition, Image, Latents, Past, Precision, Video
 
 if TYPE_CHECKING:

@@ -7,13 +7,13 @@ from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor
 
-from magvit2_pytorch.losses import adaptive_weight_from_gradients
+from magvit2_pytorch.losses.adversarial import adaptive_weight_from_gradients
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
-from magvit2_pytorch.training.adversary import DiscriminatorTrainer
-from magvit2_pytorch.training.config import TrainingConfig
+from magvit2_pytorch.training.gan import DiscriminatorTrainer
 from magvit2_pytorch.training.meters import Meters
-from magvit2_pytorch.training.not_finite import finite_or_nan
 from magvit2_pytorch.training.objective import Objective, Reconstruction
+from magvit2_pytorch.training.training_config import TrainingConfig
+from magvit2_pytorch.training.update import finite_or_nan
 from magvit2_pytorch.types import Video
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from magvit2_pytorch.data.replace_folder import intact_folder, remove_folder, replacing_folder
+from magvit2_pytorch.atomic import intact_folder, remove_folder, replacing_folder
 from magvit2_pytorch.training.state import (
     STATE_FILE,
     CheckpointNotSaved,

@@ -17,14 +17,12 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from magvit2_pytorch.memory import peak_memory, total_memory
-from magvit2_pytorch.metrics import bits_per_pixel
-from magvit2_pytorch.training.datasets import training_batches
+from magvit2_pytorch.metrics.codebook import bits_per_pixel
+from magvit2_pytorch.runtime import peak_memory, total_memory
+from magvit2_pytorch.training.batches import images_per_batch, training_batches
 from magvit2_pytorch.training.latent_statistics import record_latents
-from magvit2_pytorch.training.meters import Meters
-from magvit2_pytorch.training.mixed import images_per_batch
+from magvit2_pytorch.training.meters import Meters, plot_curves
 from magvit2_pytorch.training.plan import Plan
-from magvit2_pytorch.training.plots import plot_curves
 from magvit2_pytorch.training.processes import max_over_processes, on_main
 from magvit2_pytorch.training.state import load_state
 from magvit2_pytorch.training.validation import validate, write_examples

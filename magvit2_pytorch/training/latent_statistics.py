@@ -11,12 +11,12 @@ import torch.distributed as dist
 from jaxtyping import Bool
 from torch import Tensor
 
-from magvit2_pytorch.data import check_range
 from magvit2_pytorch.functional import autocast, pad_frames
-from magvit2_pytorch.metrics import ChannelMoments, Moments
-from magvit2_pytorch.quantizers import Continuous
+from magvit2_pytorch.media.frames import check_range
+from magvit2_pytorch.metrics.frechet import ChannelMoments, Moments
+from magvit2_pytorch.quantizers.continuous import Continuous
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
-from magvit2_pytorch.training.config import TrainingConfig
+from magvit2_pytorch.training.training_config import TrainingConfig
 from magvit2_pytorch.types import Clips, Latents, Precision
 
 

@@ -1,18 +1,22 @@
-"""Values measured during training between two lines of the log."""
+"""Training curves as a PNG."""
 
 import time
 from collections import defaultdict
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from tqdm import tqdm
 
-from magvit2_pytorch.memory import peak_memory
-from magvit2_pytorch.metrics import CodebookUsage
+from magvit2_pytorch.metrics.codebook import CodebookUsage
+from magvit2_pytorch.runtime import peak_memory
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.training.objective import Loss, Reconstruction
 from magvit2_pytorch.training.processes import max_over_processes
+from magvit2_pytorch.training.training_config import TrainingConfig
 from magvit2_pytorch.types import Video
 
 
@@ -111,3 +115,61 @@ class Meters:
         values["data_wait"], values["peak_memory_mb"] = maxima
         self._clear()
         return values
+
+
+class Progress:
+    """Progress bar over steps, or over seconds if `max_duration_s` is set."""
+
+    def __init__(self, config: TrainingConfig, step: int, main_process: bool):
+        self.by_time = config.max_duration_s is not None
+        total = round(config.max_duration_s) if self.by_time else config.num_train_steps
+        self.bar = tqdm(
+            total=total,
+            initial=0 if self.by_time else step,
+            unit="s" if self.by_time else "step",
+            disable=None if config.progress_bar and main_process else True,
+            dynamic_ncols=True,
+        )
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.bar.close()
+
+    def update(self, step: int, elapsed_s: float) -> None:
+        done = min(elapsed_s, self.bar.total) if self.by_time else step
+        self.bar.n = round(done)
+        self.bar.refresh() if self.by_time else self.bar.update(0)
+
+    def show(self, values: dict[str, float | int]) -> None:
+        """Shows values of the last line of the log."""
+        self.bar.set_postfix(
+            loss=f"{values['loss']:.4f}",
+            psnr=f"{values['psnr']:.2f}",
+            steps_per_s=f"{values['steps_per_s']:.2f}",
+        )
+
+
+CURVES = ("loss", "psnr", "learning_rate", "codebook_usage")
+
+
+def plot_curves(log: list[dict[str, float | int]], path: Path) -> None:
+    """Plots loss, PSNR, learning rate and codebook usage to a PNG."""
+    # Imported here because only the end of a run needs matplotlib; Agg needs no display.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, name in zip(figure.subplots(2, 2).flat, CURVES, strict=True):
+        # Short runs have one validation, and a line of one point is invisible without a marker.
+        for key, label, mark in ((name, "training", ""), (f"valid/{name}", "held out", "o")):
+            points = [(line["step"], line[key]) for line in log if key in line]
+            if points:
+                axes.plot(*zip(*points, strict=True), marker=mark, label=label)
+        axes.set(title=name, xlabel="step")
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend()
+    figure.savefig(path, dpi=100)

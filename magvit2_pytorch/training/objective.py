@@ -6,12 +6,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from magvit2_pytorch.discriminators import gather_frames, pick_frames
+from magvit2_pytorch.discriminators.discriminator import gather_frames, pick_frames
 from magvit2_pytorch.functional import autocast
-from magvit2_pytorch.losses import RECONSTRUCTION_LOSSES, build_perceptual
-from magvit2_pytorch.quantizers import Quantizer
+from magvit2_pytorch.losses.perceptual import build_perceptual
+from magvit2_pytorch.losses.reconstruction import RECONSTRUCTION_LOSSES
+from magvit2_pytorch.quantizers.quantizer import Quantizer
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
-from magvit2_pytorch.training.config import TrainingConfig
+from magvit2_pytorch.training.training_config import TrainingConfig
 from magvit2_pytorch.types import Codes, Latents, Precision, Video
 
 

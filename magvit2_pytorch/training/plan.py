@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from math import prod
 
-from magvit2_pytorch.training.config import TrainingConfig
+from magvit2_pytorch.training.training_config import TrainingConfig
 
 GridSize = tuple[int, int, int]
 """Frames, rows, columns."""

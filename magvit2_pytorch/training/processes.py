@@ -2,9 +2,12 @@
 
 import os
 import re
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
@@ -12,7 +15,46 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 from torch import nn
 
-from magvit2_pytorch.training.config import TrainingConfig
+from magvit2_pytorch.training.training_config import TrainingConfig
+
+
+class Interruptible:
+    """Records the first Ctrl-C or SIGTERM; a second one interrupts.
+
+    This is a context manager. Interrupting a step would leave weights and optimizer state
+    inconsistent, so the training loop checks `requested` after each step. Outside the main thread
+    nothing changes.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self):
+        self.requested = False
+        self._previous_handlers: dict[int, object] = {}
+
+    def __enter__(self) -> "Interruptible":
+        if threading.current_thread() is threading.main_thread():
+            for number in self.SIGNALS:
+                self._previous_handlers[number] = signal.signal(number, self._record)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._restore()
+
+    def _record(self, number: int, frame: object) -> None:
+        self.requested = True
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous_handlers.items():
+            signal.signal(number, handler)
+        self._previous_handlers.clear()
+
 
 T = TypeVar("T")
 

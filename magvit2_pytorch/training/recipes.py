@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from magvit2_pytorch.registry import Registry
+from magvit2_pytorch.config import Registry
 
 RECIPES: Registry[dict[str, Any]] = Registry("recipe")
 

@@ -14,7 +14,7 @@ import accelerate
 import torch
 from accelerate import Accelerator
 
-from magvit2_pytorch.data.replace_file import replacing
+from magvit2_pytorch.atomic import replacing
 from magvit2_pytorch.version import __version__
 
 PACKAGE = Path(__file__).parents[1]

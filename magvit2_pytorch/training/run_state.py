@@ -7,10 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from magvit2_pytorch.state_file import mismatches
-from magvit2_pytorch.tokenizer.config import TokenizerConfig
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
-from magvit2_pytorch.training.adversary import DiscriminatorTrainer
+from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
+from magvit2_pytorch.training.gan import DiscriminatorTrainer
 from magvit2_pytorch.training.state import (
     SavedState,
     add_prefix,
@@ -19,6 +18,7 @@ from magvit2_pytorch.training.state import (
     select_prefix,
 )
 from magvit2_pytorch.training.update import Optimization
+from magvit2_pytorch.weights import mismatches
 
 FOLDER_OPTIONS = ("results_folder", "checkpoints_folder")
 """Options that decide only where files are written."""

@@ -11,9 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from magvit2_pytorch.data.file_hash import sha256_of
-from magvit2_pytorch.data.replace_folder import replacing_folder
-from magvit2_pytorch.state_file import default_file_mode
+from magvit2_pytorch.atomic import replacing_folder, sha256_of
+from magvit2_pytorch.weights import default_file_mode
 
 STATE_FILE = "state.json"
 TENSORS_FILE = "tensors.safetensors"

@@ -9,11 +9,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
+from PIL import Image
 
-from magvit2_pytorch.data.replace_file import replacing
+from magvit2_pytorch.atomic import replacing
 from magvit2_pytorch.training.run_record import read_run, start_metadata, write_run
-from magvit2_pytorch.training.tracked_pictures import show_in_tensorboard, show_in_wandb
+
+
+def show_in_wandb(run: Any, name: str, path: Path, step: int) -> None:
+    """Logs a copy of a PNG or mp4 to a wandb run."""
+    import wandb
+
+    media_type = wandb.Image if path.suffix == ".png" else wandb.Video
+    run.log({name: media_type(str(path))}, step=step)
+
+
+def show_in_tensorboard(writer: Any, name: str, path: Path, step: int) -> None:
+    """Logs a PNG to TensorBoard, or the one beside an mp4."""
+    with Image.open(path.with_suffix(".png")) as picture:
+        writer.add_images(name, np.asarray(picture)[None], step, dataformats="NHWC")
+    writer.flush()
+
 
 DEFAULT_PROJECT = "magvit2"
 

@@ -9,39 +9,34 @@ from typing import Any, Literal
 
 import torch
 
-from magvit2_pytorch.data import naming_dead_workers
-from magvit2_pytorch.options import check_known, keyword_signature
-from magvit2_pytorch.seeds import keyed_seed
+from magvit2_pytorch.config import check_known, keyword_signature
+from magvit2_pytorch.data.workers import naming_dead_workers
+from magvit2_pytorch.runtime import keyed_seed
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
-from magvit2_pytorch.training.adversary import build_discriminator_trainers
 from magvit2_pytorch.training.arithmetic_check import ArithmeticCheck
-from magvit2_pytorch.training.averaging import build_ema
 from magvit2_pytorch.training.backward import TokenizerGradients
+from magvit2_pytorch.training.batches import mixed_batches, open_datasets, open_images
 from magvit2_pytorch.training.checkpoints import Checkpoints
-from magvit2_pytorch.training.config import TrainingConfig
-from magvit2_pytorch.training.datasets import open_datasets, open_images
 from magvit2_pytorch.training.dry_run import dry_run
-from magvit2_pytorch.training.interrupt import Interruptible
+from magvit2_pytorch.training.gan import build_discriminator_trainers
 from magvit2_pytorch.training.latent_statistics import record_latents
-from magvit2_pytorch.training.meters import Meters
-from magvit2_pytorch.training.mixed import mixed_batches
-from magvit2_pytorch.training.not_finite import NonFiniteTraining
+from magvit2_pytorch.training.meters import Meters, Progress, plot_curves
 from magvit2_pytorch.training.objective import Autoencoder, Objective, load_perceptual
-from magvit2_pytorch.training.optimizer import build_optimizers
+from magvit2_pytorch.training.optimizer import build_ema, build_optimizers
 from magvit2_pytorch.training.plan import Plan
-from magvit2_pytorch.training.plots import plot_curves
 from magvit2_pytorch.training.processes import (
+    Interruptible,
     any_process,
     build_accelerator,
     check_all_have_gradients,
     lost_process_errors,
     on_main,
 )
-from magvit2_pytorch.training.progress import Progress
 from magvit2_pytorch.training.run_state import TrainingState
 from magvit2_pytorch.training.state import SavedState, load_state, save_state
 from magvit2_pytorch.training.tracking import DEFAULT_PROJECT, Tracking, read_log
-from magvit2_pytorch.training.update import Optimization
+from magvit2_pytorch.training.training_config import TrainingConfig
+from magvit2_pytorch.training.update import NonFiniteTraining, Optimization
 from magvit2_pytorch.training.validation import validate, write_examples
 from magvit2_pytorch.types import Clips, Codes, Image, Video
 

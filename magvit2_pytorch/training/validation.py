@@ -8,11 +8,14 @@ from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from magvit2_pytorch.data import to_uint8, write_grid, write_video
 from magvit2_pytorch.functional import autocast
-from magvit2_pytorch.metrics import CodebookUsage, psnr
+from magvit2_pytorch.media.frames import to_uint8
+from magvit2_pytorch.media.images import write_grid
+from magvit2_pytorch.media.video_writer import write_video
+from magvit2_pytorch.metrics.codebook import CodebookUsage
+from magvit2_pytorch.metrics.quality import psnr
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
-from magvit2_pytorch.training.config import TrainingConfig
+from magvit2_pytorch.training.training_config import TrainingConfig
 from magvit2_pytorch.types import Clips
 
 NUM_EXAMPLES = 3

@@ -5,7 +5,7 @@ import torch
 
 from magvit2_pytorch import VideoTokenizer
 from magvit2_pytorch.cli.main import main
-from magvit2_pytorch.data import write_image
+from magvit2_pytorch.media.images import write_image
 from tests.data.clip_files import make_video
 
 

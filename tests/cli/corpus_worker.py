@@ -5,8 +5,8 @@ import signal
 import sys
 
 from magvit2_pytorch.cli.main import main
-from magvit2_pytorch.data import code_shards
-from magvit2_pytorch.evaluation import corpus
+from magvit2_pytorch.codes import code_shards
+from magvit2_pytorch.pipelines import corpus
 
 
 def die_in_the_middle_of(function, number):

@@ -8,10 +8,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from magvit2_pytorch import VideoTokenizer
-from magvit2_pytorch.discriminators.saved import load_discriminator
-from magvit2_pytorch.quantizers import convert_bit_order
-from magvit2_pytorch.tokenizer.checkpoint import Pretrained
-from magvit2_pytorch.tokenizer.convert import convert_o2_magvit2
+from magvit2_pytorch.convert.conversion import convert_o2_magvit2
+from magvit2_pytorch.discriminators.models import load_discriminator
+from magvit2_pytorch.quantizers.lfq import convert_bit_order
+from magvit2_pytorch.tokenizer.pretrained import Pretrained
 from tests.conftest import random_video
 from tests.o2_magvit2 import Shape, discriminator_shapes, made_state, mask, tokenizer_shapes
 

@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 
-from magvit2_pytorch.losses.feature_trunks import TRUNKS
+from magvit2_pytorch.losses.perceptual_networks import TRUNKS
 from tests.conftest import build
 from tests.data.clip_files import make_video
 from tests.evaluation.reports import fake_i3d
@@ -124,7 +124,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(run, tmp_path, m
     journal = tmp_path / "report" / "clips.jsonl"
     code = (
         "import sys; from magvit2_pytorch.cli.main import main; "
-        "import magvit2_pytorch.evaluation.evaluate as e; e.SAVE_EVERY_S = 0.0; "
+        "import magvit2_pytorch.evaluation.evaluator as e; e.SAVE_EVERY_S = 0.0; "
         "sys.exit(main(sys.argv[1:]))"
     )
     process = subprocess.Popen(

@@ -6,10 +6,10 @@ import re
 import pytest
 import torch
 
-from magvit2_pytorch.evaluation import export_formats
-from magvit2_pytorch.evaluation.export_formats import FORMATS
+from magvit2_pytorch.pipelines import export_formats
+from magvit2_pytorch.pipelines.export_formats import FORMATS
 from tests.conftest import build
-from tests.evaluation.test_export import exports
+from tests.pipelines.test_export import exports
 
 
 @exports

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from magvit2_pytorch import VideoTokenizer
-from magvit2_pytorch.data import VideoFile, read_codes, read_image
-from magvit2_pytorch.evaluation.files import decoded_frames, tokenize_file
+from magvit2_pytorch.codes.code_file import read_codes
+from magvit2_pytorch.media.images import read_image
+from magvit2_pytorch.media.video_reader import VideoFile
+from magvit2_pytorch.pipelines.files import decoded_frames, tokenize_file
 from tests.conftest import build
 from tests.data.clip_files import make_film
 
@@ -119,7 +121,7 @@ def test_what_cannot_be_is_said_before_any_work(run, tmp_path, model, clips, wor
         raise AssertionError("work has begun")
 
     for name in ("tokenize_file", "decode_file", "reconstruct_file"):
-        monkeypatch.setattr(f"magvit2_pytorch.evaluation.files.{name}", work)
+        monkeypatch.setattr(f"magvit2_pytorch.pipelines.files.{name}", work)
     before = names(clips)
     places = dict(clips=clips, model=model, out=tmp_path / "out")
     status, said, err = run(*(word.format(**places) for word in words))

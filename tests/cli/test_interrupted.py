@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from magvit2_pytorch import VideoTokenizer
-from magvit2_pytorch.data import CodeHeader, VideoFile, write_codes
-from magvit2_pytorch.evaluation.identity import TokenizerId
+from magvit2_pytorch.codes.code_file import CodeHeader, write_codes
+from magvit2_pytorch.media.video_reader import VideoFile
+from magvit2_pytorch.pipelines.fingerprint import TokenizerId
 from tests.data.clip_files import make_video
 
 NUM_FRAMES = 4000

@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from magvit2_pytorch import VideoTokenizer
-from magvit2_pytorch.data import CodesDataset, read_codes
-from magvit2_pytorch.data.code_shards import list_videos
-from magvit2_pytorch.evaluation.files import tokenize_file
+from magvit2_pytorch.codes.code_file import read_codes
+from magvit2_pytorch.codes.code_shards import list_videos
+from magvit2_pytorch.codes.codes_dataset import CodesDataset
+from magvit2_pytorch.pipelines.files import tokenize_file
 from tests.cli import corpus_worker
 from tests.cli.test_interrupted import read, running
 from tests.data.clip_files import make_video
-from tests.evaluation.test_corpus import manifest
+from tests.pipelines.test_corpus import manifest
 
 NUM_CLIPS = 11
 ALL = sorted([*(f"more/{n}.mkv" if n % 3 == 0 else f"{n}.mkv" for n in range(NUM_CLIPS))])
@@ -227,7 +228,7 @@ def test_impossible_processes_are_refused(run, monkeypatch, tmp_path, many, mode
 
 
 def test_each_process_has_its_own_gpu(monkeypatch):
-    from magvit2_pytorch.cli.processes import current_process
+    from magvit2_pytorch.cli.train import current_process
 
     chosen = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

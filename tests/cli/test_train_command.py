@@ -9,11 +9,11 @@ import torch
 import yaml
 
 from magvit2_pytorch import VideoTokenizer
-from magvit2_pytorch.data.image_files import write_image
+from magvit2_pytorch.media.images import write_image
 from magvit2_pytorch.tokenizer.presets import preset
-from magvit2_pytorch.training.config import TrainingConfig
 from magvit2_pytorch.training.recipes import recipe
 from magvit2_pytorch.training.trainer import VideoTokenizerTrainer
+from magvit2_pytorch.training.training_config import TrainingConfig
 from tests.data.clip_files import make_video
 
 QUICK = ("--preset", "tiny", "--num_train_steps", 2, "--batch_size", 2, "--num_frames", 3,
@@ -182,7 +182,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(run, tmp_path, videos, monkeypatch):
 
 
 def test_images_train_too(run, tmp_path, clips):
-    from magvit2_pytorch.data import read_image, write_image
+    from magvit2_pytorch.media.images import read_image, write_image
 
     picture = read_image(clips / "picture.png")
     for number in range(3):

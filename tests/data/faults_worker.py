@@ -16,15 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from magvit2_pytorch.data import (
-    ClipSpec,
-    ImageDataset,
-    UnusableMedia,
-    VideoDataset,
-    VideoFile,
-    read_image,
-)
-from magvit2_pytorch.data.sources import IMAGE_SUFFIXES
+from magvit2_pytorch.data.clips import ClipSpec
+from magvit2_pytorch.data.datasets import ImageDataset, VideoDataset
+from magvit2_pytorch.media.images import read_image
+from magvit2_pytorch.media.sources import IMAGE_SUFFIXES
+from magvit2_pytorch.media.unusable import UnusableMedia
+from magvit2_pytorch.media.video_reader import VideoFile
 
 SPECS = (
     ClipSpec(num_frames=5, image_size=(16, 24), pad_short=True, flip=True, random_scale=(1, 2)),

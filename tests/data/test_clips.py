@@ -6,8 +6,8 @@ import random
 import numpy as np
 import pytest
 
-from magvit2_pytorch.data import ClipSpec
 from magvit2_pytorch.data.clips import (
+    ClipSpec,
     check_frame_range,
     choose_frames,
     choose_window,

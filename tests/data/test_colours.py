@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from jaxtyping import Float, UInt8
 
-from magvit2_pytorch.data import VideoFile
-from magvit2_pytorch.data.frame_array import FrameToArray
+from magvit2_pytorch.media.frames import FrameToArray
+from magvit2_pytorch.media.video_reader import VideoFile
 
 SHARES = {"601": (0.299, 0.114), "709": (0.2126, 0.0722), "2020": (0.2627, 0.0593)}
 """Shares of red and blue in luma, by the recommendation."""

@@ -8,15 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from magvit2_pytorch.data import (
-    ClipSpec,
-    ImageDataset,
-    InfiniteBatches,
-    VideoDataset,
-    VideoFile,
-    check_range,
-    to_float,
-)
+from magvit2_pytorch.data.clips import ClipSpec
+from magvit2_pytorch.data.datasets import ImageDataset, VideoDataset
+from magvit2_pytorch.data.loader import InfiniteBatches
+from magvit2_pytorch.media.frames import check_range, to_float
+from magvit2_pytorch.media.video_reader import VideoFile
 from tests.data.clip_files import make_audio, make_format, make_video, pictures
 
 SPEC = ClipSpec(num_frames=5, image_size=32)
@@ -239,7 +235,7 @@ def test_an_image_and_a_one_frame_video_are_resized_alike(tmp_path):
 
 
 def test_an_image_is_read_upright(tmp_path):
-    from magvit2_pytorch.data import read_image
+    from magvit2_pytorch.media.images import read_image
 
     picture = Image.fromarray(next(pictures(1)))
     exif = picture.getexif()

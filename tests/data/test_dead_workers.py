@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from magvit2_pytorch.data import ClipSpec, DeadWorker, InfiniteBatches, VideoDataset
+from magvit2_pytorch.data.clips import ClipSpec
+from magvit2_pytorch.data.datasets import VideoDataset
+from magvit2_pytorch.data.loader import InfiniteBatches
+from magvit2_pytorch.data.workers import DeadWorker
 from tests.data.clip_files import make_video
 from tests.data.faults import ROOT
 

@@ -17,16 +17,13 @@ import numpy as np
 import pytest
 import torch
 
-from magvit2_pytorch.data import (
-    ClipSpec,
-    ImageDataset,
-    InfiniteBatches,
-    UnusableMedia,
-    VideoDataset,
-    VideoFile,
-    read_image,
-)
-from magvit2_pytorch.data.frame_index import _index, open_container
+from magvit2_pytorch.data.clips import ClipSpec
+from magvit2_pytorch.data.datasets import ImageDataset, VideoDataset
+from magvit2_pytorch.data.loader import InfiniteBatches
+from magvit2_pytorch.media.frame_index import _index, open_container
+from magvit2_pytorch.media.images import read_image
+from magvit2_pytorch.media.unusable import UnusableMedia
+from magvit2_pytorch.media.video_reader import VideoFile
 from tests.data.clip_files import make_video, pictures
 from tests.data.corruptions import DAMAGES, fuzzed, write_variants, write_whole
 from tests.data.faults import ROOT, examine_all

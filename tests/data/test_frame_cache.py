@@ -7,8 +7,11 @@ import warnings
 import pytest
 import torch
 
-from magvit2_pytorch.data import ClipSpec, InfiniteBatches, VideoDataset, VideoFile
 from magvit2_pytorch.data.cache import FrameCache
+from magvit2_pytorch.data.clips import ClipSpec
+from magvit2_pytorch.data.datasets import VideoDataset
+from magvit2_pytorch.data.loader import InfiniteBatches
+from magvit2_pytorch.media.video_reader import VideoFile
 from tests.data.clip_files import make_format, make_video
 
 SPEC = ClipSpec(num_frames=5, image_size=24)

@@ -10,12 +10,9 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from magvit2_pytorch.data import (
-    ClipSpec,
-    InfiniteBatches,
-    ResumableSampler,
-    VideoDataset,
-)
+from magvit2_pytorch.data.clips import ClipSpec
+from magvit2_pytorch.data.datasets import VideoDataset
+from magvit2_pytorch.data.loader import InfiniteBatches, ResumableSampler
 from tests.data.clip_files import make_format
 
 

@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from magvit2_pytorch.data.replace_file import remove_abandoned, replacing
+from magvit2_pytorch.atomic import remove_abandoned, replacing
 
 KILLED = """
 import os, signal, sys
-from magvit2_pytorch.data.replace_file import replacing
+from magvit2_pytorch.atomic import replacing
 
 with replacing(sys.argv[1]) as part:
     part.write_bytes(b"half")

@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 
-from magvit2_pytorch.data.unusable import SkipLog
+from magvit2_pytorch.media.unusable import SkipLog
 
 ANOTHER = 1
 """No process of a test has this number."""

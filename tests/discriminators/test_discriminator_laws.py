@@ -3,7 +3,11 @@
 import pytest
 import torch
 
-from magvit2_pytorch.discriminators import DISCRIMINATORS, DiscriminatorOutput, build_discriminator
+from magvit2_pytorch.discriminators.discriminator import (
+    DISCRIMINATORS,
+    DiscriminatorOutput,
+    build_discriminator,
+)
 from tests.conftest import random_video
 
 SMALL = dict(dim=4, dim_mults=(2, 2))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from magvit2_pytorch.discriminators import (
+from magvit2_pytorch.discriminators.models import (
     FrameDiscriminator,
     MultiScaleDiscriminator,
     VideoDiscriminator,

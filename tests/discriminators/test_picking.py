@@ -4,7 +4,7 @@ from itertools import combinations
 import pytest
 import torch
 
-from magvit2_pytorch.discriminators import pick_consecutive_frames, pick_frames
+from magvit2_pytorch.discriminators.discriminator import pick_consecutive_frames, pick_frames
 
 MANY = 12000
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from magvit2_pytorch.discriminators import DISCRIMINATORS, build_discriminator
-from magvit2_pytorch.discriminators.saved import load_discriminator, save_discriminator
+from magvit2_pytorch.discriminators.discriminator import DISCRIMINATORS, build_discriminator
+from magvit2_pytorch.discriminators.models import load_discriminator, save_discriminator
 
 OPTIONS = [
     ("frame", dict()),

@@ -5,11 +5,11 @@ import shutil
 
 import torch
 
-from magvit2_pytorch.data import write_image
-from magvit2_pytorch.evaluation.clips import ClipChoice
-from magvit2_pytorch.evaluation.evaluate import Evaluation, EvaluationProgress
-from magvit2_pytorch.losses import PerceptualLoss
-from magvit2_pytorch.losses.feature_trunks import FeatureTrunk
+from magvit2_pytorch.evaluation.evaluation_clips import ClipChoice
+from magvit2_pytorch.evaluation.evaluator import Evaluation, EvaluationProgress
+from magvit2_pytorch.losses.perceptual import PerceptualLoss
+from magvit2_pytorch.losses.perceptual_networks import FeatureTrunk
+from magvit2_pytorch.media.images import write_image
 from tests.data.clip_files import make_video
 
 CHOICE = ClipChoice(num_frames=5, clips_per_video=3)

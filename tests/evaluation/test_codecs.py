@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
-
-from magvit2_pytorch.data import to_float
-from magvit2_pytorch.evaluation.codecs import (
+from video_codecs import (
     CODECS,
     available_codecs,
     code_frames,
@@ -19,7 +17,9 @@ from magvit2_pytorch.evaluation.codecs import (
     from_planes,
     to_planes,
 )
-from magvit2_pytorch.metrics import psnr
+
+from magvit2_pytorch.media.frames import to_float
+from magvit2_pytorch.metrics.quality import psnr
 
 AVAILABLE = available_codecs()
 NAMES = sorted(AVAILABLE)

@@ -8,8 +8,8 @@ import torch
 
 from magvit2_pytorch import VideoTokenizer
 from magvit2_pytorch.cli.main import main
-from magvit2_pytorch.data import VideoFile
-from magvit2_pytorch.evaluation import demo
+from magvit2_pytorch.evaluation import demo_run as demo
+from magvit2_pytorch.media.video_reader import VideoFile
 from magvit2_pytorch.training.tracking import read_log
 from tests.data.clip_files import make_video
 

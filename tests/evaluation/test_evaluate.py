@@ -7,14 +7,19 @@ import os
 import pytest
 import torch
 
-from magvit2_pytorch.data import VideoFile, read_image, to_float
-from magvit2_pytorch.evaluation import evaluate, journal
-from magvit2_pytorch.evaluation.clips import ClipChoice
-from magvit2_pytorch.evaluation.fvd import I3D
-from magvit2_pytorch.evaluation.inference import Inference
+from magvit2_pytorch.evaluation import evaluator as evaluate
+from magvit2_pytorch.evaluation import journal
+from magvit2_pytorch.evaluation.evaluation_clips import ClipChoice
 from magvit2_pytorch.evaluation.journal import EvaluationError, EvaluationMismatch
 from magvit2_pytorch.evaluation.measure import EvaluationNetworks, reconstruct_clip
-from magvit2_pytorch.metrics import CodebookUsage, frechet_distance, psnr, ssim
+from magvit2_pytorch.media.frames import to_float
+from magvit2_pytorch.media.images import read_image
+from magvit2_pytorch.media.video_reader import VideoFile
+from magvit2_pytorch.metrics.codebook import CodebookUsage
+from magvit2_pytorch.metrics.frechet import frechet_distance
+from magvit2_pytorch.metrics.fvd import I3D
+from magvit2_pytorch.metrics.quality import psnr, ssim
+from magvit2_pytorch.pipelines.inference import Inference
 from tests.conftest import build
 from tests.evaluation.clips import exact
 from tests.evaluation.reports import (

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from magvit2_pytorch.data import VideoFile, find_media, read_image, split_files, write_image
-from magvit2_pytorch.evaluation.clips import (
+from magvit2_pytorch.evaluation.evaluation_clips import (
     Clip,
     ClipChoice,
     EvaluatedFile,
@@ -13,6 +12,9 @@ from magvit2_pytorch.evaluation.clips import (
     find_files,
     iter_clips,
 )
+from magvit2_pytorch.media.images import read_image, write_image
+from magvit2_pytorch.media.sources import find_media, split_files
+from magvit2_pytorch.media.video_reader import VideoFile
 from tests.data.clip_files import make_video
 
 
@@ -99,7 +101,7 @@ def test_a_damaged_video_gives_what_can_be_decoded(tmp_path, monkeypatch):
 
     first = VideoFile(tmp_path / "whole.mkv")
     first.index = make_index(tmp_path)
-    monkeypatch.setattr("magvit2_pytorch.evaluation.clips.VideoFile", lambda *_: first)
+    monkeypatch.setattr("magvit2_pytorch.evaluation.evaluation_clips.VideoFile", lambda *_: first)
     monkeypatch.setattr(VideoFile, "try_read", fewer)
     file = EvaluatedFile(tmp_path / "whole.mkv", "whole.mkv")
     clips = taken([file], num_frames=4, clips_per_video=3)

@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from video_codecs import CODECS
 
-from magvit2_pytorch.data import write_video
-from magvit2_pytorch.evaluation.codecs import CODECS
-from magvit2_pytorch.evaluation.entropy_coding import compress
+from magvit2_pytorch.codes.entropy_coding import compress
+from magvit2_pytorch.media.video_writer import write_video
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from tests.evaluation.test_codecs import clip
 

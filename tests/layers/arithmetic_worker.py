@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from magvit2_pytorch.discriminators import DISCRIMINATORS, build_discriminator
+from magvit2_pytorch.discriminators.discriminator import DISCRIMINATORS, build_discriminator
 from magvit2_pytorch.layers import arithmetic
 from magvit2_pytorch.layers.conv import CausalConv3d
 from magvit2_pytorch.tokenizer.layer_spec import LAYERS

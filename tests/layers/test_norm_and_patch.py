@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from magvit2_pytorch.layers.norm import AdaptiveNorm, ChannelNorm
-from magvit2_pytorch.layers.patch import DepthToSpace, SpaceToDepth
+from magvit2_pytorch.layers.resample import DepthToSpace, SpaceToDepth
 from magvit2_pytorch.types import Context
 
 

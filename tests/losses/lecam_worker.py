@@ -5,7 +5,7 @@ import sys
 import torch
 import torch.distributed as dist
 
-from magvit2_pytorch.losses import LeCamRegularizer
+from magvit2_pytorch.losses.regularizers import LeCamRegularizer
 
 CASES = {
     # Samples of each process.

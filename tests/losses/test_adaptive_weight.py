@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from magvit2_pytorch.losses import adaptive_weight_from_gradients
+from magvit2_pytorch.losses.adversarial import adaptive_weight_from_gradients
 
 
 def decoder():

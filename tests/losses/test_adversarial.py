@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from magvit2_pytorch.losses import ADVERSARIAL_LOSSES
+from magvit2_pytorch.losses.adversarial import ADVERSARIAL_LOSSES
 
 
 def softplus(x):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from magvit2_pytorch.losses import feature_matching_loss
+from magvit2_pytorch.losses.reconstruction import feature_matching_loss
 
 
 def layers():

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from magvit2_pytorch.losses.feature_trunks import TRUNKS, PaddedBlurPool
+from magvit2_pytorch.losses.perceptual_networks import TRUNKS, PaddedBlurPool
 
 CONVS = {
     # Layers with weights, as torchvision and ST-LPIPS number them.

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from magvit2_pytorch.discriminators import FrameDiscriminator
-from magvit2_pytorch.losses import (
+from magvit2_pytorch.discriminators.models import FrameDiscriminator
+from magvit2_pytorch.losses.regularizers import (
     GRADIENT_PENALTIES,
     one_centered_penalty,
     points_between,

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from magvit2_pytorch.data.pixels import as_channels, to_float
-from magvit2_pytorch.losses.feature_trunks import TRUNKS, FeatureTrunk
 from magvit2_pytorch.losses.perceptual import PerceptualLoss
+from magvit2_pytorch.losses.perceptual_networks import TRUNKS, FeatureTrunk
+from magvit2_pytorch.media.frames import as_channels, to_float
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from magvit2_pytorch.losses.feature_trunks import TRUNKS
 from magvit2_pytorch.losses.perceptual import PerceptualLoss, build_perceptual
-from magvit2_pytorch.losses.perceptual_weights import load_heads, load_trunk
+from magvit2_pytorch.losses.perceptual_networks import TRUNKS, load_heads, load_trunk
 
 SLICES = {
     # LPIPS cuts a trunk after each layer that it listens to.

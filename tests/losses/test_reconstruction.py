@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from magvit2_pytorch.losses import RECONSTRUCTION_LOSSES
+from magvit2_pytorch.losses.reconstruction import RECONSTRUCTION_LOSSES
 
 FORMULAS = {
     "mse": lambda d: d.square().mean(),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from magvit2_pytorch.metrics import bootstrap_interval
+from magvit2_pytorch.metrics.bootstrap import bootstrap_interval
 
 
 def held(samples, level, groups=None):

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from magvit2_pytorch.metrics import CodebookUsage
+from magvit2_pytorch.metrics.codebook import CodebookUsage
 
 SPARSE = 2**36
 """A size whose counters nobody could hold."""

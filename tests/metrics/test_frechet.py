@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
-from magvit2_pytorch.metrics import FrechetDistance, GaussianMoments, frechet_distance
+from magvit2_pytorch.metrics.frechet import FrechetDistance, GaussianMoments, frechet_distance
 
 
 def features(num=60, dim=8, seed=0):

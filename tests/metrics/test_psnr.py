@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from magvit2_pytorch.metrics import psnr
+from magvit2_pytorch.metrics.quality import psnr
 
 
 @pytest.mark.parametrize("shape", [(3, 3, 5, 8, 12), (4, 1, 16, 16)], ids=["video", "image"])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from magvit2_pytorch.metrics import bits_per_pixel, compression_ratio
+from magvit2_pytorch.metrics.codebook import bits_per_pixel, compression_ratio
 
 
 def test_18_bits_to_4x8x8_is_magvit2s_rate_for_long_video():

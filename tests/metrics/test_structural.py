@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from magvit2_pytorch.metrics import ms_ssim, ssim
+from magvit2_pytorch.metrics.quality import ms_ssim, ssim
 
 
 def pair(batch=2, channels=3, frames=3, height=32, width=40, noise=0.2):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from magvit2_pytorch.metrics import temporal_consistency
+from magvit2_pytorch.metrics.quality import temporal_consistency
 
 
 def clip(batch=2, frames=5):

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from magvit2_pytorch.quantizers import LFQ
+from magvit2_pytorch.quantizers.lfq import LFQ
 
 CASES = {
     # Options, samples of each process, and the terms that make the loss.

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from magvit2_pytorch.quantizers import Continuous
+from magvit2_pytorch.quantizers.continuous import Continuous
 
 
 def test_latents_pass_as_they_are():

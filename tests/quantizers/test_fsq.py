@@ -4,7 +4,7 @@ import pytest
 import torch
 from vector_quantize_pytorch import FSQ as TheirFSQ
 
-from magvit2_pytorch.quantizers import FSQ
+from magvit2_pytorch.quantizers.fsq import FSQ
 
 LEVELS = [(3,), (4, 4), (8, 5, 5, 5), (8, 8, 8, 5, 5, 5), (7, 3, 1000)]
 

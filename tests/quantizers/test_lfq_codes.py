@@ -4,7 +4,7 @@ import pytest
 import torch
 from vector_quantize_pytorch import LFQ as DenseLFQ
 
-from magvit2_pytorch.quantizers import LFQ, convert_bit_order
+from magvit2_pytorch.quantizers.lfq import LFQ, convert_bit_order
 from tests.quantizers.brute_force import codebook
 
 

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from magvit2_pytorch.quantizers import FSQ, LFQ, Continuous
+from magvit2_pytorch.quantizers.continuous import Continuous
+from magvit2_pytorch.quantizers.fsq import FSQ
+from magvit2_pytorch.quantizers.lfq import LFQ
 
 MEAN, STD = torch.tensor([3.1, -0.7, 0.0]), torch.tensor([0.3, 4.1, 1.0])
 

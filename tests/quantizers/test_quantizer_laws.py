@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from magvit2_pytorch.quantizers import FSQ, LFQ, QUANTIZERS, Continuous
+from magvit2_pytorch.quantizers.continuous import Continuous
+from magvit2_pytorch.quantizers.fsq import FSQ
+from magvit2_pytorch.quantizers.lfq import LFQ
+from magvit2_pytorch.quantizers.quantizer import QUANTIZERS
 
 MAKE = {
     "lfq": lambda: LFQ(2**6),

@@ -4,11 +4,11 @@ import json
 import pytest
 
 from magvit2_pytorch import VideoTokenizer
-from magvit2_pytorch.quantizers import QUANTIZERS as REGISTERED_QUANTIZERS
-from magvit2_pytorch.tokenizer.bottleneck import build_quantizer
-from magvit2_pytorch.tokenizer.config import TRAINING_OPTIONS, TokenizerConfig
+from magvit2_pytorch.quantizers.quantizer import QUANTIZERS as REGISTERED_QUANTIZERS
+from magvit2_pytorch.tokenizer.build import build_quantizer
 from magvit2_pytorch.tokenizer.layer_spec import LAYERS, parse_layer
 from magvit2_pytorch.tokenizer.presets import PRESETS, preset
+from magvit2_pytorch.tokenizer.tokenizer_config import TRAINING_OPTIONS, TokenizerConfig
 from tests.conftest import DIM_COND, QUANTIZERS, SMALL
 
 PARAMETERS = {

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from magvit2_pytorch.functional import padded_num_frames
 from magvit2_pytorch.tokenizer.layer_spec import LAYERS
 from magvit2_pytorch.tokenizer.presets import PRESETS, preset
-from magvit2_pytorch.training.config import TrainingConfig
 from magvit2_pytorch.training.objective import Autoencoder, Objective
+from magvit2_pytorch.training.training_config import TrainingConfig
 from tests.conftest import DISCRETE, QUANTIZERS, build, cond_of, narrow, random_video
 
 # The layers of magvit2-pytorch's README, at a size for tests.

@@ -6,8 +6,8 @@ import torch
 
 from magvit2_pytorch import VideoTokenizer
 from magvit2_pytorch.tokenizer.presets import PRESETS, magvit2_options
-from magvit2_pytorch.training.config import TrainingConfig
 from magvit2_pytorch.training.recipes import RECIPES, recipe
+from magvit2_pytorch.training.training_config import TrainingConfig
 from tests.conftest import random_video
 
 FACTORS = {

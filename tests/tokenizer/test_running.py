@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from magvit2_pytorch.layers.stateful import Residual
 from magvit2_pytorch.tokenizer.layer_spec import LAYERS
 from magvit2_pytorch.tokenizer.presets import PRESETS
-from magvit2_pytorch.tokenizer.tile_size import MemoryTracker
+from magvit2_pytorch.tokenizer.tiling import MemoryTracker
 from tests.conftest import build, cond_of, narrow, random_video
 
 

@@ -3,8 +3,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from magvit2_pytorch.layers.patch import SpaceToDepth
-from magvit2_pytorch.tokenizer.stem import input_layer, output_layer
+from magvit2_pytorch.layers.resample import SpaceToDepth
+from magvit2_pytorch.tokenizer.build import input_layer, output_layer
 
 PATCHES = [(1, 1), (1, 2), (2, 1), (2, 4)]
 

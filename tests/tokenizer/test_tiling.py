@@ -6,7 +6,7 @@ from torch import nn
 
 from magvit2_pytorch.tokenizer.layer_spec import LAYERS
 from magvit2_pytorch.tokenizer.presets import PRESETS
-from magvit2_pytorch.tokenizer.tile_size import fit_tile_size, peak_bytes
+from magvit2_pytorch.tokenizer.tiling import fit_tile_size, peak_bytes
 from tests.conftest import QUANTIZERS, build, cond_of, narrow, random_video
 
 LAYERS_TO_TRY = [*sorted(LAYERS), ("attend_time", {"window": 2})]

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from magvit2_pytorch.discriminators import DISCRIMINATORS, Discriminator
-from magvit2_pytorch.losses import ADVERSARIAL_LOSSES, adaptive_weight_from_gradients
-from magvit2_pytorch.seeds import keyed_seed
-from magvit2_pytorch.training.config import TrainingConfig
+from magvit2_pytorch.discriminators.discriminator import DISCRIMINATORS, Discriminator
+from magvit2_pytorch.losses.adversarial import ADVERSARIAL_LOSSES, adaptive_weight_from_gradients
+from magvit2_pytorch.runtime import keyed_seed
 from magvit2_pytorch.training.meters import Meters
+from magvit2_pytorch.training.training_config import TrainingConfig
 from tests.training.conftest import clips
 from tests.training.test_trainer import assert_same, log_of, weights
 

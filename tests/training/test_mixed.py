@@ -5,9 +5,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from magvit2_pytorch.data.image_files import write_image
+from magvit2_pytorch.media.images import write_image
+from magvit2_pytorch.training.batches import mixed_batches, num_image_batches
 from magvit2_pytorch.training.meters import Meters
-from magvit2_pytorch.training.mixed import mixed_batches, num_image_batches
 from magvit2_pytorch.training.tracking import read_log
 from tests.training.test_trainer import assert_same, weights
 

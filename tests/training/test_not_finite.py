@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from magvit2_pytorch.training.not_finite import NonFiniteTraining, finite_or_nan
+from magvit2_pytorch.training.update import NonFiniteTraining, finite_or_nan
 from tests.conftest import QUANTIZERS
 from tests.training.conftest import clips
 from tests.training.test_adversarial import EVERYTHING, ONE

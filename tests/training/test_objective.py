@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from magvit2_pytorch.training.config import TrainingConfig
 from magvit2_pytorch.training.objective import Autoencoder, Objective
+from magvit2_pytorch.training.training_config import TrainingConfig
 from tests.conftest import QUANTIZERS, build, random_video
 
 

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch.optim import Adam, AdamW
 
-from magvit2_pytorch.training.config import TrainingConfig
-from magvit2_pytorch.training.muon import Muon
-from magvit2_pytorch.training.optimizer import build_adam, build_optimizers, decay_groups
+from magvit2_pytorch.training.optimizer import Muon, build_adam, build_optimizers, decay_groups
+from magvit2_pytorch.training.training_config import TrainingConfig
 from tests.conftest import build
 
 ADAMS = {"adam": Adam, "adamw": AdamW}

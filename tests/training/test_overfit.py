@@ -3,8 +3,9 @@
 import pytest
 
 from magvit2_pytorch import VideoTokenizer, VideoTokenizerTrainer
-from magvit2_pytorch.data import ClipSpec, VideoDataset
-from magvit2_pytorch.evaluation.demo import QUANTIZERS, demo_clips
+from magvit2_pytorch.data.clips import ClipSpec
+from magvit2_pytorch.data.datasets import VideoDataset
+from magvit2_pytorch.evaluation.demo_run import QUANTIZERS, demo_clips
 from magvit2_pytorch.training.recipes import recipe
 
 NUM_STEPS = 600

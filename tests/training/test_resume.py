@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from magvit2_pytorch.training.schedule import lr_scale
+from magvit2_pytorch.training.optimizer import lr_scale
 from magvit2_pytorch.training.state import (
     CHECKSUMS_FILE,
     STATE_FILE,

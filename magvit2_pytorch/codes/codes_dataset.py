@@ -1,0 +1,247 @@
+"""Dataset of stored codes, to train a generator on.
+
+`magvit2 tokenize` writes the codes. An item is a whole video or a window of a fixed number of
+latent frames. Only the files are needed, no tokenizer.
+"""
+
+import math
+import os
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from magvit2_pytorch.codes.code_file import CODE_SUFFIX, CodeHeader, reading_errors
+from magvit2_pytorch.codes.code_shards import (
+    CodesLocation,
+    DamagedCodes,
+    ShardName,
+    StoredVideo,
+    list_videos,
+    load_codes,
+)
+from magvit2_pytorch.media.sources import walk
+
+# About 100 bytes per video: a corpus may have millions, and every worker holds all rows.
+_COLUMNS = np.dtype(
+    [
+        ("file", np.int32),
+        ("key", np.int32),
+        ("offset", np.int64),
+        ("dtype", "S3"),
+        ("shape", np.int32, 4),
+        ("num_frames", np.int64),
+        ("height", np.int32),
+        ("width", np.int32),
+        ("fps", np.float64),
+    ]
+)
+
+
+class CodesItem(NamedTuple):
+    """Codes and metadata of an item, for torch's default collation."""
+
+    codes: Int[Tensor, "j y x"] | Int[Tensor, "j y x q"]
+    """int64, latent frames first."""
+    path: str
+    """Path of the video relative to the folder that was tokenized, or of the code file."""
+    start: int
+    """Index of the first latent frame of the window in its video."""
+    num_frames: int
+    """Number of frames of the whole video."""
+    height: int
+    width: int
+    fps: float
+    """Frames per second; NaN for an image."""
+
+
+class CodesDataset(Dataset):
+    """Videos or windows of videos from a folder of stored codes.
+
+    The folder holds shards, code files, or both. Without `num_latent_frames` an item is a whole
+    video. With it, an item is a window of that many latent frames. Windows start every `stride`
+    latent frames (default: `num_latent_frames`); a rest at the end of a video that is too short
+    for a window is left out. Only a window with `start` 0 contains the latent of a single frame.
+    Items are sorted by path, then by time, and depend on the files alone, not on the process that
+    wrote them.
+
+    Opening reads the headers; an item reads its own codes. If a video was tokenized twice, the
+    later codes are used. Raises `FileNotFoundError` or `ValueError` if there are no codes or no
+    windows, `ValueError` if the codes come from different tokenizers, and `UnusableMedia` (a
+    `ValueError`) if a file is damaged.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        num_latent_frames: int | None = None,
+        stride: int | None = None,
+    ):
+        for name, value in (("num_latent_frames", num_latent_frames), ("stride", stride)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}: give at least 1")
+        if stride is not None and num_latent_frames is None:
+            raise ValueError("stride is the step between windows: also give num_latent_frames")
+        self.folder = Path(folder).expanduser()
+        self.num_latent_frames = num_latent_frames
+        self.stride = stride or num_latent_frames
+        self._files = _code_files(self.folder)
+        self._read_headers()
+        # Number of items up to and including each video.
+        self._ends = np.cumsum(self._count_windows())
+
+    @property
+    def codebook_size(self) -> int:
+        """Size of the codebook; codes are below it."""
+        return self._common.codebook_size
+
+    @property
+    def num_codebooks(self) -> int:
+        """Length of the codes' last axis, which is absent if 1."""
+        return self._common.num_codebooks
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the tokenizer that made the codes."""
+        return self._common.fingerprint
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, number: int) -> CodesItem:
+        video, start = self._locate(number)
+        row, location = self._rows[video], self._location(video)
+        length = self.num_latent_frames or location.shape[0]
+        codes = load_codes(location, start, start + length)
+        # On a GPU an index out of range raises an error that does not name the file.
+        if int(codes.min()) < 0 or int(codes.max()) >= self.codebook_size:
+            raise DamagedCodes(
+                location.file, f"is damaged: codes of {self._paths[video]} are outside the codebook"
+            )
+        return CodesItem(
+            codes=codes,
+            path=self._paths[video],
+            start=start,
+            num_frames=int(row["num_frames"]),
+            height=int(row["height"]),
+            width=int(row["width"]),
+            fps=float(row["fps"]),
+        )
+
+    def header(self, number: int) -> CodeHeader:
+        """Header of an item's video, which `decode_file` needs together with the codes.
+
+        Reads all headers of the shard again.
+        """
+        row = self._rows[self._locate(number)[0]]
+        return list_videos(self._files[row["file"]])[row["key"]].header
+
+    def _read_headers(self) -> None:
+        self._common: CodeHeader | None = None
+        rows, paths = [], []
+        for number, file in enumerate(self._files):
+            videos = list_videos(file)
+            for video in videos:
+                self._check_tokenizer(file, video.header)
+            with reading_errors(file):
+                rows.append(np.array([_row(number, k, v) for k, v in enumerate(videos)], _COLUMNS))
+            paths += [self._path(file, video) for video in videos]
+        if not paths:
+            raise ValueError(f"the shards in {self.folder} hold no videos")
+        # Files are sorted by name, so the last row of a path has its latest codes.
+        last = {path: index for index, path in enumerate(paths)}
+        self._paths = sorted(last)
+        self._rows = np.concatenate(rows)[[last[path] for path in self._paths]]
+
+    def _check_tokenizer(self, file: Path, header: CodeHeader) -> None:
+        common = self._common
+        if common is None:
+            self._common, self._first_file = header, file
+        elif _tokenizer_key(header) != _tokenizer_key(common):
+            raise ValueError(
+                f"{self.folder} holds codes of different tokenizers: {self._first_file} is from "
+                f"{common.tokenizer} (fingerprint {common.fingerprint[:12]}), {file} from "
+                f"{header.tokenizer} (fingerprint {header.fingerprint[:12]}); open a folder with "
+                "codes of one tokenizer"
+            )
+
+    def _path(self, file: Path, video: StoredVideo) -> str:
+        """Path that identifies a video in all shards of the folder."""
+        relative = file.relative_to(self.folder)
+        if ShardName.parse(file.name) is None:
+            return relative.as_posix()
+        return (relative.parent / video.origin.path).as_posix()
+
+    def _count_windows(self) -> np.ndarray:
+        if self.num_latent_frames is None:
+            return np.ones(len(self._rows), np.int64)
+        last_start = self._rows["shape"][:, 0].astype(np.int64) - self.num_latent_frames
+        counts = np.where(last_start < 0, 0, last_start // self.stride + 1)
+        num_short = int((counts == 0).sum())
+        if num_short == len(counts):
+            raise ValueError(
+                f"none of the {num_short} videos in {self.folder} has {self.num_latent_frames} "
+                f"latent frames: the longest has {self._rows['shape'][:, 0].max()}"
+            )
+        if num_short:
+            warnings.warn(
+                f"{num_short} of {len(counts)} videos in {self.folder} have fewer than "
+                f"{self.num_latent_frames} latent frames and are left out",
+                stacklevel=3,
+            )
+        return counts
+
+    def _locate(self, number: int) -> tuple[int, int]:
+        """Number of an item's video, and the item's first latent frame."""
+        if not 0 <= number < len(self):
+            raise IndexError(f"item {number} of {len(self)}")
+        video = int(np.searchsorted(self._ends, number, side="right"))
+        before = int(self._ends[video - 1]) if video else 0
+        return video, (number - before) * (self.stride or 0)
+
+    def _location(self, video: int) -> CodesLocation:
+        row = self._rows[video]
+        shape = tuple(row["shape"].tolist())
+        shape = shape if self.num_codebooks > 1 else shape[:3]
+        dtype = np.dtype(row["dtype"].decode())
+        return CodesLocation(self._files[row["file"]], int(row["offset"]), dtype, shape)
+
+
+def _code_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"there is no folder {folder}: give a folder of code files or shards"
+        )
+    files = [
+        path
+        for path in walk(folder)
+        if ShardName.parse(path.name) or path.name.lower().endswith(CODE_SUFFIX)
+    ]
+    if not files:
+        raise ValueError(
+            f"{folder} holds no codes: create some with `magvit2 tokenize VIDEOS -o FOLDER`"
+        )
+    return sorted(files, key=lambda path: (path.parent, ShardName.parse(path.name) or (), path))
+
+
+def _tokenizer_key(header: CodeHeader) -> tuple:
+    return header.fingerprint, header.codebook_size, header.num_codebooks
+
+
+def _row(file: int, key: int, video: StoredVideo) -> tuple:
+    header, shape = video.header, video.location.shape
+    return (
+        file,
+        key,
+        video.location.offset,
+        video.location.dtype.str,
+        (*shape, 1) if len(shape) == 3 else shape,
+        header.num_frames,
+        header.height,
+        header.width,
+        math.nan if header.fps is None else header.fps,
+    )

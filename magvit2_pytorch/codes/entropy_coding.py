@@ -1,0 +1,155 @@
+"""Lossless compression of codes with a range coder and adaptive probabilities."""
+
+import math
+import struct
+import zlib
+from types import ModuleType
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Int
+from torch import Tensor
+
+from magvit2_pytorch.codes.code_file import VideoCodes
+from magvit2_pytorch.codes.code_model import Bits, CodeModel, Positions, Probabilities, num_bits
+from magvit2_pytorch.quantizers.fsq import FSQ
+from magvit2_pytorch.quantizers.quantizer import Quantizer
+
+HEADER = struct.Struct("<BIHHI")
+"""Form, latent frames, rows, columns, checksum."""
+HEADER_BYTES = HEADER.size
+FIXED_LENGTH, MODELED = 1, 2
+"""Forms of the payload. An incompatible change of a form gets a new number."""
+
+LatentGrid = tuple[int, int, int]
+Digits = Int[np.ndarray, "j y x d"]
+"""Digits of the codes of all codebooks."""
+
+
+def compress(codes: VideoCodes, quantizer: Quantizer) -> bytes:
+    """Compresses one video's codes, `j y x` or `j y x q`.
+
+    A range coder writes each bit with the probability from `CodeModel`. The model starts untrained
+    for every video, so that the bytes are self-contained; in a short video it has learned little.
+    If it does not help, as with random codes, codes are written at fixed length: the result is
+    never longer than `HEADER_BYTES` plus a whole number of bits per code, rounded up to bytes.
+
+    This is slow: a latent frame takes 2 y + x steps, and each of them one step per bit. Raises
+    `ValueError` if `codes` are not codes of this quantizer, `ImportError` without constriction.
+    """
+    model = CodeModel(digit_levels(quantizer))
+    checked = quantizer.check_codes(codes[None])[0].cpu()
+    grid = tuple(checked.shape[:3])
+    if not checked.numel() or max(grid[1:]) > 0xFFFF:
+        raise ValueError(
+            f"codes of {grid}: give 1 to 65,535 rows and columns, and at least one frame"
+        )
+    digits = _digits(checked.numpy(), quantizer)
+    encoder = _constriction().queue.RangeEncoder()
+    family = _constriction().model.Bernoulli(perfect=False)
+
+    def write(positions: Positions, digit: int, bit: int, probabilities: Probabilities) -> Bits:
+        bits = (digits[(*positions, digit)] >> bit & 1).astype(bool)
+        encoder.encode(bits.astype(np.int32), family, probabilities)
+        return bits
+
+    model.visit(grid, write)
+    form, payload = MODELED, encoder.get_compressed().astype("<u4").tobytes()
+    packed = _pack(checked.numpy(), quantizer)
+    if len(packed) <= len(payload):
+        form, payload = FIXED_LENGTH, packed
+    return HEADER.pack(form, *grid, _checksum(form, grid, payload, quantizer)) + payload
+
+
+def decompress(data: bytes, quantizer: Quantizer) -> Int[Tensor, "j y x *q"]:
+    """Inverse of `compress`.
+
+    Returns int64 codes, with a codebook axis if the quantizer has several. Raises `ValueError` if
+    the bytes are damaged, truncated, of another version or of a quantizer with another codebook,
+    `ImportError` without constriction.
+    """
+    if len(data) < HEADER_BYTES:
+        raise ValueError(
+            f"{len(data)} bytes are not compressed codes, which have at least {HEADER_BYTES}"
+        )
+    form, *grid, checksum = HEADER.unpack_from(data)
+    grid, payload = tuple(grid), data[HEADER_BYTES:]
+    if form not in (FIXED_LENGTH, MODELED):
+        raise ValueError(f"these bytes are not codes compressed by this version (form {form})")
+    if checksum != _checksum(form, grid, payload, quantizer):
+        raise ValueError(
+            "compressed codes are damaged, or of a tokenizer with another codebook: the "
+            "checksum does not match"
+        )
+    if form == FIXED_LENGTH:
+        codes = _unpack(payload, grid, quantizer)
+    else:
+        decoder = _constriction().queue.RangeDecoder(
+            np.frombuffer(payload, "<u4").astype(np.uint32)
+        )
+        family = _constriction().model.Bernoulli(perfect=False)
+
+        def read(positions: Positions, digit: int, bit: int, probabilities: Probabilities) -> Bits:
+            return decoder.decode(family, probabilities).astype(bool)
+
+        codes = _codes(CodeModel(digit_levels(quantizer)).visit(grid, read), quantizer)
+    codes = torch.from_numpy(codes)
+    return codes[..., 0] if quantizer.num_codebooks == 1 else codes
+
+
+def digit_levels(quantizer: Quantizer) -> list[tuple[int, ...]]:
+    """Number of values of each digit of a code, per codebook.
+
+    The least significant digit is first. These are the levels of FSQ; for other quantizers, the
+    bits of the index (for LFQ, each is the sign of a latent).
+    """
+    if not quantizer.codebook_size:
+        raise ValueError("this tokenizer is continuous and has no codes to compress")
+    bits = (2,) * num_bits(quantizer.codebook_size)
+    levels = quantizer.levels if isinstance(quantizer, FSQ) else bits
+    return [levels] * quantizer.num_codebooks
+
+
+def _digits(codes: Int[np.ndarray, "j y x q"], quantizer: Quantizer) -> Digits:
+    levels = digit_levels(quantizer)[0]
+    digits = codes[..., None] // _place_values(levels) % np.array(levels)
+    return rearrange(digits, "j y x q d -> j y x (q d)")
+
+
+def _codes(digits: Digits, quantizer: Quantizer) -> Int[np.ndarray, "j y x q"]:
+    digits = rearrange(digits, "j y x (q d) -> j y x q d", q=quantizer.num_codebooks)
+    return (digits * _place_values(digit_levels(quantizer)[0])).sum(axis=-1)
+
+
+def _place_values(levels: tuple[int, ...]) -> Int[np.ndarray, " d"]:
+    return np.cumprod([1, *levels[:-1]], dtype=np.int64)
+
+
+def _pack(codes: Int[np.ndarray, "j y x q"], quantizer: Quantizer) -> bytes:
+    """Packs each code into the number of bits of the largest code."""
+    bits = codes[..., None] >> np.arange(num_bits(quantizer.codebook_size)) & 1
+    return np.packbits(bits.astype(bool)).tobytes()
+
+
+def _unpack(payload: bytes, grid: LatentGrid, quantizer: Quantizer) -> Int[np.ndarray, "j y x q"]:
+    shape = (*grid, quantizer.num_codebooks, num_bits(quantizer.codebook_size))
+    bits = np.unpackbits(np.frombuffer(payload, np.uint8), count=math.prod(shape)).reshape(shape)
+    return (bits.astype(np.int64) << np.arange(shape[-1])).sum(axis=-1)
+
+
+def _checksum(form: int, grid: LatentGrid, payload: bytes, quantizer: Quantizer) -> int:
+    """CRC-32 of form, grid, digit levels and payload."""
+    description = f"{form} {grid} {digit_levels(quantizer)}"
+    return zlib.crc32(payload, zlib.crc32(description.encode()))
+
+
+def _constriction() -> ModuleType:
+    """Imports the range coder, an optional dependency."""
+    try:
+        import constriction
+    except ImportError as error:
+        raise ImportError(
+            "entropy coding needs constriction: pip install 'magvit2-pytorch[entropy]'"
+        ) from error
+    return constriction.stream

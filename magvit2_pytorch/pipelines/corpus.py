@@ -1,0 +1,226 @@
+"""Tokenizes a corpus to shards of codes, with any number of processes.
+
+Processes share only the output folder. Each takes every `world_size`-th input of one list, so that
+they need no communication, and one that dies or restarts does not disturb the others. An input is
+done if its codes are in a shard, whichever process wrote it; the next run does the rest, with any
+number of processes.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from operator import ne
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from magvit2_pytorch.atomic import remove_abandoned
+from magvit2_pytorch.codes.code_file import CodeHeader, Origin, VideoCodes
+from magvit2_pytorch.codes.code_shards import (
+    DamagedCodes,
+    ShardName,
+    ShardWriter,
+    StoredVideo,
+    verify_codes,
+)
+from magvit2_pytorch.media.unusable import UnusableMedia
+from magvit2_pytorch.pipelines.corpus_folder import CorpusFolder, Failure
+from magvit2_pytorch.pipelines.files import FrameCallback, tokenize_file
+from magvit2_pytorch.pipelines.fingerprint import TokenizerId
+from magvit2_pytorch.pipelines.inference import Inference
+from magvit2_pytorch.tokenizer.model import VideoTokenizer
+
+OUT_OF_MEMORY = (MemoryError, torch.cuda.OutOfMemoryError)
+"""Errors of an intact file that is too large for the machine."""
+
+
+class CorpusMismatch(ValueError):
+    """A folder of shards was started with another tokenizer, size or precision."""
+
+
+@dataclass
+class CorpusReport:
+    """Counts and failures of one process's share of a corpus."""
+
+    num_inputs: int = 0
+    num_done_before: int = 0
+    num_failed_before: int = 0
+    """Inputs that failed in an earlier run and are not retried."""
+    num_done: int = 0
+    failed: list[Failure] = field(default_factory=list)
+    """Failures of this run."""
+
+    @property
+    def num_to_do(self) -> int:
+        """Inputs to do when this run started."""
+        return self.num_inputs - self.num_done_before - self.num_failed_before
+
+
+class CorpusProgress:
+    """Callbacks of `tokenize_corpus`. An exception ends the run; finished codes are kept."""
+
+    def damaged(self, file: Path, reason: str) -> None:
+        """A shard is damaged; its damaged inputs are done again."""
+
+    def planned(self, report: CorpusReport) -> None:
+        """The inputs to do are known."""
+
+    def frames(self, path: str, done: int, total: int) -> None:
+        """`done` of about `total` frames of an input are encoded."""
+
+    def written(self, shard: Path) -> None:
+        """A shard is written."""
+
+    def finished(self, path: str, reason: str | None) -> None:
+        """An input is encoded, or failed for this reason."""
+
+
+def tokenize_corpus(
+    tokenizer: VideoTokenizer,
+    inputs: Mapping[str, Path],
+    folder: str | os.PathLike,
+    *,
+    max_shard_bytes: int = 256_000_000,
+    size: int | None = None,
+    inference: Inference = Inference(),
+    tokenizer_id: TokenizerId | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    retry_failed: bool = False,
+    progress: CorpusProgress | None = None,
+) -> CorpusReport:
+    """Tokenizes this process's share of the remaining inputs.
+
+    `inputs` maps paths within the corpus to files; all processes give the same inputs in the same
+    order. An input is done if the shards in `folder` hold intact codes of its current version. A
+    failed input is retried if it has changed since, or with `retry_failed`. A file fails if it
+    cannot be decoded or does not fit into memory. However the run ends, codes that are ready are
+    written first. Up to `max_shard_bytes` of codes are held in memory, and twice that while they
+    are written.
+
+    Raises `CorpusMismatch` (a `ValueError`) if the folder was started with another tokenizer, size
+    or precision, and `UnusableMedia` if a shard cannot be read although it is not damaged.
+    """
+    progress = progress or CorpusProgress()
+    options = _CodeOptions(tokenizer_id or TokenizerId.of(tokenizer), size, inference)
+    share = dict(list(inputs.items())[rank::world_size])
+    corpus = CorpusFolder(folder, progress.damaged)
+    todo, report = _plan(corpus, share, options, retry_failed, progress)
+    progress.planned(report)
+    run = corpus.num_runs()
+    corpus.folder.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(corpus.folder)
+    writer = ShardWriter(corpus.folder, ShardName(run, rank, 0), max_shard_bytes)
+    try:
+        for path, file in todo.items():
+            origin = options.origin(path, file)
+            result = "the file is missing"
+            if origin is not None:
+                result = _try_tokenize(tokenizer, file, options, partial(progress.frames, path))
+            reason = result if isinstance(result, str) else None
+            if reason is not None:
+                report.failed.append(Failure(path, reason, origin))
+                corpus.add_failure(run, rank, report.failed[-1])
+            else:
+                written = writer.add(*result, origin)
+                report.num_done += 1
+                if written:
+                    progress.written(written)
+            progress.finished(path, reason)
+    finally:
+        written = writer.flush()
+        corpus.write_manifest()
+    if written:
+        progress.written(written)
+    return report
+
+
+class _CodeOptions(NamedTuple):
+    """Tokenizer and options that the codes of a file depend on."""
+
+    tokenizer_id: TokenizerId
+    size: int | None
+    inference: Inference
+
+    def origin(self, path: str, file: Path) -> Origin | None:
+        """Origin of codes of the current file; None without a file."""
+        try:
+            return Origin.from_file(file, path, self.size, self.inference.precision)
+        except OSError:
+            return None
+
+    def check(self, video: StoredVideo) -> None:
+        """Raises `CorpusMismatch` on codes that were made with other options."""
+        precision = self.inference.precision
+        before = (video.header.fingerprint, video.origin.size, video.origin.precision)
+        now = (self.tokenizer_id.fingerprint, self.size, precision)
+        if before == now:
+            return
+        author = TokenizerId(video.header.tokenizer, video.header.fingerprint)
+        pairs = {
+            "the tokenizer": (author, self.tokenizer_id),
+            "size": (video.origin.size or "as it is", self.size or "as it is"),
+            "precision": (video.origin.precision, precision),
+        }
+        differ = [
+            f"{name} {theirs}, not {ours}"
+            for (name, (theirs, ours)), differs in zip(
+                pairs.items(), map(ne, before, now), strict=True
+            )
+            if differs
+        ]
+        raise CorpusMismatch(
+            f"{video.location.file.parent} was started with {', and '.join(differ)}: "
+            "continue with the same options, or choose another folder"
+        )
+
+
+def _plan(
+    corpus: CorpusFolder,
+    share: Mapping[str, Path],
+    options: _CodeOptions,
+    retry_failed: bool,
+    progress: CorpusProgress,
+) -> tuple[dict[str, Path], CorpusReport]:
+    """Remaining inputs of a share, and counts of the others."""
+    latest = {}
+    for path, event in corpus.events():
+        if isinstance(event, StoredVideo):
+            options.check(event)
+        if path in share:
+            latest[path] = event
+    report, todo = CorpusReport(num_inputs=len(share)), {}
+    for path, file in share.items():
+        event = latest.get(path)
+        if event is None or event.origin != options.origin(path, file):
+            todo[path] = file
+        elif isinstance(event, Failure) and not retry_failed:
+            report.num_failed_before += 1
+        elif isinstance(event, StoredVideo) and _is_intact(event, progress):
+            report.num_done_before += 1
+        else:
+            todo[path] = file
+    return todo, report
+
+
+def _is_intact(video: StoredVideo, progress: CorpusProgress) -> bool:
+    try:
+        verify_codes(video)
+    except DamagedCodes as error:
+        progress.damaged(video.location.file, error.reason)
+        return False
+    return True
+
+
+def _try_tokenize(
+    tokenizer: VideoTokenizer, file: Path, options: _CodeOptions, on_frames: FrameCallback
+) -> tuple[VideoCodes, CodeHeader] | str:
+    """Codes and header of a file, or the reason of failure."""
+    try:
+        return tokenize_file(tokenizer, file, **options._asdict(), on_frames=on_frames)
+    except UnusableMedia as error:
+        return error.reason
+    except OUT_OF_MEMORY as error:
+        return f"is too large for the memory ({type(error).__name__}): try a smaller size"

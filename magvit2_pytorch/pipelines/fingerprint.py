@@ -1,0 +1,95 @@
+"""Checks that a tokenizer works with files and given codes."""
+
+import hashlib
+import json
+from dataclasses import fields
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from magvit2_pytorch.codes.code_file import CodeHeader
+from magvit2_pytorch.tokenizer.model import VideoTokenizer
+from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
+
+
+class TokenizerId(NamedTuple):
+    """A tokenizer's name, as the user gave it, and its fingerprint."""
+
+    name: str
+    fingerprint: str
+
+    @classmethod
+    def of(
+        cls, tokenizer: VideoTokenizer, name: str = "a tokenizer without a name"
+    ) -> "TokenizerId":
+        """The ID to store with codes; hashes all weights."""
+        return cls(name, fingerprint(tokenizer))
+
+    def __str__(self) -> str:
+        return f"{self.name} (fingerprint {self.fingerprint[:12]})"
+
+
+def fingerprint(tokenizer: VideoTokenizer) -> str:
+    """SHA-256 of configuration and weights, in hexadecimal.
+
+    Saving and loading a tokenizer, or moving it to another device, does not change it.
+    """
+    options = json.dumps(_non_default_options(tokenizer.config), sort_keys=True)
+    return weights_hash(tokenizer, options)
+
+
+def weights_hash(module: nn.Module, prefix: str = "") -> str:
+    """SHA-256 of `prefix` and all tensors of a module, in hexadecimal."""
+    digest = hashlib.sha256(prefix.encode())
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        value = value.detach().cpu().contiguous().reshape(-1)
+        digest.update(value.view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _non_default_options(config: TokenizerConfig) -> dict[str, object]:
+    """Options that differ from the defaults: new options keep old fingerprints."""
+    defaults = {field.name: field.default for field in fields(config)}
+    values = config.to_dict()
+    return {n: values[n] for n in values if getattr(config, n) != defaults[n]}
+
+
+class TokenizerMismatch(ValueError):
+    """Codes were made by another tokenizer."""
+
+
+def check_supports_files(tokenizer: VideoTokenizer, needs_codes: bool) -> None:
+    """Raises `ValueError` on conditional tokenizers, and on continuous ones if `needs_codes`."""
+    if tokenizer.config.dim_cond is not None:
+        raise ValueError(
+            f"this tokenizer is conditional (dim_cond={tokenizer.config.dim_cond}), but a file "
+            "has no condition: use tokenize(video, cond) in Python"
+        )
+    if needs_codes and tokenizer.codebook_size is None:
+        raise ValueError(
+            "this tokenizer is continuous (continuous_dim="
+            f"{tokenizer.config.continuous_dim}) and has no codes to store: use reconstruct, or "
+            "encode and decode in Python"
+        )
+
+
+def check_same_tokenizer(
+    tokenizer: VideoTokenizer, tokenizer_id: TokenizerId, header: CodeHeader, force: bool = False
+) -> None:
+    """Raises `TokenizerMismatch` unless the codes were made by this tokenizer.
+
+    `force` allows another fingerprint, if codebook and strides are the same.
+    """
+    names = ("codebook_size", "num_codebooks", "time_factor", "space_factor")
+    pairs = [(name, getattr(header, name), getattr(tokenizer, name)) for name in names]
+    differ = [f"{name} {theirs}, not {ours}" for name, theirs, ours in pairs if theirs != ours]
+    if tokenizer_id.fingerprint == header.fingerprint or (force and not differ):
+        return
+    author = TokenizerId(header.tokenizer, header.fingerprint)
+    advice = f"; --force cannot help ({'; '.join(differ)})" if differ else ", or use --force"
+    raise TokenizerMismatch(
+        f"the codes of {header.source} were made by {author}, not by {tokenizer_id}: "
+        f"decode them with the former{advice}"
+    )

@@ -1,0 +1,150 @@
+"""Reads and writes video and image files as chunks of frames."""
+
+import os
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn.functional import pad
+
+from magvit2_pytorch.data.clips import check_proportions, covering_size
+from magvit2_pytorch.media.images import read_image, write_image
+from magvit2_pytorch.media.sources import IMAGE_SUFFIXES, SUFFIXES
+from magvit2_pytorch.media.unusable import UnusableMedia
+from magvit2_pytorch.media.video_reader import VideoFile
+from magvit2_pytorch.media.video_writer import WRITABLE, VideoWriter
+from magvit2_pytorch.types import Frames, MediaKind, Video
+
+
+def frame_size(height: int, width: int, short_side: int | None) -> tuple[int, int]:
+    """Height and width for a short side; None keeps the size."""
+    if short_side is None:
+        return height, width
+    if short_side < 1:
+        raise ValueError(f"size is {short_side}: the short side must have at least 1 pixel")
+    return covering_size(height, width, (short_side, short_side))
+
+
+def space_padding(height: int, width: int, space_factor: int) -> tuple[int, int]:
+    """Rows below and columns right missing to multiples of `space_factor`."""
+    return -height % space_factor, -width % space_factor
+
+
+def pad_space(video: Video, space_factor: int) -> Float[Tensor, "b c t y x"]:
+    """Repeats the last row and column up to multiples of `space_factor`."""
+    below, right = space_padding(*video.shape[-2:], space_factor)
+    if not below and not right:
+        return video
+    return pad(video, (0, right, 0, below, 0, 0), mode="replicate")
+
+
+WRITABLE_AS = {"video": WRITABLE, "image": IMAGE_SUFFIXES}
+"""Suffixes of files that can be written."""
+ALL_WRITABLE = WRITABLE + IMAGE_SUFFIXES
+SUFFIX_OF = {"video": ".mp4", "image": ".png"}
+"""Suffix of files written to a folder."""
+
+
+def media_kind(path: str | os.PathLike) -> MediaKind:
+    """Kind of file by its suffix; raises `UnusableMedia` if unknown."""
+    suffix = Path(path).suffix.lower()
+    for kind, suffixes in SUFFIXES.items():
+        if suffix in suffixes:
+            return kind
+    known = ", ".join(s.lstrip(".") for suffixes in SUFFIXES.values() for s in suffixes)
+    raise UnusableMedia(path, f"is neither a video nor an image by its suffix ({known})")
+
+
+@dataclass(frozen=True)
+class Media:
+    """Frames `h w c`, uint8, and the properties of their file."""
+
+    kind: MediaKind
+    height: int
+    width: int
+    fps: float | None
+    num_frames: int
+    """According to the file; the actual number may differ."""
+    frames: Generator[UInt8[Tensor, "h w c"], None, None]
+
+
+def open_media(path: str | os.PathLike, channels: int = 3, size: int | None = None) -> Media:
+    """Opens a file, resizing the short side to `size` pixels if given.
+
+    Frames are decoded lazily, in constant memory. Raises `UnusableMedia` on files that cannot be
+    used.
+    """
+    if media_kind(path) == "image":
+        image = read_image(path, channels)
+        height, width = _target_size(path, *image.shape[:2], size)
+        if (height, width) != tuple(image.shape[:2]):
+            image = read_image(path, channels, (height, width))
+        return Media("image", height, width, None, 1, (frame for frame in (image,)))
+    file = VideoFile(path, channels)
+    height, width = _target_size(path, file.height, file.width, size)
+    return Media("video", height, width, file.fps, file.num_frames, file.frames((height, width)))
+
+
+def _target_size(
+    path: str | os.PathLike, height: int, width: int, size: int | None
+) -> tuple[int, int]:
+    if size is not None and size > 0:
+        check_proportions(path, height, width, (size, size))
+    return frame_size(height, width, size)
+
+
+def chunks(
+    frames: Generator[UInt8[Tensor, "h w c"], None, None], chunk_frames: int, time_factor: int
+) -> Generator[Frames, None, None]:
+    """Splits frames into chunks that fit the tokenizer's stride.
+
+    The last chunk may be shorter. The length of a chunk is the largest multiple of `time_factor` up
+    to `chunk_frames`, at least `time_factor`; the first has one frame more. Closing the generator
+    closes the file.
+    """
+    length = max(chunk_frames // time_factor, 1) * time_factor
+    with closing(frames):
+        chunk = list(islice(frames, 1 + length))
+        while chunk:
+            # torch.stack in a background thread would start a second team of OpenMP threads.
+            yield torch.from_numpy(np.stack(chunk))
+            chunk = list(islice(frames, length))
+
+
+def check_writable(path: str | os.PathLike, kind: MediaKind) -> None:
+    """Raises `ValueError` unless files of this kind can have the suffix."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in WRITABLE_AS[kind]:
+        known = ", ".join(WRITABLE_AS[kind])
+        name = "an image" if kind == "image" else "a video"
+        raise ValueError(f"cannot write {name} to {path}: use one of {known}")
+
+
+@contextmanager
+def media_writer(
+    path: str | os.PathLike,
+    kind: MediaKind,
+    fps: float | None,
+    audio_from: str | os.PathLike | None = None,
+) -> Iterator[Callable[[Frames], None]]:
+    """Yields a function that writes the next chunk of frames.
+
+    The file appears atomically. A video is written in constant memory and gets the sound of the
+    file `audio_from`, as with `VideoWriter`. An image is the first frame.
+    """
+    if kind == "image":
+        yield lambda chunk: write_image(path, chunk[0])
+        return
+    with VideoWriter(path, fps, audio_from=audio_from) as writer:
+
+        def write(chunk: Frames) -> None:
+            for frame in chunk:
+                writer.write(frame)
+
+        yield write

@@ -1,0 +1,147 @@
+"""Descriptions of tokenizers, files and checkpoints, in plain JSON values."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from magvit2_pytorch.codes.code_file import CODE_SUFFIX, read_codes
+from magvit2_pytorch.media.images import read_image
+from magvit2_pytorch.media.unusable import UnusableMedia
+from magvit2_pytorch.media.video_reader import VideoFile
+from magvit2_pytorch.metrics.codebook import bits_per_pixel, compression_ratio
+from magvit2_pytorch.pipelines.fingerprint import fingerprint
+from magvit2_pytorch.pipelines.media_file import media_kind
+from magvit2_pytorch.quantizers.continuous import Continuous
+from magvit2_pytorch.tokenizer.layer_spec import LayerEntry
+from magvit2_pytorch.tokenizer.model import VideoTokenizer
+from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
+from magvit2_pytorch.training.state import STATE_FILE
+
+Description = dict[str, Any]
+
+
+def tokenizer_info(tokenizer: VideoTokenizer, with_fingerprint: bool = True) -> Description:
+    """Sizes, rates, layers and configuration of a tokenizer.
+
+    `with_fingerprint` needs weights; without it the tokenizer may be on the device "meta".
+    """
+    bits = tokenizer.bits_per_pixel
+    description = {
+        "kind": "tokenizer",
+        "parameters": count(tokenizer),
+        "encoder_parameters": count(tokenizer.encoder),
+        "decoder_parameters": count(tokenizer.decoder),
+        "time_factor": tokenizer.time_factor,
+        "space_factor": tokenizer.space_factor,
+        "quantizer": type(tokenizer.quantizer).__name__,
+        "codebook_size": tokenizer.codebook_size,
+        "num_codebooks": tokenizer.num_codebooks,
+        "bits_per_pixel": bits,
+        "compression_ratio": bits and compression_ratio(bits, tokenizer.config.channels),
+    }
+    if with_fingerprint:
+        description["fingerprint"] = fingerprint(tokenizer)
+        if isinstance(tokenizer.quantizer, Continuous):
+            description["latent_statistics"] = _latent_statistics(tokenizer.quantizer)
+    return description | {"layers": _layers(tokenizer), "config": tokenizer.config.to_dict()}
+
+
+def describe_preset(options: dict[str, Any]) -> Description:
+    """Description of the tokenizer of a preset, without allocating its weights."""
+    config = TokenizerConfig.from_dict(options)
+    with torch.device("meta"):
+        return tokenizer_info(VideoTokenizer.from_config(config), with_fingerprint=False)
+
+
+def describe_file(path: str | os.PathLike) -> Description:
+    """Describes a code file, video or image; `UnusableMedia` if unreadable."""
+    if Path(path).name.lower().endswith(CODE_SUFFIX):
+        return _describe_codes(path)
+    if media_kind(path) == "image":
+        height, width, _ = read_image(path).shape
+        return {"kind": "image", "height": height, "width": width}
+    video = VideoFile(path)
+    return {
+        "kind": "video",
+        "num_frames": video.num_frames,
+        "height": video.height,
+        "width": video.width,
+        "fps": video.fps,
+        "duration_s": video.duration_s,
+    }
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """True if the folder contains the state of a trainer."""
+    return (folder / STATE_FILE).is_file()
+
+
+def describe_checkpoint(folder: Path) -> Description:
+    """Saved state of training; raises `UnusableMedia` if it cannot be read."""
+    try:
+        values = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+        return {"kind": "checkpoint", "step": values["step"]} | values
+    except (ValueError, KeyError, TypeError) as error:
+        raise UnusableMedia(folder / STATE_FILE, f"is damaged ({error})") from error
+
+
+def count(module: nn.Module) -> int:
+    """Number of parameters of a module."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _describe_codes(path: str | os.PathLike) -> Description:
+    codes, header = read_codes(path)
+    bits_per_position = math.log2(header.codebook_size) * header.num_codebooks
+    sides = (header.num_frames, header.height, header.width)
+    return {
+        "kind": "codes",
+        "of": header.kind,
+        **{name: value for name, value in header.to_dict().items() if name != "kind"},
+        "num_codes": codes.numel(),
+        "different_codes": len(codes.unique()),
+        "bits_per_pixel": bits_per_pixel(bits_per_position, header.grid, sides),
+    }
+
+
+def _layers(tokenizer: VideoTokenizer) -> list[Description]:
+    """Grid and parameters of each layer, from pixels to latents."""
+    config, (first_grid, *grids) = tokenizer.config, tokenizer.config.grids
+    input_layer, *down = tokenizer.encoder.layers
+    output_layer, *up = reversed(tokenizer.decoder.layers)
+    rows = [_row("pixels", first_grid, [input_layer], [output_layer])]
+    for entry, grid, encoder, decoder in zip(config.layers, grids, down, up, strict=False):
+        rows.append(_row(_name(entry), grid, [encoder], [decoder]))
+    num_layers = len(config.layers)
+    return [*rows, _row("latents", config.grids[-1], down[num_layers:], up[num_layers:])]
+
+
+def _latent_statistics(continuous: Continuous) -> Description | str:
+    """Measured mean and standard deviation of each latent channel, for `normalize_latents`."""
+    if not continuous.measured:
+        return "not measured"
+    pairs = zip(continuous.latent_mean.tolist(), continuous.latent_std.tolist(), strict=True)
+    return {
+        "num_latents": int(continuous.num_latents),
+        "channels": [{"channel": c, "mean": m, "std": s} for c, (m, s) in enumerate(pairs)],
+    }
+
+
+def _row(name: str, grid: Any, encoder: list[nn.Module], decoder: list[nn.Module]) -> Description:
+    return {
+        "layer": name,
+        "dim": grid.dim,
+        "frames": grid.time,
+        "pixels": grid.space,
+        "encoder_parameters": sum(map(count, encoder)),
+        "decoder_parameters": sum(map(count, decoder)),
+    }
+
+
+def _name(entry: LayerEntry) -> str:
+    return entry if isinstance(entry, str) else " ".join(map(str, entry))

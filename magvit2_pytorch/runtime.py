@@ -1,0 +1,53 @@
+"""Seeds of random generators, computed from a key."""
+
+import hashlib
+import sys
+
+import psutil
+import torch
+
+
+def peak_memory(device: torch.device) -> int:
+    """Peak bytes of tensors on a GPU, else of the process.
+
+    0 where the operating system does not report it, as on Windows.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def total_memory(device: torch.device) -> int:
+    """Total bytes of the GPU, or of the machine for a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return psutil.virtual_memory().total
+
+
+def free_memory(device: torch.device) -> int:
+    """Free bytes of the device, without swapping."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def keyed_seed(*key: int | str) -> int:
+    """63-bit seed of a key.
+
+    It is the same on every machine, process and version of Python. Begin the key with a word for
+    its purpose: two purposes with the same numbers then draw independent values. Similar keys have
+    different seeds too: 1 and "1" differ, and so do ("ab", "c") and ("a", "bc").
+    """
+    digest = hashlib.sha256()
+    for part in key:
+        # Python does not promise the values of hash(), nor those of random.Random(str).
+        # File names that are not UTF-8 contain surrogates.
+        text = str(part).encode("utf-8", "surrogatepass")
+        kind = "s" if isinstance(part, str) else "i"
+        digest.update(f"{kind}{len(text)}:".encode() + text)
+    return int.from_bytes(digest.digest()[:8], "big") >> 1

@@ -1,0 +1,99 @@
+"""Saving and loading tokenizers, in folders or on the Hugging Face hub."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from magvit2_pytorch.weights import default_file_mode
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+CARD = """---
+library_name: magvit2_pytorch
+tags: [video-tokenizer, magvit2]
+---
+A video tokenizer. Load it with
+
+```python
+from magvit2_pytorch import VideoTokenizer
+
+tokenizer = VideoTokenizer.from_pretrained("PATH_OR_HUB_NAME")
+```
+"""
+
+
+class Pretrained(ModelHubMixin):
+    """Adds `save_pretrained`, `from_pretrained` and `push_to_hub` to a model.
+
+    A folder holds `config.json`, the fields of the config and nothing else, and
+    `model.safetensors`. Loading them never executes code. Keyword arguments of `from_pretrained`
+    override options of the config.
+    """
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        text = json.dumps(self.config.to_dict(), indent=2)
+        (save_directory / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+        # The format has one memory order; loading restores channels-last.
+        state = {name: value.contiguous() for name, value in self.state_dict().items()}
+        with default_file_mode(save_directory / WEIGHTS_FILE):
+            save_file(state, save_directory / WEIGHTS_FILE, metadata={"format": "pt"})
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any):
+        name = str(pretrained_model_name_or_path)
+        # A hub name is NAME or OWNER/NAME. For a path, the hub would only say that it is neither.
+        is_path = Path(name).is_absolute() or name.startswith(".") or name.count("/") > 1
+        if is_path and not Path(name).is_dir():
+            raise FileNotFoundError(f"there is no folder {name}")
+        return super().from_pretrained(name, **options)
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        device: str | torch.device = "cpu",
+        **options: Any,
+    ):
+        folder = Path(model_id)
+        if folder.is_dir():
+            for file in (CONFIG_FILE, WEIGHTS_FILE):
+                if not (folder / file).is_file():
+                    raise FileNotFoundError(
+                        f"{folder} holds no {file}: was it written by save_pretrained?"
+                    )
+            weights = folder / WEIGHTS_FILE
+        else:
+            weights = hf_hub_download(
+                model_id,
+                WEIGHTS_FILE,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                token=token,
+            )
+        model = cls(**options)
+        try:
+            state = load_file(weights)
+        except SafetensorError as error:
+            raise ValueError(f"{weights} is damaged or not a safetensors file: {error}") from error
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError(f"{weights} does not fit its {CONFIG_FILE}: {error}") from error
+        return model.to(device).eval()
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        return ModelCard(CARD)

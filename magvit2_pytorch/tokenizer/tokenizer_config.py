@@ -1,0 +1,272 @@
+"""Configuration of a tokenizer: frozen, strict, plain JSON."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from magvit2_pytorch.config import check_known, to_tuples
+from magvit2_pytorch.layers.attention import AttentionSize
+from magvit2_pytorch.layers.conv import PadMode, Triple, triple
+from magvit2_pytorch.layers.norm import NormName, NormSpec
+from magvit2_pytorch.quantizers.lfq import BitOrder
+from magvit2_pytorch.tokenizer.layer_spec import (
+    Grid,
+    LayerEntry,
+    LayerOptions,
+    LayerSpec,
+    normalize_entry,
+    parse_layer,
+)
+
+TRAINING_OPTIONS = {
+    name: f"the model holds no losses, give the trainer {name}"
+    for name in (
+        "adversarial_loss_weight",
+        "multiscale_adversarial_loss_weight",
+        "grad_penalty_loss_weight",
+        "perceptual_loss_weight",
+        "discr_kwargs",
+        "multiscale_discrs",
+        "use_gan",
+        "vgg",
+        "vgg_weights",
+        "learning_rate",
+        "batch_size",
+        "num_train_steps",
+        "num_frames",
+    )
+} | {
+    "quantizer_aux_loss_weight": "give the trainer quantizer_loss_weight",
+    "flash_attn": "attention always uses the fastest available kernel",
+    "lfq_activation": "a JSON config cannot hold a module, see lfq_norm and "
+    "lfq_soft_clamp_input_value",
+}
+"""Options of other implementations' models, and what to use here instead."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """Options of a `VideoTokenizer`. Round-trips through JSON and rejects unknown keys."""
+
+    image_size: int | tuple[int, int] = 128
+    """Height and width of training videos in pixels; the model takes any multiple of its stride."""
+    channels: int = 3
+    """1 (grey), 3 (RGB) or 4 (RGBA)."""
+    init_dim: int = 64
+    """Channels of the first level."""
+    max_dim: int | float | None = None
+    """Upper limit for layers that double the channels; None means no limit."""
+    layers: tuple[LayerEntry, ...] = ("residual", "residual", "residual")
+    """Layers of the encoder, from pixels to latents; the decoder has them in reverse order."""
+    residual_conv_kernel_size: int | Triple = 3
+    """Kernel of the residual units: one odd number or (time, height, width)."""
+    input_conv_kernel_size: int | Triple = (7, 7, 7)
+    """Kernel of the first convolution of the encoder."""
+    output_conv_kernel_size: int | Triple = (3, 3, 3)
+    """Kernel of the last convolution of the decoder."""
+    latent_conv_kernel_size: int | Triple = 3
+    """Kernel of the first convolution of the decoder."""
+    norm: NormName = "layer"
+    """Norm of convolutional layers: over the channels of each position (`layer`), or over groups of
+    channels and all positions of a frame (`group`), as in MAGVIT-v2."""
+    norm_groups: int = 32
+    """Number of groups of `norm="group"`; it must divide the channels of every level."""
+    patch_size: int | tuple[int, int] = 1
+    """Patches that the first convolution reads as channels: pixels to a side, or (frames, pixels).
+    The first frame of a video is repeated to fill a patch of its own."""
+    pad_mode: PadMode = "constant"
+    """Padding in space: zeros (`constant`), edge pixels (`replicate`) or mirrored (`reflect`)."""
+    separate_first_frame_encoding: bool = False
+    """Use separate two-dimensional input and output convolutions for the first frame."""
+    dim_cond: int | None = None
+    """Size of the condition vector; None without conditional layers."""
+    dim_cond_expansion_factor: float = 4.0
+    """Size of the condition's embedding, as a multiple of `dim_cond`."""
+
+    codebook_size: int | None = None
+    """Codes in one codebook of lookup-free quantization (LFQ): a power of two."""
+    num_codebooks: int = 1
+    """Codes per position, each from its own codebook."""
+    use_fsq: bool = False
+    """Use finite scalar quantization (FSQ, arXiv 2309.15505) instead of LFQ."""
+    fsq_levels: tuple[int, ...] | None = None
+    """Levels of each FSQ channel; their product is the codebook size."""
+    continuous_dim: int | None = None
+    """Channels of continuous latents without quantization (W.A.L.T., arXiv 2312.06662)."""
+    use_kl: bool = False
+    """Sample continuous latents from a Gaussian that the encoder predicts."""
+    kl_loss_weight: float = 1e-6
+    """Weight of the KL divergence from a standard normal distribution; needs `use_kl`."""
+
+    lfq_entropy_loss_weight: float = 0.02
+    """Weight of the entropy loss, which favours confident samples and a fully used codebook.
+    MAGVIT-v2 has 0.1 with a squared error weighted 5; with one weighted 1, 0.1 cost 2.4 dB
+    (benchmarks/LOG.md)."""
+    lfq_commitment_loss_weight: float = 0.05
+    """Weight of the commitment loss; MAGVIT-v2 has 0.25 with a squared error weighted 5."""
+    lfq_diversity_gamma: float = 1.0
+    """Weight of the codebook entropy relative to the entropy per sample."""
+    lfq_temperature: float = 0.01
+    """Temperature of the distribution over codes in the entropy loss."""
+    lfq_entropy_eps: float = 0.0
+    """Added inside the logarithm of the codebook entropy; 1e-5 in O2-MAGVIT2."""
+    lfq_entropy_anneal_factor: float = 1.0
+    """Factor on the entropy weight at the start of training; 3 in MAGVIT-v2."""
+    lfq_entropy_anneal_steps: int = 2000
+    """Steps until that factor has fallen to 1."""
+    lfq_bit_order: BitOrder = "msb"
+    """Bit of a code for latent channel 0: the most significant (`msb`: O2-MAGVIT2,
+    vector-quantize-pytorch) or the least (`lsb`: the paper's equation 4, Open-MAGVIT2)."""
+    lfq_spherical: bool = False
+    """Project latents to the unit sphere: binary spherical quantization (arXiv 2406.07548)."""
+    lfq_norm: Literal["layer", "rms"] | None = None
+    """Norm over the channels of each code, before the sign."""
+    lfq_soft_clamp_input_value: float | None = None
+    """Bound of a smooth clamp of the latents before the sign; at least 1."""
+
+    attn_dim_head: int = 32
+    """Channels per attention head; a multiple of 4."""
+    attn_heads: int = 8
+    """Number of attention heads."""
+    attn_dropout: float = 0.0
+    """Dropout probability of attention weights in training."""
+    linear_attn_dim_head: int = 8
+    """Channels per head of linear attention."""
+    linear_attn_heads: int = 16
+    """Number of heads of linear attention."""
+
+    def __post_init__(self):
+        if isinstance(self.layers, str):
+            raise ValueError(f"layers is {self.layers!r}: give a tuple, ({self.layers!r},)")
+        object.__setattr__(self, "layers", tuple(normalize_entry(e) for e in self.layers))
+        for name in ("residual", "input", "output", "latent"):
+            field = f"{name}_conv_kernel_size"
+            size = getattr(self, field)
+            object.__setattr__(self, field, size if isinstance(size, int) else triple(size))
+        if self.max_dim == math.inf:
+            object.__setattr__(self, "max_dim", None)
+        self._check_widths()
+        self._check_quantizer()
+        self._check_layers()
+
+    def _check_widths(self):
+        if self.channels not in (1, 3, 4):
+            raise ValueError(f"channels is {self.channels}: use 1 (grey), 3 (RGB) or 4 (RGBA)")
+        for name in (
+            "init_dim",
+            "dim_cond",
+            "max_dim",
+            "attn_heads",
+            "linear_attn_heads",
+            "norm_groups",
+        ):
+            value = getattr(self, name)
+            if value is not None and (value < 1 or value != int(value)):
+                raise ValueError(f"{name} is {value}: give a whole number, 1 or more")
+        if len(self.patch) != 2 or min(self.patch) < 1:
+            raise ValueError(
+                f"patch_size {self.patch_size}: give pixels to a side, or (frames, pixels)"
+            )
+        if not isinstance(self.image_size, int) and len(self.image_size) != 2:
+            raise ValueError(f"image_size {self.image_size}: give one number or (height, width)")
+
+    def _check_quantizer(self):
+        if self.use_fsq and not self.fsq_levels:
+            raise ValueError("use_fsq needs fsq_levels, e.g. (8, 8, 8, 5, 5, 5)")
+        if self.fsq_levels and not self.use_fsq:
+            raise ValueError("fsq_levels has no effect without use_fsq=True")
+        chosen = [self.codebook_size is not None, self.use_fsq, self.continuous_dim is not None]
+        fsq_size = math.prod(self.fsq_levels or ())
+        if sum(chosen) > 1 and not (self.use_fsq and self.codebook_size == fsq_size):
+            raise ValueError(
+                "choose one of codebook_size (LFQ), use_fsq with fsq_levels, or continuous_dim, "
+                "and set use_fsq to false and the others to null (None)"
+            )
+        if not any(chosen):
+            raise ValueError(
+                "no quantizer chosen: give codebook_size (LFQ, e.g. 2**18), use_fsq=True with "
+                "fsq_levels, or continuous_dim (no quantization)"
+            )
+        if self.use_kl and self.continuous_dim is None:
+            raise ValueError("use_kl needs continuous latents: give continuous_dim")
+        if self.num_codebooks > 1 and self.continuous_dim is not None:
+            raise ValueError(
+                f"num_codebooks={self.num_codebooks}, but continuous latents have no codes"
+            )
+
+    def _check_layers(self):
+        conditional = [spec.name for spec in self.layer_specs if spec.conditional]
+        if conditional and self.dim_cond is None:
+            raise ValueError(f"{conditional[0]!r} needs a condition: give dim_cond")
+        if self.dim_cond is not None and not conditional:
+            raise ValueError(
+                f"dim_cond={self.dim_cond}, but no layer is conditional: use cond_residual, "
+                "cond_attend_space, cond_linear_attend_space or cond_attend_time"
+            )
+        size, stride = self.image_size, self.space_factor
+        for side in self.height_and_width:
+            if side < 1 or side % stride:
+                raise ValueError(
+                    f"image_size {size} is not a multiple of the layers' stride of {stride}"
+                )
+
+    @property
+    def layer_specs(self) -> tuple[LayerSpec, ...]:
+        return tuple(parse_layer(entry) for entry in self.layers)
+
+    @property
+    def layer_options(self) -> LayerOptions:
+        dim_cond = self.dim_cond and int(self.dim_cond * self.dim_cond_expansion_factor)
+        return LayerOptions(
+            max_dim=self.max_dim,
+            kernel_size=self.residual_conv_kernel_size,
+            pad_mode=self.pad_mode,
+            norm=NormSpec(self.norm, self.norm_groups),
+            dim_cond=dim_cond,
+            attention=AttentionSize(self.attn_dim_head, self.attn_heads, self.attn_dropout),
+            linear_attention=AttentionSize(self.linear_attn_dim_head, self.linear_attn_heads),
+        )
+
+    @property
+    def height_and_width(self) -> tuple[int, int]:
+        """Height and width of `image_size` in pixels."""
+        size = self.image_size
+        return (size, size) if isinstance(size, int) else size
+
+    @property
+    def patch(self) -> tuple[int, int]:
+        """Frames, and pixels to a side, of a patch."""
+        size = self.patch_size
+        return (1, size) if isinstance(size, int) else size
+
+    @property
+    def grids(self) -> list[Grid]:
+        """The grid before every layer and after the last."""
+        time, space = self.patch
+        grids = [Grid(dim=self.init_dim, time=time, space=space)]
+        for spec in self.layer_specs:
+            grids.append(spec.after(grids[-1], self.layer_options))
+        return grids
+
+    @property
+    def time_factor(self) -> int:
+        """Frames per latent frame, except for the first."""
+        return self.grids[-1].time
+
+    @property
+    def space_factor(self) -> int:
+        """Pixels to the side of a latent."""
+        return self.grids[-1].space
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON can hold."""
+        return json.loads(json.dumps(asdict(self)))
+
+    @classmethod
+    def from_dict(cls, options: Mapping[str, Any]) -> "TokenizerConfig":
+        """A config from plain values; raises `ValueError` for unknown keys."""
+        names = [field.name for field in fields(cls)]
+        check_known("the tokenizer", options, names, TRAINING_OPTIONS)
+        return cls(**{name: to_tuples(value) for name, value in options.items()})

@@ -1,0 +1,211 @@
+"""Batches of clips mixed with batches of images."""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
+from itertools import count
+from pathlib import Path
+
+from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.data import Subset
+
+from magvit2_pytorch.data.clips import ClipSpec
+from magvit2_pytorch.data.datasets import ImageDataset, VideoDataset
+from magvit2_pytorch.data.loader import InfiniteBatches
+from magvit2_pytorch.media.frames import check_range
+from magvit2_pytorch.media.sources import Source, find_media, split_files
+from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
+from magvit2_pytorch.training.training_config import TrainingConfig
+from magvit2_pytorch.types import Clips, MediaKind, Video
+
+MEDIA_KINDS: dict[str, MediaKind] = {"videos": "video", "images": "image"}
+"""Media kind of each `dataset_type`."""
+
+
+def clip_spec(config: TrainingConfig, tokenizer: TokenizerConfig, kind: MediaKind) -> ClipSpec:
+    """The clip format given by the tokenizer's size and the training options."""
+    return ClipSpec(
+        num_frames=config.num_frames if kind == "video" else 1,
+        fps=config.fps,
+        frame_stride=None if config.fps else config.frame_stride,
+        image_size=tokenizer.image_size,
+        channels=tokenizer.channels,
+        flip=config.flip,
+        random_scale=config.random_scale,
+    )
+
+
+def open_datasets(
+    config: TrainingConfig,
+    tokenizer: TokenizerConfig,
+    dataset: Clips | None,
+    valid_dataset: Clips | None,
+    source: Source | None,
+    dataset_type: str,
+) -> tuple[Clips, Clips]:
+    """Training and held-out clips, from the user's datasets or a folder.
+
+    A folder is split by file. Raises `ValueError` or `FileNotFoundError`, before training starts,
+    if there is no data, both kinds of data, or a folder that is missing or has no usable file.
+    """
+    if (dataset is None) == (source is None):
+        raise ValueError("give either dataset_folder (a folder of media) or dataset")
+    if dataset_type not in MEDIA_KINDS:
+        raise ValueError(f"dataset_type is {dataset_type!r}: use 'videos' or 'images'")
+    if dataset is not None:
+        return (dataset, valid_dataset) if valid_dataset else _split_items(dataset, config)
+
+    kind = MEDIA_KINDS[dataset_type]
+    spec = clip_spec(config, tokenizer, kind)
+    paths = find_media(source, kind)
+    if valid_dataset is not None:
+        return _open(kind, paths, spec, config), valid_dataset
+    if len(paths) > 1:
+        train, valid = _hold_out(kind, paths, spec, config)
+        return _open(kind, train, spec, config), _open(kind, valid, spec, config, train=False)
+    if kind == "images":
+        raise ValueError(f"{source} holds one image: give two or more, as one is held out")
+    return _split_one_video(paths, spec, config)
+
+
+def _open(
+    kind: MediaKind,
+    paths: list[Path],
+    spec: ClipSpec,
+    config: TrainingConfig,
+    train: bool = True,
+    **options,
+) -> Clips:
+    if kind == "image":
+        return ImageDataset(paths, spec, train=train, seed=config.seed)
+    return VideoDataset(
+        paths, spec, train=train, seed=config.seed, cache_dir=config.cache_dir, **options
+    )
+
+
+def _hold_out(
+    kind: MediaKind, paths: list[Path], spec: ClipSpec, config: TrainingConfig
+) -> tuple[list[Path], list[Path]]:
+    """Training files and held-out files, with a usable file among the latter.
+
+    Datasets skip broken files, but a validation set of broken files only would end the run at its
+    first validation, possibly after hours.
+    """
+    train, valid = split_files(paths, config.valid_frac, config.random_split_seed)
+    if any(_usable(kind, path, spec, config) for path in valid):
+        return train, valid
+    for path in train:
+        if len(train) > 1 and _usable(kind, path, spec, config):
+            return [p for p in train if p != path], [*valid, path]
+    return train, valid  # the dataset raises the error
+
+
+def _usable(kind: MediaKind, path: Path, spec: ClipSpec, config: TrainingConfig) -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the dataset that uses the file will warn
+        try:
+            _ = _open(kind, [path], spec, config, train=False)[0]
+        except ValueError:
+            return False
+    return True
+
+
+def _split_one_video(
+    paths: list[Path], spec: ClipSpec, config: TrainingConfig
+) -> tuple[Clips, Clips]:
+    """Splits one video: nine tenths for training, the rest held out."""
+    warnings.warn(
+        f"{paths[0]} is the only video: its last tenth is held out for validation",
+        stacklevel=4,
+    )
+    train = _open("video", paths, spec, config, frame_range=(0.0, 0.9))
+    held_out = replace(spec, pad_short=True)
+    return train, _open("video", paths, held_out, config, train=False, frame_range=(0.9, 1.0))
+
+
+def _split_items(dataset: Clips, config: TrainingConfig) -> tuple[Clips, Clips]:
+    indices = list(range(len(dataset)))
+    if len(indices) < 2:
+        raise ValueError(
+            f"the dataset has {len(indices)} item(s): give two or more, or a valid_dataset"
+        )
+    train, valid = split_files(indices, config.valid_frac, config.random_split_seed)
+    return Subset(dataset, train), Subset(dataset, valid)
+
+
+def open_images(
+    config: TrainingConfig, tokenizer: TokenizerConfig, dataset: Clips | None, source: Source | None
+) -> tuple[Clips | None, Clips | None]:
+    """Training and held-out images; None and None without images."""
+    if dataset is None and source is None:
+        return None, None
+    return open_datasets(config, tokenizer, dataset, None, source, "images")
+
+
+def training_batches(
+    dataset: Clips,
+    config: TrainingConfig,
+    accelerator: Accelerator,
+    position: int,
+    batch_size: int | None = None,
+) -> Iterator[Tensor]:
+    """Infinite batches `b c t h w` from batch number `position` on.
+
+    They are on the device. The first one is checked: values outside [-1, 1], or all of them in
+    [0, 1], raise `ValueError` before the first step.
+    """
+    batches = InfiniteBatches(
+        dataset,
+        batch_size or config.batch_size,
+        position=position,
+        num_workers=config.num_workers,
+        seed=config.seed,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+    for number, batch in enumerate(batches):
+        if number == 0:
+            _check_values(batch, dataset)
+        batch = batch[:, :, None] if batch.ndim == 4 else batch
+        yield batch.to(accelerator.device, non_blocking=True)
+
+
+def _check_values(batch: Tensor, dataset: Clips) -> None:
+    check_range(batch)
+    # Our own datasets return values in [-1, 1], even if a bright clip happens to be in [0, 1].
+    if not isinstance(dataset, VideoDataset | ImageDataset) and (mistake := range_warning(batch)):
+        raise ValueError(mistake)
+
+
+def mixed_batches(
+    clips: Clips, images: Clips | None, config: TrainingConfig, accelerator: Accelerator, start: int
+) -> Iterator[Video]:
+    """Infinite batches of clips and images, from batch number `start` on.
+
+    The kind of a batch depends only on its number. It is the same in all processes, so a resumed
+    run gets the same batches, and no process waits for another one with longer clips.
+    """
+    images_before = num_image_batches(start, config.image_frac) if images is not None else 0
+    clip_batches = training_batches(clips, config, accelerator, start - images_before)
+    if images is None:
+        yield from clip_batches
+        return
+    num_images = images_per_batch(config)
+    image_batches = training_batches(images, config, accelerator, images_before, num_images)
+    for number in count(start):
+        images_after = num_image_batches(number + 1, config.image_frac)
+        yield next(image_batches if images_after > images_before else clip_batches)
+        images_before = images_after
+
+
+def images_per_batch(config: TrainingConfig) -> int:
+    """Images in a forward pass, by default the frames of a batch."""
+    return config.image_batch_size or config.batch_size * config.num_frames
+
+
+def num_image_batches(num_batches: int, image_frac: float) -> int:
+    """Number of image batches among the first `num_batches`, evenly spread."""
+    return int(num_batches * Fraction(image_frac).limit_denominator(1000))

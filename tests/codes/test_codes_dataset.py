@@ -1,0 +1,218 @@
+"""Stored codes as training examples: windows are slices, foreign codes are refused."""
+
+import math
+import multiprocessing
+import pickle
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from magvit2_pytorch.codes.code_file import write_codes
+from magvit2_pytorch.codes.code_shards import ShardName
+from magvit2_pytorch.codes.codes_dataset import CodesDataset
+from magvit2_pytorch.data.loader import InfiniteBatches
+from magvit2_pytorch.media.unusable import UnusableMedia
+from tests.codes.test_code_shards import FIRST, some_videos, video_of, write_shard
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Two shards, a shard of another corpus and a code file; gives the folder and its codes."""
+    videos = some_videos(8)
+    write_shard(tmp_path, videos[5::-2])
+    write_shard(tmp_path, videos[4::-2], ShardName(0, 1, 0))
+    write_shard(tmp_path / "b", videos[6:7])
+    write_codes(tmp_path / "a" / "one.codes.safetensors", *videos[7][1:])
+    (tmp_path / "manifest.jsonl").write_text("")
+    (tmp_path / "codes.safetensors").write_text("someone's")
+    paths = [*(name for name, *_ in videos[:6]), "b/6.mp4", "a/one.codes.safetensors"]
+    found = {path: video[1:] for path, video in zip(paths, videos, strict=True)}
+    return tmp_path, dict(sorted(found.items()))
+
+
+def test_whole_videos_are_sorted_by_path(corpus):
+    folder, videos = corpus
+    dataset = CodesDataset(folder)
+    assert len(dataset) == len(videos)
+    for number, (path, (codes, header)) in enumerate(videos.items()):
+        item = dataset[number]
+        assert torch.equal(item.codes, codes)
+        assert item.codes.dtype == torch.int64
+        about = (path, 0, header.num_frames, header.height, header.width, header.fps)
+        assert item[1:] == about
+        assert dataset.header(number) == header
+    assert (dataset.codebook_size, dataset.num_codebooks) == (1024, 1)
+    assert dataset.fingerprint == header.fingerprint
+
+
+@pytest.mark.filterwarnings("ignore:.*are left out")
+@pytest.mark.parametrize(("length", "stride"), [(1, None), (3, None), (3, 1), (2, 3), (9, 4)])
+def test_windows_are_slices(corpus, length, stride):
+    folder, videos = corpus
+    dataset = CodesDataset(str(folder), num_latent_frames=length, stride=stride)
+    expected = [
+        (path, start, codes[start : start + length])
+        for path, (codes, _) in videos.items()
+        for start in range(0, len(codes) - length + 1, stride or length)
+    ]
+    assert len(dataset) == len(expected)
+    for number, (path, start, codes) in enumerate(expected):
+        item = dataset[number]
+        assert (item.path, item.start) == (path, start)
+        assert torch.equal(item.codes, codes)
+        assert dataset.header(number) == videos[path][1]
+    for number in (len(dataset), -1):
+        with pytest.raises(IndexError):
+            dataset[number]
+
+
+def test_several_codebooks_are_the_last_axis(tmp_path):
+    videos = some_videos(3, num_codebooks=2, codebook_size=2**17)
+    write_shard(tmp_path, videos)
+    dataset = CodesDataset(tmp_path, num_latent_frames=2)
+    assert dataset.num_codebooks == 2
+    assert torch.equal(dataset[0].codes, videos[0][1][:2])
+    assert dataset[0].codes.shape == (2, 4, 4, 2)
+
+
+def test_short_videos_are_left_out_and_counted(corpus):
+    folder, videos = corpus
+    with pytest.warns(UserWarning, match="3 of 8 videos .* fewer than 5 latent frames"):
+        dataset = CodesDataset(folder, num_latent_frames=5)
+    assert {item.path for item in dataset} == {p for p, (c, _) in videos.items() if len(c) >= 5}
+    with pytest.raises(ValueError, match=r"none of the 8 videos .* the longest has 9"):
+        CodesDataset(folder, num_latent_frames=10)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_equal_one_process(corpus, method):
+    folder, _ = corpus
+    dataset = CodesDataset(folder, num_latent_frames=2, stride=1)
+    dataset[0]
+    loader = DataLoader(
+        dataset,
+        batch_size=4,
+        num_workers=2 if method == "fork" else 1,
+        multiprocessing_context=multiprocessing.get_context(method),
+    )
+    batches = list(loader)
+    expected = [dataset[number] for number in range(len(dataset))]
+    assert torch.equal(
+        torch.cat([b.codes for b in batches]), torch.stack([i.codes for i in expected])
+    )
+    assert [path for b in batches for path in b.path] == [i.path for i in expected]
+    assert torch.cat([b.start for b in batches]).tolist() == [i.start for i in expected]
+
+
+def test_it_trains_through_the_resumable_loader(corpus):
+    folder, _ = corpus
+    dataset = CodesDataset(folder, num_latent_frames=2)
+    batches = InfiniteBatches(dataset, 3)
+    first = [next(batches).codes for _ in range(6)]
+    batches.set_position(4)
+    assert torch.equal(next(batches).codes, first[4])
+
+
+def test_images_without_frame_rate_can_be_batched(tmp_path):
+    codes, header = video_of(1)
+    header = replace(header, kind="image", fps=None)
+    write_shard(tmp_path, [("x.png", codes, header), ("y.png", codes, header)])
+    (batch,) = DataLoader(CodesDataset(tmp_path), batch_size=2)
+    assert batch.fps.isnan().all()
+    assert math.isnan(CodesDataset(tmp_path)[0].fps)
+
+
+def test_later_codes_of_the_same_video_take_precedence(tmp_path):
+    old, new = (("clip.mp4", *video_of(9)) for _ in range(2))
+    write_shard(tmp_path, [new], ShardName(10000, 0, 0))
+    write_shard(tmp_path, [old, ("other.mp4", *video_of(5))], ShardName(9999, 12, 3))
+    dataset = CodesDataset(tmp_path)
+    assert [item.path for item in dataset] == ["clip.mp4", "other.mp4"]
+    assert torch.equal(dataset[0].codes, new[1])
+    assert not torch.equal(old[1], new[1])
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_codes_of_another_tokenizer_are_refused(corpus, single):
+    folder, _ = corpus
+    codes, header = video_of(5, fingerprint="f" * 64, tokenizer="another/run")
+    if single:
+        write_codes(folder / "z.codes.safetensors", codes, header)
+    else:
+        write_shard(folder, [("z.mp4", codes, header)], ShardName(0, 2, 0))
+    with pytest.raises(ValueError, match="different tokenizers") as error:
+        CodesDataset(folder)
+    for said in ("run/tokenizer", "another/run", "000000000000", "ffffffffffff"):
+        assert said in str(error.value)
+
+
+def test_folders_without_codes_and_impossible_windows_are_refused(tmp_path, corpus):
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        CodesDataset(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no codes"):
+        CodesDataset(tmp_path / "empty")
+    for options, message in (
+        (dict(num_latent_frames=0), "num_latent_frames is 0"),
+        (dict(num_latent_frames=2, stride=0), "stride is 0"),
+        (dict(stride=2), "give num_latent_frames"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            CodesDataset(tmp_path, **options)
+
+
+def test_damage_is_named_on_opening_or_on_reading(corpus):
+    folder, _ = corpus
+    path = folder / str(FIRST)
+    whole = path.read_bytes()
+    # The largest uint16 is no code of this codebook.
+    path.write_bytes(whole[:-4] + b"\xff\xff\xff\xff")
+    dataset = CodesDataset(folder)
+    with pytest.raises(UnusableMedia, match=str(FIRST)):
+        list(dataset)
+    path.write_bytes(whole[:-1])
+    with pytest.raises(UnusableMedia, match=str(FIRST)):
+        CodesDataset(folder)
+
+
+def test_a_pickle_named_like_a_shard_is_not_executed(corpus, tmp_path):
+    folder, _ = corpus
+
+    class Malice:
+        def __reduce__(self):
+            return (tmp_path.joinpath("harm").touch, ())
+
+    for name in (str(ShardName(3, 0, 0)), "x.codes.safetensors"):
+        (folder / name).write_bytes(pickle.dumps(Malice()))
+        with pytest.raises(UnusableMedia, match="damaged or foreign"):
+            CodesDataset(folder)
+        (folder / name).unlink()
+    assert not (tmp_path / "harm").exists()
+
+
+def test_opening_many_videos_reads_no_codes_and_needs_little_memory(tmp_path, monkeypatch):
+    codes, header = video_of(5)
+    num = 10_000
+    videos = [(f"{n:03}.mp4", codes, header) for n in range(num // 10)]
+    for path in write_shard(tmp_path / "0", videos, max_bytes=10**5):
+        for number in range(1, 10):
+            (tmp_path / str(number)).mkdir(exist_ok=True)
+            shutil.copy(path, tmp_path / str(number))
+
+    def read(*args, **options):
+        raise AssertionError("codes were read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "fromfile", read)
+        dataset = CodesDataset(tmp_path, num_latent_frames=1)
+        with pytest.raises(AssertionError, match="codes were read"):
+            dataset[0]
+    assert len(dataset) == 3 * num
+    assert torch.equal(dataset[3 * num - 1].codes, codes[2:])
+    assert dataset[3 * num - 1].path == "9/999.mp4"
+    # What a worker is sent, and holds.
+    assert len(pickle.dumps(dataset)) < 150 * num
