@@ -27,8 +27,8 @@ def test_both_protocols_ask_in_their_own_way(path):
     torch.testing.assert_close(I3D(path, "stylegan-v").features(video), seen.mean(dim=2).detach())
     # Logits of each frame, which are averaged; the fake's are twice its features.
     torch.testing.assert_close(I3D(path, "logits").features(video), 2 * seen.mean(dim=2).detach())
-    assert I3D(path, "stylegan-v").way.unbiased is False
-    assert I3D(path, "logits").way.unbiased is True
+    assert I3D(path, "stylegan-v").settings.unbiased is False
+    assert I3D(path, "logits").settings.unbiased is True
 
 
 def test_grey_is_seen_as_rgb_and_opacity_is_refused(path):
