@@ -56,9 +56,9 @@ def test_files_that_are_no_i3d_are_refused(path, tmp_path):
         with pytest.raises(ValueError, match=f"{name} is not a TorchScript file"):
             I3D(tmp_path / name, "logits")
     torch.jit.script(Pair()).save(str(tmp_path / "pair.pt"))
-    with pytest.raises(ValueError, match=r"gave tuple, and not one vector"):
+    with pytest.raises(ValueError, match=r"returned tuple, not one feature vector"):
         I3D(tmp_path / "pair.pt", "logits").check(5, 3)
-    with pytest.raises(ValueError, match=r"by the protocol stylegan-v .*another|other protocol"):
+    with pytest.raises(ValueError, match=r"with the protocol stylegan-v .*another|other protocol"):
         I3D(tmp_path / "pair.pt", "stylegan-v").check(5, 3)
 
 
