@@ -247,7 +247,7 @@ def test_each_process_has_its_own_gpu(monkeypatch):
     [
         (["--shard_mb", "0"], 2, "--shard_mb 0"),
         (["--shard_mb", "nan"], 2, "nan"),
-        (["--retry_failed"], 2, "--retry_failed goes with --shard_mb"),
+        (["--retry_failed"], 2, "--retry_failed requires --shard_mb"),
         (["--shard_mb", "1", "-o", "x.codes.safetensors"], 1, "name a folder"),
     ],
 )

@@ -404,7 +404,7 @@ def test_what_does_not_fit_into_memory_is_said(tmp_path, data, monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr(evaluate, "measure", too_large)
-    with pytest.raises(EvaluationError, match=r"5 frames of 18 x 22 of a\.mkv.*tile_size auto"):
+    with pytest.raises(EvaluationError, match=r"5 frames of 18 x 22 of a\.mkv.*tile_size to auto"):
         evaluated(exact(), data, tmp_path / "report")
 
 

@@ -27,8 +27,8 @@ def test_both_protocols_ask_in_their_own_way(path):
     torch.testing.assert_close(I3D(path, "stylegan-v").features(video), seen.mean(dim=2).detach())
     # Logits of each frame, which are averaged; the fake's are twice its features.
     torch.testing.assert_close(I3D(path, "logits").features(video), 2 * seen.mean(dim=2).detach())
-    assert I3D(path, "stylegan-v").way.unbiased is False
-    assert I3D(path, "logits").way.unbiased is True
+    assert I3D(path, "stylegan-v").settings.unbiased is False
+    assert I3D(path, "logits").settings.unbiased is True
 
 
 def test_grey_is_seen_as_rgb_and_opacity_is_refused(path):
@@ -56,9 +56,9 @@ def test_files_that_are_no_i3d_are_refused(path, tmp_path):
         with pytest.raises(ValueError, match=f"{name} is not a TorchScript file"):
             I3D(tmp_path / name, "logits")
     torch.jit.script(Pair()).save(str(tmp_path / "pair.pt"))
-    with pytest.raises(ValueError, match=r"gave tuple, and not one vector"):
+    with pytest.raises(ValueError, match=r"returned tuple, not one feature vector"):
         I3D(tmp_path / "pair.pt", "logits").check(5, 3)
-    with pytest.raises(ValueError, match=r"by the protocol stylegan-v .*another|other protocol"):
+    with pytest.raises(ValueError, match=r"with the protocol stylegan-v .*another|other protocol"):
         I3D(tmp_path / "pair.pt", "stylegan-v").check(5, 3)
 
 
