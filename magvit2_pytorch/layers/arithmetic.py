@@ -122,7 +122,8 @@ class _HalfConvolution(torch.autograd.Function):
         if needs_weight:
             grad_weight = grad_weight.to(weight.dtype)
         if needs_bias:
-            grad_bias = grad.sum((0, *range(2, grad.ndim)), dtype=torch.float32).to(weight.dtype)
+            dtype = torch.promote_types(grad.dtype, torch.float32)
+            grad_bias = grad.sum((0, *range(2, grad.ndim)), dtype=dtype).to(weight.dtype)
         return grad_x, grad_weight, grad_bias, None, None
 
 

@@ -64,7 +64,7 @@ class EncodeStream:
         Takes one frame or more; the first frame completes a latent by itself. The value range of
         the first chunk is checked as in `tokenize`.
         """
-        frames = self.tokenizer.prepare(frames, check_range=self.num_frames == 0)
+        frames = self.tokenizer.prepare(frames, check_values=self.num_frames == 0)
         return _codes_or_latents(self.push_quantized(frames))
 
     def flush(self) -> Codes | Latents | None:

@@ -16,7 +16,6 @@ MIN_COSINE = 0.9
 """Rounding to bfloat16 leaves 0.9999 of a layer's value and gradients; wrong kernels often
 leave numbers that are not finite."""
 
-
 MAX_SHOWN = 8
 
 

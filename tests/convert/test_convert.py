@@ -329,6 +329,6 @@ class Exploit:
 
 def test_a_pickle_with_code_is_refused_and_not_run(tmp_path):
     torch.save({**state_of(), "config": Exploit(tmp_path / "trace")}, tmp_path / "iter_5.ckpt")
-    with pytest.raises(ValueError, match=r"iter_5\.ckpt was refused: it holds \w*\.open beside"):
+    with pytest.raises(ValueError, match=r"iter_5\.ckpt was refused: it contains \w*\.open beside"):
         read_checkpoint(tmp_path / "iter_5.ckpt")
     assert not (tmp_path / "trace").exists()

@@ -16,7 +16,7 @@ from magvit2_pytorch.discriminators.models import FrameDiscriminator, VideoDiscr
 from magvit2_pytorch.losses.regularizers import r1_penalty
 from tests.o2_magvit2 import discriminator_shapes, made_state
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parent / "discriminator_data"
 RECIPE_SEED = 1600 + 1000
 CLIP = discriminator_shapes(8, (2, 4, 4, 4, 4), (1, 1, 1))
 

@@ -18,8 +18,8 @@ from magvit2_pytorch.layers import arithmetic
 PACKAGE = Path(magvit2_pytorch.__file__).parent
 OWNERS = {"layers"}
 EXCEPTED = {
-    "losses/feature_trunks.py": "frozen networks of other people, in float32 or as they came",
-    "metrics/structural.py": "a fixed filter",
+    "losses/perceptual_networks.py": "frozen networks of other people, in float32 or as they came",
+    "metrics/quality.py": "a fixed filter",
 }
 REFUSED = {
     "Conv1d", "Conv2d", "Conv3d", "ConvTranspose2d", "ConvTranspose3d", "Linear", "LayerNorm",

@@ -148,7 +148,7 @@ def test_codes_out_of_range_are_refused(discrete):
     for wrong in (-1, size):
         codes.flatten()[3] = wrong
         edge = f"from {wrong}" if wrong < 0 else f"to {wrong}"
-        with pytest.raises(ValueError, match=rf"codes reach .*{edge}.*codebook has {size}"):
+        with pytest.raises(ValueError, match=rf"codes range .*{edge}.*codebook has {size}"):
             discrete.decode_codes(codes)
 
 
