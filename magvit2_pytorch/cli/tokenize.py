@@ -213,6 +213,7 @@ def _tokenize_to_files(
 ) -> int:
     """Writes a code file for each input of this process's share."""
     from magvit2_pytorch.codes.code_file import Origin, write_codes
+    from magvit2_pytorch.media.unusable import decoding_errors
     from magvit2_pytorch.pipelines.files import tokenize_file
 
     def work(job: Job, on_frames: FrameCounter) -> str:

@@ -22,7 +22,7 @@ from magvit2_pytorch.data.clips import (
 )
 from magvit2_pytorch.media.images import read_image
 from magvit2_pytorch.media.sources import SUFFIXES, Source, find_media, split_files
-from magvit2_pytorch.media.unusable import UnusableMedia
+from magvit2_pytorch.media.unusable import UnusableMedia, decoding_errors
 from magvit2_pytorch.media.video_reader import VideoFile
 from magvit2_pytorch.pipelines.media_file import frame_size, media_kind
 from magvit2_pytorch.runtime import keyed_seed

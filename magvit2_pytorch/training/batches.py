@@ -14,6 +14,7 @@ from torch.utils.data import Subset
 from magvit2_pytorch.data.clips import ClipSpec
 from magvit2_pytorch.data.datasets import ImageDataset, VideoDataset
 from magvit2_pytorch.data.loader import InfiniteBatches
+from magvit2_pytorch.functional import range_warning
 from magvit2_pytorch.media.frames import check_range
 from magvit2_pytorch.media.sources import Source, find_media, split_files
 from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from magvit2_pytorch.atomic import replacing_folder, sha256_of
+from magvit2_pytorch.atomic import intact_folder, replacing_folder, sha256_of
 from magvit2_pytorch.weights import default_file_mode
 
 STATE_FILE = "state.json"

@@ -39,7 +39,7 @@ A copy of this one would wait for threads of its pools that it does not have."""
 FRESH.set_forkserver_preload([killed_worker.__name__])
 
 
-def assert_intact_folder(folder: Path) -> int:
+def assert_whole(folder: Path) -> int:
     """Checked by what it holds, not by its checksums; its step."""
     tensors, values = load_state(folder)
     step = values["step"]
@@ -82,7 +82,7 @@ def kill_at_random_moments(folder: Path, kills: int, longest_s: float) -> list[i
         assert assert_whole(checkpoints.choose("auto")) >= max(done.value, newest)
         if done.value > 0:
             verify_state(folder / "best")
-            assert assert_intact_folder(folder / "best") >= done.value - 1
+            assert assert_whole(folder / "best") >= done.value - 1
         reached.append(done.value)
     return reached
 
@@ -118,12 +118,12 @@ def test_killed_between_any_two_steps_of_saving(tmp_path):
         assert assert_whole(left.choose("auto")) == max(left.steps())
         # The best one is whole too, and is what it says it is.
         assert left.best_psnr() in (10.0, 20.0, 30.0)
-        assert_intact_folder(folder / "best")
+        assert_whole(folder / "best")
         left.save(*state_of(4))
         left.keep_if_best(40.0, *state_of(4))
         assert names_in(folder) <= {"step-2", "step-3", "step-4", "best"}
         assert len(left.steps()) == 2
-        assert assert_intact_folder(folder / "best") == 4
+        assert assert_whole(folder / "best") == 4
         if process.exitcode == 0:
             break
     assert 20 < number < 150
