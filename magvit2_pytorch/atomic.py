@@ -1,4 +1,4 @@
-"""Atomic writing of folders."""
+"""Files and folders that appear whole or not at all, and hashes of files."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Checks of option names, with suggestions for unknown ones."""
+"""Registries of names, checks of option names, and suggestions for unknown ones."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields

@@ -1,4 +1,4 @@
-"""Seeds of random generators, computed from a key."""
+"""Memory of the devices, and seeds of random generators computed from a key."""
 
 import hashlib
 import sys

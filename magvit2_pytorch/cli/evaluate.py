@@ -1,12 +1,8 @@
 """`magvit2 evaluate`: measures a tokenizer on a folder of videos and images."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
-
-from tqdm import tqdm
 
 from magvit2_pytorch.cli.model_folder import (
     Device,
@@ -17,41 +13,6 @@ from magvit2_pytorch.cli.model_folder import (
     load_tokenizer,
     user_errors,
 )
-from magvit2_pytorch.evaluation.evaluator import EvaluationProgress
-from magvit2_pytorch.training.processes import Interruptible
-
-
-@contextmanager
-def evaluation_bar() -> Iterator[EvaluationProgress]:
-    """A progress bar over clips; Ctrl-C stops between two clips."""
-    with (
-        tqdm(unit=" clips", disable=None, leave=False, dynamic_ncols=True) as bar,
-        Interruptible() as interrupt,
-    ):
-        yield _EvaluationBar(bar, interrupt)
-
-
-class _EvaluationBar(EvaluationProgress):
-    def __init__(self, bar: tqdm, interrupt: Interruptible):
-        self.bar, self.interrupt = bar, interrupt
-
-    def planned(self, done_before: int, max_total: int) -> None:
-        if done_before:
-            self.bar.write(f"{done_before} clips were measured before", file=sys.stdout)
-        self.bar.reset(max_total)
-        # Clips of earlier runs must not enter the estimate of the time left.
-        self.bar.n = self.bar.initial = done_before
-        self.bar.refresh()
-
-    def measured(self, done: int, max_total: int) -> None:
-        self.bar.total = max_total
-        self.bar.update(done - self.bar.n)
-        if self.interrupt.requested:
-            raise KeyboardInterrupt
-
-    def skipped(self, name: str, reason: str) -> None:
-        self.bar.write(f"magvit2: skipped: {name}: {reason}", file=sys.stderr)
-
 
 if TYPE_CHECKING:
     from magvit2_pytorch.evaluation.measure import EvaluationNetworks
@@ -125,7 +86,7 @@ def evaluate(
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: name a folder")
     find_tokenizer(model)
-    pass
+    from magvit2_pytorch.cli.evaluation_bar import evaluation_bar
     from magvit2_pytorch.evaluation.evaluation_clips import ClipChoice
     from magvit2_pytorch.evaluation.evaluator import Evaluation
     from magvit2_pytorch.evaluation.journal import EvaluationError
@@ -169,7 +130,7 @@ def _load_networks(
     device: Device,
 ) -> "EvaluationNetworks":
     from magvit2_pytorch.evaluation.measure import EvaluationNetworks
-    from magvit2_pytorch.losses.perceptual import build_perceptual
+    from magvit2_pytorch.losses import build_perceptual
     from magvit2_pytorch.metrics.fvd import I3D
 
     device, perceptual, network = find_device(device), None, None

@@ -1,4 +1,4 @@
-"""Runs jobs in sequence, with progress bars and skipped files."""
+"""Input files of a command, their targets, and the loop over them."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Loading of the tokenizer of `--model` on the device of `--device`."""
+"""Loads the tokenizer of a command; errors that users can correct."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

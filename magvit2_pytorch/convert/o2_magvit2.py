@@ -1,4 +1,4 @@
-"""Conversion of the discriminators in checkpoints of O2-MAGVIT2."""
+"""O2-MAGVIT2's networks: options from shapes, and tables of their names and ours."""
 
 from collections.abc import Iterator
 from itertools import count

@@ -1,4 +1,4 @@
-"""Endless, resumable training batches of a dataset."""
+"""Endless batches as a function of their number: sampler and loader."""
 
 import gc
 import warnings

@@ -1,4 +1,4 @@
-"""Base class of discriminators."""
+"""Interface of all discriminators, their outputs, and the choice of frames they see."""
 
 from abc import ABC, abstractmethod
 from inspect import signature

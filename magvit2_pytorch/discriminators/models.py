@@ -1,4 +1,4 @@
-"""Discriminators in safetensors files, with their options in the header."""
+"""Frame, video and multi-scale discriminators, and their files."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Anti-aliased residual network for frames (2 axes) and clips (3 axes)."""
+"""Anti-aliased residual network for images (2 axes) and clips (3): blur-pool, blocks, heads."""
 
 from itertools import pairwise
 from math import comb, prod

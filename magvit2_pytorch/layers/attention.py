@@ -1,4 +1,4 @@
-"""Spatial attention with a cost linear in the number of cells."""
+"""Attention over a frame (full or linear) or over the past of a cell, with rotary positions."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Downsampling and upsampling in space and time."""
+"""Changes of the grid: blocks of pixels as channels, strided and block-wise resampling."""
 
 from fractions import Fraction
 

@@ -1,4 +1,4 @@
-"""Adaptive weight of the adversarial loss, from gradient norms."""
+"""Adversarial losses of both sides, and their adaptive weight."""
 
 from abc import ABC, abstractmethod
 

@@ -1,4 +1,4 @@
-"""Loading of trunks and heads of a perceptual loss, without executing code."""
+"""Frozen networks of the perceptual loss, and how their weights are read from files."""
 
 import re
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Feature matching loss on the hidden features of a discriminator."""
+"""Distances between real and reconstructed clips, in pixels or in a discriminator's features."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,4 @@
-"""LeCam regularization of a discriminator by running means of its logits."""
+"""Gradient penalties and LeCAM: regularizers of a discriminator."""
 
 import math
 from collections.abc import Callable

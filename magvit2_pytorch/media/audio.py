@@ -1,4 +1,4 @@
-"""Audio of one video file for another file that is being written."""
+"""Audio packets, copied without decoding from one file to another."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""Conversion of decoded frames to bytes: size, rotation, colour, opacity."""
+"""Frames as bytes and floats: value range, channels, colours, resizing."""
 
 from functools import lru_cache
 from typing import Any

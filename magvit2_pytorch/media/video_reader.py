@@ -1,4 +1,4 @@
-"""Frames of a video file, by random access or as a stream."""
+"""Video files as sequences of frames: exact random access and streaming."""
 
 import bisect
 import os

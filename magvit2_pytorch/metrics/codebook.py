@@ -1,4 +1,4 @@
-"""Streaming statistics of codebook usage."""
+"""Use of the codebook, and bits per pixel."""
 
 from collections.abc import Sequence
 from math import prod

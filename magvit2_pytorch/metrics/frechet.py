@@ -1,4 +1,4 @@
-"""Streaming Fréchet distance between Gaussians fitted to two sets of features."""
+"""Moments of features in one pass, and the Frechet distance between two sets of them."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Temporal consistency: the error of frame differences."""
+"""Quality of frames: PSNR, SSIM, MS-SSIM and temporal consistency."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Checks that a tokenizer works with files and given codes."""
+"""Fingerprint of a tokenizer, and the check that codes belong to it."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Reads and writes video and image files as chunks of frames."""
+"""A video or image file as the pipelines read and write it."""
 
 import os
 from collections.abc import Callable, Generator, Iterator

@@ -1,4 +1,5 @@
-"""Mean distribution over all 2^d sign patterns of independent bits.
+"""Entropies of lookup-free codes, exact without a codebook.
+
 
 For N samples it is A^T B / N. Row n of A (N x 2^ceil(d/2)) is the joint distribution of the first
 bits of sample n, row n of B (N x 2^floor(d/2)) that of its last bits. Neither the N x 2^d table

@@ -1,4 +1,4 @@
-"""Lookup-free quantization: a code consists of the signs of its latent."""
+"""Lookup-free quantization: the sign of each channel is a bit of the code."""
 
 import math
 import warnings

@@ -1,4 +1,4 @@
-"""Base class of quantizers."""
+"""Interface of all quantizers, and the norm in front of one."""
 
 import math
 from abc import ABC, abstractmethod

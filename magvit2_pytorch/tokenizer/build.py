@@ -1,4 +1,4 @@
-"""Encoder and decoder, built from the same layer specs."""
+"""Builds encoder, decoder and quantizer from a configuration."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Flat sequences of codes, back on their grid."""
+"""Validation of videos, and the grid of flat codes."""
 
 from einops import rearrange
 from jaxtyping import Int

@@ -1,4 +1,5 @@
-"""Layers of MAGVIT-v2: residual units, strided downsampling, adaptive norms.
+"""Every layer type that `layers` can name.
+
 
 Encoder and decoder first change the resolution and then, in the first residual unit of the new
 level, the number of channels. So a layer is a resampling and the units after it: in the encoder

@@ -1,4 +1,4 @@
-"""Largest tile that fits into memory, found without computing anything."""
+"""Exact tiles: frames computed in pieces, and the tile size that fits into memory."""
 
 import weakref
 from collections.abc import Iterable, Sequence

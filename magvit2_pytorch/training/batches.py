@@ -1,4 +1,4 @@
-"""Batches of clips mixed with batches of images."""
+"""Training and held-out data, and batches of clips and images."""
 
 import warnings
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Training curves as a PNG."""
+"""Measurements of a run between two log lines, its progress bar, and its curves."""
 
 import time
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""Optimizers of the tokenizer and of discriminators."""
+"""Muon, Adam, their learning-rate schedule, and averaged weights."""
 
 import math
 from collections.abc import Callable, Iterable

@@ -1,4 +1,4 @@
-"""Devices and processes through accelerate."""
+"""Several processes, interrupts, and processes that are lost."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Logging of a run to JSONL, wandb, TensorBoard and other trackers."""
+"""Log of a run: JSONL, wandb, TensorBoard, and pictures for them."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Optimizer steps of the tokenizer: learning rate, clipping, averaged weights."""
+"""One optimizer step: learning rate, clipping, and steps that are skipped."""
 
 from pathlib import Path
 
