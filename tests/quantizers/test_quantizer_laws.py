@@ -11,6 +11,7 @@ from magvit2_pytorch.quantizers.continuous import Continuous
 from magvit2_pytorch.quantizers.fsq import FSQ
 from magvit2_pytorch.quantizers.lfq import LFQ
 from magvit2_pytorch.quantizers.quantizer import QUANTIZERS
+from magvit2_pytorch.quantizers.vector import VectorQuantizer
 
 MAKE = {
     "lfq": lambda: LFQ(2**6),
@@ -22,6 +23,9 @@ MAKE = {
     "fsq": lambda: FSQ((8, 5, 5)),
     "fsq-several": lambda: FSQ((4, 4), num_codebooks=2),
     "fsq-norm": lambda: FSQ((8, 5, 5), norm="rms"),
+    "vq": lambda: VectorQuantizer(4, 50),
+    "vq-sim": lambda: VectorQuantizer(4, 50, "simvq"),
+    "vq-residual": lambda: VectorQuantizer(4, 16, "residual", num_levels=3),
     "continuous": lambda: Continuous(4),
     "continuous-kl": lambda: Continuous(4, kl=True),
 }
@@ -148,7 +152,7 @@ def test_codes_out_of_range_are_refused(discrete):
     for wrong in (-1, size):
         codes.flatten()[3] = wrong
         edge = f"from {wrong}" if wrong < 0 else f"to {wrong}"
-        with pytest.raises(ValueError, match=rf"codes reach .*{edge}.*codebook has {size}"):
+        with pytest.raises(ValueError, match=rf"codes range .*{edge}.*codebook has {size}"):
             discrete.decode_codes(codes)
 
 
