@@ -20,8 +20,6 @@ TEST = [
     "ruff>=0.6",
     "scipy>=1.11",
     "torchmetrics>=1.4",
-    # Only what quantizers are checked against: importing it takes longer than importing torch.
-    "vector-quantize-pytorch>=1.17",
 ]
 
 setup(
@@ -49,7 +47,9 @@ setup(
         "pyyaml>=6",
         "safetensors>=0.4.3",
         "torch>=2.4",
+        "torchvision>=0.19",
         "tqdm>=4.65",
+        "vector-quantize-pytorch>=1.32",
         "wandb>=0.19",
     ],
     extras_require={

@@ -4,6 +4,7 @@ from magvit2_pytorch.quantizers.continuous import Continuous
 from magvit2_pytorch.quantizers.fsq import FSQ
 from magvit2_pytorch.quantizers.lfq import LFQ, convert_bit_order
 from magvit2_pytorch.quantizers.quantizer import QUANTIZERS, Quantized, Quantizer
+from magvit2_pytorch.quantizers.vector import VectorQuantizer
 
 __all__ = [
     "FSQ",
@@ -12,5 +13,6 @@ __all__ = [
     "Continuous",
     "Quantized",
     "Quantizer",
+    "VectorQuantizer",
     "convert_bit_order",
 ]

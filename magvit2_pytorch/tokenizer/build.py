@@ -13,6 +13,7 @@ from magvit2_pytorch.quantizers.continuous import Continuous
 from magvit2_pytorch.quantizers.fsq import FSQ
 from magvit2_pytorch.quantizers.lfq import LFQ
 from magvit2_pytorch.quantizers.quantizer import Quantizer
+from magvit2_pytorch.quantizers.vector import VectorQuantizer
 from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
 from magvit2_pytorch.types import Context, Past
 
@@ -83,13 +84,21 @@ def output_layer(
 
 
 def build_quantizer(config: TokenizerConfig) -> Quantizer:
-    """Continuous, FSQ or LFQ quantizer; the config ensures that one is chosen."""
+    """Quantizer of a config, which ensures that one is chosen."""
     if config.continuous_dim is not None:
         return Continuous(
             config.continuous_dim, kl=config.use_kl, kl_loss_weight=config.kl_loss_weight
         )
     if config.use_fsq:
         return FSQ(config.fsq_levels, num_codebooks=config.num_codebooks)
+    if config.vq_type is not None:
+        return VectorQuantizer(
+            config.vq_dim,
+            config.codebook_size,
+            vq_type=config.vq_type,
+            num_levels=config.vq_num_levels,
+            commitment_loss_weight=config.vq_commitment_loss_weight,
+        )
     return LFQ(
         config.codebook_size,
         num_codebooks=config.num_codebooks,

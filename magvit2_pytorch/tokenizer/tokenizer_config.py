@@ -4,13 +4,14 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from magvit2_pytorch.config import check_known, to_tuples
 from magvit2_pytorch.layers.attention import AttentionSize
 from magvit2_pytorch.layers.conv import PadMode, Triple, triple
 from magvit2_pytorch.layers.norm import NormName, NormSpec
 from magvit2_pytorch.quantizers.lfq import BitOrder
+from magvit2_pytorch.quantizers.vector import VectorQuantizerName
 from magvit2_pytorch.tokenizer.layer_spec import (
     Grid,
     LayerEntry,
@@ -86,7 +87,8 @@ class TokenizerConfig:
     """Size of the condition's embedding, as a multiple of `dim_cond`."""
 
     codebook_size: int | None = None
-    """Codes in one codebook of lookup-free quantization (LFQ): a power of two."""
+    """Codes in one codebook of lookup-free quantization (LFQ): a power of two; any number with
+    `vq_type`."""
     num_codebooks: int = 1
     """Codes per position, each from its own codebook."""
     use_fsq: bool = False
@@ -99,6 +101,16 @@ class TokenizerConfig:
     """Sample continuous latents from a Gaussian that the encoder predicts."""
     kl_loss_weight: float = 1e-6
     """Weight of the KL divergence from a standard normal distribution; needs `use_kl`."""
+
+    vq_type: VectorQuantizerName | None = None
+    """Use a learned codebook of `codebook_size` vectors instead of LFQ: `vq`, `simvq` (trains all
+    codes at once, arXiv 2411.02038) or `residual` (several levels)."""
+    vq_dim: int = 16
+    """Channels of the latents and of each codebook vector; needs `vq_type`."""
+    vq_num_levels: int = 4
+    """Codes per position of `residual`; each level quantizes what the levels before left over."""
+    vq_commitment_loss_weight: float = 1.0
+    """Weight of the commitment loss of `vq_type`, the default of vector-quantize-pytorch."""
 
     lfq_entropy_loss_weight: float = 0.02
     """Weight of the entropy loss, which favours confident samples and a fully used codebook.
@@ -184,6 +196,7 @@ class TokenizerConfig:
                 "choose one of codebook_size (LFQ), use_fsq with fsq_levels, or continuous_dim, "
                 "and set use_fsq to false and the others to null (None)"
             )
+        self._check_vq()
         if not any(chosen):
             raise ValueError(
                 "no quantizer chosen: give codebook_size (LFQ, e.g. 2**18), use_fsq=True with "
@@ -195,6 +208,27 @@ class TokenizerConfig:
             raise ValueError(
                 f"num_codebooks={self.num_codebooks}, but continuous latents have no codes"
             )
+
+    def _check_vq(self):
+        if self.vq_type is None:
+            for name in ("vq_dim", "vq_num_levels", "vq_commitment_loss_weight"):
+                default = type(self).__dataclass_fields__[name].default
+                if getattr(self, name) != default:
+                    raise ValueError(f"{name} has no effect without vq_type")
+            return
+        if self.vq_type not in get_args(VectorQuantizerName):
+            raise ValueError(f"vq_type {self.vq_type!r}: use 'vq', 'simvq' or 'residual'")
+        if self.codebook_size is None or self.use_fsq:
+            raise ValueError(
+                f"vq_type={self.vq_type!r} needs codebook_size, e.g. 1024, and no other quantizer"
+            )
+        if self.num_codebooks > 1:
+            raise ValueError(
+                f"num_codebooks={self.num_codebooks} is not for vq_type: use vq_type='residual' "
+                "and vq_num_levels"
+            )
+        if self.vq_num_levels != 4 and self.vq_type != "residual":
+            raise ValueError("vq_num_levels has no effect without vq_type='residual'")
 
     def _check_layers(self):
         conditional = [spec.name for spec in self.layer_specs if spec.conditional]

@@ -11,6 +11,7 @@ from magvit2_pytorch.quantizers.continuous import Continuous
 from magvit2_pytorch.quantizers.fsq import FSQ
 from magvit2_pytorch.quantizers.lfq import LFQ
 from magvit2_pytorch.quantizers.quantizer import QUANTIZERS
+from magvit2_pytorch.quantizers.vector import VectorQuantizer
 
 MAKE = {
     "lfq": lambda: LFQ(2**6),
@@ -22,6 +23,9 @@ MAKE = {
     "fsq": lambda: FSQ((8, 5, 5)),
     "fsq-several": lambda: FSQ((4, 4), num_codebooks=2),
     "fsq-norm": lambda: FSQ((8, 5, 5), norm="rms"),
+    "vq": lambda: VectorQuantizer(4, 50),
+    "vq-sim": lambda: VectorQuantizer(4, 50, "simvq"),
+    "vq-residual": lambda: VectorQuantizer(4, 16, "residual", num_levels=3),
     "continuous": lambda: Continuous(4),
     "continuous-kl": lambda: Continuous(4, kl=True),
 }

@@ -55,7 +55,7 @@ def test_warm_up_reaches_the_learning_rate_asked_for(make_trainer, schedule):
     assert rates[-1] == pytest.approx(2e-5) if schedule == "constant" else rates[-1] < 2e-6
 
 
-@pytest.mark.parametrize("quantizer", ["fsq", "lfq", "continuous-kl"])
+@pytest.mark.parametrize("quantizer", ["fsq", "lfq", "vq", "vq-sim", "continuous-kl"])
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_resuming_equals_never_stopping(make_trainer, quantizer, optimizer):
     options = dict(quantizer=quantizer, optimizer=optimizer, grad_accum_every=2)
