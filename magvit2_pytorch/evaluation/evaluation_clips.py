@@ -128,7 +128,7 @@ def find_files(source: Source, choice: ClipChoice) -> list[EvaluatedFile]:
         with suppress(ValueError):  # a folder with files of the other kind only
             by_kind.append(find_media(source, kind))
     if not by_kind:
-        find_media(source, "videos")  # raises an error that says what the folder contains
+        find_media(source, "video")  # raises an error that says what the folder contains
     paths = [path for files in by_kind for path in _split_side(files, choice)]
     root = _root(source, paths)
     files = [EvaluatedFile(path, path.relative_to(root).as_posix()) for path in paths]

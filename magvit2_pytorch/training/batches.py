@@ -66,7 +66,7 @@ def open_datasets(
     if len(paths) > 1:
         train, valid = _hold_out(kind, paths, spec, config)
         return _open(kind, train, spec, config), _open(kind, valid, spec, config, train=False)
-    if kind == "images":
+    if kind == "image":
         raise ValueError(f"{source} holds one image: give two or more, as one is held out")
     return _split_one_video(paths, spec, config)
 

@@ -212,7 +212,7 @@ def test_another_codebook_is_told(other):
 
 @pytest.mark.parametrize(("codes", "message"), [
     (torch.zeros(2, 3, 3), "give integers"),
-    (torch.full((2, 3, 3), 256), "another tokenizer's"),
+    (torch.full((2, 3, 3), 256), "another tokenizer"),
     (torch.zeros(2, 3, 3, 2, dtype=torch.long), "give b t h w"),
     (torch.zeros(2, 0, 3, dtype=torch.long), "at least one frame"),
     (torch.zeros(1, 1, 65_536, dtype=torch.long), "65,535"),
