@@ -58,7 +58,9 @@ def decoding_errors(path: str | os.PathLike) -> Iterator[None]:
         elif isinstance(error, PermissionError):
             reason = "no permission to read it"
         else:
-            reason = f"cannot be decoded ({type(error).__name__}: {error})"
+            # Without the path that PyAV appends: reports of one folder agree wherever it lies.
+            text = getattr(error, "strerror", None) or error
+            reason = f"cannot be decoded ({type(error).__name__}: {text})"
         raise UnusableMedia(path, reason) from error
 
 
