@@ -123,7 +123,7 @@ def _layers(tokenizer: VideoTokenizer) -> list[Description]:
 
 def _latent_statistics(continuous: Continuous) -> Description | str:
     """Measured mean and standard deviation of each latent channel, for `normalize_latents`."""
-    if not continuous.measured:
+    if not continuous.has_statistics:
         return "not measured"
     pairs = zip(continuous.latent_mean.tolist(), continuous.latent_std.tolist(), strict=True)
     return {
