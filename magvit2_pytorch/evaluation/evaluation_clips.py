@@ -196,7 +196,7 @@ def _clips_of_video(
         frames = video.try_read(_frame_numbers(starts[number], choice), size)
         if frames is None:  # damaged: decode it to find the frames that exist
             with decoding_errors(file.path):
-                video = video.distrusting
+                video = video.fallback
             continue
         fps = video.fps / choice.frame_stride
         position = (number, len(starts), starts[number])
