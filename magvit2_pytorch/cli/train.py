@@ -1,6 +1,5 @@
 """`magvit2 train`: trains a tokenizer; processes that share the work.
 
-
 Model options are the fields of `TokenizerConfig`, as --model.NAME; training options are the fields
 of `TrainingConfig`, as --NAME.
 """

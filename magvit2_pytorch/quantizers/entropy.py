@@ -1,9 +1,8 @@
 """Entropies of lookup-free codes, exact without a codebook.
 
-
-For N samples it is A^T B / N. Row n of A (N x 2^ceil(d/2)) is the joint distribution of the first
-bits of sample n, row n of B (N x 2^floor(d/2)) that of its last bits. Neither the N x 2^d table
-of all probabilities nor a codebook is ever stored.
+The mean distribution of N samples is A^T B / N. Row n of A (N x 2^ceil(d/2)) is the joint
+distribution of the first bits of sample n, row n of B (N x 2^floor(d/2)) that of its last bits.
+Neither the N x 2^d table of all probabilities nor a codebook is ever stored.
 """
 
 import math

@@ -1,9 +1,8 @@
 """Every layer type that `layers` can name.
 
-
-Encoder and decoder first change the resolution and then, in the first residual unit of the new
-level, the number of channels. So a layer is a resampling and the units after it: in the encoder
-those of the lower resolution, in the decoder those of the higher one.
+In MAGVIT-v2, encoder and decoder first change the resolution and then, in the first residual unit
+of the new level, the number of channels. So such a layer is a resampling and the units after it: in
+the encoder those of the lower resolution, in the decoder those of the higher one.
 Source: MAGVIT-v2 (arXiv 2310.05737), figure 7.
 """
 
