@@ -31,7 +31,7 @@ CPU_FLAGS = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() 
 LIMITS = ["AVX2"]
 LIMITS += ["AVX512_CORE"] if "avx512bw" in CPU_FLAGS else []
 LIMITS += ["AVX512_CORE_BF16"] if "avx512_bf16" in CPU_FLAGS else []
-LIMITS += ["ALL"]
+LIMITS += ["ALL"] if len(LIMITS) > 1 else []  # else the same once more
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.stem)
@@ -64,11 +64,11 @@ def run_worker(threads: int, offset: int, share: int, *options: str, limit: str 
 @pytest.mark.parametrize("limit", LIMITS)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_half_precision_is_near_float32(limit, threads):
-    """A quarter of all cases in each process, other ones in each; see the worker."""
+    """A sixteenth of all cases in each process, other ones in each; see the worker."""
     offset = 2 * LIMITS.index(limit) + threads
-    found = run_worker(threads, offset, 8, limit=limit)
+    found = run_worker(threads, offset, 16, limit=limit)
     assert found["wrong"] == []
-    assert found["count"] > 500
+    assert found["count"] > 250
     assert found["compared"] > 500
 
 
