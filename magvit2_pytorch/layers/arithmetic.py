@@ -220,7 +220,7 @@ class _HalfLayerNorm(torch.autograd.Function):
 
     PyTorch's backward pass adds them up in half precision, where a sum stops growing once it is
     some hundred times its terms: of 20,480 equal terms 0.41 is left. Compiled code is right.
-    The norm of `x.float()` would be right too, and takes two to five times as long as this.
+    The norm of `x.float()` would be right too; on large inputs it took 1.4 to 4 times as long.
     """
 
     @staticmethod

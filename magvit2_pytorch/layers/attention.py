@@ -1,4 +1,4 @@
-"""Attention over a frame (full or linear) or over the past of a cell, with rotary positions."""
+"""Spatial, linear and temporal attention, with rotary positions."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Compares a CPU's half-precision layers with float32 the first time that training uses them."""
+"""Comparison of a CPU's half-precision layers with float32 in their first training step."""
 
 from collections.abc import Iterable
 
@@ -13,8 +13,7 @@ from magvit2_pytorch.training.processes import any_process
 from magvit2_pytorch.types import Precision
 
 MIN_COSINE = 0.9
-"""Rounding to bfloat16 leaves 0.9999 of a layer's value and gradients; wrong kernels often
-leave numbers that are not finite."""
+"""Rounding to bfloat16 moves a cosine far less; wrong kernels often leave NaN."""
 
 MAX_SHOWN = 8
 
