@@ -113,7 +113,7 @@ def measure_step(
             **options,
         )
         device = trainer.accelerator.device
-        batch, meters, seconds = noise.to(device), Meters(tokenizer, trainer.accelerator), []
+        batch, meters, seconds = noise.to(device), Meters(trainer.task), []
         for _ in range(1 + num_steps):
             started = time.perf_counter()
             trainer.train_step(iter([batch]), meters)
@@ -121,7 +121,7 @@ def measure_step(
                 torch.cuda.synchronize(device)
             seconds.append(time.perf_counter() - started)
         discriminators = sum(
-            p.numel() for d in trainer.discriminators for p in d.module.parameters()
+            p.numel() for d in trainer.discriminators for p in d.network.parameters()
         )
     step = dict(
         machine=machine(device),

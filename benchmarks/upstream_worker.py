@@ -93,7 +93,7 @@ def adversarial_step(implementation: str, tokenizer, video, precision: str):
         frame_adversarial_weight=1.0,
         results_folder=tempfile.mkdtemp(),
     )
-    meters = Meters(tokenizer, trainer.accelerator)
+    meters = Meters(trainer.task)
     return lambda: trainer.train_step(iter([video]), meters)
 
 
@@ -141,7 +141,8 @@ def flops_of(tokenizer, video, name: str) -> float:
         FlopCounterMode(display=False) as counter,
         torch.no_grad(),
     ):
-        latents = tokenizer.encode(fake.from_tensor(video))
+        # Not `encode`, which looks at the values, and fake tensors have none.
+        latents, _ = tokenizer.encode_chunk(fake.from_tensor(video), last=True)
         encoding = counter.get_total_flops()
         tokenizer.decode(latents)
     return encoding if name == "encode" else counter.get_total_flops() - encoding

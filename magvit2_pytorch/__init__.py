@@ -13,20 +13,29 @@ if TYPE_CHECKING:
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
     from magvit2_pytorch.tokenizer.presets import PRESETS
     from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
-    from magvit2_pytorch.training.trainer import VideoTokenizerTrainer
+    from magvit2_pytorch.training.loop_config import LoopConfig
+    from magvit2_pytorch.training.task import Task
+    from magvit2_pytorch.training.trainer import Trainer
     from magvit2_pytorch.training.training_config import TrainingConfig
+    from magvit2_pytorch.training.video_trainer import VideoTokenizerTrainer
 
 _MODULES = {
+    "LoopConfig": "training.loop_config",
     "PRESETS": "tokenizer.presets",
+    "Task": "training.task",
     "TokenizerConfig": "tokenizer.tokenizer_config",
+    "Trainer": "training.trainer",
     "TrainingConfig": "training.training_config",
     "VideoTokenizer": "tokenizer.model",
-    "VideoTokenizerTrainer": "training.trainer",
+    "VideoTokenizerTrainer": "training.video_trainer",
 }
 
 __all__ = [
     "PRESETS",
+    "LoopConfig",
+    "Task",
     "TokenizerConfig",
+    "Trainer",
     "TrainingConfig",
     "VideoTokenizer",
     "VideoTokenizerTrainer",

@@ -1,6 +1,7 @@
 """Imports go down only: the house's floors, read from the source."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,40 @@ def test_imports_go_down_only(module):
         assert (
             other == room or FLOORS[other] < FLOORS[room] or FLOORS[room] == FLOORS[other] == 0
         ), f"{module} (floor {FLOORS[room]}) imports {other} (floor {FLOORS[other]})"
+
+
+@cache
+def imported_modules(module: Path) -> set[Path]:
+    """Modules of this package that a module imports, anywhere in it, for type checks included."""
+    names = set()
+    for node in ast.walk(ast.parse((PACKAGE / module).with_suffix(".py").read_text())):
+        if isinstance(node, ast.ImportFrom):
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    paths = (Path(*name.split(".")[1:]) for name in names if name.startswith("magvit2_pytorch."))
+    return {path for path in paths if path in MODULES and path != module}
+
+
+def reached(module: Path) -> set[Path]:
+    """Modules that importing a module imports, directly or through others."""
+    seen, left = set(), [module]
+    while left:
+        new = imported_modules(left.pop()) - seen
+        seen |= new
+        left += new
+    return seen
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_there_is_no_import_circle(module):
+    assert module not in reached(module)
+
+
+def test_the_training_loop_knows_no_model():
+    for module in ("trainer", "dry_run"):
+        rooms = {other.parts[0] for other in reached(Path("training", module))}
+        assert not rooms & {"tokenizer", "losses", "discriminators", "quantizers"}
 
 
 def test_the_tokenizer_knows_no_loss():

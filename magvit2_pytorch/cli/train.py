@@ -131,8 +131,8 @@ def train(
 
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
     from magvit2_pytorch.training.processes import LostProcess
-    from magvit2_pytorch.training.trainer import VideoTokenizerTrainer
     from magvit2_pytorch.training.update import NonFiniteTraining
+    from magvit2_pytorch.training.video_trainer import VideoTokenizerTrainer
 
     on_cpu = device != "auto" and find_device(device) == "cpu"
     torch.manual_seed(training.seed)

@@ -27,7 +27,7 @@ from magvit2_pytorch.metrics.codebook import CodebookUsage
 from magvit2_pytorch.metrics.quality import psnr
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.training.recipes import recipe
-from magvit2_pytorch.training.trainer import VideoTokenizerTrainer
+from magvit2_pytorch.training.video_trainer import VideoTokenizerTrainer
 from magvit2_pytorch.types import Video
 
 SHORT_SIDE = 128

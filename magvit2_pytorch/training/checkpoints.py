@@ -17,10 +17,11 @@ from magvit2_pytorch.training.state import (
     save_state,
     verify_state,
 )
+from magvit2_pytorch.training.task import Best, Task
 
 BEST = "best"
 VALIDATION_FILE = "validation.json"
-"""In the best checkpoint: its step and its validation PSNR."""
+"""In the best checkpoint: its step and its validation value by name."""
 
 
 class Checkpoints:
@@ -30,9 +31,10 @@ class Checkpoints:
     `find`, `choose` and `check_unused` only read.
     """
 
-    def __init__(self, folder: Path, keep: int | None = None):
+    def __init__(self, folder: Path, keep: int | None = None, best: Best = Task.best):
         self.folder = folder
         self.keep = keep
+        self.best = best
         self._saved: dict[str, Any] | None = None
         """Values of the checkpoint that was written last."""
 
@@ -134,24 +136,27 @@ class Checkpoints:
             remove_folder(path)
         return self.path(step)
 
-    def best_psnr(self) -> float:
-        """PSNR of the best checkpoint; minus infinity if it is unknown."""
+    def best_value(self) -> float | None:
+        """Validation value of the best checkpoint; None if there is none."""
         try:
             text = (intact_folder(self.folder / BEST) / VALIDATION_FILE).read_text(encoding="utf-8")
-            return json.loads(text)["psnr"]
+            return json.loads(text)[self.best.name]
         except (FileNotFoundError, ValueError, KeyError):
-            return float("-inf")
+            return None
 
-    def keep_if_best(self, psnr: float, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Saves this state as the best one if its PSNR is higher."""
-        if not psnr > self.best_psnr():
+    def keep_if_best(
+        self, value: float, tensors: dict[str, Tensor], values: dict[str, Any]
+    ) -> None:
+        """Saves this state as the best one if its validation value is better; NaN never is."""
+        earlier, sign = self.best_value(), 1 if self.best.goal == "max" else -1
+        if not (sign * value > float("-inf") if earlier is None else sign * (value - earlier) > 0):
             return
         step = values["step"]
         source = self.path(step) if self._saved == values else self.save(tensors, values)
         with replacing_folder(self.folder / BEST) as part:
             for path in source.iterdir():
                 _link_or_copy(path, part / path.name)
-            text = json.dumps({"step": step, "psnr": psnr}) + "\n"
+            text = json.dumps({"step": step, self.best.name: value}) + "\n"
             (part / VALIDATION_FILE).write_text(text, encoding="utf-8")
 
     def _clean_up(self) -> None:

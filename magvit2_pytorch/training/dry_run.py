@@ -1,79 +1,69 @@
-"""Dry run of a training: two steps, then the state is restored."""
+"""Dry run of a training: two steps of the real loop, then the state is restored."""
 
+import copy
 import random
 import shutil
+import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from magvit2_pytorch.metrics.codebook import bits_per_pixel
 from magvit2_pytorch.runtime import peak_memory, total_memory
-from magvit2_pytorch.training.batches import images_per_batch, training_batches
-from magvit2_pytorch.training.latent_statistics import record_latents
-from magvit2_pytorch.training.meters import Meters, plot_curves
+from magvit2_pytorch.training.checkpoints import Checkpoints
+from magvit2_pytorch.training.loop_config import LoopConfig
 from magvit2_pytorch.training.plan import Plan
-from magvit2_pytorch.training.processes import max_over_processes, on_main
+from magvit2_pytorch.training.processes import lost_process_errors, max_over_processes, on_main
 from magvit2_pytorch.training.state import load_state
-from magvit2_pytorch.training.validation import validate, write_examples
-from magvit2_pytorch.types import Clips
-
-if TYPE_CHECKING:
-    from magvit2_pytorch.training.trainer import VideoTokenizerTrainer
+from magvit2_pytorch.training.task import TaskPlan
+from magvit2_pytorch.training.tracking import Tracking, read_log
+from magvit2_pytorch.training.trainer import Trainer
 
 
-class Measurements(NamedTuple):
-    """Measurements of the dry run, in seconds and bytes."""
+class Costs(NamedTuple):
+    """Seconds of the parts of a training."""
 
-    clip: tuple[int, int, int]
     step_s: float
-    data_wait: float
-    peak_memory: int
-    num_skipped_steps: int
     validation_s: float
     save_s: float
-    checkpoint_bytes: int
-    pictures_bytes: int
-    """Bytes of the pictures of one validation."""
-    tokenizer_bytes: int
-    held_memory: dict[str, int]
 
 
-def dry_run(trainer: "VideoTokenizerTrainer") -> Plan:
+def dry_run(trainer: Trainer) -> Plan:
     """Runs every part of a training once, then restores the previous state.
 
-    Takes two optimizer steps on clips and two on images. The first of each includes parts that run
-    later or at some steps only: discriminators and gradient penalty. Then validates one clip, saves
-    a checkpoint and writes the final outputs, in a temporary folder beside the checkpoints, so that
-    missing disk space or permissions show now. Raises what training would raise, such as errors
-    about values out of range, and `MemoryError` if the GPU memory is too small.
+    Trains for two steps on each kind of batch, from a step that computes every loss, then validates
+    one example, saves a checkpoint and the final outputs, in a temporary folder beside the
+    checkpoints, so that missing disk space or permissions show now. Only decoded frames in a cache
+    remain. Raises what training would raise, such as errors about values out of range, and
+    `MemoryError` if the GPU memory is too small.
     """
     try:
-        with _temporary_folder(trainer) as folder, _restoring_state(trainer, folder):
-            results = _run_everything(trainer, folder)
+        with (
+            lost_process_errors(trainer.accelerator),
+            _temporary_folder(trainer) as folder,
+            _restoring_state(trainer, folder),
+        ):
+            return _measure(trainer, folder)
     except torch.cuda.OutOfMemoryError as error:
         raise MemoryError(
             f"two steps do not fit into the memory of {trainer.accelerator.device}: lower "
             f"batch_size from {trainer.config.batch_size} and raise grad_accum_every ({error})"
         ) from error
-    return _plan(trainer, results)
 
 
 # Restoring the state
 
 
 @contextmanager
-def _temporary_folder(trainer: "VideoTokenizerTrainer") -> Iterator[Path]:
+def _temporary_folder(trainer: Trainer) -> Iterator[Path]:
     """A folder on the checkpoints' disk, the same in all processes."""
     parent = _existing_parent(trainer.checkpoints_folder)
     accelerator = trainer.accelerator
@@ -87,10 +77,10 @@ def _temporary_folder(trainer: "VideoTokenizerTrainer") -> Iterator[Path]:
 
 
 @contextmanager
-def _restoring_state(trainer: "VideoTokenizerTrainer", folder: Path) -> Iterator[None]:
+def _restoring_state(trainer: Trainer, folder: Path) -> Iterator[None]:
     """Restores state and random generators from a checkpoint at the end."""
-    skips = [trainer.optimization.skips, *(d.skips for d in trainer.discriminators)]
-    in_a_row = [skip.in_a_row for skip in skips]
+    optimizations = trainer.optimizations.values()
+    in_a_row = [optimization.skips.in_a_row for optimization in optimizations]
     random_states = random.getstate(), np.random.get_state()
     device = trainer.accelerator.device
     trainer.save(folder / "before")
@@ -100,191 +90,162 @@ def _restoring_state(trainer: "VideoTokenizerTrainer", folder: Path) -> Iterator
     finally:
         random.setstate(random_states[0])
         np.random.set_state(random_states[1])
-        for optimizer in (*trainer.optimizers, *(d.optimizer for d in trainer.discriminators)):
-            optimizer.zero_grad(set_to_none=True)
-        trainer.step, trainer.elapsed_s = trainer.state.restore(load_state(folder / "before"))
-        for skip, number in zip(skips, in_a_row, strict=True):
-            skip.in_a_row = number
+        trainer.state.restore(load_state(folder / "before"))
+        for optimization, number in zip(optimizations, in_a_row, strict=True):
+            optimization.clear_gradients()
+            optimization.skips.in_a_row = number
 
 
 # Measuring
 
 
-def _run_everything(trainer: "VideoTokenizerTrainer", folder: Path) -> Measurements:
-    config, accelerator = trainer.config, trainer.accelerator
+def _trial(trainer: Trainer, folder: Path) -> Trainer:
+    """A trainer of the same modules that writes to `folder` alone."""
+    trial = copy.copy(trainer)
+    trial.is_trial = True
+    trial.checkpoints_folder = folder / "checkpoints"
+    trial.checkpoints = Checkpoints(trial.checkpoints_folder, best=trainer.task.best)
+    trial.results_folder = folder / "results"
+    trial.tracking = Tracking(trainer.accelerator, trial.results_folder, {}, use_trackers=False)
+    trial.durations = {}
+    return trial
+
+
+def _measure(trainer: Trainer, folder: Path) -> Plan:
+    accelerator, task = trainer.accelerator, trainer.task
     if accelerator.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(accelerator.device)
-    skipped_before = trainer.optimization.skips.total
-    clip, speed = _two_steps(trainer, trainer.data, config.batch_size)
-    step_s, waited_s = 1 / speed["steps_per_s"], speed["data_wait"] / speed["steps_per_s"]
-    if trainer.images is not None:
-        _, speed = _two_steps(trainer, trainer.images, images_per_batch(config))
-        share = config.image_frac
-        step_s = (1 - share) * step_s + share / speed["steps_per_s"]
-        waited_s = (1 - share) * waited_s + share * speed["data_wait"] / speed["steps_per_s"]
-    num_skipped_steps = trainer.optimization.skips.total - skipped_before
-
-    validation_s = _validate(trainer, folder / "pictures")
-    held_memory = _held_memory(trainer)
-    started = time.monotonic()
-    trainer.save(folder / "checkpoint")
-    save_s = time.monotonic() - started
-    _write_outputs(trainer, folder)
-    return Measurements(
-        clip=clip,
+    skips = trainer.optimization.skips
+    skipped_before = skips.total
+    plans, step_s, waited_s = [], 0.0, 0.0
+    for kind, share in task.batch_kinds().items():
+        trial = _trial(trainer, folder / kind)
+        plan, line = _two_steps(trial, kind)
+        plans.append(plan)
+        step_s += share / line["steps_per_s"]
+        waited_s += share * line["data_wait"] / line["steps_per_s"]
+    costs = Costs(
         step_s=step_s,
+        validation_s=trial.durations["validation"] * task.validation_rounds(),
+        save_s=trial.durations["checkpoint"],
+    )
+    peak = max_over_processes(accelerator, float(peak_memory(accelerator.device)))
+    return _plan(
+        trainer,
+        on_main(accelerator, lambda: _sizes(trial)),
+        costs,
+        task=plans[0],
         data_wait=waited_s / step_s,
-        peak_memory=round(*max_over_processes(accelerator, float(peak_memory(accelerator.device)))),
-        num_skipped_steps=num_skipped_steps,
-        validation_s=validation_s,
-        save_s=save_s,
-        checkpoint_bytes=_bytes_below(folder / "checkpoint"),
-        pictures_bytes=_bytes_below(folder / "pictures"),
-        tokenizer_bytes=_bytes_below(folder / "tokenizer"),
-        held_memory=held_memory,
+        peak_memory=round(*peak),
+        num_skipped_steps=skips.total - skipped_before,
     )
 
 
-def _two_steps(
-    trainer: "VideoTokenizerTrainer", dataset: Clips, batch_size: int
-) -> tuple[tuple[int, int, int], dict[str, float | int]]:
-    """Clip size and values of the second step, after a warm-up."""
-    position = trainer.step * trainer.config.grad_accum_every
-    batches = training_batches(dataset, trainer.config, trainer.accelerator, position, batch_size)
+def _two_steps(trial: Trainer, kind: str) -> tuple[TaskPlan, dict[str, float | int]]:
+    """Trains for two steps on one kind of batch; returns values of the second, after a warm-up."""
+    task, start = trial.task, trial.step
+    batches = task.batches(start * trial.config.grad_accum_every, kind)
     first = next(batches)
-    batches = chain([first], batches)
-    trainer.step = find_full_step(trainer)
-    for _ in range(2):
-        _wait_for_device(trainer.accelerator)
-        meters = Meters(trainer.tokenizer, trainer.accelerator)
-        trainer.train_step(batches, meters)
-        _wait_for_device(trainer.accelerator)
-    return tuple(first.shape[2:]), meters.read()
+    trial.open_batches = lambda: chain([first], batches)
+    trial.step = task.full_step(start)
+    trial.config = _two_steps_config(trial.config, trial.step)
+    trial.train()
+    log = on_main(trial.accelerator, lambda: read_log(trial.tracking.path))
+    return task.plan(first), [line for line in log if "steps_per_s" in line][-1]
 
 
-def find_full_step(trainer: "VideoTokenizerTrainer") -> int:
-    """The next step with discriminators, adversarial losses and gradient penalties."""
-    config = trainer.config
-    if not trainer.discriminators:
-        return trainer.step
-    step = max(trainer.step, config.adversarial_start_step)
-    while config.gradient_penalty_weight > 0 and not trainer.discriminators[0].has_penalty(step):
-        step += 1
-    return step
-
-
-def _validate(trainer: "VideoTokenizerTrainer", folder: Path) -> float:
-    """Estimated seconds of a validation, from one clip on each process."""
-    config, accelerator = trainer.config, trainer.accelerator
-    one_each = replace(config, num_valid_clips=accelerator.num_processes)
-    total_s = 0.0
-    for kind, held_out in {"clip": trainer.valid_data, "image": trainer.valid_images}.items():
-        if held_out is None:
-            continue
-        started = time.monotonic()
-        tokenizer, perceptual = trainer.ema_tokenizer, trainer.objective.perceptual
-        validation = validate(tokenizer, held_out, one_each, accelerator, perceptual)
-        if accelerator.is_main_process:
-            write_examples(validation.examples, folder, kind, config.fps)
-        num_clips = min(len(held_out), config.num_valid_clips)
-        total_s += (time.monotonic() - started) * -(-num_clips // accelerator.num_processes)
-    return total_s
-
-
-def _write_outputs(trainer: "VideoTokenizerTrainer", folder: Path) -> None:
-    config, accelerator = trainer.config, trainer.accelerator
-    num_clips = min(config.num_latent_statistics_clips, accelerator.num_processes)
-    config = replace(config, num_latent_statistics_clips=num_clips)
-    record_latents(trainer.ema_tokenizer, trainer.data, config)
-    if accelerator.is_main_process:
-        trainer.ema_tokenizer.save_pretrained(folder / "tokenizer")
-        plot_curves([{"step": 1, "loss": 0.0}], folder / "curves.png")
-
-
-def _wait_for_device(accelerator: Accelerator) -> None:
-    if accelerator.device.type == "cuda":
-        torch.cuda.synchronize(accelerator.device)
+def _two_steps_config(config: LoopConfig, step: int) -> LoopConfig:
+    never = sys.maxsize
+    return replace(
+        config,
+        num_train_steps=step + 2,
+        max_duration_s=None,
+        log_every_step=1,
+        validate_every_step=never,
+        checkpoint_every_step=never,
+        max_skipped_steps=never,
+        progress_bar=False,
+    )
 
 
 # Planning
 
 
-def _plan(trainer: "VideoTokenizerTrainer", results: Measurements) -> Plan:
-    config, tokenizer = trainer.config, trainer.tokenizer
-    num_steps, duration_s = _duration(trainer, results)
+class Sizes(NamedTuple):
+    """Bytes of a checkpoint, of one validation's pictures, and of all other results."""
+
+    checkpoint: int
+    pictures: int
+    others: int
+
+
+def _sizes(trial: Trainer) -> Sizes:
+    pictures = sum(path.stat().st_size for path in trial.results_folder.glob("step-*"))
+    [checkpoint] = trial.checkpoints.steps().values()
+    others = _bytes_below(trial.results_folder) - pictures
+    return Sizes(_bytes_below(checkpoint), pictures, others)
+
+
+def _plan(trainer: Trainer, sizes: Sizes, costs: Costs, **measured: Any) -> Plan:
+    config, task = trainer.config, trainer.task
+    num_steps, duration_s = _duration(trainer, costs)
     num_validations = -(-num_steps // config.validate_every_step)
     num_checkpoints = 1 + num_steps // config.checkpoint_every_step
     if config.keep_checkpoints is not None:
         # The newest ones, the best one, and another one while it is written.
         num_checkpoints = min(num_checkpoints, config.keep_checkpoints) + 2
-    grid = tokenizer.latent_grid(*results.clip)
-    bits = tokenizer.quantizer.bits_per_position
-    modules = {"tokenizer": tokenizer}
-    modules |= {f"{d.name} discriminator": d.network for d in trainer.discriminators}
-    if trainer.objective.perceptual is not None:
-        modules["perceptual network"] = trainer.objective.perceptual
+    modules = {name: trainable.module for name, trainable in task.trainables.items()}
+    modules |= task.frozen
     return Plan(
         config=config,
         device=str(trainer.accelerator.device),
         num_processes=trainer.accelerator.num_processes,
-        parameters={n: sum(p.numel() for p in m.parameters()) for n, m in modules.items()},
-        held_memory=results.held_memory,
-        peak_memory=results.peak_memory,
+        parameters={
+            name.replace("_", " "): sum(p.numel() for p in module.parameters())
+            for name, module in modules.items()
+        },
+        held_memory=_held_memory(trainer),
         total_memory=total_memory(trainer.accelerator.device),
-        clip=results.clip,
-        latent_grid=grid,
-        num_codebooks=tokenizer.num_codebooks,
-        codebook_size=tokenizer.codebook_size,
-        bits_per_pixel=None if bits is None else bits_per_pixel(bits, grid, results.clip),
-        num_clips=len(trainer.data),
-        num_images=0 if trainer.images is None else len(trainer.images),
-        num_valid_clips=sum(len(x) for x in (trainer.valid_data, trainer.valid_images) if x),
-        num_skipped_files=sum(
-            len(getattr(x, "skipped", ())) for x in (trainer.data, trainer.images)
-        ),
-        steps_per_s=1 / results.step_s,
-        data_wait=results.data_wait,
-        num_skipped_steps=results.num_skipped_steps,
+        steps_per_s=1 / costs.step_s,
         num_steps=num_steps,
         duration_s=duration_s,
         num_validations=num_validations,
-        checkpoint_bytes=results.checkpoint_bytes,
-        disk_bytes=num_checkpoints * results.checkpoint_bytes
-        + num_validations * results.pictures_bytes
-        + results.tokenizer_bytes,
+        checkpoint_bytes=sizes.checkpoint,
+        disk_bytes=num_checkpoints * sizes.checkpoint
+        + num_validations * sizes.pictures
+        + sizes.others,
         free_bytes=shutil.disk_usage(_existing_parent(trainer.checkpoints_folder)).free,
+        **measured,
     )
 
 
-def _duration(trainer: "VideoTokenizerTrainer", results: Measurements) -> tuple[int, float]:
+def _duration(trainer: Trainer, costs: Costs) -> tuple[int, float]:
     """Remaining steps, and seconds for them with validations and checkpoints."""
     config = trainer.config
     num_steps = config.num_train_steps - trainer.step
-    per_step_s = results.step_s + results.save_s / config.checkpoint_every_step
+    per_step_s = costs.step_s + costs.save_s / config.checkpoint_every_step
     # While a run improves, every validation also saves a checkpoint.
-    per_step_s += (results.validation_s + results.save_s) / config.validate_every_step
+    per_step_s += (costs.validation_s + costs.save_s) / config.validate_every_step
     if config.max_duration_s is not None:
         remaining_s = config.max_duration_s - trainer.elapsed_s
         num_steps = max(0, min(num_steps, int(remaining_s / per_step_s)))
-    final_s = results.validation_s + results.save_s
+    final_s = costs.validation_s + costs.save_s
     return num_steps, num_steps * per_step_s + final_s
 
 
-def _held_memory(trainer: "VideoTokenizerTrainer") -> dict[str, int]:
-    weights = _bytes_of(trainer.tokenizer)
+def _held_memory(trainer: Trainer) -> dict[str, int]:
+    main, *others = trainer.optimizations.values()
+    weights = _bytes_of(main.module)
     held = {
         "weights": weights,
         "gradients": weights,
-        "moments": sum(map(_bytes_of_moments, trainer.optimizers)),
+        "moments": sum(map(_bytes_of_moments, main.optimizers)),
         "average": _bytes_of(trainer.ema.ema_model),
     }
-    for discriminator in trainer.discriminators:
-        weights = _bytes_of(discriminator.network)
-        moments = _bytes_of_moments(discriminator.optimizer)
-        held[f"{discriminator.name} discriminator"] = 2 * weights + moments
-    if trainer.objective.perceptual is not None:
-        held["perceptual network"] = _bytes_of(trainer.objective.perceptual)
-    return held
+    for other in others:
+        moments = sum(map(_bytes_of_moments, other.optimizers))
+        held[other.name.replace("_", " ")] = 2 * _bytes_of(other.module) + moments
+    return held | {name: _bytes_of(module) for name, module in trainer.task.frozen.items()}
 
 
 def _bytes_of(module: nn.Module) -> int:

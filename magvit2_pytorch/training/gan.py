@@ -1,14 +1,11 @@
-"""Training of one discriminator: losses, optimizer and running means."""
+"""Losses of a discriminator, and the gradients that it gives a reconstruction."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
-from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor
-from torch.optim import Adam
 
 from magvit2_pytorch.discriminators.discriminator import (
     DISCRIMINATORS,
@@ -20,20 +17,13 @@ from magvit2_pytorch.functional import autocast
 from magvit2_pytorch.losses.adversarial import ADVERSARIAL_LOSSES
 from magvit2_pytorch.losses.reconstruction import feature_matching_loss
 from magvit2_pytorch.losses.regularizers import GRADIENT_PENALTIES, LeCamRegularizer, points_between
-from magvit2_pytorch.training.optimizer import build_adam, lr_scale
-from magvit2_pytorch.training.state import (
-    add_prefix,
-    flatten_optimizer,
-    restore_optimizer,
-    select_prefix,
-)
+from magvit2_pytorch.training.task import MicroStep, Trainable, finite_or_nan
 from magvit2_pytorch.training.training_config import TrainingConfig
-from magvit2_pytorch.training.update import SkippedSteps, finite_or_nan
 from magvit2_pytorch.types import Video
 
 
 class AdversarialStep(NamedTuple):
-    """Gradients and loss terms of one discriminator for a micro-batch."""
+    """Gradients and measurements of one discriminator for a micro-batch."""
 
     adversarial_gradient: Float[Tensor, "b c t h w"] | None
     """Gradient of the unweighted adversarial loss with respect to the reconstruction; None before
@@ -42,10 +32,8 @@ class AdversarialStep(NamedTuple):
     feature_matching_gradient: Float[Tensor, "b c t h w"] | None
     """Gradient of the weighted feature matching loss; None if it is not used."""
 
-    terms: dict[str, Tensor]
-    """Losses of generator and discriminator and mean logits, for the log."""
-
-    weights: dict[str, float]
+    measured: dict[str, Tensor | float]
+    """Losses of generator and discriminator, mean logits and weights, for the log."""
 
 
 class RealAndFakeOutputs(NamedTuple):
@@ -59,37 +47,38 @@ class RealAndFakeOutputs(NamedTuple):
     penalty_logits: tuple[Tensor, ...]
 
 
-class DiscriminatorTrainer:
-    """Trains a discriminator with one forward pass per micro-batch for both sides.
+class DiscriminatorLosses:
+    """A discriminator and its losses: one forward pass per micro-batch serves both sides.
 
-    The tokenizer's side is a gradient with respect to the reconstruction. The discriminator's graph
-    is therefore free before the tokenizer's backward pass begins.
+    The model's side is a gradient with respect to the reconstruction. The discriminator's graph
+    is therefore free before the model's backward pass begins.
     """
 
-    def __init__(self, name: str, channels: int, config: TrainingConfig, accelerator: Accelerator):
+    def __init__(self, name: str, channels: int, config: TrainingConfig):
         self.name = name
         self.config = config
-        self.accelerator = accelerator
         options = getattr(config, f"{name}_discriminator") or {}
-        discriminator = build_discriminator(name, channels, **options)
+        self.network: Discriminator = build_discriminator(name, channels, **options)
         self.loss = ADVERSARIAL_LOSSES[config.adversarial_loss]
         self.penalty = GRADIENT_PENALTIES[config.gradient_penalty]
-        self.lecam = LeCamRegularizer().to(accelerator.device)
-        optimizer = build_adam(
-            Adam,
-            [{"params": list(discriminator.parameters())}],
-            config.discriminator_learning_rate,
-            config.discriminator_betas,
-        )
-        self.module, self.optimizer = accelerator.prepare(discriminator, optimizer)
-        self.skips = SkippedSteps()
+        self.lecam = LeCamRegularizer()
         self._logits: list[tuple[Tensor, Tensor]] = []
         """Real and fake logits of the step's micro-batches so far, for the running means."""
 
     @property
-    def network(self) -> Discriminator:
-        """The discriminator without its wrapper for several processes."""
-        return self.accelerator.unwrap_model(self.module)
+    def module_name(self) -> str:
+        """Its name among the trained modules, and the prefix of its values in the log."""
+        return f"{self.name}_discriminator"
+
+    def trainable(self) -> Trainable:
+        """The discriminator as a module that is trained."""
+        return Trainable(
+            module=self.network,
+            options=self.config.discriminator_optimizer_options(),
+            companions={"lecam": self.lecam},
+            fixed_options=(f"{self.name}_discriminator",),
+            option_prefix="discriminator_",
+        )
 
     # Schedule
 
@@ -113,38 +102,30 @@ class DiscriminatorTrainer:
 
     # Gradients of a micro-batch
 
-    def compute_gradients(
-        self,
-        real: Video,
-        recon: Video,
-        step: int,
-        generator: torch.Generator,
-        accumulate: int = 1,
-        sync: bool = True,
-    ) -> AdversarialStep:
+    def compute_gradients(self, real: Video, recon: Video, micro: MicroStep) -> AdversarialStep:
         """Adds to the discriminator's gradients and returns those for the reconstruction.
 
         `recon` is a leaf that requires a gradient.
         """
-        penalized = self.has_penalty(step)
-        with nullcontext() if sync else self.accelerator.no_sync(self.module):
-            with autocast(real.device, "fp32" if penalized else self.config.precision):
-                outputs = self._forward(real, recon, generator, penalized)
-            result = self._generator_loss(recon, outputs, step)
-            terms, weights = self._discriminator_loss(outputs)
-            total = torch.stack([terms[name] * weights[name] for name in weights]).sum()
-            self.accelerator.backward(total * finite_or_nan(total) / accumulate)
-        terms |= result.terms
+        penalized = self.has_penalty(micro.step)
+        with autocast(real.device, "fp32" if penalized else self.config.precision):
+            outputs = self._forward(real, recon, micro, penalized)
+        result = self._generator_loss(recon, outputs, micro.step)
+        loss = _mean_over_views(self.loss.discriminator, outputs.real.logits, outputs.fake.logits)
+        terms, weights = self._regularizers(outputs)
+        terms, weights = {self.module_name: loss} | terms, {self.module_name: 1.0} | weights
+        micro.backward(torch.stack([terms[name] * weights[name] for name in weights]).sum())
         terms[f"{self.name}_real_logit"] = _all_logits(outputs.real).mean()
         terms[f"{self.name}_fake_logit"] = _all_logits(outputs.fake).mean()
-        detached = {name: term.detach() for name, term in terms.items()}
-        return result._replace(terms=detached, weights=weights | result.weights)
+        measured = {name: term.detach() for name, term in terms.items()}
+        measured |= {f"weight/{name}": weight for name, weight in weights.items()}
+        return result._replace(measured=measured | result.measured)
 
     def _forward(
-        self, real: Video, recon: Video, generator: torch.Generator, penalized: bool
+        self, real: Video, recon: Video, micro: MicroStep, penalized: bool
     ) -> RealAndFakeOutputs:
         """One pass over real, reconstructed and penalty inputs, concatenated in the batch."""
-        picks = self.network.pick(real, generator)
+        picks = self.network.pick(real, micro.generator)
         real_views = self.network.views(real, picks)
         fake_views = self.network.views(recon, picks)
         penalty_inputs = ()
@@ -155,7 +136,8 @@ class DiscriminatorTrainer:
         elif penalized:
             penalty_inputs = tuple(points_between(*pair) for pair in zip(*batches, strict=True))
             batches.append(penalty_inputs)
-        output = self.module(tuple(torch.cat(views) for views in zip(*batches, strict=True)))
+        views = tuple(torch.cat(views) for views in zip(*batches, strict=True))
+        output = micro.modules[self.module_name](views)
         outputs = [
             DiscriminatorOutput(*(tuple(x.chunk(len(batches))[i] for x in part) for part in output))
             for i in range(len(batches))
@@ -166,31 +148,28 @@ class DiscriminatorTrainer:
     def _generator_loss(
         self, recon: Video, outputs: RealAndFakeOutputs, step: int
     ) -> AdversarialStep:
-        """Gradients, terms and weights of the tokenizer's losses alone."""
+        """Gradients and measurements of the model's losses alone."""
         weight, matching_weight = self.adversarial_weight(step), self.config.feature_matching_weight
         if weight == 0:
-            return AdversarialStep(None, None, {}, {})
+            return AdversarialStep(None, None, {})
+        name = f"{self.name}_adversarial"
         real_logits = tuple(logits.detach() for logits in outputs.real.logits)
         loss = _mean_over_views(self.loss.generator, real_logits, outputs.fake.logits)
         adversarial = _gradient(loss, recon)
-        terms, weights = ({f"{self.name}_adversarial": x} for x in (loss, weight))
+        measured = {name: loss.detach(), f"weight/{name}": weight}
         if matching_weight == 0:
-            return AdversarialStep(adversarial, None, terms, weights)
+            return AdversarialStep(adversarial, None, measured)
+        name = f"{self.name}_feature_matching"
         loss = feature_matching_loss(outputs.real.features, outputs.fake.features)
-        terms[f"{self.name}_feature_matching"] = loss
-        weights[f"{self.name}_feature_matching"] = matching_weight
-        return AdversarialStep(
-            adversarial, _gradient(loss * matching_weight, recon), terms, weights
-        )
+        measured |= {name: loss.detach(), f"weight/{name}": matching_weight}
+        return AdversarialStep(adversarial, _gradient(loss * matching_weight, recon), measured)
 
-    def _discriminator_loss(
+    def _regularizers(
         self, outputs: RealAndFakeOutputs
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Terms and weights of the discriminator's own losses."""
+        """Terms and weights of the discriminator's regularizers."""
         name, config = self.name, self.config
-        loss = _mean_over_views(self.loss.discriminator, outputs.real.logits, outputs.fake.logits)
-        terms = {f"{name}_discriminator": loss}
-        weights = {f"{name}_discriminator": 1.0}
+        terms, weights = {}, {}
         if config.lecam_loss_weight > 0:
             real, fake = _all_logits(outputs.real), _all_logits(outputs.fake)
             # The means do not include this step: a micro-batch does not know the later ones.
@@ -205,61 +184,17 @@ class DiscriminatorTrainer:
             weights[f"{name}_gradient_penalty"] = config.gradient_penalty_weight * every
         return terms, weights
 
-    # Optimizer step
-
-    def apply_gradients(self, step: int) -> dict[str, float]:
-        """Clips finite gradients and takes a step; returns values to log.
-
-        Gradients that are not finite skip the step, which then changes no weights, moments or
-        running means.
-        """
-        config = self.config
-        start = config.discriminator_start_step
-        scale = lr_scale(
-            step - start,
-            max(config.num_train_steps - start, 1),
-            config.warmup_steps,
-            config.schedule,
-            config.final_lr_fraction,
-        )
-        rate = config.discriminator_learning_rate * scale
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        limit = config.discriminator_max_grad_norm or float("inf")
-        norm = float(self.accelerator.clip_grad_norm_(self.module.parameters(), limit))
-        finite = norm < float("inf")  # false for NaN too
-        if finite:
-            self.optimizer.step()
-        if finite and self._logits:
+    def after_step(self, taken: bool) -> None:
+        """Updates the running means with a step that was taken; a skipped one changes nothing."""
+        if taken and self._logits:
             self.lecam.update(*(torch.cat(side) for side in zip(*self._logits, strict=True)))
         self._logits.clear()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.skips.count(finite)
-        values = {"learning_rate": rate, "skipped_steps": self.skips.total}
-        values |= {"grad_norm": norm} if finite else {}
-        return {f"{self.name}_discriminator_{name}": value for name, value in values.items()}
-
-    # State
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Weights, running means and the optimizer's moments, by name."""
-        tensors = add_prefix(self.network.state_dict(), "discriminator")
-        tensors |= add_prefix(self.lecam.state_dict(), "lecam")
-        return tensors | flatten_optimizer(self.optimizer, "optimizer")
-
-    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        self.network.load_state_dict(select_prefix(tensors, "discriminator"))
-        self.lecam.load_state_dict(select_prefix(tensors, "lecam"))
-        restore_optimizer(self.optimizer, tensors, "optimizer")
-        self._logits.clear()
 
 
-def build_discriminator_trainers(
-    channels: int, config: TrainingConfig, accelerator: Accelerator
-) -> list[DiscriminatorTrainer]:
-    """Build a trainer for each discriminator whose adversarial weight is not 0."""
+def build_discriminators(channels: int, config: TrainingConfig) -> list[DiscriminatorLosses]:
+    """Build each discriminator whose adversarial weight is not 0."""
     return [
-        DiscriminatorTrainer(name, channels, config, accelerator)
+        DiscriminatorLosses(name, channels, config)
         for name in DISCRIMINATORS
         if getattr(config, f"{name}_adversarial_weight") > 0
     ]

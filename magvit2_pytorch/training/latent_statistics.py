@@ -16,7 +16,6 @@ from magvit2_pytorch.media.frames import check_range
 from magvit2_pytorch.metrics.frechet import ChannelMoments, Moments
 from magvit2_pytorch.quantizers.continuous import Continuous
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
-from magvit2_pytorch.training.training_config import TrainingConfig
 from magvit2_pytorch.types import Clips, Latents, Precision
 
 
@@ -51,7 +50,7 @@ def measure_latents(
 
 
 def record_latents(
-    tokenizer: VideoTokenizer, clips: Clips, config: TrainingConfig
+    tokenizer: VideoTokenizer, clips: Clips, max_clips: int, precision: Precision = "fp32"
 ) -> dict[str, float | int]:
     """Measures the latents after training; returns values to log.
 
@@ -62,10 +61,10 @@ def record_latents(
         return {}
     # A fine-tuned tokenizer may hold the statistics of its initial weights.
     tokenizer.quantizer.reset_statistics()
-    if not config.num_latent_statistics_clips:
+    if not max_clips:
         return {}
     try:
-        moments = _measure(tokenizer, clips, config.num_latent_statistics_clips, config.precision)
+        moments = _measure(tokenizer, clips, max_clips, precision)
     except FloatingPointError as error:
         # All processes reach this line, and the tokenizer is still worth saving.
         warnings.warn(f"latent statistics: {error}", stacklevel=3)

@@ -1,23 +1,20 @@
 """Measurements of a run between two log lines, its progress bar, and its curves."""
 
 import time
-from collections import defaultdict
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from magvit2_pytorch.metrics.codebook import CodebookUsage
 from magvit2_pytorch.runtime import peak_memory
-from magvit2_pytorch.tokenizer.model import VideoTokenizer
-from magvit2_pytorch.training.objective import Loss, Reconstruction
+from magvit2_pytorch.training.loop_config import LoopConfig
 from magvit2_pytorch.training.processes import max_over_processes
-from magvit2_pytorch.training.training_config import TrainingConfig
-from magvit2_pytorch.types import Video
+from magvit2_pytorch.training.task import Measured, Task
 
 
 class Meters:
@@ -26,19 +23,18 @@ class Meters:
     Values stay on the device until they are read, so that measuring does not synchronize with it.
     """
 
-    def __init__(self, tokenizer: VideoTokenizer, accelerator: Accelerator):
-        self.accelerator = accelerator
-        self.has_codes = tokenizer.codebook_size is not None
-        self.codebook = (tokenizer.codebook_size, tokenizer.num_codebooks)
+    def __init__(self, task: Task):
+        self.task = task
         self._clear()
 
     def _clear(self):
-        self.sums: dict[str, Tensor | float] = defaultdict(float)
-        self.counts: dict[str, int] = defaultdict(int)
-        self.usage = CodebookUsage(*self.codebook) if self.has_codes else None
-        self.weights: dict[str, float | int] = {}
-        self.steps, self.clips, self.frames, self.waited_s = 0, 0, 0, 0.0
+        self.sums: dict[str, Tensor] = {}
+        self.counts: Counter[str] = Counter()
+        self.latest: dict[str, float | int] = {}
+        self.sizes: Counter[str] = Counter()
+        self.steps, self.waited_s = 0, 0.0
         self.started = time.monotonic()
+        self.task.begin_log()
 
     @contextmanager
     def waiting(self):
@@ -47,71 +43,43 @@ class Meters:
         yield
         self.waited_s += time.monotonic() - started
 
-    def add(self, video: Video, out: Reconstruction, loss: Loss) -> None:
-        """Adds the loss terms and codes of one micro-batch."""
-        error = (out.recon.detach().float() - video).square().mean()
-        self._mean("loss", loss.total.detach())
-        self._mean("mse", error)
-        for name, term in loss.terms.items():
-            self._mean(name, term.detach())
-        self.weights |= loss.weights
-        self.clips += video.shape[0]
-        self.frames += video.shape[0] * video.shape[2]
-        if self.usage is not None:
-            self.usage.update(out.codes)
+    def add(self, measured: Measured, sizes: Mapping[str, int] | None = None) -> None:
+        """Adds what was measured on one batch with these sizes."""
+        for name, value in measured.items():
+            if isinstance(value, Tensor):
+                value = value.detach()
+                self.sums[name] = self.sums[name] + value if name in self.sums else value
+                self.counts[name] += 1
+            else:
+                self.latest[name] = value
+        self.sizes.update(sizes or {})
 
-    def add_step(self, learning_rate: float, grad_norm: float) -> None:
-        """Adds an optimizer step; norms that are not finite are left out."""
+    def add_step(self) -> None:
+        """Counts an optimizer step."""
         self.steps += 1
-        self.add_values({"learning_rate": learning_rate})
-        if grad_norm < float("inf"):
-            self._mean("grad_norm", grad_norm)
-
-    def add_terms(self, terms: dict[str, Tensor], weights: dict[str, float] | None = None) -> None:
-        """Adds further terms of a micro-batch, such as those of discriminators."""
-        for name, term in terms.items():
-            self._mean(name, term)
-        self.weights |= weights or {}
-
-    def add_values(self, values: dict[str, float]) -> None:
-        """Sets values of which the last one is logged, not the mean."""
-        for name, value in values.items():
-            self.sums[name], self.counts[name] = value, 1
-
-    def _mean(self, name: str, value: Tensor | float) -> None:
-        self.sums[name] += value
-        self.counts[name] += 1
 
     def read(self) -> dict[str, float | int]:
         """Returns all values since the last call and resets them.
 
-        Terms and norms are means over all processes. `data_wait`, the fraction of time spent
-        waiting for data, and `peak_memory_mb` (see `peak_memory`) are maxima over processes.
+        Tensors are means over all processes. `data_wait`, the fraction of time spent waiting for
+        data, and `peak_memory_mb` (see `peak_memory`) are maxima over processes.
         """
+        accelerator = self.task.accelerator
         duration = max(time.monotonic() - self.started, 1e-9)
-        means = {name: total / self.counts[name] for name, total in self.sums.items()}
-        # Plain numbers are the same in every process; tensors are averaged in one collective.
-        tensors = {name: mean for name, mean in means.items() if isinstance(mean, Tensor)}
-        if tensors:
-            stacked = torch.stack([mean.float() for mean in tensors.values()])
-            reduced = self.accelerator.reduce(stacked, reduction="mean").tolist()
-            means |= dict(zip(tensors, reduced, strict=True))
-        values: dict[str, float | int] = means
-        if "mse" in values:
-            # From the mean error over clips, peak to peak 2: approximate, not for comparisons.
-            values["psnr"] = float(10 * torch.tensor(4 / max(values["mse"], 1e-12)).log10())
-        for name, weight in self.weights.items():
-            values[f"weight/{name}"] = weight
-        if self.usage is not None and self.clips:
-            usage = self.usage.gathered().compute()
-            values["codebook_usage"] = float(usage.usage)
-            values["perplexity"] = float(usage.perplexity)
-        num_processes = self.accelerator.num_processes
+        values: dict[str, float | int] = {}
+        if self.sums:
+            # Averaged in one collective.
+            means = [(total / self.counts[name]).float() for name, total in self.sums.items()]
+            on_device = [mean.to(accelerator.device) for mean in means]
+            reduced = accelerator.reduce(torch.stack(on_device), reduction="mean").tolist()
+            values |= zip(self.sums, reduced, strict=True)
+        values |= self.latest
+        values |= self.task.end_log(values)
         values["steps_per_s"] = self.steps / duration
-        values["clips_per_s"] = self.clips * num_processes / duration
-        values["frames_per_s"] = self.frames * num_processes / duration
-        peak_mb = peak_memory(self.accelerator.device) / 1e6
-        maxima = max_over_processes(self.accelerator, self.waited_s / duration, peak_mb)
+        for name, number in self.sizes.items():
+            values[f"{name}_per_s"] = number * accelerator.num_processes / duration
+        peak_mb = peak_memory(accelerator.device) / 1e6
+        maxima = max_over_processes(accelerator, self.waited_s / duration, peak_mb)
         values["data_wait"], values["peak_memory_mb"] = maxima
         self._clear()
         return values
@@ -120,7 +88,8 @@ class Meters:
 class Progress:
     """Progress bar over steps, or over seconds if `max_duration_s` is set."""
 
-    def __init__(self, config: TrainingConfig, step: int, main_process: bool):
+    def __init__(self, config: LoopConfig, shown: tuple[str, ...], step: int, main_process: bool):
+        self.shown = (*shown, "steps_per_s")
         self.by_time = config.max_duration_s is not None
         total = round(config.max_duration_s) if self.by_time else config.num_train_steps
         self.bar = tqdm(
@@ -144,25 +113,19 @@ class Progress:
 
     def show(self, values: dict[str, float | int]) -> None:
         """Shows values of the last line of the log."""
-        self.bar.set_postfix(
-            loss=f"{values['loss']:.4f}",
-            psnr=f"{values['psnr']:.2f}",
-            steps_per_s=f"{values['steps_per_s']:.2f}",
-        )
+        self.bar.set_postfix({n: f"{values[n]:.4g}" for n in self.shown if n in values})
 
 
-CURVES = ("loss", "psnr", "learning_rate", "codebook_usage")
-
-
-def plot_curves(log: list[dict[str, float | int]], path: Path) -> None:
-    """Plots loss, PSNR, learning rate and codebook usage to a PNG."""
+def plot_curves(log: list[dict[str, float | int]], names: tuple[str, ...], path: Path) -> None:
+    """Plots logged values and their validations to a PNG, two beside each other."""
     # Imported here because only the end of a run needs matplotlib; Agg needs no display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 7), layout="constrained")
+    rows = -(-len(names) // 2)
+    figure = Figure(figsize=(10, 3.5 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, name in zip(figure.subplots(2, 2).flat, CURVES, strict=True):
+    for axes, name in zip(figure.subplots(rows, 2).flat, names, strict=False):
         # Short runs have one validation, and a line of one point is invisible without a marker.
         for key, label, mark in ((name, "training", ""), (f"valid/{name}", "held out", "o")):
             points = [(line["step"], line[key]) for line in log if key in line]

@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Adam, AdamW, Optimizer
 
-from magvit2_pytorch.quantizers.continuous import STATISTICS
-from magvit2_pytorch.tokenizer.model import VideoTokenizer
-from magvit2_pytorch.training.training_config import TrainingConfig
+from magvit2_pytorch.training.loop_config import LoopConfig, OptimizerOptions
 
 
 def lr_scale(
@@ -41,17 +39,18 @@ def lr_scale(
     return final_fraction + (1 - final_fraction) * decay
 
 
-def build_ema(tokenizer: VideoTokenizer, config: TrainingConfig) -> EMA:
-    """A copy of the tokenizer whose weights `update` moves towards it."""
+def build_ema(model: nn.Module, config: LoopConfig, not_averaged: Iterable[str] = ()) -> EMA:
+    """A copy of the model whose weights `update` moves towards it.
+
+    Parameters and buffers with names in `not_averaged` keep the values of the copy.
+    """
     return EMA(
-        tokenizer,
+        model,
         beta=config.ema_decay,
         update_every=config.ema_update_every,
         update_after_step=0,
         include_online_model=False,
-        # Latent statistics are measured on the copy itself. The tokenizer in training has none:
-        # averaging would move the copy's towards meaningless values that still count as measured.
-        ignore_names={f"quantizer.{name}" for name in STATISTICS},
+        ignore_names=set(not_averaged),
     )
 
 
@@ -133,24 +132,26 @@ class Muon(Optimizer):
         parameter.add_(step.to(parameter), alpha=-group["lr"] * max(1.0, out / fan_in) ** 0.5)
 
 
-def build_optimizers(tokenizer: VideoTokenizer, config: TrainingConfig) -> list[Optimizer]:
+def build_optimizers(
+    module: nn.Module, options: OptimizerOptions, not_for_muon: Iterable[nn.Module] = ()
+) -> list[Optimizer]:
     """One optimizer, or Muon and AdamW together on the same schedule.
 
     Convolution kernels and matrices have weight decay, gains and biases do not. A group's
     `lr_factor` is the ratio of its learning rate to that of the run.
     """
-    if config.optimizer != "muon":
-        optimizer_class = {"adam": Adam, "adamw": AdamW}[config.optimizer]
-        groups = decay_groups(tokenizer.parameters(), config.weight_decay)
-        return [build_adam(optimizer_class, groups, config.learning_rate, config.betas)]
+    if options.optimizer != "muon":
+        optimizer_class = {"adam": Adam, "adamw": AdamW}[options.optimizer]
+        groups = decay_groups(module.parameters(), options.weight_decay)
+        return [build_adam(optimizer_class, groups, options.learning_rate, options.betas)]
 
-    matrices, rest = split_for_muon(tokenizer)
-    muon = Muon(matrices, lr=config.learning_rate, weight_decay=config.weight_decay)
-    groups = decay_groups(rest, config.weight_decay)
+    matrices, rest = split_for_muon(module, not_for_muon)
+    muon = Muon(matrices, lr=options.learning_rate, weight_decay=options.weight_decay)
+    groups = decay_groups(rest, options.weight_decay)
     for group in groups:
-        group["lr_factor"] = config.muon_adam_lr_factor
-    lr = config.learning_rate * config.muon_adam_lr_factor
-    return [muon, build_adam(AdamW, groups, lr, config.betas)]
+        group["lr_factor"] = options.muon_adam_lr_factor
+    lr = options.learning_rate * options.muon_adam_lr_factor
+    return [muon, build_adam(AdamW, groups, lr, options.betas)]
 
 
 def build_adam(
@@ -196,17 +197,16 @@ def decay_groups(parameters, weight_decay: float) -> list[dict]:
     ]
 
 
-def split_for_muon(tokenizer: VideoTokenizer) -> tuple[list[Parameter], list[Parameter]]:
+def split_for_muon(
+    module: nn.Module, not_for_muon: Iterable[nn.Module] = ()
+) -> tuple[list[Parameter], list[Parameter]]:
     """Kernels and matrices for Muon, and all other parameters.
 
-    The projections to and from the quantizer are among the others. They have few channels on one
-    side, and their singular values carry the scale of each latent channel, which orthogonal steps
-    would make equal.
+    Those of the modules `not_for_muon` are among the others.
     """
-    projections: tuple[nn.Module, ...] = (tokenizer.encoder.layers[-1], tokenizer.decoder.layers[0])
-    excluded = {id(p) for module in projections for p in module.parameters()}
+    excluded = {id(p) for other in not_for_muon for p in other.parameters()}
     matrices, rest = [], []
-    for parameter in tokenizer.parameters():
+    for parameter in module.parameters():
         if parameter.requires_grad:
             is_matrix = parameter.ndim >= 2 and id(parameter) not in excluded
             (matrices if is_matrix else rest).append(parameter)

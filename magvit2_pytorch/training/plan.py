@@ -1,12 +1,9 @@
 """Plan of a training: memory, time and disk usage."""
 
 from dataclasses import dataclass
-from math import prod
 
-from magvit2_pytorch.training.training_config import TrainingConfig
-
-GridSize = tuple[int, int, int]
-"""Frames, rows, columns."""
+from magvit2_pytorch.training.loop_config import LoopConfig
+from magvit2_pytorch.training.task import TaskPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,12 +13,14 @@ class Plan:
     Sizes are in bytes, times in seconds.
     """
 
-    config: TrainingConfig
+    config: LoopConfig
+    task: TaskPlan
+    """What the task adds, such as tokens in a clip."""
     device: str
     num_processes: int
 
     parameters: dict[str, int]
-    """Parameters of the tokenizer, each discriminator and the perceptual network."""
+    """Parameters of each trained module and each frozen network."""
     held_memory: dict[str, int]
     """Memory in use throughout, on each process: weights, gradients, moments, averages."""
     peak_memory: int
@@ -30,33 +29,15 @@ class Plan:
     total_memory: int
     """Memory of the GPU or the machine."""
 
-    clip: GridSize
-    """Size of the clips in the first batch."""
-    latent_grid: GridSize
-    num_codebooks: int
-    codebook_size: int | None
-    bits_per_pixel: float | None
-    """Of such a clip with fixed-length codes. None for continuous latents, like `codebook_size`."""
-
-    num_clips: int
-    num_images: int
-    """Training images in addition to the clips."""
-    num_valid_clips: int
-    """Held-out clips and images."""
-    num_skipped_files: int
-    """Files found to be unusable so far."""
-
     steps_per_s: float
-    """Optimizer steps per second with discriminators, without gradient penalty and logging."""
+    """Optimizer steps per second with all modules, without rare losses and logging."""
     data_wait: float
     """Fraction of a step spent waiting for data."""
     num_skipped_steps: int
     """Steps of the dry run whose loss or gradients were not finite."""
-
     num_steps: int
-    """Remaining steps, or as many as `max_duration_s` allows."""
+    """Steps that remain, in `max_duration_s` if that is shorter."""
     duration_s: float
-    """Duration of these steps, validations and checkpoints."""
     num_validations: int
     checkpoint_bytes: int
     disk_bytes: int
@@ -65,20 +46,9 @@ class Plan:
     """Free space on the disk of the checkpoints."""
 
     @property
-    def tokens_per_clip(self) -> int:
-        """Codes of a clip over all codebooks, or positions of continuous latents."""
-        return prod(self.latent_grid) * self.num_codebooks
-
-    @property
-    def clips_per_step(self) -> int:
+    def examples_per_step(self) -> int:
         config = self.config
         return config.batch_size * config.grad_accum_every * self.num_processes
-
-    @property
-    def num_epochs(self) -> float:
-        """Number of times that each clip is used."""
-        share = 1 - self.config.image_frac if self.num_images else 1.0
-        return self.num_steps * self.clips_per_step * share / self.num_clips
 
     def warnings(self) -> list[str]:
         """Possible problems, one sentence each."""
@@ -108,29 +78,7 @@ class Plan:
                 f"warm-up takes {config.num_train_steps // 10} steps instead of "
                 f"{config.warmup_steps}: at most a tenth of the run"
             )
-        messages += self._late_discriminators()
-        positions = self.num_steps * self.clips_per_step * prod(self.latent_grid)
-        if self.codebook_size and self.codebook_size > positions:
-            messages.append(
-                f"the whole run has {positions:,} tokens, fewer than the {self.codebook_size:,} "
-                "codes of a codebook: most codes will never be used"
-            )
-        return messages
-
-    def _late_discriminators(self) -> list[str]:
-        if not any(name.endswith(" discriminator") for name in self.parameters):
-            return []
-        config = self.config
-        starts = {
-            "discriminator_start_step": "discriminators never learn",
-            "adversarial_start_step": "the tokenizer never has an adversarial loss",
-        }
-        return [
-            f"{effect}: {name} is {getattr(config, name)} and the run ends at step "
-            f"{config.num_train_steps}"
-            for name, effect in starts.items()
-            if getattr(config, name) >= config.num_train_steps
-        ]
+        return messages + self.task.warnings(self.num_steps, self.examples_per_step)
 
     def __str__(self) -> str:
         rows = self._rows()
@@ -145,34 +93,21 @@ class Plan:
 
     def _rows(self) -> list[tuple[str, str]]:
         held = ", ".join(f"{name} {_size(size)}" for name, size in self.held_memory.items())
-        tokens = f"{self.tokens_per_clip:,} tokens"
-        if self.bits_per_pixel is None:
-            tokens = f"{self.tokens_per_clip:,} latents"
-        else:
-            tokens += f", {self.bits_per_pixel:.4f} bits per pixel"
-        images = f" and {self.num_images:,} images" if self.num_images else ""
-        steps = self.steps_per_s
+        steps, examples = self.steps_per_s, self.examples_per_step
         limit = self.config.max_duration_s
         scope = "all steps" if limit is None else f"at most {_duration(limit)}"
         return [
             *((name, f"{number:,} parameters") for name, number in self.parameters.items()),
             ("memory", f"{_size(self.peak_memory)} of {_size(self.total_memory)} at the peak"),
             ("", f"in use throughout: {held}"),
-            ("clip", f"{_shape(self.clip)} to {_shape(self.latent_grid)}: {tokens}"),
-            ("data", f"{self.num_clips:,} clips{images} to train on, {self.num_valid_clips:,} "
-             f"held out, {self.num_skipped_files:,} files skipped so far"),
-            ("step", f"{self.clips_per_step:,} clips; {self.num_epochs:.2f} epochs in total"),
-            ("speed", f"{steps:.3g} steps/s, {steps * self.clips_per_step:.3g} clips/s; "
+            *self.task.rows(self.num_steps, examples),
+            ("speed", f"{steps:.3g} steps/s, {steps * examples:.3g} examples/s; "
              f"{self.data_wait:.0%} of the time waiting for data"),
             ("time", f"{_duration(self.duration_s)} for {scope}, with {self.num_validations:,} "
              "validations and checkpoints"),
             ("disk", f"{_size(self.checkpoint_bytes)} per checkpoint, "
              f"{_size(self.disk_bytes)} in total; {_size(self.free_bytes)} free"),
         ]  # fmt: skip
-
-
-def _shape(grid: GridSize) -> str:
-    return " x ".join(map(str, grid))
 
 
 def _size(num_bytes: int) -> str:

@@ -15,7 +15,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 from torch import nn
 
-from magvit2_pytorch.training.training_config import TrainingConfig
+from magvit2_pytorch.training.loop_config import LoopConfig
 
 
 class Interruptible:
@@ -72,7 +72,7 @@ class LostProcess(RuntimeError):
     """Another process of this training died or no longer responds."""
 
 
-def build_accelerator(config: TrainingConfig, kwargs: dict[str, Any]) -> Accelerator:
+def build_accelerator(config: LoopConfig, kwargs: dict[str, Any]) -> Accelerator:
     """Builds the `Accelerator` of a run; `kwargs` override the configuration.
 
     Of two `kwargs_handlers` of one type, the one in `kwargs` is used. Raises `ValueError` if the

@@ -43,11 +43,19 @@ class Tracking:
 
     A tracker that cannot be opened raises. If one fails later (a full disk, a lost service),
     training continues: a warning names the tracker, and another one counts its failures at the end.
-    All processes may call all methods; only the main process writes.
+    All processes may call all methods; only the main process writes. Without `use_trackers` only
+    the file is written.
     """
 
-    def __init__(self, accelerator: Accelerator, folder: Path, options: dict[str, Any]):
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        folder: Path,
+        options: dict[str, Any],
+        use_trackers: bool = True,
+    ):
         self.accelerator = accelerator
+        self.use_trackers = use_trackers
         self.folder = folder
         self.options = options
         self.path = folder / "log.jsonl"
@@ -56,6 +64,10 @@ class Tracking:
         """Number of failures of each tracker since it was opened."""
         self._project, self._run_name, self._named = DEFAULT_PROJECT, None, False
         self._is_open = False
+
+    @property
+    def _trackers(self) -> list[Any]:
+        return self.accelerator.trackers if self.use_trackers else []
 
     # Opening and closing
 
@@ -93,10 +105,10 @@ class Tracking:
         self.folder.mkdir(parents=True, exist_ok=True)
         run = read_run(self._record)
         start = start_metadata(step, self.accelerator) | self.options
-        if self.accelerator.log_with:
+        if self.use_trackers and self.accelerator.log_with:
             wandb_id = run.get("wandb_id") if step else None
             self._open_trackers(start, wandb_id, step + 1 if training else None)
-        for tracker in self.accelerator.trackers:
+        for tracker in self._trackers:
             if tracker.name == "wandb":
                 run["wandb_id"] = tracker.tracker.id
         run["starts"].append(start)
@@ -114,7 +126,7 @@ class Tracking:
         self.accelerator.init_trackers(
             self._project, init_kwargs={"wandb": wandb, "tensorboard": tensorboard}
         )
-        for tracker in self.accelerator.trackers:
+        for tracker in self._trackers:
             if tracker.name == "wandb":
                 tracker.tracker.config.update(start, allow_val_change=True)
             elif tracker.name == "tensorboard":
@@ -128,12 +140,12 @@ class Tracking:
     def _close_unless_named(self, failed: bool = False) -> None:
         if self._named or not self._is_open:
             return
-        for tracker in self.accelerator.trackers:
+        for tracker in self._trackers:
             if failed and tracker.name == "wandb":
                 self._try(tracker.name, lambda run=tracker.tracker: run.finish(exit_code=1))
             else:
                 self._try(tracker.name, tracker.finish)
-        self.accelerator.trackers.clear()
+        self._trackers.clear()
         for name, num_failures in self.failures.items():
             warnings.warn(f"{name} failed {num_failures} time(s) in this run", stacklevel=5)
         self.failures.clear()
@@ -147,7 +159,7 @@ class Tracking:
             return
         self._open(step)
         self._try(self.path.name, lambda: self._append({"step": step, **values}))
-        for tracker in self.accelerator.trackers:
+        for tracker in self._trackers:
             self._try(tracker.name, lambda tracker=tracker: tracker.log(values, step=step))
 
     def log_pictures(self, paths: dict[str, Path], step: int) -> None:
@@ -156,7 +168,7 @@ class Tracking:
             return
         self._open(step)
         shows = {"wandb": show_in_wandb, "tensorboard": show_in_tensorboard}
-        for tracker in self.accelerator.trackers:
+        for tracker in self._trackers:
             if show := shows.get(tracker.name):
                 for name, path in paths.items():
                     args = (tracker.tracker, name, path, step)

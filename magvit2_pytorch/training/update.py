@@ -1,16 +1,20 @@
-"""One optimizer step: learning rate, clipping, and steps that are skipped."""
+"""One optimizer step of a module: learning rate, clipping, and steps that are skipped."""
 
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
-from ema_pytorch import EMA
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from magvit2_pytorch.training.optimizer import lr_scale
-from magvit2_pytorch.training.training_config import TrainingConfig
+from magvit2_pytorch.training.optimizer import build_optimizers, lr_scale
+from magvit2_pytorch.training.state import (
+    add_prefix,
+    flatten_optimizer,
+    restore_optimizer,
+    select_prefix,
+)
+from magvit2_pytorch.training.task import Trainable
+from magvit2_pytorch.weights import mismatches
 
 
 class NonFiniteTraining(RuntimeError):
@@ -30,78 +34,122 @@ class SkippedSteps:
         self.total += not finite
         self.in_a_row = 0 if finite else self.in_a_row + 1
 
-    def explanation(self, step: int, folder: Path, discriminator: str | None = None) -> str:
-        """Error message: the skipped steps, the contents of `folder` and remedies."""
-        owner = f" of the {discriminator} discriminator" if discriminator else ""
-        prefix = "discriminator_" if discriminator else ""
-        return (
-            f"{self.in_a_row} steps in a row up to step {step} had a loss or gradient{owner} that "
-            "is not finite. They changed no weights, averages or moments: the state from before "
-            f"the first one is in {folder}. Resume from it or an older checkpoint with a lower "
-            f"{prefix}learning_rate, precision='bf16' or 'fp32', or a smaller {prefix}max_grad_norm"
-        )
-
-
-def finite_or_nan(loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """Factor for the loss: 1 if the loss is finite, otherwise NaN.
-
-    A loss can be infinite while its gradient is finite. With this factor the gradient becomes NaN,
-    in all processes once gradients are averaged. All processes then skip the same step without
-    communicating or waiting for the device.
-    """
-    return torch.where(loss.detach().isfinite(), 1.0, float("nan"))
-
 
 class Optimization:
-    """The tokenizer's optimizers, learning rate and averaged weights."""
+    """A trained module with its optimizers, learning rate and skipped steps.
 
-    def __init__(
-        self,
-        module: nn.Module,
-        optimizers: list[Optimizer],
-        ema: EMA,
-        config: TrainingConfig,
-        accelerator: Accelerator,
-    ):
-        self.module, self.optimizers, self.ema = module, optimizers, ema
-        self.config, self.accelerator = config, accelerator
+    All trained modules, models and discriminators alike, take their steps here.
+    """
+
+    def __init__(self, name: str, trainable: Trainable, accelerator: Accelerator):
+        self.name, self.trainable, self.accelerator = name, trainable, accelerator
+        self.options = trainable.options
+        optimizers = build_optimizers(trainable.module, self.options, trainable.not_for_muon)
+        self.module, *self.optimizers = accelerator.prepare(trainable.module, *optimizers)
         self.skips = SkippedSteps()
+
+    def is_active(self, step: int) -> bool:
+        """False before the first step at which this module is trained."""
+        return step >= self.options.start_step
+
+    # Optimizer step
 
     def set_learning_rate(self, step: int, elapsed_s: float) -> float:
         """Sets the learning rate of a step and returns it.
 
         A group's `lr_factor` multiplies its rate, not the returned one.
         """
-        config = self.config
+        options = self.options
         scale = lr_scale(
-            step,
-            config.num_train_steps,
-            config.warmup_steps,
-            config.schedule,
-            config.final_lr_fraction,
-            elapsed_s / config.max_duration_s if config.max_duration_s else 0.0,
+            step - options.start_step,
+            options.num_train_steps,
+            options.warmup_steps,
+            options.schedule,
+            options.final_lr_fraction,
+            elapsed_s / options.max_duration_s if options.max_duration_s else 0.0,
         )
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = group.get("lr_factor", 1.0) * config.learning_rate * scale
-        return config.learning_rate * scale
+                group["lr"] = group.get("lr_factor", 1.0) * options.learning_rate * scale
+        return options.learning_rate * scale
 
-    def apply_gradients(self) -> float:
-        """Clips finite gradients and takes a step; returns the gradient norm.
+    def apply_gradients(self) -> float | None:
+        """Clips gradients and takes a step; returns the gradient norm, None if it is not finite.
 
-        Gradients that are not finite skip the step, which then changes no weights, averages or
-        moments, and is counted.
+        Gradients that are not finite skip the step, which then changes no weights or moments, and
+        is counted.
         """
-        limit = self.config.max_grad_norm or float("inf")
+        limit = self.options.max_grad_norm or float("inf")
         norm = float(self.accelerator.clip_grad_norm_(self.module.parameters(), limit))
         finite = norm < float("inf")  # false for NaN too
         if finite or self.accelerator.scaler is not None:
             # With a gradient scaler the optimizer itself skips, and the scaler needs the call.
             for optimizer in self.optimizers:
                 optimizer.step()
+        self.clear_gradients()
+        self.skips.count(finite)
+        return norm if finite else None
+
+    def clear_gradients(self) -> None:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        if finite:
-            self.ema.update()
-        self.skips.count(finite)
-        return norm
+
+    def explain_skips(self, step: int, folder: Path, main: bool) -> str:
+        """Error message: the skipped steps, the contents of `folder` and remedies."""
+        owner = "" if main else f" of the {self.name.replace('_', ' ')}"
+        prefix = self.trainable.option_prefix
+        return (
+            f"{self.skips.in_a_row} steps in a row up to step {step} had a loss or gradient{owner} "
+            "that is not finite. They changed no weights, averages or moments: the state from "
+            f"before the first one is in {folder}. Resume from it or an older checkpoint with a "
+            f"lower {prefix}learning_rate, precision='bf16' or 'fp32', or a smaller "
+            f"{prefix}max_grad_norm"
+        )
+
+    # State
+
+    @property
+    def _modules(self) -> dict[str, nn.Module]:
+        network = self.accelerator.unwrap_model(self.module)
+        return {"weights": network, **self.trainable.companions}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Weights, buffers of companions and the optimizers' moments, by name."""
+        tensors = {}
+        for name, module in self._modules.items():
+            tensors |= add_prefix(module.state_dict(), name)
+        for number, optimizer in enumerate(self.optimizers):
+            tensors |= flatten_optimizer(optimizer, f"optimizer_{number}")
+        return tensors
+
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        for name, module in self._modules.items():
+            module.load_state_dict(select_prefix(tensors, name))
+        for number, optimizer in enumerate(self.optimizers):
+            restore_optimizer(optimizer, tensors, f"optimizer_{number}")
+
+    def misfits(self, tensors: dict[str, Tensor]) -> list[str]:
+        """Differences of a saved state in names and shapes, which `load_state_dict` would meet."""
+        shapes = {
+            name: {key: tuple(value.shape) for key, value in module.state_dict().items()}
+            for name, module in self._modules.items()
+        }
+        for number, optimizer in enumerate(self.optimizers):
+            name = f"optimizer_{number}"
+            shapes[name] = _optimizer_shapes(optimizer, select_prefix(tensors, name))
+        faults = {
+            name: mismatches(select_prefix(tensors, name), wanted)
+            for name, wanted in shapes.items()
+        }
+        return [f"{self.name}.{name} {fault}" for name, fault in faults.items() if fault]
+
+
+def _optimizer_shapes(optimizer: Optimizer, state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Expected shapes: moments have those of their parameters, counts are scalars."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    shapes = {}
+    for name, value in state.items():
+        index = int(name.split(".", 1)[0])
+        if index < len(parameters):
+            shapes[name] = tuple(parameters[index].shape) if value.ndim else ()
+    return shapes

@@ -26,8 +26,8 @@ Example = tuple[Float[Tensor, "1 _ _ _ _"], Float[Tensor, "1 _ _ _ _"]]
 """A clip and its reconstruction; examples may differ in size."""
 
 
-class Validation(NamedTuple):
-    """Result of a validation."""
+class HeldOutResults(NamedTuple):
+    """Means over held-out clips, and a few of them."""
 
     values: dict[str, float | int]
     """Means over the clips: psnr in dB, codebook_usage and perplexity of a discrete tokenizer, and
@@ -40,11 +40,12 @@ class Validation(NamedTuple):
 def validate(
     tokenizer: VideoTokenizer,
     clips: Clips,
+    max_clips: int,
     config: TrainingConfig,
     accelerator: Accelerator,
     perceptual: nn.Module | None = None,
-) -> Validation:
-    """Measures means of PSNR and other metrics over held-out clips.
+) -> HeldOutResults:
+    """Measures means of PSNR and other metrics over at most `max_clips` held-out clips.
 
     PSNR is peak to peak 2, and the tokenizer is set to eval mode. Each process takes every n-th
     clip, one at a time and in order, so clips may differ in size and may be fewer than the
@@ -56,7 +57,7 @@ def validate(
         usage = CodebookUsage(tokenizer.codebook_size, tokenizer.num_codebooks)
     total = torch.zeros(3, device=accelerator.device)
     examples: list[Example] = []
-    num_clips = min(len(clips), config.num_valid_clips)
+    num_clips = min(len(clips), max_clips)
     for index in range(accelerator.process_index, num_clips, accelerator.num_processes):
         clip: Tensor = clips[index]
         video = clip[None].to(accelerator.device)
@@ -77,7 +78,7 @@ def validate(
     if usage is not None:
         result = usage.gathered().compute()
         values |= {"codebook_usage": float(result.usage), "perplexity": float(result.perplexity)}
-    return Validation(values, examples)
+    return HeldOutResults(values, examples)
 
 
 def write_examples(

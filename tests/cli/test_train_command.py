@@ -12,8 +12,8 @@ from magvit2_pytorch import VideoTokenizer
 from magvit2_pytorch.media.images import write_image
 from magvit2_pytorch.tokenizer.presets import preset
 from magvit2_pytorch.training.recipes import recipe
-from magvit2_pytorch.training.trainer import VideoTokenizerTrainer
 from magvit2_pytorch.training.training_config import TrainingConfig
+from magvit2_pytorch.training.video_trainer import VideoTokenizerTrainer
 from tests.data.clip_files import make_video
 
 QUICK = ("--preset", "tiny", "--num_train_steps", 2, "--batch_size", 2, "--num_frames", 3,

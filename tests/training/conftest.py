@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from magvit2_pytorch import VideoTokenizer, VideoTokenizerTrainer
+from magvit2_pytorch.training.task import MicroStep
 from tests.conftest import QUANTIZERS, SMALL
 
 
@@ -18,6 +19,11 @@ def clips(number=6, num_frames=5, size=16):
         a, b, c = torch.rand(3, 3, 1, 1, 1, generator=generator) * 6
         items.append(torch.sin(a * t + b * y + c * x))
     return items
+
+
+def micro_step(trainer, step=0, num_passes=1):
+    """A pass of this optimizer step, with draws of its own."""
+    return MicroStep(step, torch.Generator(), num_passes, trainer.accelerator, trainer.modules)
 
 
 @pytest.fixture

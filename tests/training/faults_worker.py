@@ -65,7 +65,7 @@ def nan_in_one_process(folder: Path) -> dict:
         loss = objective(real, out, step, generator)
         return loss._replace(recon_loss=loss.recon_loss * factor + more)
 
-    trainer.gradients.objective = broken
+    trainer.task.objective = broken
     before: dict[int, dict] = {}
     take = trainer.train_step
 

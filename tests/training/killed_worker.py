@@ -8,8 +8,15 @@ import torch
 
 from magvit2_pytorch.training import state as state_module
 from magvit2_pytorch.training.checkpoints import Checkpoints
+from magvit2_pytorch.training.task import Best
 
 STARTED = 0
+PSNR = Best("psnr", "max")
+
+
+def open_checkpoints(folder: Path, keep: int | None = None) -> Checkpoints:
+    """A folder whose best checkpoint has the highest PSNR."""
+    return Checkpoints(folder, keep, PSNR)
 
 
 def state_of(step: int, size: int = 64) -> tuple[dict, dict]:
@@ -19,7 +26,7 @@ def state_of(step: int, size: int = 64) -> tuple[dict, dict]:
 
 
 def save_in_a_loop(folder: Path, first: int, done) -> None:
-    checkpoints = Checkpoints(folder, keep=2)
+    checkpoints = open_checkpoints(folder, keep=2)
     done.value = STARTED
     for step in range(first, first + 1000):
         checkpoints.save(*state_of(step, size=20_000))
@@ -53,7 +60,7 @@ def save_until_killed(folder: Path, calls_left: int) -> None:
     for owner, names in CALLS.items():
         for name in names:
             setattr(owner, name, deadly(getattr(owner, name)))
-    checkpoints = Checkpoints(folder, keep=2)
+    checkpoints = open_checkpoints(folder, keep=2)
     for step, psnr in ((2, 20.0), (3, 30.0)):
         checkpoints.save(*state_of(step))
         checkpoints.keep_if_best(psnr, *state_of(step))

@@ -12,7 +12,7 @@ from magvit2_pytorch.losses.adversarial import ADVERSARIAL_LOSSES, adaptive_weig
 from magvit2_pytorch.runtime import keyed_seed
 from magvit2_pytorch.training.meters import Meters
 from magvit2_pytorch.training.training_config import TrainingConfig
-from tests.training.conftest import clips
+from tests.training.conftest import clips, micro_step
 from tests.training.test_trainer import assert_same, log_of, weights
 
 TINY = dict(dim=4, dim_mults=(1, 2))
@@ -45,9 +45,9 @@ def gradients(trainer):
 
 
 def one_backward(trainer, video, step=0):
-    with trainer._keyed_randomness(0) as generator:
-        meters = Meters(trainer.tokenizer, trainer.accelerator)
-        trainer.gradients.accumulate(video, trainer.autoencoder(video), step, generator, meters)
+    meters = Meters(trainer.task)
+    with trainer._micro_step(0, []) as micro:
+        meters.add(trainer.task.step(video, micro._replace(step=step)))
     return gradients(trainer), meters.read()
 
 
@@ -69,10 +69,10 @@ def test_gradients_are_those_of_two_separate_passes(make_trainer, name, loss):
 
     for module in (trainer.tokenizer, trainer.discriminators[0].network):
         module.zero_grad()
-    with trainer._keyed_randomness(0) as generator:
+    with trainer._micro_step(0, []) as micro:
         out = trainer.autoencoder(video)
         discriminator = trainer.discriminators[0].network
-        picks = discriminator.pick(video, generator)
+        picks = discriminator.pick(video, micro.generator)
 
     def logits(of):
         return discriminator(discriminator.views(of, picks)).logits
@@ -131,7 +131,8 @@ def test_the_discriminator_steps_once_a_step_at_the_rate_asked_for(make_trainer)
         **ONE, discriminator_learning_rate=2e-4, num_train_steps=6, schedule="constant"
     )
     trainer.train()
-    states = trainer.discriminators[0].optimizer.state_dict()["state"]
+    [optimizer] = trainer.optimizations["video_discriminator"].optimizers
+    states = optimizer.state_dict()["state"]
     assert {int(state["step"]) for state in states.values()} == {6}
     rates = [x["video_discriminator_learning_rate"] for x in log_of(trainer) if "loss" in x]
     assert rates == pytest.approx([2e-4] * 6)
@@ -168,8 +169,8 @@ def test_resuming_equals_never_stopping(make_trainer, adversarial_loss):
     second.load(first.checkpoints_folder / "step-3")
     second.train()
     assert_same(weights(second), weights(whole), atol=0, rtol=0)
-    for ours, theirs in zip(second.discriminators, whole.discriminators, strict=True):
-        assert_same(ours.state_dict(), theirs.state_dict(), atol=0, rtol=0)
+    for name, ours in second.optimizations.items():
+        assert_same(ours.state_dict(), whole.optimizations[name].state_dict(), atol=0, rtol=0)
 
 
 def test_discriminators_may_join_later(make_trainer):
@@ -225,20 +226,20 @@ def test_the_first_step_has_no_lecam_and_the_next_one_the_means_of_the_first(mak
     discriminator = trainer.discriminators[0]
     video = torch.stack(clips(2))
     first = discriminator.compute_gradients(
-        video, (video * 0.5).requires_grad_(), 0, torch.Generator()
-    )
-    assert first.terms["video_lecam"] == 0
-    discriminator.apply_gradients(0)
-    means = [first.terms[f"video_{side}_logit"] for side in ("real", "fake")]
+        video, (video * 0.5).requires_grad_(), micro_step(trainer)
+    ).measured
+    assert first["video_lecam"] == 0
+    discriminator.after_step(taken=True)
+    means = [first[f"video_{side}_logit"] for side in ("real", "fake")]
     torch.testing.assert_close(
         [discriminator.lecam.real_mean, discriminator.lecam.fake_mean], means
     )
     discriminator.lecam.fake_mean -= 5  # far enough for the logits to be pulled to it
     before = {n: v.clone() for n, v in discriminator.lecam.state_dict().items()}
     second = discriminator.compute_gradients(
-        video, (video * 0.5).requires_grad_(), 1, torch.Generator()
+        video, (video * 0.5).requires_grad_(), micro_step(trainer, step=1)
     )
-    assert second.terms["video_lecam"] > 0
+    assert second.measured["video_lecam"] > 0
     assert_same(discriminator.lecam.state_dict(), before, atol=0, rtol=0)
 
 
@@ -248,8 +249,7 @@ def test_a_gradient_that_is_not_finite_moves_no_discriminator(make_trainer):
     before = {n: p.clone() for n, p in discriminator.network.named_parameters()}
     parameter = next(discriminator.network.parameters())
     parameter.grad = torch.full_like(parameter, float("nan"))
-    values = discriminator.apply_gradients(0)
-    assert "video_discriminator_grad_norm" not in values
+    assert trainer.optimizations["video_discriminator"].apply_gradients() is None
     assert_same(before, dict(discriminator.network.named_parameters()), atol=0, rtol=0)
 
 
@@ -257,7 +257,8 @@ def test_a_gradient_that_is_not_finite_moves_no_discriminator(make_trainer):
 def test_penalties_are_taken_where_they_belong(make_trainer, penalty, sides):
     """R1 at the real clips, the other between real and fake: a third part of the one pass."""
     options = dict(gradient_penalty=penalty, gradient_penalty_weight=1.0)
-    discriminator = make_trainer(**ONE, **options).discriminators[0]
+    trainer = make_trainer(**ONE, **options)
+    discriminator = trainer.discriminators[0]
     video = torch.stack(clips(2))
     sizes = []
     discriminator.network.register_forward_hook(
@@ -266,8 +267,8 @@ def test_penalties_are_taken_where_they_belong(make_trainer, penalty, sides):
     terms = []
     for decoded in (video * 0.9, video.flip(-1) * -0.5):
         recon = decoded.clone().requires_grad_()
-        result = discriminator.compute_gradients(video, recon, 0, torch.Generator())
-        terms.append(float(result.terms["video_gradient_penalty"]))
+        result = discriminator.compute_gradients(video, recon, micro_step(trainer))
+        terms.append(float(result.measured["video_gradient_penalty"]))
     assert sizes == [2 * sides] * 2
     # What the fakes are matters only between them.
     assert (terms[0] == pytest.approx(terms[1], rel=1e-5)) == (penalty == "r1")
@@ -282,13 +283,12 @@ def test_the_penalty_is_taken_in_float32(make_trainer, precision):
     seen = discriminator.network.register_forward_hook
     dtypes = []
     seen(lambda module, given, judged: dtypes.append(judged.features[0].dtype))
-    result = discriminator.compute_gradients(video, recon, 0, torch.Generator())
-    discriminator.compute_gradients(video, recon, 1, torch.Generator())
+    result = discriminator.compute_gradients(video, recon, micro_step(trainer))
+    discriminator.compute_gradients(video, recon, micro_step(trainer, step=1))
     assert dtypes[0] == torch.float32
     assert dtypes[1] == (torch.bfloat16 if precision == "bf16" else torch.float32)
-    assert all(
-        torch.isfinite(term) and term.dtype == torch.float32 for n, term in result.terms.items()
-    )
+    terms = [value for value in result.measured.values() if isinstance(value, torch.Tensor)]
+    assert all(torch.isfinite(term) and term.dtype == torch.float32 for term in terms)
 
 
 def test_the_adaptive_weight_balances_gradients_at_the_last_layer(make_trainer):
@@ -296,7 +296,7 @@ def test_the_adaptive_weight_balances_gradients_at_the_last_layer(make_trainer):
     video = torch.stack(clips(2))
     out = trainer.autoencoder(video)
     gradient, adversarial = torch.randn_like(out.recon), torch.randn_like(out.recon) * 7
-    weight = trainer.gradients.adaptive_weight(out.recon, gradient, adversarial)
+    weight = trainer.task.adaptive_weight(out.recon, gradient, adversarial)
     last = trainer.tokenizer.decoder.layers[-1].layers[-1].conv.weight
     (of_both,) = torch.autograd.grad(out.recon, last, adversarial * weight, retain_graph=True)
     (of_picture,) = torch.autograd.grad(out.recon, last, gradient)
@@ -410,7 +410,7 @@ def test_the_state_of_the_device_in_use_is_saved_and_no_other(
         return nullcontext()
 
     monkeypatch.setattr(torch.random, "fork_rng", fork_rng)
-    with torch.random.fork_rng(), trainer._keyed_randomness(0):
+    with torch.random.fork_rng(), trainer._micro_step(0, []):
         pass
     assert calls[1:] == [saved]
 
@@ -418,11 +418,11 @@ def test_the_state_of_the_device_in_use_is_saved_and_no_other(
 def test_draws_are_keyed_by_seed_step_and_micro_step(make_trainer):
     trainer, before = make_trainer(seed=7), torch.get_rng_state()
 
-    def drawn(step, micro_step):
+    def drawn(step, number):
         trainer.step = step
-        with trainer._keyed_randomness(micro_step) as generator:
-            assert generator.initial_seed() == keyed_seed("step", 7, step, micro_step, 0)
-            return float(torch.rand(())), float(torch.rand((), generator=generator))
+        with trainer._micro_step(number, []) as micro:
+            assert micro.generator.initial_seed() == keyed_seed("step", 7, step, number, 0)
+            return float(torch.rand(())), float(torch.rand((), generator=micro.generator))
 
     draws = [drawn(*key) for key in ((0, 0), (0, 1), (1, 0))]
     assert len(set(draws)) == 3

@@ -18,7 +18,6 @@ import pytest
 import torch
 
 from magvit2_pytorch.training import state as state_module
-from magvit2_pytorch.training.checkpoints import Checkpoints
 from magvit2_pytorch.training.state import (
     CHECKSUMS_FILE,
     STATE_FILE,
@@ -30,7 +29,13 @@ from magvit2_pytorch.training.state import (
     verify_state,
 )
 from tests.training import killed_worker
-from tests.training.killed_worker import STARTED, save_in_a_loop, save_until_killed, state_of
+from tests.training.killed_worker import (
+    STARTED,
+    open_checkpoints,
+    save_in_a_loop,
+    save_until_killed,
+    state_of,
+)
 
 FRESH = multiprocessing.get_context("forkserver")
 """Processes to kill start in milliseconds, as copies of one that has no threads of PyTorch's yet.
@@ -62,7 +67,7 @@ def kill_at_random_moments(folder: Path, kills: int, longest_s: float) -> list[i
     reached = []
     for _ in range(kills):
         done = FRESH.Value("q", -1, lock=False)  # who dies holding a lock never gives it back
-        newest = max(Checkpoints(folder).steps(), default=0)
+        newest = max(open_checkpoints(folder).steps(), default=0)
         process = FRESH.Process(target=save_in_a_loop, args=(folder, newest + 1, done))
         process.start()
         while done.value < STARTED:
@@ -72,7 +77,7 @@ def kill_at_random_moments(folder: Path, kills: int, longest_s: float) -> list[i
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
-        checkpoints = Checkpoints(folder)
+        checkpoints = open_checkpoints(folder)
         if not checkpoints.steps():
             assert done.value == STARTED
             continue
@@ -99,7 +104,7 @@ def test_killed_hundreds_of_times(tmp_path):
 
 def test_killed_between_any_two_steps_of_saving(tmp_path):
     """Each moment in turn, those between two renames among them; the next run tidies up."""
-    checkpoints = Checkpoints(tmp_path / "before", keep=2)
+    checkpoints = open_checkpoints(tmp_path / "before", keep=2)
     for step in (1, 2):
         checkpoints.save(*state_of(step))
     checkpoints.keep_if_best(10.0, *state_of(2))
@@ -110,14 +115,14 @@ def test_killed_between_any_two_steps_of_saving(tmp_path):
         process.start()
         process.join()
         assert process.exitcode in (0, -signal.SIGKILL)
-        left = Checkpoints(folder, keep=2)
+        left = open_checkpoints(folder, keep=2)
         assert list(left.steps()) in ([1, 2], [1, 2, 3], [2, 3])
         for path in left.steps().values():
             verify_state(path)
             assert_whole(path)
         assert assert_whole(left.choose("auto")) == max(left.steps())
         # The best one is whole too, and is what it says it is.
-        assert left.best_psnr() in (10.0, 20.0, 30.0)
+        assert left.best_value() in (10.0, 20.0, 30.0)
         assert_whole(folder / "best")
         left.save(*state_of(4))
         left.keep_if_best(40.0, *state_of(4))
@@ -133,7 +138,7 @@ def test_killed_between_any_two_steps_of_saving(tmp_path):
 
 
 def one_of(folder: Path, step: int = 1) -> Path:
-    return Checkpoints(folder).save(*state_of(step))
+    return open_checkpoints(folder).save(*state_of(step))
 
 
 @pytest.mark.parametrize("name", [TENSORS_FILE, STATE_FILE, CHECKSUMS_FILE])
@@ -187,7 +192,7 @@ def damage(folder: Path) -> None:
 
 
 def test_a_damaged_one_is_named_with_the_one_to_go_on_from(tmp_path):
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = open_checkpoints(tmp_path)
     for step in (1, 9, 10):
         checkpoints.save(*state_of(step))
     damage(tmp_path / "step-10")
@@ -204,7 +209,7 @@ def test_a_damaged_one_is_named_with_the_one_to_go_on_from(tmp_path):
 
 
 def test_the_one_to_go_on_from_is_older(tmp_path):
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = open_checkpoints(tmp_path)
     for step in (1, 2, 3):
         checkpoints.save(*state_of(step))
     damage(tmp_path / "step-2")
@@ -213,7 +218,7 @@ def test_the_one_to_go_on_from_is_older(tmp_path):
 
 
 def test_a_damaged_best_one_is_named_with_the_newest(tmp_path):
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = open_checkpoints(tmp_path)
     for step in (1, 2):
         checkpoints.keep_if_best(float(step), *state_of(step))
     best = tmp_path / "best" / TENSORS_FILE
@@ -225,7 +230,7 @@ def test_a_damaged_best_one_is_named_with_the_newest(tmp_path):
 
 
 def test_words_and_folders_that_stand_for_none(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "none")
+    checkpoints = open_checkpoints(tmp_path / "none")
     assert checkpoints.choose("auto") is None
     with pytest.raises(FileNotFoundError, match="no checkpoint in"):
         checkpoints.choose("latest")
@@ -240,7 +245,7 @@ def test_words_and_folders_that_stand_for_none(tmp_path):
 
 
 def test_the_last_and_the_best_are_kept(tmp_path):
-    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints = open_checkpoints(tmp_path, keep=2)
     for step, psnr in enumerate([20.0, 25.0, 24.0, float("nan"), 23.0], 1):
         checkpoints.save(*state_of(step))
         checkpoints.keep_if_best(psnr, *state_of(step))
@@ -250,14 +255,14 @@ def test_the_last_and_the_best_are_kept(tmp_path):
     said = json.loads((tmp_path / "best" / "validation.json").read_text())
     assert said == {"step": 2, "psnr": 25.0}
     # A later process knows.
-    Checkpoints(tmp_path, keep=2).keep_if_best(24.9, *state_of(6))
+    open_checkpoints(tmp_path, keep=2).keep_if_best(24.9, *state_of(6))
     assert assert_whole(tmp_path / "best") == 2
 
 
 def test_the_best_is_saved_where_its_step_was_not(tmp_path):
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = open_checkpoints(tmp_path)
     checkpoints.save(*state_of(4))
-    back = Checkpoints(tmp_path)  # another run, that went back and comes to step 4 again
+    back = open_checkpoints(tmp_path)  # another run, that went back and comes to step 4 again
     tensors, values = state_of(4)
     back.keep_if_best(20.0, tensors, values | {"of": "the second"})
     assert load_state(tmp_path / "best")[1]["of"] == "the second"
@@ -269,14 +274,14 @@ def test_where_files_cannot_have_two_names_the_best_is_a_copy(tmp_path, monkeypa
         raise OSError(errno.EPERM, "no links here")
 
     monkeypatch.setattr(os, "link", refuse)
-    Checkpoints(tmp_path).keep_if_best(1.0, *state_of(1))
+    open_checkpoints(tmp_path).keep_if_best(1.0, *state_of(1))
     damage(tmp_path / "step-1")
     verify_state(tmp_path / "best")
 
 
 def test_nothing_is_removed_unless_asked_and_nothing_of_others(tmp_path):
     for keep, left in ((None, 6), (3, 3), (1, 1)):
-        checkpoints = Checkpoints(tmp_path / str(keep), keep)
+        checkpoints = open_checkpoints(tmp_path / str(keep), keep)
         for name in ("step-x", ".git.part", ".notes.old", "step-7.txt"):
             (checkpoints.folder / name).mkdir(parents=True)
         save_state(checkpoints.path(50), *state_of(50))  # of a run that had come further
@@ -288,10 +293,10 @@ def test_nothing_is_removed_unless_asked_and_nothing_of_others(tmp_path):
 
 
 def test_the_one_gone_on_from_stays_until_the_next_is_whole(tmp_path, monkeypatch):
-    Checkpoints(tmp_path, keep=1).save(*state_of(1))
+    open_checkpoints(tmp_path, keep=1).save(*state_of(1))
     monkeypatch.setattr(state_module, "save_file", lambda *_: (_ for _ in ()).throw(OSError("x")))
     with pytest.raises(CheckpointNotSaved):
-        Checkpoints(tmp_path, keep=1).save(*state_of(2))
+        open_checkpoints(tmp_path, keep=1).save(*state_of(2))
     assert assert_whole(tmp_path / "step-1") == 1
 
 
@@ -300,7 +305,7 @@ def test_the_one_gone_on_from_stays_until_the_next_is_whole(tmp_path, monkeypatc
 
 @pytest.mark.parametrize("kind", ["known before", "found out while writing"])
 def test_a_full_disk_costs_nothing_and_is_explained(tmp_path, monkeypatch, kind):
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = open_checkpoints(tmp_path)
     checkpoints.save(*state_of(1))
     if kind == "known before":
         usage = shutil.disk_usage(tmp_path)._replace(free=1000)
@@ -323,9 +328,8 @@ def test_a_full_disk_costs_nothing_and_is_explained(tmp_path, monkeypatch, kind)
 FULL = """
 import resource, sys
 from pathlib import Path
-from magvit2_pytorch.training.checkpoints import Checkpoints
-from tests.training.test_checkpoints import state_of
-checkpoints = Checkpoints(Path(sys.argv[1]))
+from tests.training.test_checkpoints import open_checkpoints, state_of
+checkpoints = open_checkpoints(Path(sys.argv[1]))
 checkpoints.save(*state_of(1))
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 checkpoints.save(*state_of(2, size=100_000))
@@ -379,7 +383,7 @@ def test_what_a_training_keeps(make_trainer):
     assert about["step"] == 12
     again = make_trainer("again", num_train_steps=12)
     again.load(trainer.checkpoints_folder / "best")
-    assert again.validate()["valid/psnr"] == about["psnr"]
+    assert again.validate()["valid/psnr"] == about["valid/psnr"]
 
 
 def test_the_best_by_validation(make_trainer, monkeypatch):

@@ -14,10 +14,11 @@ import torch
 
 from magvit2_pytorch.training import dry_run as dry_run_module
 from magvit2_pytorch.training import plan as plan_module
-from magvit2_pytorch.training.dry_run import Measurements, _duration, find_full_step
-from magvit2_pytorch.training.meters import Meters
+from magvit2_pytorch.training.dry_run import Costs, _duration
 from magvit2_pytorch.training.state import CheckpointNotSaved
+from magvit2_pytorch.training.tokenizer_task import TokenizerTask
 from magvit2_pytorch.training.tracking import read_log
+from magvit2_pytorch.training.trainer import Trainer
 from tests.training.conftest import clips
 from tests.training.test_tracking import CLOCK, Distance
 
@@ -135,21 +136,22 @@ def test_it_does_all_that_training_will_do(make_trainer, monkeypatch, written):
         **IMAGES,
     )
     terms, videos, steps = [], [], []
-    add_terms, add, train_step = Meters.add_terms, Meters.add, trainer.train_step
-    monkeypatch.setattr(
-        Meters, "add_terms", lambda self, *a: (terms.extend(a[0]), add_terms(self, *a))[1]
-    )
-    monkeypatch.setattr(
-        Meters, "add", lambda self, video, *a: (videos.append(video.shape), add(self, video, *a))[1]
-    )
+    step, train_step = TokenizerTask.step, Trainer.train_step
 
-    def counted(*args):
+    def recorded(self, video, micro):
+        measured = step(self, video, micro)
+        terms.extend(measured)
+        videos.append(video.shape)
+        return measured
+
+    def counted(self, *args):
         before = [p.clone() for p in trainer.ema_tokenizer.parameters()]
-        train_step(*args)
+        train_step(self, *args)
         after = trainer.ema_tokenizer.parameters()
         steps.append(any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)))
 
-    trainer.train_step = counted
+    monkeypatch.setattr(TokenizerTask, "step", recorded)
+    monkeypatch.setattr(Trainer, "train_step", counted)
     trainer.dry_run()
     assert steps == [True] * 4  # two of clips, two of images, each with new averages
     assert [tuple(shape) for shape in videos] == [(2, 3, 5, 16, 16)] * 2 + [(2, 3, 1, 16, 16)] * 2
@@ -158,10 +160,12 @@ def test_it_does_all_that_training_will_do(make_trainer, monkeypatch, written):
         for term in ("discriminator", "adversarial", "lecam", "real_logit"):
             assert terms.count(f"{name}_{term}") == 4
     expected = {
-        *(f"{state}/{name}" for state in ("before", "checkpoint")
+        *(f"{state}/{name}" for state in ("before", "clips/checkpoints/step-8")
           for name in ("state.json", "tensors.safetensors")),
-        "pictures/clip-0.png", "pictures/clip-0.mp4", "pictures/image-0.png",
-        "tokenizer/config.json", "tokenizer/model.safetensors", "curves.png",
+        *(f"clips/results/{name}" for name in (
+            "step-8-clip-0.png", "step-8-clip-0.mp4", "step-8-image-0.png",
+            "tokenizer/config.json", "tokenizer/model.safetensors", "curves.png",
+        )),
     }  # fmt: skip
     assert expected <= written.keys()
 
@@ -184,9 +188,9 @@ def test_the_plan_says_what_is(make_trainer, written):
     tokenizer = trainer.tokenizer
     codes = tokenizer.tokenize(clips(1)[0][None])
 
-    assert plan.tokens_per_clip == codes.numel()
-    assert plan.bits_per_pixel == pytest.approx(codes.numel() * 4 / (5 * 16 * 16))
-    assert (plan.clip, plan.latent_grid) == ((5, 16, 16), (5, 8, 8))
+    assert plan.task.tokens_per_clip == codes.numel()
+    assert plan.task.bits_per_pixel == pytest.approx(codes.numel() * 4 / (5 * 16 * 16))
+    assert (plan.task.clip, plan.task.latent_grid) == ((5, 16, 16), (5, 8, 8))
     assert plan.parameters == {
         "tokenizer": sum(p.numel() for p in tokenizer.parameters()),
         **{
@@ -207,16 +211,18 @@ def test_the_plan_says_what_is(make_trainer, written):
     )
     assert plan.total_memory > plan.peak_memory > sum(held.values())
 
-    assert (plan.num_clips, plan.num_images) == (len(trainer.data), len(trainer.images)) == (16, 5)
-    assert plan.num_valid_clips == 4 + 1
-    assert plan.num_epochs == pytest.approx(20 * 2 * 2 * 0.6 / 16)
+    numbers = plan.task.num_clips, plan.task.num_images
+    assert numbers == (len(trainer.data), len(trainer.images)) == (16, 5)
+    assert plan.task.num_valid_clips == 4 + 1
+    assert plan.task.num_epochs(20, 4) == pytest.approx(20 * 2 * 2 * 0.6 / 16)
     assert (plan.num_steps, plan.num_validations) == (20, 4)
     saved = [p.stat().st_size for p in (trainer.checkpoints_folder / "step-20").iterdir()]
     assert plan.checkpoint_bytes == pytest.approx(sum(saved), abs=200)
-    pictures = sum(size for name, size in written.items() if name.startswith("pictures"))
-    weights = sum(size for name, size in written.items() if name.startswith("tokenizer"))
+    results = {n: size for n, size in written.items() if n.startswith("images/results/")}
+    pictures = sum(size for name, size in results.items() if "/step-" in name)
     # Three checkpoints, as there are no more, the best, and the one being written.
-    assert plan.disk_bytes == 5 * plan.checkpoint_bytes + 4 * pictures + weights
+    others = sum(results.values()) - pictures
+    assert plan.disk_bytes == 5 * plan.checkpoint_bytes + 4 * pictures + others
     assert abs(plan.free_bytes - shutil.disk_usage(trainer.results_folder).free) < 1e9
     for shown in (
         "Plan of 20 steps on cpu, 1 process, fp32",
@@ -232,7 +238,7 @@ def test_the_plan_says_what_is(make_trainer, written):
 
 def test_continuous_latents_are_no_tokens(make_trainer):
     plan = make_trainer(quantizer="continuous").dry_run()
-    assert plan.bits_per_pixel is None
+    assert plan.task.bits_per_pixel is None
     assert "320 latents\n" in str(plan)
 
 
@@ -258,7 +264,7 @@ def test_the_time_is_that_of_a_simulated_run(make_trainer, limit, step, elapsed_
         checkpoint_every_step=250,
         max_duration_s=limit,
     )
-    measured = Measurements((5, 16, 16), 0.25, 0.1, 0, 0, 6.0, 1.5, 0, 0, 0, {})
+    measured = Costs(step_s=0.25, validation_s=6.0, save_s=1.5)
     trainer.step, trainer.elapsed_s = step, elapsed_s
     num_steps, duration_s = _duration(trainer, measured)
     expected_steps, expected_s = simulated(measured, trainer.config, step, elapsed_s)
@@ -272,14 +278,13 @@ def test_the_time_is_that_of_a_simulated_run(make_trainer, limit, step, elapsed_
 @pytest.mark.parametrize("start", [0, 3, 4, 5, 100])
 def test_the_step_tried_is_one_at_which_everything_runs(make_trainer, start):
     trainer = make_trainer(**LATE)
-    trainer.step = start
-    step = find_full_step(trainer)
+    step = trainer.task.full_step(start)
     discriminator = trainer.discriminators[0]
     assert discriminator.is_active(step)
     assert discriminator.adversarial_weight(step) > 0
     assert discriminator.has_penalty(step)
     assert max(4, start) <= step < max(4, start) + 3
-    assert find_full_step(make_trainer("plain")) == 0
+    assert make_trainer("plain").task.full_step(0) == 0
 
 
 # What goes wrong
@@ -371,12 +376,12 @@ def test_numbers_that_are_not_finite_are_in_the_plan(make_trainer):
         loss = objective(*args)
         return loss._replace(recon_loss=loss.recon_loss * float("nan"))
 
-    trainer.gradients.objective = broken
+    trainer.task.objective = broken
     plan = trainer.dry_run()
     assert plan.num_skipped_steps == 2
     assert any("2 steps of the dry run" in warning for warning in plan.warnings())
     assert trainer.optimization.skips.total == trainer.optimization.skips.in_a_row == 0
-    trainer.gradients.objective = objective
+    trainer.task.objective = objective
     trainer.train()
     assert trainer.step == 6
 
@@ -392,7 +397,8 @@ def good_plan(tmp_path_factory):
 
 
 def with_options(plan, **options):
-    return replace(plan, config=replace(plan.config, **options))
+    config = replace(plan.config, **options)
+    return replace(plan, config=config, task=replace(plan.task, config=config))
 
 
 def test_a_good_plan_has_no_warnings(good_plan):
@@ -415,7 +421,10 @@ def test_a_good_plan_has_no_warnings(good_plan):
             lambda p: with_options(p, adversarial_start_step=1000, discriminator_start_step=1000),
             "discriminators never learn",
         ),
-        (lambda p: replace(p, codebook_size=2**20), r"640,000 tokens, fewer than the 1,048,576"),
+        (
+            lambda p: replace(p, task=replace(p.task, codebook_size=2**20)),
+            r"640,000 tokens, fewer than the 1,048,576",
+        ),
         (lambda p: replace(p, num_skipped_steps=1), "not finite"),
     ],
 )

@@ -96,7 +96,7 @@ def test_resuming_equals_never_stopping(make_trainer, tmp_path):
     whole.train()
     first = make_trainer("first", num_train_steps=4, **options)
     batches = mixed_batches(first.data, first.images, first.config, first.accelerator, 0)
-    meters = Meters(first.tokenizer, first.accelerator)
+    meters = Meters(first.task)
     for _ in range(2):
         first.train_step(batches, meters)
     folder = first.save_now()

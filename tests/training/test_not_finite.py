@@ -1,13 +1,15 @@
 """Losses and gradients that are not finite: skipped steps, their count, and the end of a run."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from magvit2_pytorch.training.update import NonFiniteTraining, finite_or_nan
+from magvit2_pytorch.training.task import finite_or_nan
+from magvit2_pytorch.training.update import NonFiniteTraining
 from tests.conftest import QUANTIZERS
-from tests.training.conftest import clips
+from tests.training.conftest import clips, micro_step
 from tests.training.test_adversarial import EVERYTHING, ONE
 from tests.training.test_trainer import assert_same, log_of
 
@@ -26,7 +28,7 @@ def breaking(trainer, steps, factor=1.0, more=0.0):
         loss = objective(real, out, step, generator)
         return loss._replace(recon_loss=loss.recon_loss * factor + more) if step in steps else loss
 
-    trainer.gradients.objective = broken
+    trainer.task.objective = broken
 
 
 @pytest.mark.parametrize(("factor", "more"), [(NAN, 0.0), (INF, 0.0), (1.0, INF), (1.0, NAN)])
@@ -64,12 +66,12 @@ def test_bad_data_skips_the_step_of_every_quantizer(make_trainer, quantizer):
     assert_same(state["after"], state["before"], atol=0, rtol=0)
     assert trainer.optimization.skips.total == 1
     # They began a step later, and all saw it.
-    assert [a.skips.total for a in trainer.discriminators] == [1, 1, 1]
+    assert [o.skips.total for o in trainer.optimizations.values()] == [1, 1, 1, 1]
     assert log_of(trainer)[4]["video_discriminator_skipped_steps"] == 1
     final = everything(trainer)
     assert all(value.isfinite().all() for value in final.values())
-    assert not torch.equal(final["adversary_video.lecam.real_mean"],
-                           state["after"]["adversary_video.lecam.real_mean"])  # fmt: skip
+    assert not torch.equal(final["video_discriminator.lecam.real_mean"],
+                           state["after"]["video_discriminator.lecam.real_mean"])  # fmt: skip
 
 
 def test_running_means_forget_all_parts_of_a_bad_step(make_trainer):
@@ -79,19 +81,20 @@ def test_running_means_forget_all_parts_of_a_bad_step(make_trainer):
     video = torch.stack(clips(2))
     for values in (video, video * NAN):
         discriminator.compute_gradients(
-            video, values.clone().requires_grad_(), 0, torch.Generator(), 2
+            video, values.clone().requires_grad_(), micro_step(trainer, num_passes=2)
         )
-    discriminator.apply_gradients(0)
+    optimization = trainer.optimizations["video_discriminator"]
+    discriminator.after_step(taken=optimization.apply_gradients() is not None)
     assert {n: float(t) for n, t in discriminator.lecam.state_dict().items()} == dict.fromkeys(
         ("real_mean", "fake_mean", "num_updates"), 0.0
     )
-    assert discriminator.skips.total == 1
+    assert optimization.skips.total == 1
     result = discriminator.compute_gradients(
-        video, video.clone().requires_grad_(), 1, torch.Generator()
+        video, video.clone().requires_grad_(), micro_step(trainer, step=1)
     )
-    discriminator.apply_gradients(1)
+    discriminator.after_step(taken=optimization.apply_gradients() is not None)
     assert int(discriminator.lecam.num_updates) == 1
-    means = [result.terms[f"video_{side}_logit"] for side in ("real", "fake")]
+    means = [result.measured[f"video_{side}_logit"] for side in ("real", "fake")]
     torch.testing.assert_close(
         [discriminator.lecam.real_mean, discriminator.lecam.fake_mean], means
     )
@@ -120,7 +123,7 @@ def test_many_in_a_row_end_the_run_with_the_state_from_before(make_trainer):
     again = make_trainer("again", **ONE, num_train_steps=9)
     again.load(trainer.checkpoints_folder / "step-7")
     ours = everything(again)
-    named = {n for n in ours if not n.startswith("adversary")}  # they had good numbers
+    named = {n for n in ours if not n.startswith("video_discriminator")}  # they had good numbers
     assert_same({n: ours[n] for n in named}, {n: before[n] for n in named}, atol=0, rtol=0)
     again.train()
     assert again.step == 9
@@ -129,14 +132,12 @@ def test_many_in_a_row_end_the_run_with_the_state_from_before(make_trainer):
 
 def test_a_discriminator_in_a_bad_way_ends_the_run_too(make_trainer):
     trainer = make_trainer(**ONE, num_train_steps=50, max_skipped_steps=3)
-    discriminator = trainer.discriminators[0]
-    own_loss = discriminator._discriminator_loss
-
-    def broken(seen):
-        terms, weights = own_loss(seen)
-        return {name: term + INF for name, term in terms.items()}, weights
-
-    discriminator._discriminator_loss = broken
+    discriminator = trainer.optimizations["video_discriminator"]
+    play = trainer.discriminators[0].loss
+    trainer.discriminators[0].loss = SimpleNamespace(
+        discriminator=lambda real, fake: play.discriminator(real, fake) + INF,
+        generator=play.generator,
+    )
     before = {n: t.clone() for n, t in discriminator.state_dict().items()}
     words = r"of the video discriminator that is not finite.*lower discriminator_learning_rate"
     with pytest.raises(NonFiniteTraining, match=words):
@@ -150,17 +151,12 @@ def test_the_tokenizer_skips_what_a_discriminator_makes_infinite(make_trainer):
     trainer = make_trainer(**ONE, num_train_steps=2)
     play = trainer.discriminators[0].loss
 
-    class Infinite:
-        discriminator = staticmethod(play.discriminator)
-
-        @staticmethod
-        def generator(real, fake):
-            return play.generator(real, fake) + INF
-
-    trainer.discriminators[0].loss = Infinite
+    trainer.discriminators[0].loss = SimpleNamespace(
+        discriminator=play.discriminator,
+        generator=lambda real, fake: play.generator(real, fake) + INF,
+    )
     trainer.train()
-    assert trainer.optimization.skips.total == 2
-    assert trainer.discriminators[0].skips.total == 0
+    assert [o.skips.total for o in trainer.optimizations.values()] == [2, 0]
 
 
 @pytest.mark.parametrize("value", [0.0, -3.0, 1e38, NAN, INF, -INF])
@@ -177,8 +173,7 @@ def test_a_long_run_in_bf16_with_discriminators_stays_finite(make_trainer, quant
         learning_rate=1e-2, discriminator_learning_rate=1e-3, validate_every_step=1000,
     )  # fmt: skip
     trainer.train()
-    assert trainer.optimization.skips.total == 0
-    assert [a.skips.total for a in trainer.discriminators] == [0, 0, 0]
+    assert [o.skips.total for o in trainer.optimizations.values()] == [0, 0, 0, 0]
     assert all(value.isfinite().all() for value in everything(trainer).values())
     psnrs = [line["psnr"] for line in log_of(trainer) if "psnr" in line]
     assert sum(psnrs[-20:]) > sum(psnrs[:20])

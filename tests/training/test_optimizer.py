@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.optim import Adam, AdamW
 
+from magvit2_pytorch.training.loop_config import LoopConfig
 from magvit2_pytorch.training.optimizer import Muon, build_adam, build_optimizers, decay_groups
-from magvit2_pytorch.training.training_config import TrainingConfig
 from tests.conftest import build
 
 ADAMS = {"adam": Adam, "adamw": AdamW}
@@ -23,8 +23,8 @@ def with_gradients(tokenizer, seed):
 def test_fused_adam_is_adam(name):
     fused = build("residual", "compress_space")
     plain = copy.deepcopy(fused)
-    config = TrainingConfig(optimizer=name, learning_rate=1e-2, weight_decay=0.1)
-    (one,) = build_optimizers(fused, config)
+    config = LoopConfig(optimizer=name, learning_rate=1e-2, weight_decay=0.1)
+    (one,) = build_optimizers(fused, config.optimizer_options())
     groups = decay_groups(plain.parameters(), config.weight_decay)
     other = ADAMS[name](groups, lr=1e-2, betas=config.betas, fused=False, foreach=False)
     start = [parameter.detach().clone() for parameter in plain.parameters()]
@@ -40,8 +40,8 @@ def test_fused_adam_is_adam(name):
 @pytest.mark.parametrize("name", ["adam", "adamw", "muon"])
 def test_every_adam_of_a_run_is_fused(name, make_trainer):
     trainer = make_trainer(optimizer=name, frame_adversarial_weight=0.1)
-    optimizers = [*trainer.optimizers, *(a.optimizer for a in trainer.discriminators)]
-    adams = [o.optimizer for o in optimizers if not isinstance(o.optimizer, Muon)]
+    optimizers = [o.optimizer for x in trainer.optimizations.values() for o in x.optimizers]
+    adams = [optimizer for optimizer in optimizers if not isinstance(optimizer, Muon)]
     assert len(adams) == 2
     assert all(adam.defaults["fused"] for adam in adams)
 

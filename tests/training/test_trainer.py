@@ -99,8 +99,8 @@ def test_accumulated_micro_batches_equal_one_large_batch(make_trainer):
     micro, whole = iter(video.split(2)), iter([video])
     from magvit2_pytorch.training.meters import Meters
 
-    small.train_step(micro, Meters(small.tokenizer, small.accelerator))
-    large.train_step(whole, Meters(large.tokenizer, large.accelerator))
+    small.train_step(micro, Meters(small.task))
+    large.train_step(whole, Meters(large.task))
     # Adam's first step is the gradient's sign: compare what entered it.
     for ours, theirs in zip(
         small.optimizers[0].state.values(), large.optimizers[0].state.values(), strict=True

@@ -48,7 +48,11 @@ def train(
     if trainer.accelerator.num_processes > 1:
         # Tried before, it changes nothing: two processes still equal one that never did.
         plan = trainer.dry_run()
-        assert (plan.num_processes, plan.clips_per_step, plan.num_steps) == (2, 2 * batch_size, 5)
+        assert (plan.num_processes, plan.examples_per_step, plan.num_steps) == (
+            2,
+            2 * batch_size,
+            5,
+        )
         if trainer.accelerator.is_main_process:
             assert not list(folder.glob("*"))
     trainer.train(resume)
@@ -70,7 +74,11 @@ if __name__ == "__main__":
         "num_processes": accelerator.num_processes,
         "step": trainer.step,
         "tokenizer": trainer.tokenizer.state_dict(),
-        "adversary": {n: t for a in trainer.discriminators for n, t in a.state_dict().items()},
+        "adversary": {
+            f"{name}.{n}": value
+            for name, optimization in list(trainer.optimizations.items())[1:]
+            for n, value in optimization.state_dict().items()
+        },
         "ema": trainer.ema_tokenizer.state_dict(),
         "whole": all_state(trainer),
         "resumed": all_state(resumed),

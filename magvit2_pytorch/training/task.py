@@ -1,0 +1,195 @@
+"""A task: all that a `Trainer` needs to know of the model that it trains."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from magvit2_pytorch.training.loop_config import OptimizerOptions
+
+Measured = Mapping[str, Tensor | float | int]
+"""Named numbers of a step: of tensors the mean is logged, of plain numbers the last one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainable:
+    """A module with optimizers of its own."""
+
+    module: nn.Module
+    options: OptimizerOptions
+    not_for_muon: tuple[nn.Module, ...] = ()
+    """Parts of the module whose matrices Muon must not take."""
+    companions: Mapping[str, nn.Module] = field(default_factory=dict)
+    """Modules without gradients that are saved with it, such as running means."""
+    fixed_options: tuple[str, ...] = ()
+    """Training options that a resumed run must share with its checkpoint."""
+    option_prefix: str = ""
+    """Prefix of its options' names, such as that of discriminator_learning_rate."""
+
+
+class MicroStep(NamedTuple):
+    """Surroundings of one forward and backward pass within an optimizer step."""
+
+    step: int
+    """Number of the optimizer step, from 0."""
+
+    generator: torch.Generator
+    """Random draws of a pass depend on seed, step, pass and process only."""
+
+    num_passes: int
+    """Forward passes of this optimizer step; gradients are their mean."""
+
+    accelerator: Accelerator
+    modules: Mapping[str, nn.Module]
+    """Trained modules by name as the forward pass has to call them: in their wrappers for several
+    processes, and compiled."""
+
+    def backward(self, loss: Float[Tensor, ""], value: Float[Tensor, ""] | None = None) -> None:
+        """Adds the gradients of a loss.
+
+        If `value`, by default the loss, is not finite, the gradients become NaN, and all processes
+        skip the step.
+        """
+        finite = finite_or_nan(loss if value is None else value)
+        self.accelerator.backward(loss * finite / self.num_passes)
+
+
+def finite_or_nan(loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """Factor for the loss: 1 if the loss is finite, otherwise NaN.
+
+    A loss can be infinite while its gradient is finite. With this factor the gradient becomes NaN,
+    in all processes once gradients are averaged. All processes then skip the same step without
+    communicating or waiting for the device.
+    """
+    return torch.where(loss.detach().isfinite(), 1.0, float("nan"))
+
+
+class Best(NamedTuple):
+    """The validation value by which the best checkpoint is chosen."""
+
+    name: str
+    goal: Literal["max", "min"]
+
+
+class Validation(NamedTuple):
+    """Result of a validation."""
+
+    values: dict[str, float | int]
+    pictures: dict[str, Path]
+    """PNG and mp4 files by name; empty except in the main process."""
+
+
+class TaskPlan:
+    """A task's part of the report of a dry run."""
+
+    def rows(self, num_steps: int, examples_per_step: int) -> list[tuple[str, str]]:
+        """Titles and texts of lines."""
+        return []
+
+    def warnings(self, num_steps: int, examples_per_step: int) -> list[str]:
+        """Possible problems of a run of so many steps, one sentence each."""
+        return []
+
+
+class Task(ABC):
+    """A model with its data, losses and measurements.
+
+    The trainer owns the loop: devices, accumulation, random draws, optimizers, averages, logging,
+    checkpoints, resuming, dry runs. It sets `accelerator` before it calls anything else. Every
+    method is called in all processes.
+    """
+
+    model: nn.Module
+    """The model to use and save; its weights are averaged."""
+    trainables: dict[str, Trainable]
+    """Trained modules by name. The first contains the model."""
+    frozen: Mapping[str, nn.Module] = {}
+    """Other modules, by name: they are moved to the device."""
+    not_averaged: frozenset[str] = frozenset()
+    """Names of the model's parameters and buffers that averaging leaves alone."""
+    best: Best = Best("valid/loss", "min")
+    curves: tuple[str, ...] = ("loss", "learning_rate")
+    """Logged values to plot at the end of a run."""
+    shown: tuple[str, ...] = ("loss",)
+    """Logged values to show in the progress bar."""
+    accelerator: Accelerator
+
+    # Training
+
+    @abstractmethod
+    def batches(self, start: int, kind: str | None = None) -> Iterator[Any]:
+        """Infinite batches on the device, from number `start` on.
+
+        A batch depends on its number only, so that a resumed run gets the same ones. With `kind`,
+        all are of that kind; see `batch_kinds`.
+        """
+
+    @abstractmethod
+    def step(self, batch: Any, micro: MicroStep) -> Measured:
+        """Runs one forward and backward pass; returns what it measured, with a `loss`."""
+
+    def after_step(self, taken: frozenset[str]) -> dict[str, float]:
+        """Ends an optimizer step, which the modules named in `taken` took; returns numbers to log.
+
+        The others skipped it, as their gradients were not finite, or are not active yet.
+        """
+        return {}
+
+    def sizes(self, batch: Any) -> dict[str, int]:
+        """Counts of a batch by name, such as its clips, of which the log has rates per second."""
+        return {}
+
+    # Measuring
+
+    def begin_log(self) -> None:  # noqa: B027 (a task may have nothing to forget)
+        """Forgets what was measured so far: the averages of a new line of the log begin."""
+
+    def end_log(self, means: Mapping[str, float]) -> dict[str, float | int]:
+        """Further values for a line of the log, given the means since the last one."""
+        return {}
+
+    @abstractmethod
+    def validate(self, model: nn.Module, path: Path, quick: bool = False) -> Validation:
+        """Measures the averaged model on held-out data.
+
+        Names of values begin with valid/. Names of pictures begin with `path`. `quick` takes one
+        example in each process, to estimate the time.
+        """
+
+    @abstractmethod
+    def finish(self, model: nn.Module, folder: Path, quick: bool = False) -> dict[str, float | int]:
+        """Saves the averaged model below `folder` at the end; returns values to log."""
+
+    # State
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """The model's configuration as JSON, which a resumed run must share."""
+
+    def parse_description(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """A description from a checkpoint, with defaults for what it does not contain."""
+        return saved
+
+    # Dry run
+
+    def batch_kinds(self) -> dict[str, float]:
+        """Share of the batches of each kind, if kinds differ in their costs."""
+        return {"": 1.0}
+
+    def full_step(self, step: int) -> int:
+        """The first step from `step` on that computes every loss."""
+        return step
+
+    def validation_rounds(self) -> int:
+        """Times that a whole validation takes longer than a quick one."""
+        return 1
+
+    def plan(self, batch: Any) -> TaskPlan:
+        """Estimated requirements, given a batch."""
+        return TaskPlan()
