@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from magvit2_pytorch import VideoTokenizer
-from magvit2_pytorch.codes.code_file import read_codes
-from magvit2_pytorch.codes.code_shards import list_videos
+from magvit2_pytorch.codes.code_file import CodeFile, read_codes
 from magvit2_pytorch.codes.codes_dataset import CodesDataset
 from magvit2_pytorch.pipelines.files import tokenize_file
 from tests.cli import corpus_worker
@@ -50,7 +49,7 @@ def shards_words(many, model, out):
 
 
 def paths_in(out):
-    found = [v.origin.path for p in out.glob("codes-*") for v in list_videos(p)]
+    found = [v.source for p in out.glob("codes-*") for v in CodeFile(p).videos]
     assert set(Counter(found).values()) == {1}
     return sorted(found)
 
