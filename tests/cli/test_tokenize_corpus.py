@@ -45,7 +45,7 @@ def start(rank, world_size, *words, where="nowhere", number=0):
 
 
 def shards_words(many, model, out):
-    return ("tokenize", many, "--model", model, "-o", out, "--shard_mb", 0.0015)
+    return ("tokenize", many, "--model", model, "-o", out, "--shard_mb", 0.0006)
 
 
 def paths_in(out):
@@ -123,7 +123,7 @@ def test_a_corpus_tells_what_it_does(run, tmp_path, many, model):
 
 
 def test_the_bar_counts_files_and_tells_the_time_left(tmp_path, many, model):
-    options = ("--shard_mb", 0.0015)
+    options = ("--shard_mb", 0.0006)
     with running("tokenize", many, *options, model=model, output=tmp_path) as (process, terminal):
         shown = read(terminal)
         assert process.wait() == 0

@@ -55,7 +55,7 @@ def inputs_of(folder):
 
 def run(tokenizer, clips, out, **options):
     # One or two videos to a shard.
-    return tokenize_corpus(tokenizer, inputs_of(clips), out, **{"max_shard_bytes": 1500, **options})
+    return tokenize_corpus(tokenizer, inputs_of(clips), out, **{"max_shard_bytes": 800, **options})
 
 
 def stored(out):
