@@ -13,7 +13,7 @@ from magvit2_pytorch.codes.code_file import write_codes
 from magvit2_pytorch.discriminators.models import FrameDiscriminator, save_discriminator
 from magvit2_pytorch.training.state import save_state
 from magvit2_pytorch.weights import abbreviate, mismatches, read_tensors
-from tests.codes.test_code_file import HEADER, codes_for
+from tests.codes.test_code_file import VIDEO, codes_for
 from tests.conftest import build
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.ones((), dtype=torch.int64)}
@@ -214,7 +214,7 @@ def test_what_is_written_is_for_whom_new_files_are_for(tmp_path):
     build("residual").save_pretrained(tmp_path / "tokenizer")
     save_state(tmp_path / "state", {"x": torch.zeros(2)}, {})
     save_discriminator(FrameDiscriminator(dim=4, dim_mults=(1,)), tmp_path / "d.safetensors")
-    write_codes(tmp_path / "x.codes.safetensors", codes_for(HEADER), HEADER)
+    write_codes(tmp_path / "x.codes.safetensors", codes_for(VIDEO), VIDEO)
     files = list(tmp_path.rglob("*.safetensors"))
     assert len(files) == 4
     assert {path.stat().st_mode for path in files} == {usual}

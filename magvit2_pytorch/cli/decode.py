@@ -41,7 +41,7 @@ def decode(
     """
     check_counts(chunk_frames=chunk_frames)
     find_tokenizer(model)
-    from magvit2_pytorch.codes.code_file import CODE_SUFFIX, read_code_header, read_codes
+    from magvit2_pytorch.codes.code_file import CODE_SUFFIX, CodeFile, read_codes
     from magvit2_pytorch.media.unusable import UnusableMedia
     from magvit2_pytorch.pipelines.files import decode_file
     from magvit2_pytorch.pipelines.inference import Inference
@@ -49,31 +49,31 @@ def decode(
 
     def suffix(path: Path) -> str:
         try:
-            return SUFFIX_OF[read_code_header(path).kind]
+            return SUFFIX_OF[CodeFile(path).videos[0].kind]
         except UnusableMedia:  # reported when this file is decoded
             return SUFFIX_OF["video"]
 
     jobs = plan_jobs(codes, output, [CODE_SUFFIX], suffix, ALL_WRITABLE)
     if len(jobs) == 1:
         with user_errors():
-            check_writable(jobs[0].target, read_code_header(jobs[0].source).kind)
+            check_writable(jobs[0].target, CodeFile(jobs[0].source).videos[0].kind)
     tokenizer, tokenizer_id = load_tokenizer(model, device)
     inference = Inference(precision, tile_size, chunk_frames)
     with user_errors():
         inference.check(tokenizer)
 
     def work(job: Job, on_frames: FrameCounter) -> str:
-        codes, header = read_codes(job.source)
+        codes, video = read_codes(job.source)
         decode_file(
             tokenizer,
             codes,
-            header,
+            video,
             job.target,
             inference=inference,
             tokenizer_id=tokenizer_id,
             force=force,
             on_frames=on_frames,
         )
-        return f"{frame_count(header.num_frames)}, {header.width} x {header.height}"
+        return f"{frame_count(video.num_frames)}, {video.width} x {video.height}"
 
     return run_jobs(jobs, work)

@@ -18,7 +18,7 @@ from magvit2_pytorch.cli.model_folder import (
 from magvit2_pytorch.cli.train import Process, current_process
 
 if TYPE_CHECKING:
-    from magvit2_pytorch.codes.code_file import CodeHeader, Origin
+    from magvit2_pytorch.codes.code_header import CodedVideo, CodeHeader
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
 
 
@@ -122,22 +122,20 @@ def _tokenize_to_files(
     tokenizer: "VideoTokenizer", jobs: Sequence[Job], process: Process, options: dict[str, Any]
 ) -> int:
     """Writes a code file for each input of this process's share."""
-    from magvit2_pytorch.codes.code_file import Origin, write_codes
-    from magvit2_pytorch.media.unusable import decoding_errors
-    from magvit2_pytorch.pipelines.files import tokenize_file
+    from magvit2_pytorch.codes.code_file import write_codes
+    from magvit2_pytorch.pipelines.files import code_header, tokenize_file
+
+    header = code_header(tokenizer, **options)
 
     def work(job: Job, on_frames: FrameCounter) -> str:
-        with decoding_errors(job.source):
-            precision = options["inference"].precision
-            origin = Origin.from_file(job.source, job.source.name, options["size"], precision)
-        header = _existing_header(job.target, options["tokenizer_id"].fingerprint, origin)
-        exists = header is not None
+        video = _existing(job, header)
+        exists = video is not None
         if not exists:
-            codes, header = tokenize_file(tokenizer, job.source, on_frames=on_frames, **options)
-            write_codes(job.target, codes, header, origin)
-        grid = " x ".join(map(str, header.codes_shape))
-        size = f"{header.width} x {header.height}"
-        text = f"{frame_count(header.num_frames)}, {size}, to {grid} codes"
+            codes, video = tokenize_file(tokenizer, job.source, on_frames=on_frames, **options)
+            write_codes(job.target, codes, video)
+        shape = " x ".join(map(str, video.shape))
+        size = f"{video.width} x {video.height}"
+        text = f"{frame_count(video.num_frames)}, {size}, to {shape} codes"
         return f"{text}, already there" if exists else text
 
     if process.is_single:
@@ -152,18 +150,19 @@ def _tokenize_to_files(
     return 0
 
 
-def _existing_header(target: Path, fingerprint: str, origin: "Origin") -> "CodeHeader | None":
-    """Header of an existing code file that is up to date."""
-    from magvit2_pytorch.codes.code_shards import list_videos, verify_codes
-    from magvit2_pytorch.data import UnusableMedia
+def _existing(job: Job, header: "CodeHeader") -> "CodedVideo | None":
+    """Metadata of codes that exist, are intact and up to date."""
+    from magvit2_pytorch.codes.code_file import CodeFile
+    from magvit2_pytorch.codes.code_header import file_state
+    from magvit2_pytorch.media.unusable import UnusableMedia
 
+    current = (header, job.source.name, file_state(job.source))
     try:
-        videos = list_videos(target)
-        for video in videos:
-            verify_codes(video)
+        file = CodeFile(job.target)
+        for index, video in enumerate(file.videos):
+            if (video.header, video.source, video.state) == current:
+                file.read_verified(index)
+                return video
     except UnusableMedia:
-        return None
-    matches = (
-        v.header for v in videos if (v.header.fingerprint, v.origin) == (fingerprint, origin)
-    )
-    return next(matches, None)
+        pass
+    return None

@@ -1,242 +1,280 @@
-"""Code files: codes of one video or image, with metadata for decoding.
+"""Code files: codes of one or more videos, with the metadata to decode them.
 
-A code file is a safetensors file. It holds one tensor `codes` (`j y x`, or `j y x q` for several
-codebooks) in the smallest integer type that fits the codebook, a JSON header, and a checksum.
-Loading it never executes code. The format has a version; files of a newer version are refused.
+A code file is a safetensors file. It holds a tensor for each video, "000000", "000001" and so on,
+of any shape and in the smallest integer type that fits the codebook. Its metadata are JSON texts:
+the header, an entry for each video under the name of its tensor, with the CRC-32 of its codes, and
+the CRC-32 of these texts. Opening a file reads no codes, and reading a part of a video reads no
+more than this part. Loading never executes code. The format has a version; files of a newer version
+are refused.
 """
 
 import json
 import os
-import sys
+import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from torch import Tensor
 
 from magvit2_pytorch.atomic import replacing
-from magvit2_pytorch.functional import padded_num_frames
+from magvit2_pytorch.codes.code_header import CodedVideo, CodeHeader, VideoCodes, from_json, to_json
 from magvit2_pytorch.media.unusable import UnusableMedia
-from magvit2_pytorch.types import MediaKind, Precision
 from magvit2_pytorch.version import __version__
 from magvit2_pytorch.weights import default_file_mode
 
 CODE_SUFFIX = ".codes.safetensors"
+"""Suffix of files with the codes of one video; `ShardName` names files with those of many."""
 FORMAT = "magvit2-codes"
 FORMAT_VERSION = 1
-
-VideoCodes = Int[Tensor, "j y x"] | Int[Tensor, "j y x q"]
-"""Codes of one video, without a batch axis."""
-
-
-class NewerFormat(ValueError):
-    """The format version of a file is newer than this library."""
+MAX_METADATA_BYTES = 10_000_000
+"""Metadata of a shard, enough for some 50,000 videos; safetensors refuses 100 MB and more."""
+MAX_OPEN_FILES = 256
+"""Files that a process keeps open; each takes about 350 bytes of memory per video in it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CodeHeader:
-    """Metadata of codes: size and rate of the video, and the tokenizer."""
+class DamagedCodes(UnusableMedia):
+    """Not a code file, or one whose contents changed after it was written."""
 
-    kind: MediaKind
-    """To a tokenizer an image is a video of one frame; decoding gives an image again."""
-    num_frames: int
-    """Frames of the video, without repeats of the last frame that fill a latent frame."""
-    height: int
-    """Height of a frame in pixels, after resizing and before padding."""
-    width: int
-    """Width of a frame in pixels, after resizing and before padding."""
-    padding: tuple[int, int]
-    """Rows added below and columns added at the right to fill latent cells."""
-    fps: float | None
-    """Frames per second; None for an image."""
-    grid: tuple[int, int, int]
-    """Number of latent frames, rows and columns."""
-    codebook_size: int
-    num_codebooks: int
-    time_factor: int
-    """Frames per latent frame, except the first, which has one."""
-    space_factor: int
-    """Side of a latent cell in pixels."""
-    tokenizer: str
-    """Name or path of the tokenizer, as the user gave it."""
-    fingerprint: str
-    """Hash of the tokenizer's configuration and weights; only this tokenizer decodes the codes."""
-    source: str
-    """Name of the file that was encoded."""
-    library_version: str = __version__
-    """Version of magvit2_pytorch that wrote the file."""
 
-    def __post_init__(self):
-        positive = ("num_frames", "height", "width", "codebook_size", "num_codebooks",
-                    "time_factor", "space_factor")  # fmt: skip
-        for name in positive:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: give at least 1")
-        if self.kind not in ("video", "image"):
-            raise ValueError(f"kind is {self.kind!r}: use 'video' or 'image'")
-        if (self.fps is None) != (self.kind == "image"):
-            raise ValueError(f"fps is {self.fps}: a video needs a number, an image None")
-        if self.kind == "image" and self.num_frames != 1:
-            raise ValueError(f"num_frames is {self.num_frames}: an image has one frame")
-        frames = (padded_num_frames(self.num_frames, self.time_factor) - 1) // self.time_factor + 1
-        sides = (self.height + self.padding[0], self.width + self.padding[1])
-        expected = (frames, *(side // self.space_factor for side in sides))
-        if self.grid != expected or any(side % self.space_factor for side in sides):
+class CodeFile:
+    """Metadata of all videos in a file; their codes are read when asked for.
+
+    Raises `DamagedCodes` if the file is truncated, has other metadata than were written or is not
+    a code file, and another `UnusableMedia` (a `ValueError`) if it is missing or written by a newer
+    version of this library.
+    """
+
+    header: CodeHeader
+    videos: list[CodedVideo]
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        with _reading_errors(self.path):
+            with safe_open(os.fspath(self.path), framework="np") as file:
+                metadata, num_videos = file.metadata() or {}, len(file.keys())
+            self._check_format(metadata)
+            try:
+                self._parse(metadata, num_videos)
+            except (KeyError, TypeError, AttributeError, ValueError) as error:
+                text = f"is damaged: its metadata cannot be used ({error})"
+                raise DamagedCodes(self.path, text) from error
+
+    def read(self, index: int = 0, start: int = 0, stop: int | None = None) -> VideoCodes:
+        """Codes of a video, int64; with `start` and `stop` a part of their first axis."""
+        shape = self.videos[index].shape
+        return load_codes(self.path, index, shape, self.header.dtype, start, stop)
+
+    def read_verified(self, index: int = 0) -> VideoCodes:
+        """All codes of a video; raises `DamagedCodes` if they changed since they were written."""
+        video = self.videos[index]
+        codes = self.read(index)
+        with _reading_errors(self.path):
+            if _crc(codes.numpy().astype(self.header.dtype)) != self._crcs[index]:
+                raise ValueError(f"is damaged: the codes of {video.source} have changed")
+            video.check_codes(codes)
+        return codes
+
+    def _check_format(self, metadata: Mapping[str, str]) -> None:
+        """Checks the version before the rest, which a newer one may have changed."""
+        if metadata.get("format") != FORMAT:
             raise ValueError(
-                f"a grid of {self.grid} does not fit {self.num_frames} frames of {self.height} x "
-                f"{self.width} padded by {self.padding}"
+                "is not a code file: create one with `magvit2 tokenize` or write_codes"
+            )
+        version = metadata.get("version", "")
+        if not version.isdecimal():
+            raise ValueError(f"is damaged: its format has version {version!r}")
+        if int(version) > FORMAT_VERSION:
+            raise UnusableMedia(
+                self.path,
+                f"has format version {version}; this magvit2_pytorch ({__version__}) reads up to "
+                f"{FORMAT_VERSION}: upgrade it to read this file",
             )
 
-    @property
-    def codes_shape(self) -> tuple[int, ...]:
-        """The grid, with a codebook axis last if there are several codebooks."""
-        return (*self.grid, self.num_codebooks) if self.num_codebooks > 1 else self.grid
-
-    def to_dict(self) -> dict[str, Any]:
-        """Converts the header to JSON values."""
-        return json.loads(json.dumps(asdict(self)))
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "CodeHeader":
-        """Reads JSON values; raises `ValueError` on missing and unknown keys."""
-        known = {field.name for field in fields(cls)}
-        wrong = known ^ set(values)
-        if wrong:
-            raise ValueError(f"missing or unknown in the header: {', '.join(sorted(wrong))}")
-        # JSON has lists only; and the headers of a corpus repeat the same few strings.
-        convert = {list: tuple, str: sys.intern}
-        return cls(**{k: convert.get(type(v), lambda v: v)(v) for k, v in values.items()})
+    def _parse(self, metadata: dict[str, str], num_videos: int) -> None:
+        keys = [_key(index) for index in range(num_videos)]
+        if set(metadata) != {"format", "version", "header", "checksum", *keys}:
+            raise ValueError("texts are missing or unknown")
+        if not num_videos:
+            raise ValueError("it is of no video")
+        if metadata["checksum"] != metadata_checksum(metadata):
+            raise ValueError("their checksum does not match")
+        self.header = from_json(CodeHeader, json.loads(metadata["header"]))
+        entries = [json.loads(metadata[key]) for key in keys]
+        self._crcs = [entry.pop("crc") for entry in entries]
+        self.videos = [from_json(CodedVideo, entry, header=self.header) for entry in entries]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Origin:
-    """Source file and settings that codes were made from.
+def read_codes(path: str | os.PathLike) -> tuple[VideoCodes, CodedVideo]:
+    """Reads the codes of a file with one video, as int64, and their metadata.
 
-    Equal origins and equal tokenizers give equal codes.
+    Raises `UnusableMedia` (a `ValueError`) if the file is missing, damaged, not a code file,
+    written by a newer version of this library, or holds several videos.
     """
-
-    path: str
-    """Path of the source file, relative to the folder that was tokenized."""
-    num_bytes: int
-    mtime_ns: int
-    """Time of its last change, from the file system."""
-    size: int | None
-    """Requested short side in pixels; None for the size of the file."""
-    precision: Precision
-
-    @classmethod
-    def from_file(
-        cls, file: str | os.PathLike, path: str, size: int | None, precision: Precision
-    ) -> "Origin":
-        """Origin with the file's current state; raises `OSError` if it is missing."""
-        stat = os.stat(file)
-        return cls(
-            path=path,
-            num_bytes=stat.st_size,
-            mtime_ns=stat.st_mtime_ns,
-            size=size,
-            precision=precision,
-        )
-
-    @classmethod
-    def from_json(cls, text: str) -> "Origin":
-        """Parses what `to_json` wrote; raises `ValueError` on anything else."""
-        values = json.loads(text)
-        types = dict(path=str, num_bytes=int, mtime_ns=int, size=int | None, precision=str)
-        if not isinstance(values, dict) or values.keys() != types.keys():
-            raise ValueError("is damaged: an origin has missing or unknown keys")
-        wrong = [name for name, type_ in types.items() if not isinstance(values[name], type_)]
-        if values["precision"] not in get_args(Precision):
-            wrong.append("precision")
-        if wrong:
-            raise ValueError(f"is damaged: {wrong[0]} of an origin is {values[wrong[0]]!r}")
-        return cls(**values)
-
-    def to_json(self) -> str:
-        """One line of ASCII, also for file names that are not UTF-8."""
-        return json.dumps(asdict(self))
+    file = CodeFile(path)
+    if len(file.videos) != 1:
+        raise UnusableMedia(path, f"holds {len(file.videos)} videos: read them with CodeFile")
+    return file.read_verified(), file.videos[0]
 
 
-def write_codes(
+def load_codes(
     path: str | os.PathLike,
-    codes: VideoCodes,
-    header: CodeHeader,
-    origin: Origin | None = None,
-) -> None:
-    """Writes a code file atomically; creates its folder if needed.
+    index: int,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    start: int = 0,
+    stop: int | None = None,
+) -> VideoCodes:
+    """Reads a part of the first axis of codes whose shape and type are known, as int64.
 
-    With `origin` a later run can skip this file. Raises `ValueError` if codes and header do not
-    match.
+    The process keeps the file open for the next part.
     """
-    array = storage_array(codes, header)
-    metadata = {"format": FORMAT, "version": str(FORMAT_VERSION)}
-    metadata |= video_metadata(array, header, origin)
+    part = range(*slice(start, stop).indices(shape[0]))
+    with _reading_errors(path):
+        stat = os.stat(path)
+        file = _open(os.fspath(path), stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        tensor = file.get_slice(_key(index))
+        stored = (tuple(tensor.get_shape()), tensor.get_dtype())
+        if stored != (shape, f"{dtype.kind.upper()}{dtype.itemsize * 8}"):
+            raise ValueError(
+                f"is damaged: codes of shape {stored[0]} and type {stored[1]}, but the metadata "
+                f"require {shape} and {dtype}"
+            )
+        # safetensors refuses an empty part at the end.
+        array = tensor[part.start : part.stop] if part else np.empty((0, *shape[1:]))
+    return torch.from_numpy(array.astype(np.int64))
+
+
+def write_codes(path: str | os.PathLike, codes: VideoCodes, video: CodedVideo) -> None:
+    """Writes a file with the codes of one video, atomically; creates its folder if needed.
+
+    Raises `ValueError` if codes and metadata do not match.
+    """
+    _write(Path(path), video.header, [_prepare(codes, video)])
+
+
+class ShardName(NamedTuple):
+    """File name of a shard; in this order, later codes take precedence."""
+
+    run: int
+    """Number of earlier runs on this folder."""
+    rank: int
+    """Rank of the process that wrote the shard."""
+    number: int
+    """Number of the shard among those of this process in this run."""
+
+    def __str__(self) -> str:
+        return f"codes-{self.run:04}-{self.rank:05}-{self.number:05}.safetensors"
+
+    @classmethod
+    def parse(cls, name: str) -> "ShardName | None":
+        """Parses a file name; None if it does not name a shard."""
+        match = re.fullmatch(r"codes-(\d{4,})-(\d{5,})-(\d{5,})\.safetensors", name)
+        return cls(*map(int, match.groups())) if match else None
+
+
+class ShardWriter:
+    """Collects codes of videos and writes a shard, a file of many, whenever there are enough.
+
+    A shard has up to `max_bytes`, or holds one larger video. The writer needs that much memory,
+    and twice as much while it writes. `first` is the name of the first shard.
+    """
+
+    def __init__(self, folder: str | os.PathLike, first: ShardName, max_bytes: int):
+        if max_bytes < 1:
+            raise ValueError(f"max_bytes is {max_bytes}: give at least 1")
+        self.folder = Path(folder)
+        self.name = first
+        self.max_bytes = max_bytes
+        self._header: CodeHeader | None = None
+        self._videos: list[tuple[np.ndarray, str]] = []
+        self._code_bytes = self._metadata_bytes = 0
+
+    def add(self, codes: VideoCodes, video: CodedVideo) -> Path | None:
+        """Adds a video, after writing a shard that would become too large.
+
+        Returns the path of the shard if one was written. Raises `ValueError` if codes and metadata
+        do not match, or if the header differs from that of the first video.
+        """
+        if self._header not in (None, video.header):
+            raise ValueError(
+                f"codes of {video.source} were made with another tokenizer or other options than "
+                "those before: write them to another folder"
+            )
+        array, entry = _prepare(codes, video)
+        self._header = video.header
+        metadata_bytes = self._metadata_bytes + len(entry)
+        is_full = self._code_bytes + array.nbytes + metadata_bytes > self.max_bytes
+        written = self.flush() if is_full or metadata_bytes > MAX_METADATA_BYTES else None
+        self._videos.append((array, entry))
+        self._code_bytes += array.nbytes
+        self._metadata_bytes += len(entry)
+        return written
+
+    def flush(self) -> Path | None:
+        """Writes the collected videos, if any, as a shard, atomically.
+
+        Raises `FileExistsError` if another process writes shards of the same names.
+        """
+        if not self._videos:
+            return None
+        path = self.folder / str(self.name)
+        if path.exists():
+            raise FileExistsError(
+                f"{path} already exists: another process of rank {self.name.rank} writes here too"
+            )
+        _write(path, self._header, self._videos)
+        self.name = self.name._replace(number=self.name.number + 1)
+        self._videos, self._code_bytes, self._metadata_bytes = [], 0, 0
+        return path
+
+
+def metadata_checksum(metadata: Mapping[str, str]) -> str:
+    """CRC-32 of all texts but the checksum itself, in hexadecimal."""
+    texts = {name: text for name, text in metadata.items() if name != "checksum"}
+    return f"{zlib.crc32(json.dumps(texts, sort_keys=True).encode()):08x}"
+
+
+def _prepare(codes: VideoCodes, video: CodedVideo) -> tuple[np.ndarray, str]:
+    """Codes and entry as the file holds them."""
+    video.check_codes(codes)
+    array = codes.detach().cpu().numpy().astype(video.header.dtype, order="C")
+    return array, to_json(video, crc=_crc(array))
+
+
+def _write(path: Path, header: CodeHeader, videos: Sequence[tuple[np.ndarray, str]]) -> None:
+    arrays = {_key(index): array for index, (array, _) in enumerate(videos)}
+    metadata = {"format": FORMAT, "version": str(FORMAT_VERSION), "header": to_json(header)}
+    metadata |= {_key(index): entry for index, (_, entry) in enumerate(videos)}
+    metadata["checksum"] = metadata_checksum(metadata)
     with replacing(path) as part, default_file_mode(part):
-        save_file({"codes": array}, part, metadata=metadata)
+        save_file(arrays, part, metadata=metadata)
 
 
-def video_metadata(
-    array: np.ndarray, header: CodeHeader, origin: Origin | None = None
-) -> dict[str, str]:
-    """Metadata of one video in a file: header, origin if given, checksum."""
-    metadata = {"header": json.dumps(header.to_dict())}
-    if origin is not None:
-        metadata["origin"] = origin.to_json()
-    return {**metadata, "checksum": codes_checksum(array, metadata_crc(metadata))}
+def _key(index: int) -> str:
+    """Name of a video's tensor and entry."""
+    return f"{index:06}"
 
 
-def metadata_crc(metadata: Mapping[str, str]) -> int:
-    """CRC-32 of the header and the origin of one video."""
-    return zlib.crc32(json.dumps([metadata["header"], metadata.get("origin")]).encode())
+def _crc(array: np.ndarray) -> str:
+    return f"{zlib.crc32(np.ascontiguousarray(array)):08x}"
 
 
-def codes_checksum(array: np.ndarray, crc: int) -> str:
-    """CRC-32 of metadata followed by codes; `crc` is that of the metadata."""
-    codes = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
-    return f"{zlib.crc32(codes, crc):08x}"
-
-
-def read_code_header(path: str | os.PathLike) -> CodeHeader:
-    """Reads the header without the codes; raises as `read_codes` does."""
-    with reading_errors(path), safe_open(os.fspath(path), framework="np") as file:
-        metadata = file.metadata() or {}
-        check_format(metadata)
-        return parse_header(metadata)
-
-
-def read_codes(path: str | os.PathLike) -> tuple[VideoCodes, CodeHeader]:
-    """Reads the codes, as int64, and their header.
-
-    Raises `UnusableMedia` (a `ValueError`) if the file is missing, damaged, not a code file, or
-    written by a newer version of this library.
-    """
-    with reading_errors(path):
-        with safe_open(os.fspath(path), framework="np") as file:
-            metadata = file.metadata() or {}
-            check_format(metadata)
-            header = parse_header(metadata)
-            if "codes" not in list(file.keys()):
-                raise ValueError("is damaged: it holds no codes")
-            array = file.get_tensor("codes")
-        if array.dtype.kind not in "iu":
-            raise ValueError(f"is damaged: its codes are {array.dtype}, not integers")
-        codes = torch.from_numpy(array.astype(np.int64))
-        check_codes(codes, header)
-        verify_checksum(array, metadata_crc(metadata), metadata.get("checksum"))
-    return codes, header
+@lru_cache(maxsize=MAX_OPEN_FILES)
+def _open(path: str, *state: int) -> safe_open:
+    """An open file, mapped to memory; one with another `state` is opened again."""
+    return safe_open(path, framework="np")
 
 
 @contextmanager
-def reading_errors(path: str | os.PathLike) -> Iterator[None]:
-    """Turns errors while reading codes into `UnusableMedia` with the file's name."""
+def _reading_errors(path: str | os.PathLike) -> Iterator[None]:
+    """Turns errors of reading into `UnusableMedia`, and wrong contents into `DamagedCodes`."""
     try:
         yield
     except UnusableMedia:
@@ -246,65 +284,8 @@ def reading_errors(path: str | os.PathLike) -> Iterator[None]:
     except OSError as error:
         raise UnusableMedia(path, f"cannot be read ({error})") from error
     except SafetensorError as error:
-        reason = "is empty" if Path(path).stat().st_size == 0 else f"is damaged or foreign: {error}"
-        raise UnusableMedia(path, reason) from error
+        is_empty = Path(path).stat().st_size == 0
+        reason = "is empty" if is_empty else f"is damaged or foreign: {error}"
+        raise DamagedCodes(path, reason) from error
     except ValueError as error:
-        raise UnusableMedia(path, str(error)) from error
-
-
-def storage_array(codes: VideoCodes, header: CodeHeader) -> np.ndarray:
-    """Converts codes to the integer type of files, after `check_codes`."""
-    check_codes(codes, header)
-    array = codes.detach().cpu().numpy().astype(_storage_dtype(header.codebook_size))
-    return np.ascontiguousarray(array)
-
-
-def _storage_dtype(codebook_size: int) -> np.dtype:
-    """Smallest of uint16, int32 and int64 for indices of a codebook."""
-    for dtype in (np.uint16, np.int32):
-        if codebook_size - 1 <= np.iinfo(dtype).max:
-            return np.dtype(dtype)
-    return np.dtype(np.int64)
-
-
-def verify_checksum(array: np.ndarray, crc: int, expected: str | None) -> None:
-    """Raises `ValueError` if metadata or codes changed after they were written."""
-    if codes_checksum(array, crc) != expected:
-        raise ValueError("is damaged: the checksum does not match codes and header")
-
-
-def check_format(metadata: Mapping[str, str], expected: str = FORMAT) -> None:
-    """Raises `ValueError` on another format or an unknown version."""
-    if metadata.get("format") != expected:
-        raise ValueError("is not a code file: create one with `magvit2 tokenize` or write_codes")
-    version = metadata.get("version", "")
-    if not version.isdecimal():
-        raise ValueError(f"is damaged: its format has version {version!r}")
-    if int(version) > FORMAT_VERSION:
-        raise NewerFormat(
-            f"has format version {version}; this magvit2_pytorch ({__version__}) reads up to "
-            f"{FORMAT_VERSION}: upgrade it to read this file"
-        )
-
-
-def parse_header(metadata: Mapping[str, str]) -> CodeHeader:
-    """Parses the header in a video's metadata; raises `ValueError` on errors."""
-    try:
-        return CodeHeader.from_dict(json.loads(metadata["header"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"is damaged: its header cannot be used ({error})") from error
-
-
-def check_codes(codes: Tensor, header: CodeHeader) -> None:
-    """Raises `ValueError` unless codes are integers of the header's shape and codebook."""
-    if codes.is_floating_point() or codes.dtype == torch.bool:
-        raise ValueError(f"codes are {codes.dtype}: give integers, as tokenize does")
-    if tuple(codes.shape) != header.codes_shape:
-        raise ValueError(
-            f"codes have shape {tuple(codes.shape)}, but their header requires {header.codes_shape}"
-        )
-    low, high = int(codes.min()), int(codes.max())
-    if low < 0 or high >= header.codebook_size:
-        raise ValueError(
-            f"codes reach from {low} to {high}, but the codebook has {header.codebook_size} entries"
-        )
+        raise DamagedCodes(path, str(error)) from error

@@ -1,7 +1,7 @@
 """Dataset of stored codes, to train a generator on.
 
 `magvit2 tokenize` writes the codes. An item is a whole video or a window of a fixed number of
-latent frames. Only the files are needed, no tokenizer.
+latent frames, the first axis of its codes. Only the files are needed, no tokenizer.
 """
 
 import math
@@ -11,29 +11,24 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
-from torch import Tensor
 from torch.utils.data import Dataset
 
-from magvit2_pytorch.codes.code_file import CODE_SUFFIX, CodeHeader, reading_errors
-from magvit2_pytorch.codes.code_shards import (
-    CodesLocation,
+from magvit2_pytorch.codes.code_file import (
+    CODE_SUFFIX,
+    CodeFile,
     DamagedCodes,
     ShardName,
-    StoredVideo,
-    list_videos,
     load_codes,
 )
+from magvit2_pytorch.codes.code_header import CodedVideo, CodeHeader, VideoCodes
 from magvit2_pytorch.media.sources import walk
 
-# About 100 bytes per video: a corpus may have millions, and every worker holds all rows.
+# Some 40 bytes per video: a corpus may have millions, and every worker holds all rows.
 _COLUMNS = np.dtype(
     [
         ("file", np.int32),
-        ("key", np.int32),
-        ("offset", np.int64),
-        ("dtype", "S3"),
-        ("shape", np.int32, 4),
+        ("index", np.int32),
+        ("shape", np.int32),
         ("num_frames", np.int64),
         ("height", np.int32),
         ("width", np.int32),
@@ -45,7 +40,7 @@ _COLUMNS = np.dtype(
 class CodesItem(NamedTuple):
     """Codes and metadata of an item, for torch's default collation."""
 
-    codes: Int[Tensor, "j y x"] | Int[Tensor, "j y x q"]
+    codes: VideoCodes
     """int64, latent frames first."""
     path: str
     """Path of the video relative to the folder that was tokenized, or of the code file."""
@@ -100,6 +95,11 @@ class CodesDataset(Dataset):
         return self._common.codebook_size
 
     @property
+    def digit_levels(self) -> tuple[int, ...]:
+        """Number of values of each digit of a code, least significant first."""
+        return self._common.digit_levels
+
+    @property
     def num_codebooks(self) -> int:
         """Length of the codes' last axis, which is absent if 1."""
         return self._common.num_codebooks
@@ -114,13 +114,14 @@ class CodesDataset(Dataset):
 
     def __getitem__(self, number: int) -> CodesItem:
         video, start = self._locate(number)
-        row, location = self._rows[video], self._location(video)
-        length = self.num_latent_frames or location.shape[0]
-        codes = load_codes(location, start, start + length)
+        row = self._rows[video]
+        file, shape = self._files[row["file"]], self._shapes[row["shape"]]
+        stop = start + (self.num_latent_frames or shape[0])
+        codes = load_codes(file, int(row["index"]), shape, self._common.dtype, start, stop)
         # On a GPU an index out of range raises an error that does not name the file.
         if int(codes.min()) < 0 or int(codes.max()) >= self.codebook_size:
             raise DamagedCodes(
-                location.file, f"is damaged: codes of {self._paths[video]} are outside the codebook"
+                file, f"is damaged: codes of {self._paths[video]} are outside the codebook"
             )
         return CodesItem(
             codes=codes,
@@ -132,60 +133,69 @@ class CodesDataset(Dataset):
             fps=float(row["fps"]),
         )
 
-    def header(self, number: int) -> CodeHeader:
-        """Header of an item's video, which `decode_file` needs together with the codes.
+    def header(self, number: int) -> CodedVideo:
+        """Metadata of an item's video, which `decode_file` needs together with the codes.
 
-        Reads all headers of the shard again.
+        Reads the metadata of all videos in the file again.
         """
         row = self._rows[self._locate(number)[0]]
-        return list_videos(self._files[row["file"]])[row["key"]].header
+        return CodeFile(self._files[row["file"]]).videos[row["index"]]
 
     def _read_headers(self) -> None:
         self._common: CodeHeader | None = None
-        rows, paths = [], []
-        for number, file in enumerate(self._files):
-            videos = list_videos(file)
-            for video in videos:
-                self._check_tokenizer(file, video.header)
-            with reading_errors(file):
-                rows.append(np.array([_row(number, k, v) for k, v in enumerate(videos)], _COLUMNS))
-            paths += [self._path(file, video) for video in videos]
-        if not paths:
-            raise ValueError(f"the shards in {self.folder} hold no videos")
+        rows, paths, shapes = [], [], {}
+        for number, path in enumerate(self._files):
+            file = CodeFile(path)
+            self._check_tokenizer(path, file.header)
+            values = [
+                (
+                    number,
+                    index,
+                    shapes.setdefault(video.shape, len(shapes)),
+                    video.num_frames,
+                    video.height,
+                    video.width,
+                    math.nan if video.fps is None else video.fps,
+                )
+                for index, video in enumerate(file.videos)
+            ]
+            rows.append(np.array(values, _COLUMNS))
+            paths += [self._path(path, video) for video in file.videos]
         # Files are sorted by name, so the last row of a path has its latest codes.
         last = {path: index for index, path in enumerate(paths)}
-        self._paths = sorted(last)
+        self._paths, self._shapes = sorted(last), list(shapes)
         self._rows = np.concatenate(rows)[[last[path] for path in self._paths]]
 
-    def _check_tokenizer(self, file: Path, header: CodeHeader) -> None:
+    def _check_tokenizer(self, path: Path, header: CodeHeader) -> None:
+        if self._common is None:
+            self._common, self._first_file = header, path
         common = self._common
-        if common is None:
-            self._common, self._first_file = header, file
-        elif _tokenizer_key(header) != _tokenizer_key(common):
+        if _tokenizer_key(header) != _tokenizer_key(common):
             raise ValueError(
                 f"{self.folder} holds codes of different tokenizers: {self._first_file} is from "
-                f"{common.tokenizer} (fingerprint {common.fingerprint[:12]}), {file} from "
+                f"{common.tokenizer} (fingerprint {common.fingerprint[:12]}), {path} from "
                 f"{header.tokenizer} (fingerprint {header.fingerprint[:12]}); open a folder with "
                 "codes of one tokenizer"
             )
 
-    def _path(self, file: Path, video: StoredVideo) -> str:
+    def _path(self, file: Path, video: CodedVideo) -> str:
         """Path that identifies a video in all shards of the folder."""
         relative = file.relative_to(self.folder)
         if ShardName.parse(file.name) is None:
             return relative.as_posix()
-        return (relative.parent / video.origin.path).as_posix()
+        return (relative.parent / video.source).as_posix()
 
     def _count_windows(self) -> np.ndarray:
         if self.num_latent_frames is None:
             return np.ones(len(self._rows), np.int64)
-        last_start = self._rows["shape"][:, 0].astype(np.int64) - self.num_latent_frames
+        lengths = np.array([shape[0] for shape in self._shapes])[self._rows["shape"]]
+        last_start = lengths - self.num_latent_frames
         counts = np.where(last_start < 0, 0, last_start // self.stride + 1)
         num_short = int((counts == 0).sum())
         if num_short == len(counts):
             raise ValueError(
                 f"none of the {num_short} videos in {self.folder} has {self.num_latent_frames} "
-                f"latent frames: the longest has {self._rows['shape'][:, 0].max()}"
+                f"latent frames: the longest has {lengths.max()}"
             )
         if num_short:
             warnings.warn(
@@ -202,13 +212,6 @@ class CodesDataset(Dataset):
         video = int(np.searchsorted(self._ends, number, side="right"))
         before = int(self._ends[video - 1]) if video else 0
         return video, (number - before) * (self.stride or 0)
-
-    def _location(self, video: int) -> CodesLocation:
-        row = self._rows[video]
-        shape = tuple(row["shape"].tolist())
-        shape = shape if self.num_codebooks > 1 else shape[:3]
-        dtype = np.dtype(row["dtype"].decode())
-        return CodesLocation(self._files[row["file"]], int(row["offset"]), dtype, shape)
 
 
 def _code_files(folder: Path) -> list[Path]:
@@ -229,19 +232,4 @@ def _code_files(folder: Path) -> list[Path]:
 
 
 def _tokenizer_key(header: CodeHeader) -> tuple:
-    return header.fingerprint, header.codebook_size, header.num_codebooks
-
-
-def _row(file: int, key: int, video: StoredVideo) -> tuple:
-    header, shape = video.header, video.location.shape
-    return (
-        file,
-        key,
-        video.location.offset,
-        video.location.dtype.str,
-        (*shape, 1) if len(shape) == 3 else shape,
-        header.num_frames,
-        header.height,
-        header.width,
-        math.nan if header.fps is None else header.fps,
-    )
+    return header.fingerprint, header.digit_levels, header.num_codebooks

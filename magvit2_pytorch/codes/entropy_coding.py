@@ -11,9 +11,8 @@ from einops import rearrange
 from jaxtyping import Int
 from torch import Tensor
 
-from magvit2_pytorch.codes.code_file import VideoCodes
+from magvit2_pytorch.codes.code_header import VideoCodes
 from magvit2_pytorch.codes.code_model import Bits, CodeModel, Positions, Probabilities, num_bits
-from magvit2_pytorch.quantizers.fsq import FSQ
 from magvit2_pytorch.quantizers.quantizer import Quantizer
 
 HEADER = struct.Struct("<BIHHI")
@@ -38,7 +37,7 @@ def compress(codes: VideoCodes, quantizer: Quantizer) -> bytes:
     This is slow: a latent frame takes 2 y + x steps, and each of them one step per bit. Raises
     `ValueError` if `codes` are not codes of this quantizer, `ImportError` without constriction.
     """
-    model = CodeModel(digit_levels(quantizer))
+    model = CodeModel(model_levels(quantizer))
     checked = quantizer.check_codes(codes[None])[0].cpu()
     grid = tuple(checked.shape[:3])
     if not checked.numel() or max(grid[1:]) > 0xFFFF:
@@ -93,33 +92,34 @@ def decompress(data: bytes, quantizer: Quantizer) -> Int[Tensor, "j y x *q"]:
         def read(positions: Positions, digit: int, bit: int, probabilities: Probabilities) -> Bits:
             return decoder.decode(family, probabilities).astype(bool)
 
-        codes = _codes(CodeModel(digit_levels(quantizer)).visit(grid, read), quantizer)
+        codes = _codes(CodeModel(model_levels(quantizer)).visit(grid, read), quantizer)
     codes = torch.from_numpy(codes)
     return codes[..., 0] if quantizer.num_codebooks == 1 else codes
 
 
-def digit_levels(quantizer: Quantizer) -> list[tuple[int, ...]]:
-    """Number of values of each digit of a code, per codebook.
+def model_levels(quantizer: Quantizer) -> list[tuple[int, ...]]:
+    """Levels of the digits that are modeled, per codebook, least significant first.
 
-    The least significant digit is first. These are the levels of FSQ; for other quantizers, the
-    bits of the index (for LFQ, each is the sign of a latent).
+    A code without digits (of a vector quantizer) is modeled by its bits: a tree over the codebook
+    would be large, and neighbouring numbers mean nothing.
     """
-    if not quantizer.codebook_size:
+    levels = quantizer.digit_levels
+    if levels is None:
         raise ValueError("this tokenizer is continuous and has no codes to compress")
-    bits = (2,) * num_bits(quantizer.codebook_size)
-    levels = quantizer.levels if isinstance(quantizer, FSQ) else bits
+    if len(levels) == 1:
+        levels = (2,) * num_bits(*levels)
     return [levels] * quantizer.num_codebooks
 
 
 def _digits(codes: Int[np.ndarray, "j y x q"], quantizer: Quantizer) -> Digits:
-    levels = digit_levels(quantizer)[0]
+    levels = model_levels(quantizer)[0]
     digits = codes[..., None] // _place_values(levels) % np.array(levels)
     return rearrange(digits, "j y x q d -> j y x (q d)")
 
 
 def _codes(digits: Digits, quantizer: Quantizer) -> Int[np.ndarray, "j y x q"]:
     digits = rearrange(digits, "j y x (q d) -> j y x q d", q=quantizer.num_codebooks)
-    return (digits * _place_values(digit_levels(quantizer)[0])).sum(axis=-1)
+    return (digits * _place_values(model_levels(quantizer)[0])).sum(axis=-1)
 
 
 def _place_values(levels: tuple[int, ...]) -> Int[np.ndarray, " d"]:
@@ -140,7 +140,7 @@ def _unpack(payload: bytes, grid: LatentGrid, quantizer: Quantizer) -> Int[np.nd
 
 def _checksum(form: int, grid: LatentGrid, payload: bytes, quantizer: Quantizer) -> int:
     """CRC-32 of form, grid, digit levels and payload."""
-    description = f"{form} {grid} {digit_levels(quantizer)}"
+    description = f"{form} {grid} {model_levels(quantizer)}"
     return zlib.crc32(payload, zlib.crc32(description.encode()))
 
 

@@ -1,10 +1,5 @@
-from magvit2_pytorch.codes.code_file import (
-    CODE_SUFFIX,
-    CodeHeader,
-    read_code_header,
-    read_codes,
-    write_codes,
-)
+from magvit2_pytorch.codes.code_file import CODE_SUFFIX, CodeFile, read_codes, write_codes
+from magvit2_pytorch.codes.code_header import CodedVideo, CodeHeader
 from magvit2_pytorch.codes.codes_dataset import CodesDataset, CodesItem
 from magvit2_pytorch.data.clips import ClipSpec
 from magvit2_pytorch.data.datasets import ImageDataset, VideoDataset
@@ -20,7 +15,9 @@ from magvit2_pytorch.media.video_writer import VideoWriter, write_video
 __all__ = [
     "CODE_SUFFIX",
     "ClipSpec",
+    "CodeFile",
     "CodeHeader",
+    "CodedVideo",
     "CodesDataset",
     "CodesItem",
     "DeadWorker",
@@ -34,7 +31,6 @@ __all__ = [
     "check_range",
     "find_media",
     "naming_dead_workers",
-    "read_code_header",
     "read_codes",
     "read_image",
     "split_files",

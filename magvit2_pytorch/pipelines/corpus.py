@@ -8,26 +8,19 @@ number of processes.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from operator import ne
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import torch
 
 from magvit2_pytorch.atomic import remove_abandoned
-from magvit2_pytorch.codes.code_file import CodeHeader, Origin, VideoCodes
-from magvit2_pytorch.codes.code_shards import (
-    DamagedCodes,
-    ShardName,
-    ShardWriter,
-    StoredVideo,
-    verify_codes,
-)
+from magvit2_pytorch.codes.code_file import CodeFile, DamagedCodes, ShardName, ShardWriter
+from magvit2_pytorch.codes.code_header import CodedVideo, CodeHeader, VideoCodes, file_state
 from magvit2_pytorch.media.unusable import UnusableMedia
-from magvit2_pytorch.pipelines.corpus_folder import CorpusFolder, Failure
-from magvit2_pytorch.pipelines.files import FrameCallback, tokenize_file
+from magvit2_pytorch.pipelines.corpus_folder import CorpusFolder, Failure, Stored
+from magvit2_pytorch.pipelines.files import code_header, tokenize_file
 from magvit2_pytorch.pipelines.fingerprint import TokenizerId
 from magvit2_pytorch.pipelines.inference import Inference
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
@@ -104,10 +97,12 @@ def tokenize_corpus(
     or precision, and `UnusableMedia` if a shard cannot be read although it is not damaged.
     """
     progress = progress or CorpusProgress()
-    options = _CodeOptions(tokenizer_id or TokenizerId.of(tokenizer), size, inference)
+    tokenizer_id = tokenizer_id or TokenizerId.of(tokenizer)
+    options = dict(size=size, inference=inference, tokenizer_id=tokenizer_id)
+    header = code_header(tokenizer, **options)
     share = dict(list(inputs.items())[rank::world_size])
     corpus = CorpusFolder(folder, progress.damaged)
-    todo, report = _plan(corpus, share, options, retry_failed, progress)
+    todo, report = _plan(corpus, share, header, retry_failed, progress)
     progress.planned(report)
     run = corpus.num_runs()
     corpus.folder.mkdir(parents=True, exist_ok=True)
@@ -115,16 +110,16 @@ def tokenize_corpus(
     writer = ShardWriter(corpus.folder, ShardName(run, rank, 0), max_shard_bytes)
     try:
         for path, file in todo.items():
-            origin = options.origin(path, file)
-            result = "the file is missing"
-            if origin is not None:
-                result = _try_tokenize(tokenizer, file, options, partial(progress.frames, path))
+            state = file_state(file)
+            on_frames = partial(progress.frames, path)
+            result = _try_tokenize(tokenizer, file, on_frames=on_frames, **options)
             reason = result if isinstance(result, str) else None
             if reason is not None:
-                report.failed.append(Failure(path, reason, origin))
+                report.failed.append(Failure(path, reason, state, size, inference.precision))
                 corpus.add_failure(run, rank, report.failed[-1])
             else:
-                written = writer.add(*result, origin)
+                codes, video = result
+                written = writer.add(codes, replace(video, source=path))
                 report.num_done += 1
                 if written:
                     progress.written(written)
@@ -137,89 +132,68 @@ def tokenize_corpus(
     return report
 
 
-class _CodeOptions(NamedTuple):
-    """Tokenizer and options that the codes of a file depend on."""
-
-    tokenizer_id: TokenizerId
-    size: int | None
-    inference: Inference
-
-    def origin(self, path: str, file: Path) -> Origin | None:
-        """Origin of codes of the current file; None without a file."""
-        try:
-            return Origin.from_file(file, path, self.size, self.inference.precision)
-        except OSError:
-            return None
-
-    def check(self, video: StoredVideo) -> None:
-        """Raises `CorpusMismatch` on codes that were made with other options."""
-        precision = self.inference.precision
-        before = (video.header.fingerprint, video.origin.size, video.origin.precision)
-        now = (self.tokenizer_id.fingerprint, self.size, precision)
-        if before == now:
-            return
-        author = TokenizerId(video.header.tokenizer, video.header.fingerprint)
-        pairs = {
-            "the tokenizer": (author, self.tokenizer_id),
-            "size": (video.origin.size or "as it is", self.size or "as it is"),
-            "precision": (video.origin.precision, precision),
-        }
-        differ = [
-            f"{name} {theirs}, not {ours}"
-            for (name, (theirs, ours)), differs in zip(
-                pairs.items(), map(ne, before, now), strict=True
-            )
-            if differs
-        ]
-        raise CorpusMismatch(
-            f"{video.location.file.parent} was started with {', and '.join(differ)}: "
-            "continue with the same options, or choose another folder"
-        )
-
-
 def _plan(
     corpus: CorpusFolder,
     share: Mapping[str, Path],
-    options: _CodeOptions,
+    header: CodeHeader,
     retry_failed: bool,
     progress: CorpusProgress,
 ) -> tuple[dict[str, Path], CorpusReport]:
     """Remaining inputs of a share, and counts of the others."""
     latest = {}
     for path, event in corpus.events():
-        if isinstance(event, StoredVideo):
-            options.check(event)
+        if isinstance(event, Stored):
+            _check_header(event.file, header)
         if path in share:
             latest[path] = event
     report, todo = CorpusReport(num_inputs=len(share)), {}
     for path, file in share.items():
         event = latest.get(path)
-        if event is None or event.origin != options.origin(path, file):
+        if event is None or not event.is_of(file_state(file), header):
             todo[path] = file
         elif isinstance(event, Failure) and not retry_failed:
             report.num_failed_before += 1
-        elif isinstance(event, StoredVideo) and _is_intact(event, progress):
+        elif isinstance(event, Stored) and _is_intact(event, progress):
             report.num_done_before += 1
         else:
             todo[path] = file
     return todo, report
 
 
-def _is_intact(video: StoredVideo, progress: CorpusProgress) -> bool:
+def _check_header(file: CodeFile, ours: CodeHeader) -> None:
+    """Raises `CorpusMismatch` on codes that were made with other options."""
+    theirs = file.header
+    if theirs == ours:
+        return
+    tokenizers = [str(TokenizerId(h.tokenizer, h.fingerprint)) for h in (theirs, ours)]
+    pairs = {
+        "size": (theirs.size or "as it is", ours.size or "as it is"),
+        "precision": (theirs.precision, ours.precision),
+    }
+    if theirs.fingerprint != ours.fingerprint:
+        pairs = {"the tokenizer": tokenizers, **pairs}
+    differ = [f"{name} {old}, not {new}" for name, (old, new) in pairs.items() if old != new]
+    raise CorpusMismatch(
+        f"{file.path.parent} was started with {', and '.join(differ)}: "
+        "continue with the same options, or choose another folder"
+    )
+
+
+def _is_intact(stored: Stored, progress: CorpusProgress) -> bool:
     try:
-        verify_codes(video)
+        stored.file.read_verified(stored.index)
     except DamagedCodes as error:
-        progress.damaged(video.location.file, error.reason)
+        progress.damaged(stored.file.path, error.reason)
         return False
     return True
 
 
 def _try_tokenize(
-    tokenizer: VideoTokenizer, file: Path, options: _CodeOptions, on_frames: FrameCallback
-) -> tuple[VideoCodes, CodeHeader] | str:
-    """Codes and header of a file, or the reason of failure."""
+    tokenizer: VideoTokenizer, file: Path, **options: Any
+) -> tuple[VideoCodes, CodedVideo] | str:
+    """Codes and metadata of a file, or the reason of failure."""
     try:
-        return tokenize_file(tokenizer, file, **options._asdict(), on_frames=on_frames)
+        return tokenize_file(tokenizer, file, **options)
     except UnusableMedia as error:
         return error.reason
     except OUT_OF_MEMORY as error:

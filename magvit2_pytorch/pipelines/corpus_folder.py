@@ -17,14 +17,35 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from magvit2_pytorch.atomic import replacing
-from magvit2_pytorch.codes.code_file import Origin
-from magvit2_pytorch.codes.code_shards import DamagedCodes, StoredVideo, list_videos
+from magvit2_pytorch.codes.code_file import CodeFile, DamagedCodes
+from magvit2_pytorch.codes.code_header import CodedVideo, CodeHeader
 from magvit2_pytorch.media.unusable import UnusableMedia
 
 MANIFEST = "manifest.jsonl"
 _NAME = re.compile(
-    r"(?:codes|failed)-(\d{4,})-(\d{5,})(?:-(\d{5,}))?\.(?:safetensors|jsonl)(?:\.damaged)?"
+    r"(?:codes|failed)-(\d{4,})-(\d{5,})(?:-\d{5,})?\.(?:safetensors|jsonl)(?:\.damaged)?"
 )
+
+
+class Stored(NamedTuple):
+    """An input whose codes are in a shard."""
+
+    file: CodeFile
+    index: int
+
+    @property
+    def video(self) -> CodedVideo:
+        return self.file.videos[self.index]
+
+    def is_of(self, state: str | None, header: CodeHeader) -> bool:
+        """True if tokenizing the file again would give the same codes."""
+        return (self.video.state, self.file.header) == (state, header)
+
+    def manifest_line(self) -> dict[str, Any]:
+        """Place and size of the codes."""
+        place = {"shard": self.file.path.name, "key": f"{self.index:06}"}
+        size = {"num_frames": self.video.num_frames, "shape": self.video.shape}
+        return {"path": self.video.source, "status": "done", **place, **size}
 
 
 class Failure(NamedTuple):
@@ -32,8 +53,19 @@ class Failure(NamedTuple):
 
     path: str
     reason: str
-    origin: Origin | None
-    """None if there was no file."""
+    state: str | None
+    """`file_state` of the input; None if there was no file."""
+    size: int | None
+    precision: str
+
+    def is_of(self, state: str | None, header: CodeHeader) -> bool:
+        """True if tokenizing the file again is likely to fail."""
+        before = (self.state, self.size, self.precision)
+        return before == (state, header.size, header.precision)
+
+    def manifest_line(self) -> dict[str, Any]:
+        """The reason of the failure."""
+        return {"path": self.path, "status": "failed", "reason": self.reason}
 
 
 class CorpusFolder:
@@ -47,39 +79,37 @@ class CorpusFolder:
         """One more than the highest run number of any file."""
         return max((run + 1 for run, *_ in self._files()), default=0)
 
-    def events(self) -> Iterator[tuple[str, StoredVideo | Failure]]:
+    def events(self) -> Iterator[tuple[str, Stored | Failure]]:
         """Yields inputs with their codes or failure.
 
         If an input occurs several times, the last counts. A damaged shard is renamed. Raises
         `UnusableMedia` if a shard cannot be read for any other reason.
         """
-        for *_, path in sorted(self._files()):
+        for *_, path in self._files():
             if path.suffix == ".jsonl":
                 yield from ((failure.path, failure) for failure in _read_failures(path))
-            elif path.suffix == ".safetensors":
-                yield from ((video.origin.path, video) for video in self._videos(path))
+            elif path.suffix == ".safetensors" and (file := self._open(path)):
+                yield from ((v.source, Stored(file, index)) for index, v in enumerate(file.videos))
 
     def add_failure(self, run: int, rank: int, failure: Failure) -> None:
         """Appends a failure to the file of this process."""
-        origin = failure.origin and failure.origin.to_json()
-        line = json.dumps({"path": failure.path, "reason": failure.reason, "origin": origin})
         with (self.folder / f"failed-{run:04}-{rank:05}.jsonl").open("a") as file:
-            file.write(line + "\n")
+            file.write(json.dumps(failure._asdict()) + "\n")
 
     def write_manifest(self) -> None:
         """Writes a line for each finished input, sorted by path."""
-        while True:
-            before = self._sizes()
-            lines = {path: json.dumps(_manifest_line(path, event)) for path, event in self.events()}
+        written = None
+        # Again if another process has finished meanwhile, whose manifest this one replaces.
+        while (files := self._files()) != written:
+            written = files
+            lines = {path: event.manifest_line() for path, event in self.events()}
             with replacing(self.folder / MANIFEST) as part, part.open("w") as file:
-                file.writelines(f"{lines[path]}\n" for path in sorted(lines))
-            # Another process may have finished meanwhile, and this replaced its manifest.
-            if self._sizes() == before:
-                return
+                file.writelines(f"{json.dumps(lines[path])}\n" for path in sorted(lines))
 
-    def _videos(self, path: Path) -> list[StoredVideo]:
+    def _open(self, path: Path) -> CodeFile | None:
+        """An intact shard; None if it was damaged or another process has renamed it."""
         try:
-            return list_videos(path)
+            return CodeFile(path)
         except DamagedCodes as error:
             self.on_damaged(path, error.reason)
             with suppress(FileNotFoundError):  # another process has renamed it
@@ -87,40 +117,17 @@ class CorpusFolder:
         except UnusableMedia:
             if path.exists():
                 raise
-        return []
+        return None
 
-    def _files(self) -> list[tuple[int, int, int, Path]]:
-        """Run, rank, number and path of files, including damaged shards."""
+    def _files(self) -> list[tuple[int, int, str, Path]]:
+        """Run, rank, name and path of files in order, including damaged shards."""
         paths = self.folder.iterdir() if self.folder.is_dir() else ()
         matches = ((_NAME.fullmatch(path.name), path) for path in paths)
-        return [(*(int(n or 0) for n in match.groups()), path) for match, path in matches if match]
-
-    def _sizes(self) -> dict[Path, int]:
-        sizes = {}
-        for *_, path in self._files():
-            with suppress(FileNotFoundError):
-                sizes[path] = path.stat().st_size
-        return sizes
+        return sorted((int(m[1]), int(m[2]), path.name, path) for m, path in matches if m)
 
 
 def _read_failures(path: Path) -> Iterator[Failure]:
     for line in path.read_text().splitlines():
-        with suppress(
-            ValueError, KeyError, TypeError
-        ):  # a truncated line: the input is tried again
-            values = json.loads(line)
-            origin = values["origin"] and Origin.from_json(values["origin"])
-            yield Failure(values["path"], values["reason"], origin)
-
-
-def _manifest_line(path: str, event: StoredVideo | Failure) -> dict[str, Any]:
-    if isinstance(event, Failure):
-        return {"path": path, "status": "failed", "reason": event.reason}
-    return {
-        "path": path,
-        "status": "done",
-        "shard": event.location.file.name,
-        "key": event.key,
-        "num_frames": event.header.num_frames,
-        "grid": event.header.grid,
-    }
+        # A truncated line: the input is tried again.
+        with suppress(ValueError, TypeError):
+            yield Failure(**json.loads(line))

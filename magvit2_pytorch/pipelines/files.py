@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from magvit2_pytorch.codes.code_file import CodeHeader, VideoCodes, check_codes
+from magvit2_pytorch.codes.code_header import CodedVideo, CodeHeader, VideoCodes, file_state
 from magvit2_pytorch.functional import pad_frames
 from magvit2_pytorch.media.frames import to_float, to_uint8
 from magvit2_pytorch.pipelines.fingerprint import (
@@ -25,7 +25,6 @@ from magvit2_pytorch.pipelines.fingerprint import (
 )
 from magvit2_pytorch.pipelines.inference import Inference
 from magvit2_pytorch.pipelines.media_file import (
-    Media,
     check_writable,
     chunks,
     media_writer,
@@ -62,23 +61,22 @@ def tokenize_file(
     inference: Inference = Inference(),
     tokenizer_id: TokenizerId | None = None,
     on_frames: FrameCallback | None = None,
-) -> tuple[VideoCodes, CodeHeader]:
+) -> tuple[VideoCodes, CodedVideo]:
     """Tokenizes a video or image file.
 
-    Returns the codes, on the CPU, and the header to store with them. `size` is the short side in
+    Returns the codes, on the CPU, and the metadata to store with them. `size` is the short side in
     pixels, by default that of the file. `tokenizer_id` avoids hashing all weights again for every
     file. Raises `UnusableMedia` if the file cannot be decoded, and `ValueError` if the tokenizer is
     conditional or continuous.
     """
-    check_supports_files(tokenizer, needs_codes=True)
-    tokenizer_id = tokenizer_id or TokenizerId.of(tokenizer)
+    header = code_header(tokenizer, size=size, inference=inference, tokenizer_id=tokenizer_id)
+    state = file_state(path)
     media = open_media(path, tokenizer.config.channels, size)
-    source = Path(path).name
     stream = inference.encode_stream(tokenizer)
     device = inference.frames_device(tokenizer)
     # One block for all codes: small ones that stay, between freed chunks, fragment the heap.
-    expected = _header(tokenizer, tokenizer_id, media, media.num_frames, source)
-    codes = torch.empty(expected.codes_shape, dtype=torch.int64)
+    expected = codes_shape(tokenizer, media.num_frames, media.height, media.width)
+    codes = torch.empty(expected, dtype=torch.int64)
     num_frames = num_latents = 0
     _report(on_frames, 0, media.num_frames)
     frame_chunks = chunks(media.frames, inference.chunk_frames, tokenizer.time_factor)
@@ -93,13 +91,24 @@ def tokenize_file(
             num_latents = stop
             num_frames += len(frames)
             _report(on_frames, num_frames, media.num_frames)
-    return codes[:num_latents], _header(tokenizer, tokenizer_id, media, num_frames, source)
+    codes = codes[:num_latents]
+    return codes, CodedVideo(
+        header=header,
+        source=Path(path).name,
+        kind=media.kind,
+        num_frames=num_frames,
+        height=media.height,
+        width=media.width,
+        fps=media.fps,
+        shape=tuple(codes.shape),
+        state=state,
+    )
 
 
 def decode_file(
     tokenizer: VideoTokenizer,
     codes: VideoCodes,
-    header: CodeHeader,
+    video: CodedVideo,
     out_path: str | os.PathLike,
     *,
     inference: Inference = Inference(),
@@ -111,14 +120,20 @@ def decode_file(
 
     Raises `TokenizerMismatch` (a `ValueError`) if another tokenizer made the codes, unless `force`
     is given, and `ValueError` if the suffix of `out_path` does not fit the kind of file, or the
-    codes do not fit the header.
+    codes do not fit their metadata.
     """
-    check_writable(out_path, header.kind)
+    check_writable(out_path, video.kind)
     check_supports_files(tokenizer, needs_codes=True)
-    check_same_tokenizer(tokenizer, tokenizer_id or TokenizerId.of(tokenizer), header, force)
-    check_codes(codes, header)
-    with background_writer(media_writer(out_path, header.kind, header.fps)) as write:
-        for frames in decoded_frames(tokenizer, codes, header, inference, on_frames):
+    check_same_tokenizer(tokenizer, tokenizer_id or TokenizerId.of(tokenizer), video, force)
+    video.check_codes(codes)
+    expected = codes_shape(tokenizer, video.num_frames, video.height, video.width)
+    if video.shape != expected:
+        raise ValueError(
+            f"codes of shape {video.shape} do not fit {video.num_frames} frames of {video.height} "
+            f"x {video.width}: this tokenizer makes codes of shape {expected} of them"
+        )
+    with background_writer(media_writer(out_path, video.kind, video.fps)) as write:
+        for frames in decoded_frames(tokenizer, codes, video, inference, on_frames):
             write(frames)
 
 
@@ -161,22 +176,53 @@ def reconstruct_file(
 def decoded_frames(
     tokenizer: VideoTokenizer,
     codes: VideoCodes,
-    header: CodeHeader,
+    video: CodedVideo,
     inference: Inference = Inference(),
     on_frames: FrameCallback | None = None,
 ) -> Iterator[Frames]:
     """Decodes codes to chunks of frames, cropped to their true size."""
-    stream = inference.decode_stream(tokenizer, header.num_frames)
+    stream = inference.decode_stream(tokenizer, video.num_frames)
     device = inference.frames_device(tokenizer)
     step = inference.chunk_latents(tokenizer)
     # The first latent stands for a single frame and belongs to the first chunk.
     starts = [0, *range(1 + step, len(codes), step)]
-    _report(on_frames, 0, header.num_frames)
+    _report(on_frames, 0, video.num_frames)
     for start, stop in zip(starts, [*starts[1:], len(codes)], strict=True):
-        video = stream.push(codes[None, start:stop].to(device))
-        frames = _to_bytes(video[..., : header.height, : header.width])
-        _report(on_frames, stream.num_frames, header.num_frames)
+        decoded = stream.push(codes[None, start:stop].to(device))
+        frames = _to_bytes(decoded[..., : video.height, : video.width])
+        _report(on_frames, stream.num_frames, video.num_frames)
         yield frames
+
+
+def code_header(
+    tokenizer: VideoTokenizer,
+    *,
+    size: int | None = None,
+    inference: Inference = Inference(),
+    tokenizer_id: TokenizerId | None = None,
+) -> CodeHeader:
+    """Header of codes that `tokenize_file` makes with these options; raises as it does."""
+    check_supports_files(tokenizer, needs_codes=True)
+    name, fingerprint = tokenizer_id or TokenizerId.of(tokenizer)
+    return CodeHeader(
+        tokenizer=name,
+        fingerprint=fingerprint,
+        digit_levels=tokenizer.digit_levels,
+        num_codebooks=tokenizer.num_codebooks,
+        time_factor=tokenizer.time_factor,
+        space_factor=tokenizer.space_factor,
+        size=size,
+        precision=inference.precision,
+    )
+
+
+def codes_shape(
+    tokenizer: VideoTokenizer, num_frames: int, height: int, width: int
+) -> tuple[int, ...]:
+    """Shape of the codes of a video, of a size that need not fit the strides."""
+    below, right = space_padding(height, width, tokenizer.space_factor)
+    grid = tokenizer.latent_grid(num_frames, height + below, width + right)
+    return grid if tokenizer.num_codebooks == 1 else (*grid, tokenizer.num_codebooks)
 
 
 def _as_video(frames: Frames, device: torch.device) -> Video:
@@ -190,29 +236,6 @@ def _encode(stream: EncodeStream, video: Video) -> Quantized:
     padded = pad_space(video, stream.tokenizer.space_factor)
     is_first = not stream.num_frames
     return stream.push_quantized(pad_frames(padded, stream.tokenizer.time_factor, is_first))
-
-
-def _header(
-    tokenizer: VideoTokenizer, tokenizer_id: TokenizerId, media: Media, num_frames: int, source: str
-) -> CodeHeader:
-    padding = space_padding(media.height, media.width, tokenizer.space_factor)
-    padded = (media.height + padding[0], media.width + padding[1])
-    return CodeHeader(
-        kind=media.kind,
-        num_frames=num_frames,
-        height=media.height,
-        width=media.width,
-        padding=padding,
-        fps=media.fps,
-        grid=tokenizer.latent_grid(num_frames, *padded),
-        codebook_size=tokenizer.codebook_size,
-        num_codebooks=tokenizer.num_codebooks,
-        time_factor=tokenizer.time_factor,
-        space_factor=tokenizer.space_factor,
-        tokenizer=tokenizer_id.name,
-        fingerprint=tokenizer_id.fingerprint,
-        source=source,
-    )
 
 
 class _StreamedPsnr:

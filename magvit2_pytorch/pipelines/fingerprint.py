@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from magvit2_pytorch.codes.code_file import CodeHeader
+from magvit2_pytorch.codes.code_header import CodedVideo
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
 
@@ -76,12 +76,13 @@ def check_supports_files(tokenizer: VideoTokenizer, needs_codes: bool) -> None:
 
 
 def check_same_tokenizer(
-    tokenizer: VideoTokenizer, tokenizer_id: TokenizerId, header: CodeHeader, force: bool = False
+    tokenizer: VideoTokenizer, tokenizer_id: TokenizerId, video: CodedVideo, force: bool = False
 ) -> None:
     """Raises `TokenizerMismatch` unless the codes were made by this tokenizer.
 
     `force` allows another fingerprint, if codebook and strides are the same.
     """
+    header = video.header
     names = ("codebook_size", "num_codebooks", "time_factor", "space_factor")
     pairs = [(name, getattr(header, name), getattr(tokenizer, name)) for name in names]
     differ = [f"{name} {theirs}, not {ours}" for name, theirs, ours in pairs if theirs != ours]
@@ -90,6 +91,6 @@ def check_same_tokenizer(
     author = TokenizerId(header.tokenizer, header.fingerprint)
     advice = f"; --force cannot help ({'; '.join(differ)})" if differ else ", or use --force"
     raise TokenizerMismatch(
-        f"the codes of {header.source} were made by {author}, not by {tokenizer_id}: "
+        f"the codes of {video.source} were made by {author}, not by {tokenizer_id}: "
         f"decode them with the former{advice}"
     )

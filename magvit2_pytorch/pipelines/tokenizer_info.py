@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from magvit2_pytorch.codes.code_file import CODE_SUFFIX, read_codes
+from magvit2_pytorch.codes.code_header import to_json
 from magvit2_pytorch.media.images import read_image
 from magvit2_pytorch.media.unusable import UnusableMedia
 from magvit2_pytorch.media.video_reader import VideoFile
-from magvit2_pytorch.metrics.codebook import bits_per_pixel, compression_ratio
+from magvit2_pytorch.metrics.codebook import compression_ratio
 from magvit2_pytorch.pipelines.fingerprint import fingerprint
 from magvit2_pytorch.pipelines.media_file import media_kind
 from magvit2_pytorch.quantizers.continuous import Continuous
@@ -96,16 +97,18 @@ def count(module: nn.Module) -> int:
 
 
 def _describe_codes(path: str | os.PathLike) -> Description:
-    codes, header = read_codes(path)
-    bits_per_position = math.log2(header.codebook_size) * header.num_codebooks
-    sides = (header.num_frames, header.height, header.width)
+    codes, video = read_codes(path)
+    entry, header = (json.loads(to_json(metadata)) for metadata in (video, video.header))
+    num_bits = math.log2(video.header.codebook_size) * codes.numel()
     return {
         "kind": "codes",
-        "of": header.kind,
-        **{name: value for name, value in header.to_dict().items() if name != "kind"},
+        "of": video.kind,
+        **{name: value for name, value in entry.items() if name not in ("kind", "state")},
+        "codebook_size": video.header.codebook_size,
+        **header,
         "num_codes": codes.numel(),
         "different_codes": len(codes.unique()),
-        "bits_per_pixel": bits_per_pixel(bits_per_position, header.grid, sides),
+        "bits_per_pixel": num_bits / (video.num_frames * video.height * video.width),
     }
 
 

@@ -55,6 +55,10 @@ class FSQ(Quantizer):
         self.latent_dim = self.quantized_dim = len(levels) * num_codebooks
         self.norm = None if norm is None else CodeNorm(norm, num_codebooks, len(levels))
 
+    @property
+    def digit_levels(self) -> tuple[int, ...]:
+        return self.levels
+
     def forward(self, latents: Latents) -> Quantized:
         self.check_latents(latents)
         with without_autocast(latents):

@@ -150,6 +150,10 @@ class LFQ(Quantizer):
         if self.bit_order not in ("msb", "lsb"):
             raise ValueError(f"bit_order {self.bit_order!r}: use 'msb' or 'lsb'")
 
+    @property
+    def digit_levels(self) -> tuple[int, ...]:
+        return (2,) * self.num_bits
+
     def forward(self, latents: Latents) -> Quantized:
         with without_autocast(latents):
             z = self._prepare(latents)

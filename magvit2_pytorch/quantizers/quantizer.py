@@ -75,6 +75,16 @@ class Quantizer(nn.Module, ABC):
         size = self.codebook_size
         return None if size is None else math.log2(size) * self.num_codebooks
 
+    @property
+    def digit_levels(self) -> tuple[int, ...] | None:
+        """Number of values of each digit of a code, the same for every codebook.
+
+        The least significant digit is first: a code is the sum of its digits, each times the
+        product of the levels before it. Without digits it is its own only one; None if latents are
+        continuous.
+        """
+        return None if self.codebook_size is None else (self.codebook_size,)
+
     @abstractmethod
     def forward(self, latents: Latents) -> Quantized:
         """Quantizes latents to the exact values of their codes; gradients pass through."""

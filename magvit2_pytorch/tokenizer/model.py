@@ -69,6 +69,11 @@ class VideoTokenizer(Pretrained, nn.Module):
         return self.quantizer.num_codebooks
 
     @property
+    def digit_levels(self) -> tuple[int, ...] | None:
+        """Number of values of each digit of a code, as in `Quantizer`."""
+        return self.quantizer.digit_levels
+
+    @property
     def bits_per_pixel(self) -> float | None:
         """Bits per pixel of a long video's codes; None if continuous."""
         bits = self.quantizer.bits_per_position

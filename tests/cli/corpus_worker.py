@@ -5,7 +5,7 @@ import signal
 import sys
 
 from magvit2_pytorch.cli.main import main
-from magvit2_pytorch.codes import code_shards
+from magvit2_pytorch.codes import code_file
 from magvit2_pytorch.pipelines import corpus
 
 
@@ -15,7 +15,7 @@ def die_in_the_middle_of(function, number):
     def dies(*args, **options):
         calls.append(args)
         if len(calls) == number:
-            if function is code_shards.save_file:
+            if function is code_file.save_file:
                 args[1].write_bytes(b"half")
             os.kill(os.getpid(), signal.SIGKILL)
         return function(*args, **options)
@@ -28,7 +28,7 @@ if __name__ == "__main__":
     if where == "file":
         corpus.tokenize_file = die_in_the_middle_of(corpus.tokenize_file, int(number))
     elif where == "shard":
-        code_shards.save_file = die_in_the_middle_of(code_shards.save_file, int(number))
+        code_file.save_file = die_in_the_middle_of(code_file.save_file, int(number))
     elif where == "interrupt":
         tokenize_file, calls = corpus.tokenize_file, []
 

@@ -25,18 +25,18 @@ def test_a_file_becomes_a_code_file_and_a_video_again(run, tmp_path, model, clip
     status, said, _ = run("tokenize", clips / "one.mp4", "--model", model, "-o", codes)
     assert status == 0
     assert "6 frames, 22 x 18" in said
-    stored, header = read_codes(codes)
+    stored, video = read_codes(codes)
     tokenizer = VideoTokenizer.from_pretrained(model)
     assert torch.equal(stored, tokenize_file(tokenizer, clips / "one.mp4")[0])
-    assert header.tokenizer == str(model)
-    assert header.source == "one.mp4"
+    assert video.header.tokenizer == str(model)
+    assert video.source == "one.mp4"
 
     status, _, err = run("decode", codes, "--model", model, "-o", out)
     assert (status, err) == (0, "")
     file = VideoFile(out)
     assert (file.num_frames, file.height, file.width) == (6, 18, 22)
     assert file.fps == pytest.approx(10, rel=1e-3)
-    frames = torch.cat(list(decoded_frames(tokenizer, stored, header)))
+    frames = torch.cat(list(decoded_frames(tokenizer, stored, video)))
     # Means over a frame survive the codec, colours of single pixels do not.
     means = file.read(range(6)).float().mean((1, 2))
     torch.testing.assert_close(means, frames.float().mean((1, 2)), atol=4, rtol=0)

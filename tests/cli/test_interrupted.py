@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from magvit2_pytorch import VideoTokenizer
-from magvit2_pytorch.codes.code_file import CodeHeader, write_codes
+from magvit2_pytorch.codes.code_file import write_codes
+from magvit2_pytorch.codes.code_header import CodedVideo
 from magvit2_pytorch.media.video_reader import VideoFile
-from magvit2_pytorch.pipelines.fingerprint import TokenizerId
+from magvit2_pytorch.pipelines.files import code_header
 from tests.data.clip_files import make_video
 
 NUM_FRAMES = 4000
@@ -34,25 +35,18 @@ def films(tmp_path_factory, model):
     make_video(folder / "film.mp4", NUM_FRAMES, 16, 16)
     make_video(folder / "short.mp4", 3, 16, 16)
     tokenizer = VideoTokenizer.from_pretrained(model)
-    tokenizer_id = TokenizerId.of(tokenizer)
-    header = CodeHeader(
+    video = CodedVideo(
+        header=code_header(tokenizer),
+        source="film.mp4",
         kind="video",
         num_frames=NUM_FRAMES,
         height=16,
         width=16,
-        padding=(0, 0),
         fps=25.0,
-        grid=tokenizer.latent_grid(NUM_FRAMES, 16, 16),
-        codebook_size=tokenizer.codebook_size,
-        num_codebooks=1,
-        time_factor=tokenizer.time_factor,
-        space_factor=tokenizer.space_factor,
-        tokenizer=tokenizer_id.name,
-        fingerprint=tokenizer_id.fingerprint,
-        source="film.mp4",
+        shape=tokenizer.latent_grid(NUM_FRAMES, 16, 16),
     )
-    codes = torch.randint(tokenizer.codebook_size, header.codes_shape)
-    write_codes(folder / "film.codes.safetensors", codes, header)
+    codes = torch.randint(tokenizer.codebook_size, video.shape)
+    write_codes(folder / "film.codes.safetensors", codes, video)
     return folder
 
 

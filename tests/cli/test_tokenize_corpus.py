@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from magvit2_pytorch import VideoTokenizer
-from magvit2_pytorch.codes.code_file import read_codes
-from magvit2_pytorch.codes.code_shards import list_videos
+from magvit2_pytorch.codes.code_file import CodeFile, read_codes
 from magvit2_pytorch.codes.codes_dataset import CodesDataset
 from magvit2_pytorch.pipelines.files import tokenize_file
 from tests.cli import corpus_worker
@@ -46,11 +45,11 @@ def start(rank, world_size, *words, where="nowhere", number=0):
 
 
 def shards_words(many, model, out):
-    return ("tokenize", many, "--model", model, "-o", out, "--shard_mb", 0.0015)
+    return ("tokenize", many, "--model", model, "-o", out, "--shard_mb", 0.0006)
 
 
 def paths_in(out):
-    found = [v.origin.path for p in out.glob("codes-*") for v in list_videos(p)]
+    found = [v.source for p in out.glob("codes-*") for v in CodeFile(p).videos]
     assert set(Counter(found).values()) == {1}
     return sorted(found)
 
@@ -124,7 +123,7 @@ def test_a_corpus_tells_what_it_does(run, tmp_path, many, model):
 
 
 def test_the_bar_counts_files_and_tells_the_time_left(tmp_path, many, model):
-    options = ("--shard_mb", 0.0015)
+    options = ("--shard_mb", 0.0006)
     with running("tokenize", many, *options, model=model, output=tmp_path) as (process, terminal):
         shown = read(terminal)
         assert process.wait() == 0

@@ -6,16 +6,16 @@ import pickle
 import shutil
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from magvit2_pytorch.codes.code_file import write_codes
-from magvit2_pytorch.codes.code_shards import ShardName
+from magvit2_pytorch.codes import code_file
+from magvit2_pytorch.codes.code_file import ShardName, write_codes
 from magvit2_pytorch.codes.codes_dataset import CodesDataset
 from magvit2_pytorch.data.loader import InfiniteBatches
 from magvit2_pytorch.media.unusable import UnusableMedia
+from tests.codes.test_code_file import HEADER
 from tests.codes.test_code_shards import FIRST, some_videos, video_of, write_shard
 
 
@@ -26,27 +26,26 @@ def corpus(tmp_path):
     write_shard(tmp_path, videos[5::-2])
     write_shard(tmp_path, videos[4::-2], ShardName(0, 1, 0))
     write_shard(tmp_path / "b", videos[6:7])
-    write_codes(tmp_path / "a" / "one.codes.safetensors", *videos[7][1:])
+    write_codes(tmp_path / "a" / "one.codes.safetensors", *videos[7])
     (tmp_path / "manifest.jsonl").write_text("")
     (tmp_path / "codes.safetensors").write_text("someone's")
-    paths = [*(name for name, *_ in videos[:6]), "b/6.mp4", "a/one.codes.safetensors"]
-    found = {path: video[1:] for path, video in zip(paths, videos, strict=True)}
-    return tmp_path, dict(sorted(found.items()))
+    paths = [*(video.source for _, video in videos[:6]), "b/6.mp4", "a/one.codes.safetensors"]
+    return tmp_path, dict(sorted(zip(paths, videos, strict=True)))
 
 
 def test_whole_videos_are_sorted_by_path(corpus):
     folder, videos = corpus
     dataset = CodesDataset(folder)
     assert len(dataset) == len(videos)
-    for number, (path, (codes, header)) in enumerate(videos.items()):
+    for number, (path, (codes, video)) in enumerate(videos.items()):
         item = dataset[number]
         assert torch.equal(item.codes, codes)
         assert item.codes.dtype == torch.int64
-        about = (path, 0, header.num_frames, header.height, header.width, header.fps)
+        about = (path, 0, video.num_frames, video.height, video.width, video.fps)
         assert item[1:] == about
-        assert dataset.header(number) == header
+        assert dataset.header(number) == video
     assert (dataset.codebook_size, dataset.num_codebooks) == (1024, 1)
-    assert dataset.fingerprint == header.fingerprint
+    assert (dataset.digit_levels, dataset.fingerprint) == ((2,) * 10, HEADER.fingerprint)
 
 
 @pytest.mark.filterwarnings("ignore:.*are left out")
@@ -71,12 +70,24 @@ def test_windows_are_slices(corpus, length, stride):
 
 
 def test_several_codebooks_are_the_last_axis(tmp_path):
-    videos = some_videos(3, num_codebooks=2, codebook_size=2**17)
+    videos = some_videos(3, num_codebooks=2, digit_levels=(2**17,))
     write_shard(tmp_path, videos)
     dataset = CodesDataset(tmp_path, num_latent_frames=2)
     assert dataset.num_codebooks == 2
-    assert torch.equal(dataset[0].codes, videos[0][1][:2])
+    assert torch.equal(dataset[0].codes, videos[0][0][:2])
     assert dataset[0].codes.shape == (2, 4, 4, 2)
+
+
+def test_sequences_of_codes_have_windows_too(tmp_path):
+    videos = [video_of(9, n, shape=(length,)) for n, length in enumerate((128, 3, 17))]
+    write_shard(tmp_path, videos)
+    assert [item.codes.tolist() for item in CodesDataset(tmp_path)] == [
+        codes.tolist() for codes, _ in videos
+    ]
+    with pytest.warns(UserWarning, match="1 of 3 videos"):
+        dataset = CodesDataset(tmp_path, num_latent_frames=8)
+    assert len(dataset) == 128 // 8 + 17 // 8
+    assert torch.equal(dataset[17].codes, videos[2][0][8:16])
 
 
 def test_short_videos_are_left_out_and_counted(corpus):
@@ -118,32 +129,32 @@ def test_it_trains_through_the_resumable_loader(corpus):
 
 
 def test_images_without_frame_rate_can_be_batched(tmp_path):
-    codes, header = video_of(1)
-    header = replace(header, kind="image", fps=None)
-    write_shard(tmp_path, [("x.png", codes, header), ("y.png", codes, header)])
+    write_shard(tmp_path, [video_of(1, n, kind="image", fps=None) for n in range(2)])
     (batch,) = DataLoader(CodesDataset(tmp_path), batch_size=2)
     assert batch.fps.isnan().all()
     assert math.isnan(CodesDataset(tmp_path)[0].fps)
 
 
 def test_later_codes_of_the_same_video_take_precedence(tmp_path):
-    old, new = (("clip.mp4", *video_of(9)) for _ in range(2))
+    old, new = (video_of(9, "clip") for _ in range(2))
     write_shard(tmp_path, [new], ShardName(10000, 0, 0))
-    write_shard(tmp_path, [old, ("other.mp4", *video_of(5))], ShardName(9999, 12, 3))
+    write_shard(tmp_path, [old, video_of(5, "other")], ShardName(9999, 12, 3))
     dataset = CodesDataset(tmp_path)
     assert [item.path for item in dataset] == ["clip.mp4", "other.mp4"]
-    assert torch.equal(dataset[0].codes, new[1])
-    assert not torch.equal(old[1], new[1])
+    assert torch.equal(dataset[0].codes, new[0])
+    assert not torch.equal(old[0], new[0])
 
 
 @pytest.mark.parametrize("single", [False, True])
 def test_codes_of_another_tokenizer_are_refused(corpus, single):
     folder, _ = corpus
-    codes, header = video_of(5, fingerprint="f" * 64, tokenizer="another/run")
+    codes, video = video_of(5)
+    header = replace(HEADER, fingerprint="f" * 64, tokenizer="another/run")
+    video = replace(video, header=header)
     if single:
-        write_codes(folder / "z.codes.safetensors", codes, header)
+        write_codes(folder / "z.codes.safetensors", codes, video)
     else:
-        write_shard(folder, [("z.mp4", codes, header)], ShardName(0, 2, 0))
+        write_shard(folder, [(codes, video)], ShardName(0, 2, 0))
     with pytest.raises(ValueError, match="different tokenizers") as error:
         CodesDataset(folder)
     for said in ("run/tokenizer", "another/run", "000000000000", "ffffffffffff"):
@@ -195,9 +206,9 @@ def test_a_pickle_named_like_a_shard_is_not_executed(corpus, tmp_path):
 
 
 def test_opening_many_videos_reads_no_codes_and_needs_little_memory(tmp_path, monkeypatch):
-    codes, header = video_of(5)
+    codes, video = video_of(5)
     num = 10_000
-    videos = [(f"{n:03}.mp4", codes, header) for n in range(num // 10)]
+    videos = [(codes, replace(video, source=f"{n:03}.mp4")) for n in range(num // 10)]
     for path in write_shard(tmp_path / "0", videos, max_bytes=10**5):
         for number in range(1, 10):
             (tmp_path / str(number)).mkdir(exist_ok=True)
@@ -207,7 +218,7 @@ def test_opening_many_videos_reads_no_codes_and_needs_little_memory(tmp_path, mo
         raise AssertionError("codes were read")
 
     with monkeypatch.context() as patch:
-        patch.setattr(np, "fromfile", read)
+        patch.setattr(code_file, "_open", read)
         dataset = CodesDataset(tmp_path, num_latent_frames=1)
         with pytest.raises(AssertionError, match="codes were read"):
             dataset[0]

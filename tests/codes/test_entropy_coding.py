@@ -17,10 +17,10 @@ from magvit2_pytorch.codes.code_model import (
     WEIGHT_UNIT,
     CodeModel,
 )
-from magvit2_pytorch.codes.entropy_coding import HEADER_BYTES, compress, decompress, digit_levels
+from magvit2_pytorch.codes.entropy_coding import HEADER_BYTES, compress, decompress, model_levels
 from magvit2_pytorch.quantizers.fsq import FSQ
 from magvit2_pytorch.quantizers.lfq import LFQ
-from tests.conftest import build, random_video
+from tests.conftest import DISCRETE, build, random_video
 
 QUANTIZERS = {
     "lfq": LFQ(2**6),
@@ -77,7 +77,7 @@ def test_63_bits_come_back():
     assert torch.equal(decompress(compressed, quantizer), codes)
 
 
-@pytest.mark.parametrize("quantizer", ["lfq", "lfq-several", "fsq", "fsq-several"])
+@pytest.mark.parametrize("quantizer", DISCRETE)
 def test_codes_of_a_tokenizer_come_back(quantizer):
     tokenizer = build("residual", "compress_space", "compress_time", quantizer=quantizer)
     codes = tokenizer.tokenize(random_video(5, (16, 16)))[0]
@@ -132,7 +132,7 @@ def test_independent_bits_cost_their_entropy(chance):
 
 def chances_of(codes, quantizer):
     """What the model says of each bit that comes, as (chance of it, bits of its kind)."""
-    levels = digit_levels(quantizer)
+    levels = model_levels(quantizer)
     (book,) = levels
     places = np.cumprod((1, *book[:-1]))
     digits = codes.numpy()[..., None] // places % np.array(book)

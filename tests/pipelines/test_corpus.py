@@ -4,11 +4,14 @@ import json
 import os
 import shutil
 from collections import Counter
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 
-from magvit2_pytorch.codes.code_shards import ShardName, list_videos, load_codes
+from magvit2_pytorch.codes.code_file import CodeFile, ShardName
 from magvit2_pytorch.codes.codes_dataset import CodesDataset
 from magvit2_pytorch.media.unusable import UnusableMedia
 from magvit2_pytorch.media.video_reader import VideoFile
@@ -52,15 +55,16 @@ def inputs_of(folder):
 
 def run(tokenizer, clips, out, **options):
     # One or two videos to a shard.
-    return tokenize_corpus(tokenizer, inputs_of(clips), out, **{"max_shard_bytes": 1500, **options})
+    return tokenize_corpus(tokenizer, inputs_of(clips), out, **{"max_shard_bytes": 800, **options})
 
 
 def stored(out):
-    """Path to codes and header, over all shards; each path must come once."""
-    videos = [v for path in sorted(out.glob("codes-*.safetensors")) for v in list_videos(path)]
-    counts = Counter(video.origin.path for video in videos)
+    """Path to codes and metadata, over all shards; each path must come once."""
+    files = [CodeFile(path) for path in sorted(out.glob("codes-*.safetensors"))]
+    videos = [(file, *pair) for file in files for pair in enumerate(file.videos)]
+    counts = Counter(video.source for *_, video in videos)
     assert set(counts.values()) <= {1}, counts
-    return {video.origin.path: (load_codes(video.location), video.header) for video in videos}
+    return {video.source: (file.read(index), video) for file, index, video in videos}
 
 
 def manifest(out):
@@ -80,13 +84,12 @@ def check_complete(tokenizer, clips, out, **options):
             assert line["status"] == "failed"
             assert len(line["reason"]) > 5
             continue
-        codes, header = tokenize_file(tokenizer, file, **options)
+        codes, video = tokenize_file(tokenizer, file, **options)
         assert torch.equal(found[path][0], codes)
-        assert found[path][1] == header
-        (video,) = (v for v in list_videos(out / line["shard"]) if v.key == line["key"])
-        assert video.origin.path == path
-        about = (line["status"], line["num_frames"], tuple(line["grid"]))
-        assert about == ("done", header.num_frames, header.grid)
+        assert found[path][1] == replace(video, source=path)
+        assert np.array_equal(load_file(out / line["shard"])[line["key"]], codes.numpy())
+        about = (line["status"], line["num_frames"], tuple(line["shape"]))
+        assert about == ("done", video.num_frames, video.shape)
 
 
 def numbers(report):
@@ -199,9 +202,9 @@ def test_an_input_that_changed_is_done_again_and_its_new_codes_count(
     assert numbers(run(tokenizer, here, out)) == (10, 7, 3, 0, 0)
     dataset = CodesDataset(out)
     assert len(dataset) == 7
-    codes, header = tokenize_file(tokenizer, here / "0.mkv")
+    codes, video = tokenize_file(tokenizer, here / "0.mkv")
     assert torch.equal(dataset[0].codes, codes)
-    assert manifest(out)["0.mkv"]["num_frames"] == header.num_frames
+    assert manifest(out)["0.mkv"]["num_frames"] == video.num_frames
 
 
 class Damages(CorpusProgress):
@@ -225,7 +228,7 @@ def test_damaged_shards_are_named_and_their_inputs_done_again(
 ):
     run(tokenizer, clips, tmp_path, max_shard_bytes=3000)
     first = tmp_path / str(ShardName(0, 0, 0))
-    *_, last = inside = [video.origin.path for video in list_videos(first)]
+    *_, last = inside = [video.source for video in CodeFile(first).videos]
     assert len(inside) > 1
     if damage == "codes":
         flip(first, -1)
@@ -351,8 +354,7 @@ def test_the_manifest_knows_what_came_while_it_was_written(tokenizer, clips, tmp
 def test_what_the_dataset_gives_can_be_decoded(tokenizer, clips, tmp_path):
     run(tokenizer, clips, tmp_path)
     dataset = CodesDataset(tmp_path)
-    item, header = dataset[3], dataset.header(3)
-    decode_file(tokenizer, item.codes, header, tmp_path / "out.mp4")
+    decode_file(tokenizer, dataset[3].codes, dataset.header(3), tmp_path / "out.mp4")
     file = VideoFile(tmp_path / "out.mp4")
     assert (file.num_frames, file.height, file.width) == (9, 16, 20)
-    assert item.num_frames == 9
+    assert dataset[3].num_frames == 9

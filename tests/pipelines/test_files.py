@@ -74,7 +74,7 @@ def test_codes_in_chunks_are_those_of_the_whole_clip(tmp_path, quantizer):
             tokenizer, path, inference=Inference(chunk_frames=chunk_frames)
         )
         assert torch.equal(ours, codes)
-        assert header.codes_shape == tuple(codes.shape)
+        assert header.shape == tuple(codes.shape)
 
 
 @pytest.mark.parametrize("num_frames", [1, 2, 3, 6])
@@ -155,7 +155,7 @@ def test_size_is_the_short_side_and_keeps_proportions(tmp_path):
     path = clip(tmp_path, 3, 24, 36)
     _, header = tokenize_file(tokenizer, path, size=13)
     assert (header.height, header.width) == (13, 20)
-    assert header.padding == (3, 0)
+    assert header.shape == (2, 4, 5)
     image = tmp_path / "tall.png"
     write_image(image, torch.zeros(30, 20, 3, dtype=torch.uint8))
     _, header = tokenize_file(tokenizer, image, size=10)
@@ -294,7 +294,7 @@ def test_more_or_fewer_frames_than_the_file_promises(tmp_path, monkeypatch, prom
             tokenizer, path, inference=Inference(chunk_frames=chunk_frames), on_frames=tell
         )
         assert torch.equal(codes, tokenizer.tokenize(video)[0])
-        assert (header.num_frames, header.codes_shape) == (7, tuple(codes.shape))
+        assert (header.num_frames, header.shape) == (7, tuple(codes.shape))
     assert told == [(done, promised) for done in (0, 3, 5, 7)]
     result = reconstruct_file(
         tokenizer, path, tmp_path / "o.mp4", inference=Inference(chunk_frames=2)
@@ -337,29 +337,28 @@ def test_what_files_cannot_give_or_hold_is_refused(tmp_path):
 
 def test_another_tokenizers_codes_are_refused_by_name_unless_forced(tmp_path):
     ours, theirs = exact(), exact()
-    codes, header = tokenize_file(
+    codes, video = tokenize_file(
         ours, clip(tmp_path), tokenizer_id=TokenizerId.of(ours, "run/ours")
     )
-    assert header.tokenizer == "run/ours"
+    assert video.header.tokenizer == "run/ours"
     out, named = tmp_path / "out.mp4", TokenizerId.of(theirs, "run/theirs")
     with pytest.raises(TokenizerMismatch, match=r"run/ours.*run/theirs") as error:
-        decode_file(theirs, codes, header, out, tokenizer_id=named)
-    assert header.fingerprint[:12] in str(error.value)
+        decode_file(theirs, codes, video, out, tokenizer_id=named)
+    assert video.header.fingerprint[:12] in str(error.value)
     assert named.fingerprint[:12] in str(error.value)
     assert not out.exists()
-    decode_file(theirs, codes, header, out, tokenizer_id=named, force=True)
+    decode_file(theirs, codes, video, out, tokenizer_id=named, force=True)
     with pytest.raises(ValueError, match=r"shape \(5, 5, 6\)"):
-        decode_file(ours, torch.cat((codes, codes[:1])), header, out, force=True)
+        decode_file(ours, torch.cat((codes, codes[:1])), video, out, force=True)
     other = exact("fsq")
     with pytest.raises(TokenizerMismatch, match="codebook_size 64, not 200"):
-        decode_file(other, codes, header, out, force=True)
-    decode_file(
-        ours,
-        codes,
-        replace(header, tokenizer="moved"),
-        out,
-        tokenizer_id=TokenizerId("x", header.fingerprint),
-    )
+        decode_file(other, codes, video, out, force=True)
+    for change in (dict(num_frames=8), dict(height=23), dict(width=25)):
+        with pytest.raises(ValueError, match="do not fit"):
+            decode_file(ours, codes, replace(video, **change), out, force=True)
+    moved = replace(video, header=replace(video.header, tokenizer="moved"))
+    named = TokenizerId("x", video.header.fingerprint)
+    decode_file(ours, codes, moved, out, tokenizer_id=named)
 
 
 @pytest.fixture
