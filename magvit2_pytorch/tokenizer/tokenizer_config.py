@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from magvit2_pytorch.config import check_known, to_tuples
@@ -47,11 +47,16 @@ TRAINING_OPTIONS = {
 """Options of other implementations' models, and what to use here instead."""
 
 
+INFLATABLE = {"inflatable": True}
+"""Metadata of options in which a tokenizer may differ from the one it is initialized from: they
+change no weights, or only in ways that `convert.inflate` handles."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
     """Options of a `VideoTokenizer`. Round-trips through JSON and rejects unknown keys."""
 
-    image_size: int | tuple[int, int] = 128
+    image_size: int | tuple[int, int] = field(default=128, metadata=INFLATABLE)
     """Height and width of training videos in pixels; the model takes any multiple of its stride."""
     channels: int = 3
     """1 (grey), 3 (RGB) or 4 (RGBA)."""
@@ -59,22 +64,24 @@ class TokenizerConfig:
     """Channels of the first level."""
     max_dim: int | float | None = None
     """Upper limit for layers that double the channels; None means no limit."""
-    layers: tuple[LayerEntry, ...] = ("residual", "residual", "residual")
+    layers: tuple[LayerEntry, ...] = field(
+        default=("residual", "residual", "residual"), metadata=INFLATABLE
+    )
     """Layers of the encoder, from pixels to latents; the decoder has them in reverse order."""
-    residual_conv_kernel_size: int | Triple = 3
+    residual_conv_kernel_size: int | Triple = field(default=3, metadata=INFLATABLE)
     """Kernel of the residual units: one odd number or (time, height, width)."""
-    input_conv_kernel_size: int | Triple = (7, 7, 7)
+    input_conv_kernel_size: int | Triple = field(default=(7, 7, 7), metadata=INFLATABLE)
     """Kernel of the first convolution of the encoder."""
-    output_conv_kernel_size: int | Triple = (3, 3, 3)
+    output_conv_kernel_size: int | Triple = field(default=(3, 3, 3), metadata=INFLATABLE)
     """Kernel of the last convolution of the decoder."""
-    latent_conv_kernel_size: int | Triple = 3
+    latent_conv_kernel_size: int | Triple = field(default=3, metadata=INFLATABLE)
     """Kernel of the first convolution of the decoder."""
     norm: NormName = "layer"
     """Norm of convolutional layers: over the channels of each position (`layer`), or over groups of
     channels and all positions of a frame (`group`), as in MAGVIT-v2."""
     norm_groups: int = 32
     """Number of groups of `norm="group"`; it must divide the channels of every level."""
-    patch_size: int | tuple[int, int] = 1
+    patch_size: int | tuple[int, int] = field(default=1, metadata=INFLATABLE)
     """Patches that the first convolution reads as channels: pixels to a side, or (frames, pixels).
     The first frame of a video is repeated to fill a patch of its own."""
     pad_mode: PadMode = "constant"
@@ -99,7 +106,7 @@ class TokenizerConfig:
     """Channels of continuous latents without quantization (W.A.L.T., arXiv 2312.06662)."""
     use_kl: bool = False
     """Sample continuous latents from a Gaussian that the encoder predicts."""
-    kl_loss_weight: float = 1e-6
+    kl_loss_weight: float = field(default=1e-6, metadata=INFLATABLE)
     """Weight of the KL divergence from a standard normal distribution; needs `use_kl`."""
 
     vq_type: VectorQuantizerName | None = None
@@ -109,24 +116,24 @@ class TokenizerConfig:
     """Channels of the latents and of each codebook vector; needs `vq_type`."""
     vq_num_levels: int = 4
     """Codes per position of `residual`; each level quantizes what the levels before left over."""
-    vq_commitment_loss_weight: float = 1.0
+    vq_commitment_loss_weight: float = field(default=1.0, metadata=INFLATABLE)
     """Weight of the commitment loss of `vq_type`, the default of vector-quantize-pytorch."""
 
-    lfq_entropy_loss_weight: float = 0.02
+    lfq_entropy_loss_weight: float = field(default=0.02, metadata=INFLATABLE)
     """Weight of the entropy loss, which favours confident samples and a fully used codebook.
     MAGVIT-v2 has 0.1 with a squared error weighted 5; with one weighted 1, 0.1 cost 2.4 dB
     (benchmarks/LOG.md)."""
-    lfq_commitment_loss_weight: float = 0.05
+    lfq_commitment_loss_weight: float = field(default=0.05, metadata=INFLATABLE)
     """Weight of the commitment loss; MAGVIT-v2 has 0.25 with a squared error weighted 5."""
     lfq_diversity_gamma: float = 1.0
     """Weight of the codebook entropy relative to the entropy per sample."""
     lfq_temperature: float = 0.01
     """Temperature of the distribution over codes in the entropy loss."""
-    lfq_entropy_eps: float = 0.0
+    lfq_entropy_eps: float = field(default=0.0, metadata=INFLATABLE)
     """Added inside the logarithm of the codebook entropy; 1e-5 in O2-MAGVIT2."""
-    lfq_entropy_anneal_factor: float = 1.0
+    lfq_entropy_anneal_factor: float = field(default=1.0, metadata=INFLATABLE)
     """Factor on the entropy weight at the start of training; 3 in MAGVIT-v2."""
-    lfq_entropy_anneal_steps: int = 2000
+    lfq_entropy_anneal_steps: int = field(default=2000, metadata=INFLATABLE)
     """Steps until that factor has fallen to 1."""
     lfq_bit_order: BitOrder = "msb"
     """Bit of a code for latent channel 0: the most significant (`msb`: O2-MAGVIT2,
@@ -142,7 +149,7 @@ class TokenizerConfig:
     """Channels per attention head; a multiple of 4."""
     attn_heads: int = 8
     """Number of attention heads."""
-    attn_dropout: float = 0.0
+    attn_dropout: float = field(default=0.0, metadata=INFLATABLE)
     """Dropout probability of attention weights in training."""
     linear_attn_dim_head: int = 8
     """Channels per head of linear attention."""
@@ -154,9 +161,9 @@ class TokenizerConfig:
             raise ValueError(f"layers is {self.layers!r}: give a tuple, ({self.layers!r},)")
         object.__setattr__(self, "layers", tuple(normalize_entry(e) for e in self.layers))
         for name in ("residual", "input", "output", "latent"):
-            field = f"{name}_conv_kernel_size"
-            size = getattr(self, field)
-            object.__setattr__(self, field, size if isinstance(size, int) else triple(size))
+            option = f"{name}_conv_kernel_size"
+            size = getattr(self, option)
+            object.__setattr__(self, option, size if isinstance(size, int) else triple(size))
         if self.max_dim == math.inf:
             object.__setattr__(self, "max_dim", None)
         self._check_widths()
