@@ -1,5 +1,6 @@
 """VideoTokenizer: video to codes and back, without losses, optimizers or data sets."""
 
+from inspect import signature
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from magvit2_pytorch.tokenizer.streaming import DecodeStream, EncodeStream
 from magvit2_pytorch.tokenizer.tiling import TileSize, check_tile_size, fit_tile_size, run_tiled
 from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
 from magvit2_pytorch.types import Codes, Condition, Context, Image, Latents, Past, Precision, Video
+
+RECOMPILE_LIMIT = 64
 
 
 class VideoTokenizer(Pretrained, nn.Module):
@@ -279,13 +282,15 @@ class VideoTokenizer(Pretrained, nn.Module):
     def compile(self, **options: Any) -> None:
         """Compile encoder and decoder in place; options are those of `torch.compile`.
 
-        The first call is slow, and so is the first call with a past or with another size. Raises
-        PyTorch's recompile limit (`torch._dynamo.config`) to 64 or more for the whole process.
+        The first call is slow, and so is the first call with a past or with another size.
         """
         # Encoder and decoder count as one function. Whole videos, first and later chunks, each
         # with and without gradients, with fixed and dynamic sizes, exceed the default limit of 8.
-        config = torch._dynamo.config
-        config.cache_size_limit = max(config.cache_size_limit, 64)
+        if "recompile_limit" in signature(torch.compile).parameters:
+            options.setdefault("recompile_limit", RECOMPILE_LIMIT)
+        else:  # older versions of PyTorch have one limit for the whole process
+            config = torch._dynamo.config
+            config.cache_size_limit = max(config.cache_size_limit, RECOMPILE_LIMIT)
         self.encoder.compile(**options)
         self.decoder.compile(**options)
 
