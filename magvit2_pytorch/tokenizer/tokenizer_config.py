@@ -4,13 +4,14 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, get_args
+from typing import Any
 
 from magvit2_pytorch.config import check_known, to_tuples
 from magvit2_pytorch.layers.attention import AttentionSize
 from magvit2_pytorch.layers.conv import PadMode, Triple, triple
 from magvit2_pytorch.layers.norm import NormName, NormSpec
 from magvit2_pytorch.quantizers.lfq import BitOrder
+from magvit2_pytorch.quantizers.quantizer import CodeNormName
 from magvit2_pytorch.quantizers.vector import VectorQuantizerName
 from magvit2_pytorch.tokenizer.layer_spec import (
     Grid,
@@ -20,6 +21,7 @@ from magvit2_pytorch.tokenizer.layer_spec import (
     normalize_entry,
     parse_layer,
 )
+from magvit2_pytorch.tokenizer.quantizer_options import check_quantizer_options, quantizer_options
 
 TRAINING_OPTIONS = {
     name: f"the model holds no losses, give the trainer {name}"
@@ -98,6 +100,9 @@ class TokenizerConfig:
     `vq_type`."""
     num_codebooks: int = 1
     """Codes per position, each from its own codebook."""
+    quantizer: dict[str, Any] | None = None
+    """Any registered quantizer, as {"name": "fsq", "levels": [8, 5, 5]}, instead of the options
+    below and `codebook_size`."""
     use_fsq: bool = False
     """Use finite scalar quantization (FSQ, arXiv 2309.15505) instead of LFQ."""
     fsq_levels: tuple[int, ...] | None = None
@@ -140,7 +145,7 @@ class TokenizerConfig:
     vector-quantize-pytorch) or the least (`lsb`: the paper's equation 4, Open-MAGVIT2)."""
     lfq_spherical: bool = False
     """Project latents to the unit sphere: binary spherical quantization (arXiv 2406.07548)."""
-    lfq_norm: Literal["layer", "rms"] | None = None
+    lfq_norm: CodeNormName | None = None
     """Norm over the channels of each code, before the sign."""
     lfq_soft_clamp_input_value: float | None = None
     """Bound of a smooth clamp of the latents before the sign; at least 1."""
@@ -167,7 +172,7 @@ class TokenizerConfig:
         if self.max_dim == math.inf:
             object.__setattr__(self, "max_dim", None)
         self._check_widths()
-        self._check_quantizer()
+        check_quantizer_options(vars(self), {f.name: f.default for f in fields(self)})
         self._check_layers()
 
     def _check_widths(self):
@@ -190,52 +195,6 @@ class TokenizerConfig:
             )
         if not isinstance(self.image_size, int) and len(self.image_size) != 2:
             raise ValueError(f"image_size {self.image_size}: give one number or (height, width)")
-
-    def _check_quantizer(self):
-        if self.use_fsq and not self.fsq_levels:
-            raise ValueError("use_fsq needs fsq_levels, e.g. (8, 8, 8, 5, 5, 5)")
-        if self.fsq_levels and not self.use_fsq:
-            raise ValueError("fsq_levels has no effect without use_fsq=True")
-        chosen = [self.codebook_size is not None, self.use_fsq, self.continuous_dim is not None]
-        fsq_size = math.prod(self.fsq_levels or ())
-        if sum(chosen) > 1 and not (self.use_fsq and self.codebook_size == fsq_size):
-            raise ValueError(
-                "choose one of codebook_size (LFQ), use_fsq with fsq_levels, or continuous_dim, "
-                "and set use_fsq to false and the others to null (None)"
-            )
-        self._check_vq()
-        if not any(chosen):
-            raise ValueError(
-                "no quantizer chosen: give codebook_size (LFQ, e.g. 2**18), use_fsq=True with "
-                "fsq_levels, or continuous_dim (no quantization)"
-            )
-        if self.use_kl and self.continuous_dim is None:
-            raise ValueError("use_kl needs continuous latents: give continuous_dim")
-        if self.num_codebooks > 1 and self.continuous_dim is not None:
-            raise ValueError(
-                f"num_codebooks={self.num_codebooks}, but continuous latents have no codes"
-            )
-
-    def _check_vq(self):
-        if self.vq_type is None:
-            for name in ("vq_dim", "vq_num_levels", "vq_commitment_loss_weight"):
-                default = type(self).__dataclass_fields__[name].default
-                if getattr(self, name) != default:
-                    raise ValueError(f"{name} has no effect without vq_type")
-            return
-        if self.vq_type not in get_args(VectorQuantizerName):
-            raise ValueError(f"vq_type {self.vq_type!r}: use 'vq', 'simvq' or 'residual'")
-        if self.codebook_size is None or self.use_fsq:
-            raise ValueError(
-                f"vq_type={self.vq_type!r} needs codebook_size, e.g. 1024, and no other quantizer"
-            )
-        if self.num_codebooks > 1:
-            raise ValueError(
-                f"num_codebooks={self.num_codebooks} is not for vq_type: use vq_type='residual' "
-                "and vq_num_levels"
-            )
-        if self.vq_num_levels != 4 and self.vq_type != "residual":
-            raise ValueError("vq_num_levels has no effect without vq_type='residual'")
 
     def _check_layers(self):
         conditional = [spec.name for spec in self.layer_specs if spec.conditional]
@@ -269,6 +228,11 @@ class TokenizerConfig:
             attention=AttentionSize(self.attn_dim_head, self.attn_heads, self.attn_dropout),
             linear_attention=AttentionSize(self.linear_attn_dim_head, self.linear_attn_heads),
         )
+
+    @property
+    def quantizer_options(self) -> dict[str, Any]:
+        """Name and options for `build_quantizer`."""
+        return quantizer_options(vars(self))
 
     @property
     def height_and_width(self) -> tuple[int, int]:
