@@ -19,11 +19,21 @@ class Layout(NamedTuple):
 
 SAME = Layout(lambda ours, num: ours.chunk(num), torch.cat)
 """Equal tensors; several of theirs are concatenated along the first axis."""
-WITHOUT_TIME = Layout(
-    lambda ours, num: (ours.squeeze(2) if ours.ndim == 5 else ours).chunk(num),
-    lambda theirs: torch.cat(theirs).unsqueeze(2) if theirs[0].ndim == 4 else torch.cat(theirs),
-)
-"""Their convolutions have no time axis, where a kernel of ours has the length 1."""
+
+
+def without_axes(*axes: int) -> Layout:
+    """Layout of convolutions without these axes, where kernels of ours have the length 1."""
+
+    def split(ours: Tensor, num: int) -> Sequence[Tensor]:
+        return (ours.squeeze(axes) if ours.ndim == 5 else ours).chunk(num)
+
+    def join(theirs: Sequence[Tensor]) -> Tensor:
+        joined = torch.cat(theirs)
+        for axis in axes if joined.ndim == 5 - len(axes) else ():
+            joined = joined.unsqueeze(axis)
+        return joined
+
+    return Layout(split, join)
 
 
 class Row(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from magvit2_pytorch.convert.name_table import WITHOUT_TIME, Row, Table, convert, nested, renamed
+from magvit2_pytorch.convert.name_table import Row, Table, convert, nested, renamed, without_axes
 from magvit2_pytorch.discriminators.models import FrameDiscriminator, VideoDiscriminator
 from magvit2_pytorch.quantizers.lfq import BitOrder
 from magvit2_pytorch.tokenizer.presets import magvit2_options
@@ -73,7 +73,7 @@ def names(state: Tensors) -> Table:
     if _count(state, "encoder.res_blocks.res_block_1.res_block_1_{}") > 1:
         table = renamed(table, lambda name: name.replace(MISNAMED, CORRECTED))
     if not has_time(state):
-        table = renamed(table, lambda name: name.removesuffix(".conv"), WITHOUT_TIME)
+        table = renamed(table, lambda name: name.removesuffix(".conv"), without_axes(2))
     return table
 
 

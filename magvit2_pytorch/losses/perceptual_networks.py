@@ -163,16 +163,12 @@ def load_heads(path: str | Path, trunk: FeatureTrunk) -> Heads:
 def heads_from_state(state: Tensors, trunk: FeatureTrunk, source: str) -> Heads:
     """Extracts LPIPS heads from a state dict that errors call `source`."""
     heads = {
-        int(match[1]): tensor for key, tensor in state.items() if (match := HEAD_KEY.fullmatch(key))
+        f"lin{m[1]}": tensor for key, tensor in state.items() if (m := HEAD_KEY.fullmatch(key))
     }
-    expected = {index: (1, dim, 1, 1) for index, dim in enumerate(trunk.dims)}
-    shapes = {index: tuple(tensor.shape) for index, tensor in sorted(heads.items())}
-    if shapes != expected:
-        raise ValueError(
-            f"{source} contains no LPIPS heads for {trunk.name}: lin0 to lin{len(expected) - 1} "
-            f"should be {list(expected.values())}, and it has {shapes or 'none'}"
-        )
-    return [heads[index].float().flatten() for index in expected]
+    expected = {f"lin{index}": (1, dim, 1, 1) for index, dim in enumerate(trunk.dims)}
+    if mismatch := mismatches(heads, expected):
+        raise ValueError(f"{source} contains no LPIPS heads for {trunk.name}: it {mismatch}")
+    return [heads[name].float().flatten() for name in expected]
 
 
 def _download(name: str) -> tuple[Tensors, str]:

@@ -8,11 +8,11 @@ from magvit2_pytorch.convert import o2_magvit2
 from magvit2_pytorch.convert.conversion import tokenizer_from_state
 from magvit2_pytorch.convert.name_table import (
     SAME,
-    WITHOUT_TIME,
     Row,
     convert,
     find_sources,
     nested,
+    without_axes,
 )
 from tests.o2_magvit2 import Shape, made_state, tokenizer_shapes
 
@@ -79,13 +79,21 @@ def test_every_tensor_of_ours_must_have_a_row():
         convert(their_state(), TABLE[:-2], network())
 
 
-@pytest.mark.parametrize("layout", [SAME, WITHOUT_TIME])
-@pytest.mark.parametrize("shape", [(4,), (4, 3), (4, 3, 1, 5, 5)])
+@pytest.mark.parametrize(
+    ("layout", "shape", "their_shape"),
+    [
+        (SAME, (4, 3, 1, 5, 5), (4, 3, 1, 5, 5)),
+        (without_axes(2), (4, 3, 1, 5, 5), (4, 3, 5, 5)),
+        (without_axes(2), (4, 3), (4, 3)),
+        (without_axes(3, 4), (4, 3, 5, 1, 1), (4, 3, 5)),
+        (without_axes(3, 4), (4,), (4,)),
+    ],
+)
 @pytest.mark.parametrize("num", [1, 2])
-def test_a_layout_goes_both_ways(layout, shape, num):
+def test_a_layout_goes_both_ways(layout, shape, their_shape, num):
     ours = torch.randn(shape)
     theirs = layout.split(ours, num)
-    assert len(theirs) == num
+    assert [x.shape for x in theirs] == [(their_shape[0] // num, *their_shape[1:])] * num
     assert torch.equal(layout.join(list(theirs)), ours)
 
 
