@@ -39,10 +39,10 @@ def without_axes(*axes: int) -> Layout:
 class Row(NamedTuple):
     """Name patterns of their tensors, one or several, and of ours.
 
-    `{level}` stands for a number, `{level+1}` for the number after it, and in `ours` -1 for the
-    last layer of a `ModuleList`. Both patterns may name modules: names below them are equal. Of
-    several rows that fit a tensor of ours the first counts. Without `ours`, `theirs` are tensors
-    that are not converted.
+    `{level}` stands for a number from 0 on. In `ours`, `{level+1}` stands for the number after it,
+    and -1 for the last layer of a `ModuleList`. Both patterns may name modules: names below them
+    are equal. Of several rows that fit a tensor of ours the first counts. Without `ours`, `theirs`
+    are tensors that are not converted.
     """
 
     theirs: str | tuple[str, ...]
@@ -83,7 +83,7 @@ def find_sources(table: Table, module: nn.Module) -> dict[str, Row]:
         if match is None:
             raise ValueError(f"the table of names has no row for {name}")
         numbers, rest, row = match
-        theirs = tuple(_fill(pattern, numbers) + rest for pattern in row.sources)
+        theirs = tuple(pattern.format(**numbers) + rest for pattern in row.sources)
         sources[name] = Row(theirs, name, row.layout)
     return sources
 
@@ -111,7 +111,7 @@ def convert(state: Tensors, table: Table, module: nn.Module, owner: str = "it") 
     }
 
 
-FIELD = re.compile(r"\{(\w+)([+-]\d+)?\}")
+FIELD = re.compile(r"\{(\w+)(?:\+(\d+))?\}")
 
 
 class Pattern(NamedTuple):
@@ -138,10 +138,6 @@ def _numbers(pattern: Pattern, name: str) -> tuple[dict[str, int], str] | None:
         return None
     numbers = {field: int(match[field]) - offset for field, offset in pattern.offsets.items()}
     return (numbers, match["_rest"]) if min(numbers.values(), default=0) >= 0 else None
-
-
-def _fill(pattern: str, numbers: dict[str, int]) -> str:
-    return FIELD.sub(lambda field: str(numbers[field[1]] + int(field[2] or 0)), pattern)
 
 
 def _count_from_start(pattern: str, module: nn.Module) -> str:

@@ -33,7 +33,7 @@ ENCODER: Table = (
     Row("conv_first.conv", "0.conv"),
     *nested("res_blocks.res_block_0.res_block_0_{unit}", "1.layers.{unit}", UNIT),
     *nested("res_blocks.res_block_final.res_block_final_{unit}", "-4.layers.{unit}", UNIT),
-    Row("conv_downsample_blocks.conv_downsample_{level-1}.conv", "{level+1}.layers.0.conv"),
+    Row("conv_downsample_blocks.conv_downsample_{level}.conv", "{level+2}.layers.0.conv"),
     *nested("res_blocks.res_block_{level}.res_block_{level}_0", "{level+1}.layers.1", UNIT),
     *nested(MISNAMED, "{level+1}.layers.{unit+1}", UNIT),
     Row("final_norm.norm_fn", "-3.module.norm"),
@@ -46,8 +46,7 @@ DECODER: Table = (
     Row(CONDITION, "{level+2}.layers.0.to_gamma_beta"),  # of level 0, without upsampling
     *nested("res_blocks.res_block_0.res_block_0_{unit}", "2.layers.{unit+1}", UNIT),
     Row(
-        "conv_upsample_blocks.conv_upsample_{level-1}.conv1.conv",
-        "{level+2}.layers.0.layers.0.conv",
+        "conv_upsample_blocks.conv_upsample_{level}.conv1.conv", "{level+3}.layers.0.layers.0.conv"
     ),
     Row(CONDITION, "{level+2}.layers.1.to_gamma_beta"),
     *nested(CORRECTED, "{level+2}.layers.{unit+2}", UNIT),

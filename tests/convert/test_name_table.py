@@ -20,7 +20,7 @@ HALF = (Row("fc", "0"), Row(("scale", "shift"), "1"))
 TABLE = (
     Row("first", "stages.0.0"),
     Row("last", "stages.-1.0"),
-    *nested("level_{level-1}", "stages.{level}", HALF),
+    *nested("level_{level}", "stages.{level+1}", HALF),
     Row("stage_{level}.gains", "stages.{level}.1"),
     Row("optimizer.step_{number}", None),
 )
@@ -36,11 +36,9 @@ def their_state():
     shapes = {"first": (3, 2), "last": (3, 2), "level_0.fc": (3, 2)}
     state = {f"{name}.weight": torch.randn(shape) for name, shape in shapes.items()}
     state |= {f"{name}.bias": torch.randn(3) for name in shapes}
-    for level in range(-1, 2):
+    for level in range(2):
         for part in ("scale", "shift"):
             state[f"level_{level}.{part}.weight"] = torch.randn(2, 3)
-    for part in ("scale", "shift"):  # a level has no number below 0
-        del state[f"level_-1.{part}.weight"]
     return state | {"stage_0.gains.weight": torch.randn(4, 3), "optimizer.step_7": torch.ones(1)}
 
 
@@ -51,7 +49,7 @@ def test_numbers_parts_and_positions_from_the_end():
     assert torch.equal(weights["stages.0.0.weight"], state["first.weight"])
     assert torch.equal(weights["stages.1.0.bias"], state["level_0.fc.bias"])
     assert torch.equal(weights["stages.2.0.weight"], state["last.weight"])
-    # Of stage 0 the row with level-1 does not fit, so a later row counts.
+    # Of stage 0 the row of a level does not fit, so a later row counts.
     assert find_sources(TABLE, module)["stages.0.1.weight"].theirs == ("stage_0.gains.weight",)
     joined = torch.cat((state["level_1.scale.weight"], state["level_1.shift.weight"]))
     assert torch.equal(weights["stages.2.1.weight"], joined)
