@@ -95,6 +95,8 @@ def range_warning(video: Float[Tensor, "..."]) -> str:
     if not video.numel():
         return ""
     low, high = (float(value) for value in video.detach().aminmax())
+    if low != low:
+        return "the video holds values that are not numbers (NaN)"
     if low < 0 or high <= 0.5 or (high <= 1 and low > 0.05) or 1 < high <= 2:
         return ""
     kind, fix = ("[0, 1]", "2 * video - 1") if high <= 1 else ("bytes", "video / 127.5 - 1")
@@ -102,14 +104,14 @@ def range_warning(video: Float[Tensor, "..."]) -> str:
 
 
 def check_range(video: Tensor) -> None:
-    """Raises `ValueError` on float values like bytes, warns of [0, 1].
+    """Raises `ValueError` on NaN and on values like bytes, warns of [0, 1].
 
     Does nothing while compiling: reading values would break the graph.
     """
     if torch.compiler.is_compiling() or not video.is_floating_point():
         return
     message = range_warning(video)
-    if "bytes" in message:
-        raise ValueError(message)
-    if message:
+    if "like [0, 1]" in message:
         warnings.warn(message, stacklevel=3)
+    elif message:
+        raise ValueError(message)

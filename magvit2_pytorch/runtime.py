@@ -1,10 +1,16 @@
-"""Memory of the devices, and seeds of random generators computed from a key."""
+"""Memory of the devices, processes, and seeds of random generators computed from a key."""
 
 import hashlib
 import sys
 
 import psutil
 import torch
+import torch.distributed as dist
+
+
+def num_processes() -> int:
+    """Processes of `torch.distributed`, 1 if it is not in use."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def peak_memory(device: torch.device) -> int:

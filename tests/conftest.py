@@ -7,9 +7,11 @@ import jaxtyping
 import pytest
 import torch
 
+from magvit2_pytorch.quantizers import QUANTIZERS as REGISTERED
 from magvit2_pytorch.tokenizer.layer_spec import LAYERS
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.presets import preset
+from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
 
 # Tests press Ctrl-C, which processes in the background of a shell script are born deaf to.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -44,7 +46,9 @@ QUANTIZERS = {
     "continuous": dict(continuous_dim=4),
     "continuous-kl": dict(continuous_dim=4, use_kl=True),
 }
-"""Every quantizer a configuration can ask for."""
+_TESTED = {TokenizerConfig(**options).quantizer_options["name"] for options in QUANTIZERS.values()}
+QUANTIZERS |= {name: dict(quantizer=dict(name=name)) for name in REGISTERED if name not in _TESTED}
+"""Every quantizer a configuration can ask for; one that is newly registered by its defaults."""
 
 DISCRETE = [name for name in QUANTIZERS if not name.startswith("continuous")]
 

@@ -52,6 +52,8 @@ def convert(
         if discriminator is not None:
             save_discriminator(discriminator, part / DISCRIMINATOR_FILE)
     summary = _summary(tokenizer, discriminator, "left out" if weights.discriminator else "none")
+    if weights.left_out:
+        summary["left_out"] = ", ".join(f"{name} ({n})" for name, n in weights.left_out.items())
     print("\n".join(format_lines(summary)))
     print(f"Wrote {folder}/")
     return 0

@@ -1,15 +1,16 @@
 """Conversion of O2-MAGVIT2 checkpoints to tokenizers of this library."""
 
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
-from magvit2_pytorch.convert.o2_magvit2 import FIRST_CONV, has_time, name_table, options_from_shapes
+from magvit2_pytorch.convert import o2_magvit2
+from magvit2_pytorch.convert.name_table import convert
 from magvit2_pytorch.quantizers.lfq import BitOrder
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
-from magvit2_pytorch.weights import Tensors, abbreviate, mismatches, read_tensors
+from magvit2_pytorch.weights import Tensors, abbreviate, read_tensors
 
 ACCEPTED = (
     "a checkpoint of O2-MAGVIT2: pytorch_model.bin, model.safetensors, iter_N.ckpt, "
@@ -17,9 +18,6 @@ ACCEPTED = (
 )
 FILES = ("model.safetensors", "pytorch_model.bin")
 """File names of a checkpoint in a folder; the first existing one is read."""
-PREFIXES = ("", "tokenizer.", "module.", "module.tokenizer.")
-"""Prefixes of the tokenizer's tensors: of the release, the trainer, its average, and wrapped."""
-MASK = "quantize.mask"
 OTHER_MODELS = {
     "decoder.layers.0.conv.": "a tokenizer of this library, which needs no conversion",
     "encoder_layers.": "a model of magvit2-pytorch",
@@ -36,6 +34,8 @@ class Checkpoint(NamedTuple):
     tokenizer: Tensors
     discriminator: Tensors
     """Empty if the checkpoint holds only the tokenizer."""
+    left_out: dict[str, int]
+    """Tensors that are not converted: their module or kind, and their number."""
 
 
 def convert_o2_magvit2(path: str | Path, bit_order: BitOrder | None = None) -> VideoTokenizer:
@@ -51,7 +51,7 @@ def convert_o2_magvit2(path: str | Path, bit_order: BitOrder | None = None) -> V
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Tensors of a checkpoint, given as a file or its folder.
 
-    Perceptual weights are left out. Tensors may share memory with the file.
+    Tensors may share memory with the file.
     """
     path = _find_file(Path(path))
     return split_checkpoint(read_tensors(path, ACCEPTED), str(path))
@@ -59,23 +59,29 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 def split_checkpoint(state: Tensors, source: str) -> Checkpoint:
     """`read_checkpoint` for a state dict; `source` names it in errors."""
-    prefixes = [p for p in PREFIXES if any(key.startswith(f"{p}{FIRST_CONV}.") for key in state)]
+    prefixes = [
+        prefix
+        for prefix in o2_magvit2.PREFIXES
+        if o2_magvit2.matches(
+            {n.removeprefix(prefix): x for n, x in state.items() if n.startswith(prefix)}
+        )
+    ]
     if not prefixes:
         raise ValueError(
             f"{source} is not an O2-MAGVIT2 checkpoint{_likely_origin(state)}: it has no "
-            f"{FIRST_CONV}; give {ACCEPTED}"
+            f"{o2_magvit2.FIRST_CONV}; give {ACCEPTED}"
         )
     prefix = prefixes[0]
     module = prefix.removesuffix("tokenizer.")
     # The tokenizer's prefix comes last: it may be a prefix of the others.
     parts = {f"{module}perceptual_model.": Tensors(), f"{module}discriminator.": Tensors()}
     parts[prefix] = Tensors()
-    unknown = []
+    left_out, unknown = Counter(), []
     for name, tensor in state.items():
         part = next((start for start in parts if name.startswith(start)), None)
         if "." not in name and tensor.numel() <= 1:
-            continue  # counters, such as the number of steps of an average
-        if part is None:
+            left_out["counters"] += 1  # such as the number of steps of an average
+        elif part is None:
             unknown.append(name)
         else:
             parts[part][name.removeprefix(part)] = tensor
@@ -84,7 +90,9 @@ def split_checkpoint(state: Tensors, source: str) -> Checkpoint:
             f"{source} is not an O2-MAGVIT2 checkpoint: its names begin with {prefix!r}, "
             f"except for {abbreviate(sorted(unknown))}; give {ACCEPTED}"
         )
-    return Checkpoint(parts[prefix], parts[f"{module}discriminator."])
+    perceptual, discriminator, tokenizer = parts.values()
+    left_out["perceptual_model"] = len(perceptual)
+    return Checkpoint(tokenizer, discriminator, {n: num for n, num in left_out.items() if num})
 
 
 def tokenizer_from_state(
@@ -92,13 +100,13 @@ def tokenizer_from_state(
 ) -> VideoTokenizer:
     """The tokenizer with these tensors, copied; `source` names them in errors."""
     try:
-        options = options_from_shapes(state)
-        num_bits = options["codebook_size"].bit_length() - 1
-        own_order = _bit_order(state[MASK], num_bits) if MASK in state else "msb"
+        options = o2_magvit2.config(state)
+        if bit_order is not None:
+            options["lfq_bit_order"] = bit_order
         # On the meta device, without memory and without consuming random numbers.
         with torch.device("meta"):
-            tokenizer = VideoTokenizer(**options, lfq_bit_order=bit_order or own_order)
-        weights = _weights(tokenizer, {name: state[name] for name in state if name != MASK})
+            tokenizer = VideoTokenizer(**options)
+        weights = convert(state, o2_magvit2.names(state), tokenizer)
     except ValueError as error:
         raise ValueError(f"cannot convert {source}: {error}") from error
     tokenizer.load_state_dict(weights, assign=True)
@@ -119,36 +127,3 @@ def _likely_origin(state: Tensors) -> str:
         if any(f".{start}" in f".{name}" for name in state):
             return f" but looks like {description}"
     return ""
-
-
-def _bit_order(mask: Tensor, num_bits: int) -> BitOrder:
-    """The bit order that has these powers of two as weights."""
-    powers = [2.0**bit for bit in range(num_bits)]
-    orders: dict[BitOrder, list[float]] = {"msb": powers[::-1], "lsb": powers}
-    for order, weights in orders.items():
-        if mask.flatten().tolist() == weights:
-            return order
-    raise ValueError(
-        f"its {MASK} is {mask.flatten().tolist()}: it should be the powers of two below "
-        f"2^{num_bits}, from high to low or from low to high"
-    )
-
-
-def _weights(tokenizer: VideoTokenizer, state: Tensors) -> Tensors:
-    """Parameters of a tokenizer; raises `ValueError` unless every tensor fits."""
-    table, parameters = name_table(tokenizer, state), dict(tokenizer.named_parameters())
-    wanted = {}
-    for ours, theirs in table.items():
-        dim, *rest = parameters[ours].shape
-        if len(rest) == 4 and not has_time(state):
-            rest.pop(1)  # their convolutions over images have no time axis
-        wanted |= dict.fromkeys(theirs, (dim // len(theirs), *rest))
-    if wrong := mismatches(state, wanted):
-        raise ValueError(f"it {wrong}")
-    wrong_types = sorted(f"{n} is {x.dtype}" for n, x in state.items() if not x.is_floating_point())
-    if wrong_types:
-        raise ValueError(f"weights must be floating-point numbers, but {abbreviate(wrong_types)}")
-    return {
-        ours: torch.cat([state[name].float() for name in theirs]).reshape(parameters[ours].shape)
-        for ours, theirs in table.items()
-    }

@@ -1,6 +1,7 @@
 """Inflation: a video tokenizer initialized from an image tokenizer."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from itertools import pairwise
 
 import torch
@@ -11,27 +12,7 @@ from magvit2_pytorch.layers.resample import DepthToSpace, SpaceToDepth
 from magvit2_pytorch.layers.stateful import Chain
 from magvit2_pytorch.quantizers.continuous import Continuous
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
-from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
-
-MAY_DIFFER = frozenset(
-    {
-        "image_size",
-        "layers",
-        "patch_size",
-        "residual_conv_kernel_size",
-        "input_conv_kernel_size",
-        "latent_conv_kernel_size",
-        "output_conv_kernel_size",
-        "attn_dropout",
-        "kl_loss_weight",
-        "lfq_entropy_loss_weight",
-        "lfq_entropy_eps",
-        "lfq_entropy_anneal_factor",
-        "lfq_entropy_anneal_steps",
-        "lfq_commitment_loss_weight",
-    }
-)
-"""Options that change no weights, or only in ways that inflation handles."""
+from magvit2_pytorch.tokenizer.tokenizer_config import INFLATABLE, TokenizerConfig
 
 
 @torch.no_grad()
@@ -74,9 +55,9 @@ def inflate_into(tokenizer: VideoTokenizer, source: VideoTokenizer) -> None:
 
 def _check_compatible(ours: TokenizerConfig, theirs: TokenizerConfig) -> None:
     differences = [
-        f"{name} ({getattr(theirs, name)!r}, here {value!r})"
-        for name, value in vars(ours).items()
-        if getattr(theirs, name) != value and name not in MAY_DIFFER
+        f"{field.name} ({getattr(theirs, field.name)!r}, here {getattr(ours, field.name)!r})"
+        for field in fields(ours)
+        if getattr(theirs, field.name) != getattr(ours, field.name) and field.metadata != INFLATABLE
     ]
     if ours.space_factor != theirs.space_factor:
         factors = f"({theirs.space_factor}, here {ours.space_factor})"

@@ -1,35 +1,82 @@
-"""O2-MAGVIT2's networks: options from shapes, and tables of their names and ours."""
+"""O2-MAGVIT2: tables of its names and ours, and options from its shapes."""
 
-from collections.abc import Iterator
 from itertools import count
 from math import isqrt, prod
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from magvit2_pytorch.convert.name_table import Row, Table, convert, nested, renamed, without_axes
 from magvit2_pytorch.discriminators.models import FrameDiscriminator, VideoDiscriminator
-from magvit2_pytorch.layers.conv import CausalConv3d
-from magvit2_pytorch.layers.norm import LatentNorm
-from magvit2_pytorch.layers.stateful import Chain, Residual, StatefulLayer
-from magvit2_pytorch.tokenizer.model import VideoTokenizer
+from magvit2_pytorch.quantizers.lfq import BitOrder
 from magvit2_pytorch.tokenizer.presets import magvit2_options
-from magvit2_pytorch.weights import Tensors, mismatches
+from magvit2_pytorch.weights import Tensors
 
+PREFIXES = ("", "tokenizer.", "module.", "module.tokenizer.")
+"""Prefixes of the tokenizer's tensors: of the release, the trainer, its average, and wrapped."""
 NUM_GROUPS = 32
 FIRST_CONV = "encoder.conv_first"
-LAST_CONV = "encoder.conv_last"
-UNIT = "{}.res_blocks.res_block_{}.res_block_{}_{}"
-DOWN = "encoder.conv_downsample_blocks.conv_downsample_{}"
-FINAL_UNIT = UNIT.format("encoder", "final", "final", "{}")
-PRE_UNIT = UNIT.format("decoder", "pre", "pre", "{}")
-UP = "decoder.conv_upsample_blocks.conv_upsample_{}.conv1"
+MASK = "quantize.mask"
+MISNAMED = "res_blocks.res_block_{level}.res_block_0_{unit}"
+CORRECTED = "res_blocks.res_block_{level}.res_block_{level}_{unit}"
+"""Their encoder names all units of a level but the first as of level 0; some files correct it."""
 
-NamedLayers = Iterator[tuple[StatefulLayer, str]]
-"""Layers with weights, each with its name in O2-MAGVIT2."""
+UNIT: Table = (
+    Row("norm_0.norm_fn", "layer.layers.0.module.norm"),
+    Row("conv_0.conv", "layer.layers.2.conv"),
+    Row("norm_1.norm_fn", "layer.layers.3.module.norm"),
+    Row("conv_1.conv", "layer.layers.5.conv"),
+    Row("conv_shortcut.conv", "shortcut.conv"),
+)
+ENCODER: Table = (
+    Row("conv_first.conv", "0.conv"),
+    *nested("res_blocks.res_block_0.res_block_0_{unit}", "1.layers.{unit}", UNIT),
+    *nested("res_blocks.res_block_final.res_block_final_{unit}", "-4.layers.{unit}", UNIT),
+    Row("conv_downsample_blocks.conv_downsample_{level}.conv", "{level+2}.layers.0.conv"),
+    *nested("res_blocks.res_block_{level}.res_block_{level}_0", "{level+1}.layers.1", UNIT),
+    *nested(MISNAMED, "{level+1}.layers.{unit+1}", UNIT),
+    Row("final_norm.norm_fn", "-3.module.norm"),
+    Row("conv_last.conv", "-1.conv"),
+)
+CONDITION = ("cond_norm_layers.cond_norm_{level}.gamma", "cond_norm_layers.cond_norm_{level}.beta")
+DECODER: Table = (
+    Row("conv_first.conv", "0.conv"),
+    *nested("res_blocks.res_block_pre.res_block_pre_{unit}", "1.layers.{unit}", UNIT),
+    Row(CONDITION, "{level+2}.layers.0.to_gamma_beta"),  # of level 0, without upsampling
+    *nested("res_blocks.res_block_0.res_block_0_{unit}", "2.layers.{unit+1}", UNIT),
+    Row(
+        "conv_upsample_blocks.conv_upsample_{level}.conv1.conv", "{level+3}.layers.0.layers.0.conv"
+    ),
+    Row(CONDITION, "{level+2}.layers.1.to_gamma_beta"),
+    *nested(CORRECTED, "{level+2}.layers.{unit+2}", UNIT),
+    Row("final_norm.norm_fn", "-1.layers.0.module.norm"),
+    Row("conv_last.conv", "-1.layers.2.conv"),
+)
+NAMES: Table = (
+    *nested("encoder", "encoder.layers", ENCODER),
+    *nested("decoder", "decoder.layers", DECODER),
+    Row(MASK, None),
+)
+"""Names in the video model; `names` has those of a checkpoint."""
 
 
-def options_from_shapes(state: Tensors) -> dict[str, Any]:
+def matches(state: Tensors) -> bool:
+    """True if the tensors have the names of a tokenizer of O2-MAGVIT2."""
+    return any(name.startswith(f"{FIRST_CONV}.") for name in state)
+
+
+def names(state: Tensors) -> Table:
+    """The table of a checkpoint: `NAMES` or one of its variants."""
+    table = NAMES
+    if _count(state, "encoder.res_blocks.res_block_1.res_block_1_{}") > 1:
+        table = renamed(table, lambda name: name.replace(MISNAMED, CORRECTED))
+    if not has_time(state):
+        table = renamed(table, lambda name: name.removesuffix(".conv"), without_axes(2))
+    return table
+
+
+def config(state: Tensors) -> dict[str, Any]:
     """Options of the tokenizer with these weights, read from their shapes.
 
     Two options do not show in shapes: group norms are taken to have 32 groups, as all have in
@@ -38,11 +85,15 @@ def options_from_shapes(state: Tensors) -> dict[str, Any]:
     """
     is_video = has_time(state)
     init_dim, channels = _dims(state, FIRST_CONV)
-    num_levels = 1 + _count(state, DOWN)
-    first_units = [UNIT.format("encoder", level, level, 0) for level in range(num_levels)]
-    widths = [_dims(state, f"{unit}.conv_0")[0] for unit in first_units]
-    bits, _ = _dims(state, LAST_CONV)
-    num_units, num_decoder_units = _count(state, FINAL_UNIT), _count(state, PRE_UNIT)
+    num_levels = 1 + _count(state, "encoder.conv_downsample_blocks.conv_downsample_{}")
+    first_convs = [
+        f"encoder.res_blocks.res_block_{level}.res_block_{level}_0.conv_0"
+        for level in range(num_levels)
+    ]
+    widths = [_dims(state, conv)[0] for conv in first_convs]
+    bits, _ = _dims(state, "encoder.conv_last")
+    num_units = _count(state, "encoder.res_blocks.res_block_final.res_block_final_{}")
+    num_decoder_units = _count(state, "decoder.res_blocks.res_block_pre.res_block_pre_{}")
     if num_units != num_decoder_units:
         raise ValueError(
             f"its encoder has {num_units} residual units per level and its decoder "
@@ -67,25 +118,8 @@ def options_from_shapes(state: Tensors) -> dict[str, Any]:
         image_size=16 * 2 ** (num_levels - 1),
         codebook_size=2**bits,
         lfq_entropy_eps=1e-5,
+        lfq_bit_order=_bit_order(state[MASK], bits) if MASK in state else "msb",
     )
-
-
-def name_table(tokenizer: VideoTokenizer, state: Tensors) -> dict[str, tuple[str, ...]]:
-    """Parameter names of the tokenizer and the tensors to concatenate for each.
-
-    `state` only decides between variants of the names.
-    """
-    # Their encoder names all units of a level, except the first, as if they were of level 0. Files
-    # with corrected names are accepted too.
-    is_corrected = _count(state, UNIT.format("encoder", 1, 1, "{}")) > 1
-    names = {module: name for name, module in tokenizer.named_modules()}
-    table = {}
-    encoder = _encoder(tokenizer.encoder, is_corrected)
-    for layer, name in (*encoder, *_decoder(tokenizer.decoder)):
-        module, their_names = _weights(layer, name, _conv_suffix(state))
-        for kind, _ in module.named_parameters():
-            table[f"{names[module]}.{kind}"] = tuple(f"{n}.{kind}" for n in their_names)
-    return table
 
 
 def has_time(state: Tensors) -> bool:
@@ -93,66 +127,9 @@ def has_time(state: Tensors) -> bool:
     return any(name.startswith(f"{FIRST_CONV}.conv.") for name in state)
 
 
-def _encoder(encoder: Chain, is_corrected: bool) -> NamedLayers:
-    # The skipped layers have no weights: an activation, and an entry of `layers` for the decoder.
-    first, *levels, _, final, norm, _, last = encoder.layers
-    yield first, FIRST_CONV
-    for level, chain in enumerate(levels):
-        layers = list(chain.layers)
-        if level > 0:
-            yield layers.pop(0), DOWN.format(level - 1)
-        for number, unit in enumerate(layers):
-            their_level = level if number == 0 or is_corrected else 0
-            yield from _unit(unit, UNIT.format("encoder", level, their_level, number))
-    for number, unit in enumerate(final.layers):
-        yield from _unit(unit, FINAL_UNIT.format(number))
-    yield norm, "encoder.final_norm"
-    yield last, LAST_CONV
-
-
-def _decoder(decoder: Chain) -> NamedLayers:
-    first, pre, *stages, _, out = decoder.layers
-    norm, _, last = out.layers
-    yield first, "decoder.conv_first"
-    for number, unit in enumerate(pre.layers):
-        yield from _unit(unit, PRE_UNIT.format(number))
-    for stage, chain in enumerate(stages):
-        layers = list(chain.layers)
-        if stage > 0:
-            yield layers.pop(0).layers[0], UP.format(stage - 1)
-        yield layers.pop(0), f"decoder.cond_norm_layers.cond_norm_{stage}"
-        for number, unit in enumerate(layers):
-            yield from _unit(unit, UNIT.format("decoder", stage, stage, number))
-    yield norm, "decoder.final_norm"
-    yield last, "decoder.conv_last"
-
-
-def _unit(unit: Residual, name: str) -> NamedLayers:
-    norm_0, _, conv_0, norm_1, _, conv_1 = unit.layer.layers
-    yield norm_0, f"{name}.norm_0"
-    yield conv_0, f"{name}.conv_0"
-    yield norm_1, f"{name}.norm_1"
-    yield conv_1, f"{name}.conv_1"
-    if unit.shortcut is not None:
-        yield unit.shortcut, f"{name}.conv_shortcut"
-
-
-def _weights(layer: StatefulLayer, name: str, suffix: str) -> tuple[nn.Module, tuple[str, ...]]:
-    """The module with a layer's weights, and the names of its counterparts."""
-    if isinstance(layer, CausalConv3d):
-        return layer.conv, (f"{name}{suffix}",)
-    if isinstance(layer, LatentNorm):
-        return layer.to_gamma_beta, (f"{name}.gamma", f"{name}.beta")
-    return layer.module.norm, (f"{name}.norm_fn",)
-
-
-def _conv_suffix(state: Tensors) -> str:
-    return ".conv" if has_time(state) else ""
-
-
 def _dims(state: Tensors, conv: str) -> tuple[int, int]:
     """Output and input channels of a convolution."""
-    name = f"{conv}{_conv_suffix(state)}.weight"
+    name = f"{conv}.conv.weight" if has_time(state) else f"{conv}.weight"
     if name not in state:
         raise ValueError(f"it lacks {name}")
     shape = tuple(state[name].shape)
@@ -168,7 +145,7 @@ def _count(state: Tensors, name: str) -> int:
 
 
 def _time_stride(state: Tensors, stage: int) -> int:
-    name = UP.format(stage)
+    name = f"decoder.conv_upsample_blocks.conv_upsample_{stage}.conv1"
     dim_out, dim = _dims(state, name)
     stride = dim_out // (4 * dim)
     if dim_out != 4 * dim * stride or not 1 <= stride <= 1 + has_time(state):
@@ -179,15 +156,29 @@ def _time_stride(state: Tensors, stage: int) -> int:
     return stride
 
 
-NAMES = {
-    "network.stem": "conv_in",
-    "network.conv_out": "conv_out",
-    "network.head.to_logit.0": "linear0",
-    "network.head.to_logit.2": "linear1",
-}
-BLOCK_NAMES = {"conv_in": "conv1", "shortcut": "conv2", "conv_out": "conv3"}
-"""Names of our layers in O2-MAGVIT2: in the network, and in each of its `res_blocks`."""
+def _bit_order(mask: Tensor, num_bits: int) -> BitOrder:
+    """The bit order that has these powers of two as weights."""
+    powers = [2.0**bit for bit in range(num_bits)]
+    orders: dict[BitOrder, list[float]] = {"msb": powers[::-1], "lsb": powers}
+    for order, weights in orders.items():
+        if mask.flatten().tolist() == weights:
+            return order
+    raise ValueError(
+        f"its {MASK} is {mask.flatten().tolist()}: it should be the powers of two below "
+        f"2^{num_bits}, from high to low or from low to high"
+    )
 
+
+DISCRIMINATOR_NAMES: Table = (
+    Row("conv_in", "network.stem"),
+    Row("res_blocks.{block}.conv1", "network.blocks.{block}.conv_in"),
+    Row("res_blocks.{block}.conv2", "network.blocks.{block}.shortcut"),
+    Row("res_blocks.{block}.conv3", "network.blocks.{block}.conv_out"),
+    Row("res_blocks.{block}.blur.filt", None),  # constants of ours, see `_check_blur`
+    Row("conv_out", "network.conv_out"),
+    Row("linear0", "network.head.to_logit.0"),
+    Row("linear1", "network.head.to_logit.2"),
+)
 NUM_FRAMES = 17
 """Frames of the training clips in the configurations of O2-MAGVIT2."""
 
@@ -229,22 +220,10 @@ def convert_discriminator(
             head="fixed",
             input_size=input_size,
         )
-    own = discriminator.state_dict()
-    state = _without_blur(state, [dim, *dims], len(kernel))
-    expected = {o2_name(name): tensor.shape for name, tensor in own.items()}
-    if mismatch := mismatches(state, expected):
-        raise ValueError(f"the discriminator {mismatch}")
-    discriminator.load_state_dict({name: state[o2_name(name)].float() for name in own})
+    _check_blur(state, [dim, *dims], len(kernel))
+    weights = convert(state, DISCRIMINATOR_NAMES, discriminator, owner="the discriminator")
+    discriminator.load_state_dict(weights)
     return discriminator.eval()
-
-
-def o2_name(name: str) -> str:
-    """Name of one of our tensors in O2-MAGVIT2."""
-    layer, parameter = name.rsplit(".", 1)
-    if layer in NAMES:
-        return f"{NAMES[layer]}.{parameter}"
-    block, conv = layer.removeprefix("network.blocks.").split(".")
-    return f"res_blocks.{block}.{BLOCK_NAMES[conv]}.{parameter}"
 
 
 def _shape(state: Tensors, name: str) -> tuple[int, ...]:
@@ -273,16 +252,15 @@ def _guess_size(num_positions: int, num_blocks: int, num_axes: int) -> tuple[int
     return NUM_FRAMES if default_fits else 1 + (frames - 1) * scale, side * scale, side * scale
 
 
-def _without_blur(state: Tensors, dims: list[int], num_axes: int) -> Tensors:
-    """Drops the blur filters, which are constants here; raises on other filters."""
+def _check_blur(state: Tensors, dims: list[int], num_axes: int) -> None:
+    """Raises `ValueError` on blur filters other than ours, which are constants."""
     taps = torch.tensor([1.0, 2.0, 1.0]) / 4
     expected: Tensor = torch.ones(())
     for _ in range(num_axes):
         expected = expected[..., None] * taps
-    state = dict(state)
     for number, dim in enumerate(dims[:-1]):
         name = f"res_blocks.{number}.blur.filt"
-        blur = state.pop(name, None)
+        blur = state.get(name)
         if blur is None:
             continue
         if blur.shape != (dim, 1, *expected.shape) or not bool((blur.float() == expected).all()):
@@ -290,4 +268,3 @@ def _without_blur(state: Tensors, dims: list[int], num_axes: int) -> Tensors:
                 f"{name} of the discriminator is not the filter [1, 2, 1] / 4, the only one that "
                 "can be converted"
             )
-    return state

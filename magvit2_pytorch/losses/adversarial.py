@@ -1,6 +1,7 @@
 """Adversarial losses of both sides, and their adaptive weight."""
 
-from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -14,75 +15,62 @@ RealLogits = Float[Tensor, "b ..."]
 FakeLogits = Float[Tensor, "c ..."]
 
 
-class AdversarialLoss(ABC):
-    """Pair of loss functions without state: call the static methods."""
+class AdversarialLoss(NamedTuple):
+    """Losses of both sides, functions of real and fake logits."""
 
-    @staticmethod
-    @abstractmethod
-    def discriminator(real: RealLogits, fake: FakeLogits) -> Float[Tensor, ""]:
-        """Loss of the discriminator."""
-
-    @staticmethod
-    @abstractmethod
-    def generator(real: RealLogits, fake: FakeLogits) -> Float[Tensor, ""]:
-        """Loss of the generator."""
+    discriminator: Callable[[RealLogits, FakeLogits], Tensor]
+    generator: Callable[[RealLogits, FakeLogits], Tensor]
 
 
-ADVERSARIAL_LOSSES: Registry[type[AdversarialLoss]] = Registry("adversarial loss")
+ADVERSARIAL_LOSSES: Registry[AdversarialLoss] = Registry("adversarial loss")
 
 
-@ADVERSARIAL_LOSSES.register("hinge")
-class Hinge(AdversarialLoss):
-    """Hinge loss: logits beyond +-1 give the discriminator no gradient.
+def hinge_discriminator(real: RealLogits, fake: FakeLogits) -> Float[Tensor, ""]:
+    """E[max(0, 1 - D(x))] + E[max(0, 1 + D(x'))]: logits beyond +-1 have no gradient.
 
-    D: E[max(0, 1 - D(x))] + E[max(0, 1 + D(x'))]; G: -E[D(x')].
     Source: Geometric GAN (arXiv 1705.02894), section 3; SAGAN (arXiv 1805.08318), equation 4.
     """
-
-    @staticmethod
-    def discriminator(real: RealLogits, fake: FakeLogits) -> Float[Tensor, ""]:
-        return F.relu(1 - at_least_float32(real)).mean() + F.relu(1 + at_least_float32(fake)).mean()
-
-    @staticmethod
-    def generator(real: RealLogits, fake: FakeLogits) -> Float[Tensor, ""]:
-        return -at_least_float32(fake).mean()
+    return F.relu(1 - at_least_float32(real)).mean() + F.relu(1 + at_least_float32(fake)).mean()
 
 
-@ADVERSARIAL_LOSSES.register("non_saturating")
-class NonSaturating(AdversarialLoss):
-    """Non-saturating cross-entropy, the loss of MAGVIT-v2.
+def hinge_generator(real: RealLogits, fake: FakeLogits) -> Float[Tensor, ""]:
+    """-E[D(x')], from the same sources."""
+    return -at_least_float32(fake).mean()
 
-    D: E[softplus(-D(x))] + E[softplus(D(x'))]; G: E[softplus(-D(x'))].
-    Source: Goodfellow et al. (arXiv 1406.2661), equation 1, and section 3 for the generator.
+
+def non_saturating_discriminator(real: RealLogits, fake: FakeLogits) -> Float[Tensor, ""]:
+    """E[softplus(-D(x))] + E[softplus(D(x'))], cross-entropy; the loss of MAGVIT-v2.
+
+    Source: Goodfellow et al. (arXiv 1406.2661), equation 1.
     """
-
-    @staticmethod
-    def discriminator(real: RealLogits, fake: FakeLogits) -> Float[Tensor, ""]:
-        return (
-            F.softplus(-at_least_float32(real)).mean() + F.softplus(at_least_float32(fake)).mean()
-        )
-
-    @staticmethod
-    def generator(real: RealLogits, fake: FakeLogits) -> Float[Tensor, ""]:
-        return F.softplus(-at_least_float32(fake)).mean()
+    return F.softplus(-at_least_float32(real)).mean() + F.softplus(at_least_float32(fake)).mean()
 
 
-@ADVERSARIAL_LOSSES.register("relativistic")
-class Relativistic(AdversarialLoss):
-    """Relativistic loss of the difference between the logits of a pair.
+def non_saturating_generator(real: RealLogits, fake: FakeLogits) -> Float[Tensor, ""]:
+    """E[softplus(-D(x'))], from section 3 of the same paper."""
+    return F.softplus(-at_least_float32(fake)).mean()
 
-    D: E[softplus(-(D(x) - D(x')))]; G: E[softplus(-(D(x') - D(x)))]. A pair is a video and its
-    reconstruction. Use it with gradient penalties on both real and fake videos.
+
+def relativistic_discriminator(real: RealLogits, fake: FakeLogits) -> Float[Tensor, ""]:
+    """E[softplus(-(D(x) - D(x')))], where a pair is a video and its reconstruction.
+
+    Use it with gradient penalties on both real and fake videos.
     Source: RpGAN (arXiv 1807.00734), section 4; R3GAN (arXiv 2501.05441), equation 2.
     """
+    return F.softplus(-_difference(real, fake)).mean()
 
-    @staticmethod
-    def discriminator(real: RealLogits, fake: FakeLogits) -> Float[Tensor, ""]:
-        return F.softplus(-_difference(real, fake)).mean()
 
-    @staticmethod
-    def generator(real: RealLogits, fake: FakeLogits) -> Float[Tensor, ""]:
-        return F.softplus(_difference(real, fake)).mean()
+def relativistic_generator(real: RealLogits, fake: FakeLogits) -> Float[Tensor, ""]:
+    """E[softplus(-(D(x') - D(x)))], from the same sources."""
+    return F.softplus(_difference(real, fake)).mean()
+
+
+for _name, _loss in {
+    "hinge": AdversarialLoss(hinge_discriminator, hinge_generator),
+    "non_saturating": AdversarialLoss(non_saturating_discriminator, non_saturating_generator),
+    "relativistic": AdversarialLoss(relativistic_discriminator, relativistic_generator),
+}.items():
+    ADVERSARIAL_LOSSES.register(_name)(_loss)
 
 
 def _difference(real: RealLogits, fake: FakeLogits) -> Float[Tensor, "b ..."]:

@@ -10,12 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from magvit2_pytorch.functional import at_least_float32
-from magvit2_pytorch.losses.perceptual_networks import (
-    FeatureTrunk,
-    download_trunk,
-    load_heads,
-    load_trunk,
-)
+from magvit2_pytorch.losses.perceptual_networks import FeatureTrunk, load_heads, load_trunk
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -68,30 +63,6 @@ class PerceptualLoss(nn.Module):
         self.register_buffer("mean", _per_channel(IMAGENET_MEAN), persistent=False)
         self.register_buffer("std", _per_channel(IMAGENET_STD), persistent=False)
         self.requires_grad_(False).eval()
-
-    @classmethod
-    def from_weights(
-        cls,
-        path: str | Path,
-        heads: str | Path | None = None,
-        resize_to: int | None = None,
-    ) -> "PerceptualLoss":
-        """Builds the loss from a file of weights.
-
-        The file is a vgg16 or alexnet of torchvision, LPIPS or ST-LPIPS. `heads` is a file with the
-        heads of LPIPS, or "torchmetrics" for the one in that package. Loading a file never executes
-        code. Raises as `load_trunk`.
-        """
-        trunk, trunk_heads = load_trunk(path)
-        return cls(trunk, trunk_heads if heads is None else load_heads(heads, trunk), resize_to)
-
-    @classmethod
-    def download(
-        cls, name: str = "vgg16", heads: str | Path | None = None, resize_to: int | None = None
-    ) -> "PerceptualLoss":
-        """Downloads the ImageNet weights of "vgg16" or "alexnet" from torchvision."""
-        trunk = download_trunk(name)
-        return cls(trunk, None if heads is None else load_heads(heads, trunk), resize_to)
 
     @property
     def name(self) -> str:
@@ -151,12 +122,19 @@ class PerceptualLoss(nn.Module):
 
 
 def build_perceptual(
-    spec: str | Path, heads: str | Path | None = None, resize_to: int | None = None
+    weights: str | Path, heads: str | Path | None = None, resize_to: int | None = None
 ) -> PerceptualLoss:
-    """Builds the loss from a path, or from "torchvision:vgg16" or "torchvision:alexnet"."""
-    if isinstance(spec, str) and spec.startswith("torchvision:"):
-        return PerceptualLoss.download(spec.removeprefix("torchvision:"), heads, resize_to)
-    return PerceptualLoss.from_weights(spec, heads, resize_to)
+    """Builds the loss from a file of weights, or downloads those of torchvision.
+
+    The file is a vgg16 or alexnet of torchvision, LPIPS or ST-LPIPS; "torchvision:vgg16" and
+    "torchvision:alexnet" are downloaded. `heads` is a file with the heads of LPIPS, or
+    "torchmetrics" for the one in that package. Loading a file never executes code. Raises as
+    `load_trunk`.
+    """
+    trunk, own_heads = load_trunk(weights)
+    return PerceptualLoss(
+        trunk, own_heads if heads is None else load_heads(heads, trunk), resize_to
+    )
 
 
 def _distance(

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,7 +12,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from magvit2_pytorch.config import Registry
 from magvit2_pytorch.weights import Tensors, mismatches, read_tensors
 
 
@@ -29,11 +29,10 @@ class FeatureTrunk(nn.Module):
     @property
     def dims(self) -> list[int]:
         """Channels of each output."""
-        convs = [m for m in self.features if isinstance(m, nn.Conv2d)]
-        ends = [
-            sum(isinstance(m, nn.Conv2d) for m in self.features[: tap + 1]) for tap in self.taps
+        return [
+            [m.out_channels for m in self.features[: tap + 1] if isinstance(m, nn.Conv2d)][-1]
+            for tap in self.taps
         ]
-        return [convs[end - 1].out_channels for end in ends]
 
     def forward(self, x: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n _ _ _"], ...]:
         outputs = []
@@ -42,9 +41,6 @@ class FeatureTrunk(nn.Module):
             if index in self.taps:
                 outputs.append(x)
         return tuple(outputs)
-
-
-TRUNKS: Registry[Callable[[], FeatureTrunk]] = Registry("feature trunk")
 
 
 class PaddedBlurPool(nn.Module):
@@ -65,64 +61,50 @@ class PaddedBlurPool(nn.Module):
         return F.conv2d(x, self.filt, stride=2, groups=x.shape[1])
 
 
-@TRUNKS.register("vgg16")
-def vgg16() -> FeatureTrunk:
-    """VGG16 (arXiv 1409.1556, column D) after relu 1_2, 2_2, 3_3, 4_3, 5_3."""
-    return _vgg16("vgg16", lambda dim: [nn.MaxPool2d(2)], min_size=16)
+def vgg16(blurred: bool = False) -> FeatureTrunk:
+    """VGG16 (arXiv 1409.1556, column D) after relu 1_2, 2_2, 3_3, 4_3, 5_3.
 
-
-@TRUNKS.register("st_vgg16")
-def st_vgg16() -> FeatureTrunk:
-    """VGG16 of ST-LPIPS: pooling is a maximum with stride 1, then `PaddedBlurPool`."""
-    return _vgg16(
-        "st_vgg16", lambda dim: [nn.MaxPool2d(2, stride=1), PaddedBlurPool(dim)], min_size=18
-    )
-
-
-def _vgg16(name: str, pool: Callable[[int], list[nn.Module]], min_size: int) -> FeatureTrunk:
+    If `blurred`, that of ST-LPIPS: a pooling is a maximum with stride 1, then `PaddedBlurPool`.
+    """
     layers, taps, dim = [], [], 3
     for block in ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3):
-        layers += pool(dim) if taps else []
+        layers += _pool(2, dim, blurred) if taps else []
         for dim_out in block:
             layers += [nn.Conv2d(dim, dim_out, 3, padding=1), nn.ReLU(inplace=True)]
             dim = dim_out
         taps.append(len(layers) - 1)
-    return FeatureTrunk(name, layers, taps, min_size)
+    return FeatureTrunk("st_vgg16" if blurred else "vgg16", layers, taps, 18 if blurred else 16)
 
 
-@TRUNKS.register("alexnet")
-def alexnet() -> FeatureTrunk:
-    """AlexNet after each of its five convolutions (arXiv 1404.5997, one column)."""
-    first = [nn.Conv2d(3, 64, 11, stride=4, padding=2), nn.ReLU(inplace=True)]
-    return _alexnet("alexnet", first, lambda dim: [nn.MaxPool2d(3, stride=2)], min_size=31)
+def alexnet(blurred: bool = False) -> FeatureTrunk:
+    """AlexNet after each of its five convolutions (arXiv 1404.5997, one column).
 
-
-@TRUNKS.register("st_alexnet")
-def st_alexnet() -> FeatureTrunk:
-    """AlexNet of ST-LPIPS: blurred strides, in total 8 instead of 16."""
-    first = [nn.Conv2d(3, 64, 11, padding=2), PaddedBlurPool(64), nn.ReLU(inplace=True)]
-
-    def pool(dim: int) -> list[nn.Module]:
-        return [nn.MaxPool2d(3, stride=1), PaddedBlurPool(dim)]
-
-    return _alexnet("st_alexnet", first, pool, min_size=21)
-
-
-def _alexnet(
-    name: str, first: list[nn.Module], pool: Callable[[int], list[nn.Module]], min_size: int
-) -> FeatureTrunk:
-    layers, taps = [*first], [len(first) - 1]
-    for pooling, dim, dim_out, kernel_size in (
-        (pool(64), 64, 192, 5),
-        (pool(192), 192, 384, 3),
-        ([], 384, 256, 3),
-        ([], 256, 256, 3),
-    ):
+    If `blurred`, that of ST-LPIPS, with strides of 8 instead of 16 in total.
+    """
+    first = nn.Conv2d(3, 64, 11, stride=1 if blurred else 4, padding=2)
+    layers = [first, *[PaddedBlurPool(64)] * blurred, nn.ReLU(inplace=True)]
+    taps, dim = [len(layers) - 1], 64
+    for dim_out, kernel_size in ((192, 5), (384, 3), (256, 3), (256, 3)):
+        layers += _pool(3, dim, blurred) if len(taps) < 3 else []
         conv = nn.Conv2d(dim, dim_out, kernel_size, padding=kernel_size // 2)
-        layers += [*pooling, conv, nn.ReLU(inplace=True)]
+        layers += [conv, nn.ReLU(inplace=True)]
         taps.append(len(layers) - 1)
-    return FeatureTrunk(name, layers, taps, min_size)
+        dim = dim_out
+    return FeatureTrunk("st_alexnet" if blurred else "alexnet", layers, taps, 21 if blurred else 31)
 
+
+def _pool(size: int, dim: int, blurred: bool) -> list[nn.Module]:
+    if blurred:
+        return [nn.MaxPool2d(size, stride=1), PaddedBlurPool(dim)]
+    return [nn.MaxPool2d(size, stride=2)]
+
+
+TRUNKS: dict[str, Callable[[], FeatureTrunk]] = {
+    "vgg16": vgg16,
+    "st_vgg16": partial(vgg16, blurred=True),
+    "alexnet": alexnet,
+    "st_alexnet": partial(alexnet, blurred=True),
+}
 
 Heads = list[Float[Tensor, " _"]]
 
@@ -135,23 +117,24 @@ TRUNK_KEY = re.compile(r"(?:features|net\.slice\d)\.(\d+)\.(.+)")
 HEAD_KEY = re.compile(r"lin(\d)\.model\.\d\.weight")
 
 
-def load_trunk(path: str | Path) -> tuple[FeatureTrunk, Heads | None]:
+def load_trunk(source: str | Path) -> tuple[FeatureTrunk, Heads | None]:
     """Loads a trunk, and the LPIPS heads if the file contains them.
 
-    The trunk is recognized by names and shapes. Raises `ValueError` on a file of another kind,
-    on missing or unexpected layers, and on a file that could execute code.
+    The trunk is recognized by names and shapes. "torchvision:vgg16" (528 MB) and
+    "torchvision:alexnet" (233 MB) are downloaded, once, into the cache of torch. Raises
+    `ValueError` on a file of another kind, on missing or unexpected layers, and on a file that
+    could execute code.
     """
-    return trunk_from_state(read_tensors(path, ACCEPTED), str(path))
-
-
-def trunk_from_state(state: Tensors, source: str) -> tuple[FeatureTrunk, Heads | None]:
-    """Builds trunk and heads from a state dict that errors call `source`."""
+    if str(source).startswith("torchvision:"):
+        state, source = _download(str(source).removeprefix("torchvision:"))
+    else:
+        state = read_tensors(source, ACCEPTED)
     layers = {
         f"features.{match[1]}.{match[2]}": tensor
         for key, tensor in state.items()
         if (match := TRUNK_KEY.fullmatch(key))
     }
-    name = _trunk_name(layers, source)
+    name = _trunk_name(layers, str(source))
     # On the meta device: no memory, and no draws from the global random generator.
     with torch.device("meta"):
         trunk = TRUNKS[name]()
@@ -163,7 +146,7 @@ def trunk_from_state(state: Tensors, source: str) -> tuple[FeatureTrunk, Heads |
     layers = {key: tensor.float().clone(**contiguous) for key, tensor in layers.items()}
     trunk.load_state_dict(layers, assign=True)
     has_heads = any(HEAD_KEY.fullmatch(key) for key in state)
-    return trunk, heads_from_state(state, trunk, source) if has_heads else None
+    return trunk, heads_from_state(state, trunk, str(source)) if has_heads else None
 
 
 def load_heads(path: str | Path, trunk: FeatureTrunk) -> Heads:
@@ -180,23 +163,16 @@ def load_heads(path: str | Path, trunk: FeatureTrunk) -> Heads:
 def heads_from_state(state: Tensors, trunk: FeatureTrunk, source: str) -> Heads:
     """Extracts LPIPS heads from a state dict that errors call `source`."""
     heads = {
-        int(match[1]): tensor for key, tensor in state.items() if (match := HEAD_KEY.fullmatch(key))
+        f"lin{m[1]}": tensor for key, tensor in state.items() if (m := HEAD_KEY.fullmatch(key))
     }
-    expected = {index: (1, dim, 1, 1) for index, dim in enumerate(trunk.dims)}
-    shapes = {index: tuple(tensor.shape) for index, tensor in sorted(heads.items())}
-    if shapes != expected:
-        raise ValueError(
-            f"{source} contains no LPIPS heads for {trunk.name}: lin0 to lin{len(expected) - 1} "
-            f"should be {list(expected.values())}, and it has {shapes or 'none'}"
-        )
-    return [heads[index].float().flatten() for index in expected]
+    expected = {f"lin{index}": (1, dim, 1, 1) for index, dim in enumerate(trunk.dims)}
+    if mismatch := mismatches(heads, expected):
+        raise ValueError(f"{source} contains no LPIPS heads for {trunk.name}: it {mismatch}")
+    return [heads[name].float().flatten() for name in expected]
 
 
-def download_trunk(name: str) -> FeatureTrunk:
-    """Downloads torchvision's ImageNet "vgg16" (528 MB) or "alexnet" (233 MB).
-
-    A second call reads them from the cache of torch. No other function here needs a network.
-    """
+def _download(name: str) -> tuple[Tensors, str]:
+    """ImageNet weights of torchvision, and their address."""
     known = {"vgg16": "VGG16_Weights", "alexnet": "AlexNet_Weights"}
     if name not in known:
         raise ValueError(f"torchvision:{name} is not available: use {' or '.join(known)}")
@@ -212,7 +188,7 @@ def download_trunk(name: str) -> FeatureTrunk:
         state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except OSError as error:  # includes the errors of urllib
         raise ConnectionError(f"cannot download {weights.url} ({error}): {advice}") from error
-    return trunk_from_state(state, weights.url)[0]
+    return state, weights.url
 
 
 def _trunk_name(layers: Tensors, source: str) -> str:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from magvit2_pytorch.config import Registry
 from magvit2_pytorch.functional import at_least_float32
 from magvit2_pytorch.losses.adversarial import FakeLogits, RealLogits
+from magvit2_pytorch.runtime import num_processes
 
 Inputs = tuple[Float[Tensor, "b ..."], ...]
 Logits = tuple[Float[Tensor, "b ..."], ...]
@@ -130,8 +131,7 @@ class LeCamRegularizer(nn.Module):
         """Updates the means with the logits of one step, without device synchronization."""
         sums = torch.stack((at_least_float32(real).sum(), at_least_float32(fake).sum()))
         counts = torch.stack([sums.new_full((), logits.numel()) for logits in (real, fake)])
-        initialized = dist.is_available() and dist.is_initialized()
-        if self.distributed and self.training and initialized:
+        if self.distributed and self.training and num_processes() > 1:
             # Processes may have different numbers of samples: their means must be weighted.
             totals = torch.cat((sums, counts))
             dist.all_reduce(totals)

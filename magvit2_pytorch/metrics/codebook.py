@@ -11,6 +11,8 @@ from jaxtyping import Float, Int, Integer
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from magvit2_pytorch.runtime import num_processes
+
 
 def bits_per_pixel(
     bits_per_position: float, latent_grid: Sequence[int], video_grid: Sequence[int]
@@ -151,10 +153,10 @@ class CodebookUsage:
         local = CodebookUsage(self.codebook_size, self.num_codebooks)
         local.num_codes = self.num_codes
         local._dense, local._sparse = tree_map_only(Tensor, Tensor.cpu, (self._dense, self._sparse))
-        if not (dist.is_available() and dist.is_initialized()):
+        if num_processes() == 1:
             return local
         # As objects: a process may have no counts, and sparse counts differ in length.
-        counters: list[CodebookUsage | None] = [None] * dist.get_world_size()
+        counters: list[CodebookUsage | None] = [None] * num_processes()
         dist.all_gather_object(counters, local)
         total = CodebookUsage(self.codebook_size, self.num_codebooks)
         for counter in counters:

@@ -7,6 +7,8 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
+from magvit2_pytorch.runtime import num_processes
+
 
 class Moments(NamedTuple):
     """Moments of each channel, in float64."""
@@ -70,9 +72,9 @@ class ChannelMoments:
         A collective: all processes must call it.
         """
         parts: list[ChannelMoments | None] = [self]
-        if dist.is_available() and dist.is_initialized():
+        if num_processes() > 1:
             # As objects: a process without values does not know the number of channels.
-            parts = [None] * dist.get_world_size()
+            parts = [None] * num_processes()
             dist.all_gather_object(parts, self)
         total = ChannelMoments()
         for part in parts:

@@ -3,7 +3,12 @@
 from magvit2_pytorch.quantizers.continuous import Continuous
 from magvit2_pytorch.quantizers.fsq import FSQ
 from magvit2_pytorch.quantizers.lfq import LFQ, convert_bit_order
-from magvit2_pytorch.quantizers.quantizer import QUANTIZERS, Quantized, Quantizer
+from magvit2_pytorch.quantizers.quantizer import (
+    QUANTIZERS,
+    Quantized,
+    Quantizer,
+    build_quantizer,
+)
 from magvit2_pytorch.quantizers.vector import VectorQuantizer
 
 __all__ = [
@@ -14,5 +19,6 @@ __all__ = [
     "Quantized",
     "Quantizer",
     "VectorQuantizer",
+    "build_quantizer",
     "convert_bit_order",
 ]

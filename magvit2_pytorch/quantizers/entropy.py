@@ -15,6 +15,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
 from magvit2_pytorch.quantizers.quantizer import without_autocast
+from magvit2_pytorch.runtime import num_processes
 
 MAX_EXACT_BITS = 20
 """2^20 mean probabilities are 4 MB; with more bits the default is several groups of bits."""
@@ -85,7 +86,7 @@ def mean_distribution(
     """
     total = _JointSum.apply(logits)
     count = logits.new_full((), logits.shape[1])
-    if distributed and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if distributed and num_processes() > 1:
         # The all_reduce of torch.distributed is not differentiable.
         from torch.distributed.nn.functional import all_reduce
 

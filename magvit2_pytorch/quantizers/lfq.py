@@ -69,11 +69,12 @@ class LFQ(Quantizer):
     """Quantizes each latent channel to its sign, one bit of a code.
 
     Bit i of a code is 1 if latent channel i is above 0; there is no table of codes. Before the
-    signs are taken, latents optionally pass a `norm` over the channels of a code, a `soft_clamp` s
-    tanh(z / s), and with `spherical` a projection to the unit sphere, in this order. Spherical
-    codes have entries of +-1 / sqrt(d), others of +-1. With `bit_order` "msb", channel 0 is the
-    most significant bit (O2-MAGVIT2, vector-quantize-pytorch); with "lsb" the least (equation 4 of
-    the paper, Open-MAGVIT2). `convert_bit_order` converts codes.
+    signs are taken, latents optionally pass a `norm` over the channels of a code, with
+    `soft_clamp_input_value` s the function s tanh(z / s), and with `spherical` a projection to the
+    unit sphere, in this order. Spherical codes have entries of +-1 / sqrt(d), others of +-1. With
+    `bit_order` "msb", channel 0 is the most significant bit (O2-MAGVIT2, vector-quantize-pytorch);
+    with "lsb" the least (equation 4 of the paper, Open-MAGVIT2). `convert_bit_order` converts
+    codes.
 
     The loss is entropy_loss_weight * (sample_entropy - diversity_gamma * codebook_entropy)
     + commitment_loss_weight * commitment. The entropy weight starts at `entropy_anneal_factor`
@@ -102,7 +103,7 @@ class LFQ(Quantizer):
         entropy_anneal_steps: int = 2000,
         spherical: bool = False,
         norm: CodeNormName | None = None,
-        soft_clamp: float | None = None,
+        soft_clamp_input_value: float | None = None,
         bit_order: BitOrder = "msb",
         distributed: bool = True,
     ):
@@ -117,7 +118,7 @@ class LFQ(Quantizer):
         self.temperature = temperature
         self.entropy_eps = entropy_eps
         self.entropy_groups = len(group_sizes(self.num_bits, entropy_groups))
-        self.spherical, self.soft_clamp = spherical, soft_clamp
+        self.spherical, self.soft_clamp_input_value = spherical, soft_clamp_input_value
         self.bit_order, self.distributed = bit_order, distributed
         self.scale = 1 / math.sqrt(self.num_bits) if spherical else 1.0
         """Absolute value of the entries of a code."""
@@ -143,9 +144,10 @@ class LFQ(Quantizer):
                 f"{self.entropy_anneal_factor} and entropy_anneal_steps "
                 f"{self.entropy_anneal_steps} must not be negative"
             )
-        if self.soft_clamp is not None and self.soft_clamp < 1:
+        if self.soft_clamp_input_value is not None and self.soft_clamp_input_value < 1:
             raise ValueError(
-                f"soft_clamp is {self.soft_clamp}: use 1 or more, or no latent can reach its code"
+                f"soft_clamp_input_value is {self.soft_clamp_input_value}: use 1 or more, or no "
+                "latent can reach its code"
             )
         if self.bit_order not in ("msb", "lsb"):
             raise ValueError(f"bit_order {self.bit_order!r}: use 'msb' or 'lsb'")
@@ -203,7 +205,8 @@ class LFQ(Quantizer):
             at_least_float32(latents), "b (q d) t h w -> b t h w q d", q=self.num_codebooks
         )
         z = z if self.norm is None else self.norm(z)
-        z = z if self.soft_clamp is None else self.soft_clamp * (z / self.soft_clamp).tanh()
+        limit = self.soft_clamp_input_value
+        z = z if limit is None else limit * (z / limit).tanh()
         # The eps bounds the gradient of latents near 0, where the projection is singular.
         return F.normalize(z, dim=-1, eps=1e-3) if self.spherical else z
 

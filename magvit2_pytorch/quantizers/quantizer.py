@@ -3,14 +3,15 @@
 import math
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal, NamedTuple
+from inspect import signature
+from typing import Any, Literal, NamedTuple
 
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from magvit2_pytorch.config import Registry
+from magvit2_pytorch.config import Registry, check_known
 from magvit2_pytorch.layers.arithmetic import layer_norm
 from magvit2_pytorch.types import Codes, Latents
 
@@ -143,6 +144,13 @@ class Quantizer(nn.Module, ABC):
 
 
 QUANTIZERS: Registry[type[Quantizer]] = Registry("quantizer")
+
+
+def build_quantizer(name: str, **options: Any) -> Quantizer:
+    """Builds a registered quantizer; raises `ValueError` on unknown options."""
+    cls = QUANTIZERS[name]
+    check_known(f"quantizer {name!r}", options, signature(cls).parameters)
+    return cls(**options)
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager:

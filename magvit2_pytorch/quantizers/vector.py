@@ -19,6 +19,7 @@ from magvit2_pytorch.quantizers.quantizer import (
     straight_through,
     without_autocast,
 )
+from magvit2_pytorch.runtime import num_processes
 from magvit2_pytorch.types import Latents
 
 VectorQuantizerName = Literal["vq", "simvq", "residual"]
@@ -166,7 +167,7 @@ class VectorQuantizer(Quantizer):
         if not self._layers or inputs[0].is_meta:
             return
         finite = inputs[0].isfinite().all().float()
-        if _num_processes() > 1:
+        if num_processes() > 1:
             dist.all_reduce(finite, dist.ReduceOp.MIN)
         if not finite:
             return
@@ -204,13 +205,9 @@ def _rotate(z: Float[Tensor, "*n d"], quantized: Float[Tensor, "*n d"]) -> Float
     return (reflected + 2 * (z * z_unit).sum(dim=-1, keepdim=True) * quantized_unit) * scale
 
 
-def _num_processes() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
 def _sum_over_processes(x: Tensor) -> None:
     """Sums in place, if there are several processes."""
-    if _num_processes() > 1:
+    if num_processes() > 1:
         dist.all_reduce(x)
 
 

@@ -1,4 +1,4 @@
-"""Builds encoder, decoder and quantizer from a configuration."""
+"""Builds encoder and decoder from a configuration."""
 
 from dataclasses import replace
 
@@ -9,11 +9,6 @@ from magvit2_pytorch.layers.conv import CausalConv3d, PadMode, Triple, triple
 from magvit2_pytorch.layers.norm import NormSpec
 from magvit2_pytorch.layers.resample import DepthToSpace, SpaceToDepth
 from magvit2_pytorch.layers.stateful import Chain, Pointwise, ReceptiveField, StatefulLayer
-from magvit2_pytorch.quantizers.continuous import Continuous
-from magvit2_pytorch.quantizers.fsq import FSQ
-from magvit2_pytorch.quantizers.lfq import LFQ
-from magvit2_pytorch.quantizers.quantizer import Quantizer
-from magvit2_pytorch.quantizers.vector import VectorQuantizer
 from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
 from magvit2_pytorch.types import Context, Past
 
@@ -81,39 +76,6 @@ def output_layer(
     if separate_first_frame:
         last = SeparateFirstFrame(last, layer(1, patch[1], (1, *triple(kernel)[1:])))
     return Chain((norm.layer(dim), Pointwise(nn.SiLU()), last))
-
-
-def build_quantizer(config: TokenizerConfig) -> Quantizer:
-    """Quantizer of a config, which ensures that one is chosen."""
-    if config.continuous_dim is not None:
-        return Continuous(
-            config.continuous_dim, kl=config.use_kl, kl_loss_weight=config.kl_loss_weight
-        )
-    if config.use_fsq:
-        return FSQ(config.fsq_levels, num_codebooks=config.num_codebooks)
-    if config.vq_type is not None:
-        return VectorQuantizer(
-            config.vq_dim,
-            config.codebook_size,
-            vq_type=config.vq_type,
-            num_levels=config.vq_num_levels,
-            commitment_loss_weight=config.vq_commitment_loss_weight,
-        )
-    return LFQ(
-        config.codebook_size,
-        num_codebooks=config.num_codebooks,
-        entropy_loss_weight=config.lfq_entropy_loss_weight,
-        commitment_loss_weight=config.lfq_commitment_loss_weight,
-        diversity_gamma=config.lfq_diversity_gamma,
-        temperature=config.lfq_temperature,
-        entropy_eps=config.lfq_entropy_eps,
-        entropy_anneal_factor=config.lfq_entropy_anneal_factor,
-        entropy_anneal_steps=config.lfq_entropy_anneal_steps,
-        spherical=config.lfq_spherical,
-        norm=config.lfq_norm,
-        soft_clamp=config.lfq_soft_clamp_input_value,
-        bit_order=config.lfq_bit_order,
-    )
 
 
 def build_encoder_decoder(

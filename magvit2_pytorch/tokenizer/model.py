@@ -1,5 +1,6 @@
 """VideoTokenizer: video to codes and back, without losses, optimizers or data sets."""
 
+from inspect import signature
 from typing import Any
 
 import torch
@@ -10,8 +11,8 @@ from magvit2_pytorch.config import keyword_signature
 from magvit2_pytorch.functional import check_range, pad_frames, padded_num_frames
 from magvit2_pytorch.layers.arithmetic import Linear
 from magvit2_pytorch.layers.stateful import Chain, Residual
-from magvit2_pytorch.quantizers.quantizer import Quantized
-from magvit2_pytorch.tokenizer.build import build_encoder_decoder, build_quantizer
+from magvit2_pytorch.quantizers import Quantized, build_quantizer
+from magvit2_pytorch.tokenizer.build import build_encoder_decoder
 from magvit2_pytorch.tokenizer.inputs import check_size, unflatten_codes, validate_video
 from magvit2_pytorch.tokenizer.presets import preset
 from magvit2_pytorch.tokenizer.pretrained import Pretrained
@@ -35,7 +36,7 @@ class VideoTokenizer(Pretrained, nn.Module):
         super().__init__()
         self.config = config = TokenizerConfig.from_dict(options)
         self.time_factor, self.space_factor = config.time_factor, config.space_factor
-        self.quantizer = build_quantizer(config)
+        self.quantizer = build_quantizer(**config.quantizer_options)
         self.encoder, self.decoder = build_encoder_decoder(
             config, self.quantizer.latent_dim, self.quantizer.quantized_dim
         )
@@ -284,13 +285,15 @@ class VideoTokenizer(Pretrained, nn.Module):
     def compile(self, **options: Any) -> None:
         """Compile encoder and decoder in place; options are those of `torch.compile`.
 
-        The first call is slow, and so is the first call with a past or with another size. Raises
-        PyTorch's recompile limit (`torch._dynamo.config`) to 64 or more for the whole process.
+        The first call is slow, and so is the first call with a past or with another size.
         """
         # Encoder and decoder count as one function. Whole videos, first and later chunks, each
         # with and without gradients, with fixed and dynamic sizes, exceed the default limit of 8.
-        config = torch._dynamo.config
-        config.cache_size_limit = max(config.cache_size_limit, 64)
+        options = {"recompile_limit": 64} | options
+        if "recompile_limit" not in signature(torch.compile).parameters:
+            # Older versions of PyTorch have one limit for the whole process.
+            config, limit = torch._dynamo.config, options.pop("recompile_limit")
+            config.cache_size_limit = max(config.cache_size_limit, limit)
         self.encoder.compile(**options)
         self.decoder.compile(**options)
 

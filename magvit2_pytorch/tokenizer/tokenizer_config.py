@@ -3,14 +3,15 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 from magvit2_pytorch.config import check_known, to_tuples
 from magvit2_pytorch.layers.attention import AttentionSize
 from magvit2_pytorch.layers.conv import PadMode, Triple, triple
 from magvit2_pytorch.layers.norm import NormName, NormSpec
 from magvit2_pytorch.quantizers.lfq import BitOrder
+from magvit2_pytorch.quantizers.quantizer import CodeNormName
 from magvit2_pytorch.quantizers.vector import VectorQuantizerName
 from magvit2_pytorch.tokenizer.layer_spec import (
     Grid,
@@ -20,6 +21,7 @@ from magvit2_pytorch.tokenizer.layer_spec import (
     normalize_entry,
     parse_layer,
 )
+from magvit2_pytorch.tokenizer.quantizer_options import check_quantizer_options, quantizer_options
 
 TRAINING_OPTIONS = {
     name: f"the model holds no losses, give the trainer {name}"
@@ -47,11 +49,16 @@ TRAINING_OPTIONS = {
 """Options of other implementations' models, and what to use here instead."""
 
 
+INFLATABLE = {"inflatable": True}
+"""Metadata of options in which a tokenizer may differ from the one it is initialized from: they
+change no weights, or only in ways that `convert.inflate` handles."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
     """Options of a `VideoTokenizer`. Round-trips through JSON and rejects unknown keys."""
 
-    image_size: int | tuple[int, int] = 128
+    image_size: int | tuple[int, int] = field(default=128, metadata=INFLATABLE)
     """Height and width of training videos in pixels; the model takes any multiple of its stride."""
     channels: int = 3
     """1 (grey), 3 (RGB) or 4 (RGBA)."""
@@ -59,22 +66,24 @@ class TokenizerConfig:
     """Channels of the first level."""
     max_dim: int | float | None = None
     """Upper limit for layers that double the channels; None means no limit."""
-    layers: tuple[LayerEntry, ...] = ("residual", "residual", "residual")
+    layers: tuple[LayerEntry, ...] = field(
+        default=("residual", "residual", "residual"), metadata=INFLATABLE
+    )
     """Layers of the encoder, from pixels to latents; the decoder has them in reverse order."""
-    residual_conv_kernel_size: int | Triple = 3
+    residual_conv_kernel_size: int | Triple = field(default=3, metadata=INFLATABLE)
     """Kernel of the residual units: one odd number or (time, height, width)."""
-    input_conv_kernel_size: int | Triple = (7, 7, 7)
+    input_conv_kernel_size: int | Triple = field(default=(7, 7, 7), metadata=INFLATABLE)
     """Kernel of the first convolution of the encoder."""
-    output_conv_kernel_size: int | Triple = (3, 3, 3)
+    output_conv_kernel_size: int | Triple = field(default=(3, 3, 3), metadata=INFLATABLE)
     """Kernel of the last convolution of the decoder."""
-    latent_conv_kernel_size: int | Triple = 3
+    latent_conv_kernel_size: int | Triple = field(default=3, metadata=INFLATABLE)
     """Kernel of the first convolution of the decoder."""
     norm: NormName = "layer"
     """Norm of convolutional layers: over the channels of each position (`layer`), or over groups of
     channels and all positions of a frame (`group`), as in MAGVIT-v2."""
     norm_groups: int = 32
     """Number of groups of `norm="group"`; it must divide the channels of every level."""
-    patch_size: int | tuple[int, int] = 1
+    patch_size: int | tuple[int, int] = field(default=1, metadata=INFLATABLE)
     """Patches that the first convolution reads as channels: pixels to a side, or (frames, pixels).
     The first frame of a video is repeated to fill a patch of its own."""
     pad_mode: PadMode = "constant"
@@ -91,6 +100,9 @@ class TokenizerConfig:
     `vq_type`."""
     num_codebooks: int = 1
     """Codes per position, each from its own codebook."""
+    quantizer: dict[str, Any] | None = None
+    """Any registered quantizer, as {"name": "fsq", "levels": [8, 5, 5]}, instead of the options
+    below and `codebook_size`."""
     use_fsq: bool = False
     """Use finite scalar quantization (FSQ, arXiv 2309.15505) instead of LFQ."""
     fsq_levels: tuple[int, ...] | None = None
@@ -99,7 +111,7 @@ class TokenizerConfig:
     """Channels of continuous latents without quantization (W.A.L.T., arXiv 2312.06662)."""
     use_kl: bool = False
     """Sample continuous latents from a Gaussian that the encoder predicts."""
-    kl_loss_weight: float = 1e-6
+    kl_loss_weight: float = field(default=1e-6, metadata=INFLATABLE)
     """Weight of the KL divergence from a standard normal distribution; needs `use_kl`."""
 
     vq_type: VectorQuantizerName | None = None
@@ -109,31 +121,31 @@ class TokenizerConfig:
     """Channels of the latents and of each codebook vector; needs `vq_type`."""
     vq_num_levels: int = 4
     """Codes per position of `residual`; each level quantizes what the levels before left over."""
-    vq_commitment_loss_weight: float = 1.0
+    vq_commitment_loss_weight: float = field(default=1.0, metadata=INFLATABLE)
     """Weight of the commitment loss of `vq_type`, the default of vector-quantize-pytorch."""
 
-    lfq_entropy_loss_weight: float = 0.02
+    lfq_entropy_loss_weight: float = field(default=0.02, metadata=INFLATABLE)
     """Weight of the entropy loss, which favours confident samples and a fully used codebook.
     MAGVIT-v2 has 0.1 with a squared error weighted 5; with one weighted 1, 0.1 cost 2.4 dB
     (benchmarks/LOG.md)."""
-    lfq_commitment_loss_weight: float = 0.05
+    lfq_commitment_loss_weight: float = field(default=0.05, metadata=INFLATABLE)
     """Weight of the commitment loss; MAGVIT-v2 has 0.25 with a squared error weighted 5."""
     lfq_diversity_gamma: float = 1.0
     """Weight of the codebook entropy relative to the entropy per sample."""
     lfq_temperature: float = 0.01
     """Temperature of the distribution over codes in the entropy loss."""
-    lfq_entropy_eps: float = 0.0
+    lfq_entropy_eps: float = field(default=0.0, metadata=INFLATABLE)
     """Added inside the logarithm of the codebook entropy; 1e-5 in O2-MAGVIT2."""
-    lfq_entropy_anneal_factor: float = 1.0
+    lfq_entropy_anneal_factor: float = field(default=1.0, metadata=INFLATABLE)
     """Factor on the entropy weight at the start of training; 3 in MAGVIT-v2."""
-    lfq_entropy_anneal_steps: int = 2000
+    lfq_entropy_anneal_steps: int = field(default=2000, metadata=INFLATABLE)
     """Steps until that factor has fallen to 1."""
     lfq_bit_order: BitOrder = "msb"
     """Bit of a code for latent channel 0: the most significant (`msb`: O2-MAGVIT2,
     vector-quantize-pytorch) or the least (`lsb`: the paper's equation 4, Open-MAGVIT2)."""
     lfq_spherical: bool = False
     """Project latents to the unit sphere: binary spherical quantization (arXiv 2406.07548)."""
-    lfq_norm: Literal["layer", "rms"] | None = None
+    lfq_norm: CodeNormName | None = None
     """Norm over the channels of each code, before the sign."""
     lfq_soft_clamp_input_value: float | None = None
     """Bound of a smooth clamp of the latents before the sign; at least 1."""
@@ -142,7 +154,7 @@ class TokenizerConfig:
     """Channels per attention head; a multiple of 4."""
     attn_heads: int = 8
     """Number of attention heads."""
-    attn_dropout: float = 0.0
+    attn_dropout: float = field(default=0.0, metadata=INFLATABLE)
     """Dropout probability of attention weights in training."""
     linear_attn_dim_head: int = 8
     """Channels per head of linear attention."""
@@ -154,13 +166,13 @@ class TokenizerConfig:
             raise ValueError(f"layers is {self.layers!r}: give a tuple, ({self.layers!r},)")
         object.__setattr__(self, "layers", tuple(normalize_entry(e) for e in self.layers))
         for name in ("residual", "input", "output", "latent"):
-            field = f"{name}_conv_kernel_size"
-            size = getattr(self, field)
-            object.__setattr__(self, field, size if isinstance(size, int) else triple(size))
+            option = f"{name}_conv_kernel_size"
+            size = getattr(self, option)
+            object.__setattr__(self, option, size if isinstance(size, int) else triple(size))
         if self.max_dim == math.inf:
             object.__setattr__(self, "max_dim", None)
         self._check_widths()
-        self._check_quantizer()
+        check_quantizer_options(vars(self), {f.name: f.default for f in fields(self)})
         self._check_layers()
 
     def _check_widths(self):
@@ -183,52 +195,6 @@ class TokenizerConfig:
             )
         if not isinstance(self.image_size, int) and len(self.image_size) != 2:
             raise ValueError(f"image_size {self.image_size}: give one number or (height, width)")
-
-    def _check_quantizer(self):
-        if self.use_fsq and not self.fsq_levels:
-            raise ValueError("use_fsq needs fsq_levels, e.g. (8, 8, 8, 5, 5, 5)")
-        if self.fsq_levels and not self.use_fsq:
-            raise ValueError("fsq_levels has no effect without use_fsq=True")
-        chosen = [self.codebook_size is not None, self.use_fsq, self.continuous_dim is not None]
-        fsq_size = math.prod(self.fsq_levels or ())
-        if sum(chosen) > 1 and not (self.use_fsq and self.codebook_size == fsq_size):
-            raise ValueError(
-                "choose one of codebook_size (LFQ), use_fsq with fsq_levels, or continuous_dim, "
-                "and set use_fsq to false and the others to null (None)"
-            )
-        self._check_vq()
-        if not any(chosen):
-            raise ValueError(
-                "no quantizer chosen: give codebook_size (LFQ, e.g. 2**18), use_fsq=True with "
-                "fsq_levels, or continuous_dim (no quantization)"
-            )
-        if self.use_kl and self.continuous_dim is None:
-            raise ValueError("use_kl needs continuous latents: give continuous_dim")
-        if self.num_codebooks > 1 and self.continuous_dim is not None:
-            raise ValueError(
-                f"num_codebooks={self.num_codebooks}, but continuous latents have no codes"
-            )
-
-    def _check_vq(self):
-        if self.vq_type is None:
-            for name in ("vq_dim", "vq_num_levels", "vq_commitment_loss_weight"):
-                default = type(self).__dataclass_fields__[name].default
-                if getattr(self, name) != default:
-                    raise ValueError(f"{name} has no effect without vq_type")
-            return
-        if self.vq_type not in get_args(VectorQuantizerName):
-            raise ValueError(f"vq_type {self.vq_type!r}: use 'vq', 'simvq' or 'residual'")
-        if self.codebook_size is None or self.use_fsq:
-            raise ValueError(
-                f"vq_type={self.vq_type!r} needs codebook_size, e.g. 1024, and no other quantizer"
-            )
-        if self.num_codebooks > 1:
-            raise ValueError(
-                f"num_codebooks={self.num_codebooks} is not for vq_type: use vq_type='residual' "
-                "and vq_num_levels"
-            )
-        if self.vq_num_levels != 4 and self.vq_type != "residual":
-            raise ValueError("vq_num_levels has no effect without vq_type='residual'")
 
     def _check_layers(self):
         conditional = [spec.name for spec in self.layer_specs if spec.conditional]
@@ -262,6 +228,11 @@ class TokenizerConfig:
             attention=AttentionSize(self.attn_dim_head, self.attn_heads, self.attn_dropout),
             linear_attention=AttentionSize(self.linear_attn_dim_head, self.linear_attn_heads),
         )
+
+    @property
+    def quantizer_options(self) -> dict[str, Any]:
+        """Name and options for `build_quantizer`."""
+        return quantizer_options(vars(self))
 
     @property
     def height_and_width(self) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from magvit2_pytorch.functional import autocast, pad_frames
 from magvit2_pytorch.media.frames import check_range
 from magvit2_pytorch.metrics.frechet import ChannelMoments, Moments
 from magvit2_pytorch.quantizers.continuous import Continuous
+from magvit2_pytorch.runtime import num_processes
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.types import Clips, Latents, Precision
 
@@ -80,14 +81,13 @@ def record_latents(
 def _measure(
     tokenizer: VideoTokenizer, clips: Clips, max_clips: int, precision: Precision
 ) -> Moments:
-    rank, num_processes = 0, 1
-    if dist.is_available() and dist.is_initialized():
-        rank, num_processes = dist.get_rank(), dist.get_world_size()
+    count = num_processes()
+    rank = dist.get_rank() if count > 1 else 0
     num_clips = min(len(clips), max_clips)
     accumulator, was_training = ChannelMoments(), tokenizer.training
     tokenizer.eval()
     try:
-        for number in range(rank, num_clips, num_processes):
+        for number in range(rank, num_clips, count):
             # At even intervals, as neighbours in a dataset are often alike.
             clip = clips[number * len(clips) // num_clips]
             accumulator.update(_encode(tokenizer, clip, precision))

@@ -86,6 +86,7 @@ def test_what_the_trainer_saved_brings_its_discriminator(run, tmp_path, shape, s
     assert discriminator.network.head.input_size == size
     count = sum(p.numel() for p in discriminator.parameters())
     assert f"discriminator   {count:,} parameters, for {' x '.join(map(str, size))}\n" in out
+    assert "left_out        perceptual_model (1)\n" in out
     VideoTokenizer.from_pretrained(tmp_path / "o2")
 
 

@@ -15,7 +15,7 @@ from magvit2_pytorch.convert.conversion import (
     split_checkpoint,
     tokenizer_from_state,
 )
-from magvit2_pytorch.convert.o2_magvit2 import options_from_shapes
+from magvit2_pytorch.convert.o2_magvit2 import config as read_config
 from magvit2_pytorch.quantizers.lfq import convert_bit_order
 from magvit2_pytorch.tokenizer.presets import preset
 from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
@@ -112,7 +112,7 @@ def test_what_comes_out_is_ready_to_use(tmp_path):
 def test_the_release_and_its_like_are_presets(name, shape):
     with torch.device("meta"):
         state = {key: torch.empty(size) for key, size in tokenizer_shapes(shape).items()}
-    found = TokenizerConfig.from_dict(options_from_shapes(state))
+    found = TokenizerConfig.from_dict(read_config(state))
     assert found == TokenizerConfig.from_dict({**preset(name), "lfq_entropy_eps": 1e-5})
     tokenizer = tokenizer_from_state(state)
     assert sum(p.numel() for p in tokenizer.parameters()) == sum(x.numel() for x in state.values())
@@ -170,6 +170,7 @@ def test_all_writers_prefixes(prefix):
     assert found.tokenizer.keys() == state.keys()
     assert all(found.tokenizer[name] is state[name] for name in state)
     assert list(found.discriminator) == ["conv_in.bias"]
+    assert found.left_out == {"counters": 2, "perceptual_model": 1}
 
 
 @pytest.mark.parametrize("prefix", PREFIXES[1:])

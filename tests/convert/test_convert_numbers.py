@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from magvit2_pytorch import VideoTokenizer
 from magvit2_pytorch.convert.conversion import convert_o2_magvit2
 from magvit2_pytorch.convert.inflate import inflate_into
-from magvit2_pytorch.convert.o2_magvit2 import convert_discriminator, name_table
+from magvit2_pytorch.convert.name_table import find_sources
+from magvit2_pytorch.convert.o2_magvit2 import convert_discriminator, names
 from magvit2_pytorch.losses.adversarial import ADVERSARIAL_LOSSES
 from magvit2_pytorch.losses.reconstruction import RECONSTRUCTION_LOSSES
 from magvit2_pytorch.losses.regularizers import lecam_loss, r1_penalty
@@ -134,11 +135,13 @@ def gradients(tokenizer, state, loss):
     """Of all parameters, by their names."""
     parameters = dict(tokenizer.named_parameters())
     found = torch.autograd.grad(loss, list(parameters.values()))
-    table = name_table(tokenizer, state)
+    sources = find_sources(names(state), tokenizer)
     return {
         name: part
         for ours, gradient in zip(parameters, found, strict=True)
-        for name, part in zip(table[ours], gradient.chunk(len(table[ours])), strict=True)
+        for name, part in zip(
+            sources[ours].theirs, gradient.chunk(len(sources[ours].theirs)), strict=True
+        )
     }
 
 

@@ -1,5 +1,7 @@
 """An image tokenizer as the start of a video tokenizer."""
 
+from dataclasses import fields
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from magvit2_pytorch import VideoTokenizer
 from magvit2_pytorch.convert.conversion import tokenizer_from_state
 from magvit2_pytorch.convert.inflate import inflate_into
 from magvit2_pytorch.tokenizer.presets import magvit2_options
+from magvit2_pytorch.tokenizer.tokenizer_config import INFLATABLE, TokenizerConfig
 from tests.conftest import DISCRETE, QUANTIZERS, random_video
 from tests.o2_magvit2 import Shape, decode, encode, made_state, tokenizer_shapes
 
@@ -130,6 +133,17 @@ def test_others_are_refused_and_nothing_is_changed(options, message):
     with pytest.raises(ValueError, match=message):
         inflate_into(video, image_tokenizer(**options))
     assert all(torch.equal(value, before[name]) for name, value in video.state_dict().items())
+
+
+def test_weights_of_losses_may_differ():
+    options = [f for f in fields(TokenizerConfig) if f.name.endswith("loss_weight")]
+    assert len(options) == 4
+    assert all(option.metadata == INFLATABLE for option in options)
+    image = image_tokenizer("vq")
+    video = video_tokenizer((False, True), "vq", vq_commitment_loss_weight=0.5)
+    inflate_into(video, image)
+    x = random_video(1)
+    torch.testing.assert_close(video(x), image(x), atol=1e-5, rtol=0)
 
 
 def test_a_first_frame_apart_cannot_be_inflated():

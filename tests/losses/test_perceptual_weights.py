@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from magvit2_pytorch.losses.perceptual import PerceptualLoss, build_perceptual
+from magvit2_pytorch.losses.perceptual import build_perceptual
 from magvit2_pytorch.losses.perceptual_networks import TRUNKS, load_heads, load_trunk
 
 SLICES = {
@@ -57,7 +57,7 @@ def test_torchvisions_files_are_trunks_without_heads(name, kind, trunks, tmp_pat
         save_file(state, path)
     else:
         torch.save({"state_dict": state} if kind == "nested" else state, path)
-    loss = PerceptualLoss.from_weights(path)
+    loss = build_perceptual(path)
     assert_same(loss.trunk, trunks[name])
     assert loss.heads is None
     assert not any(p.requires_grad for p in loss.parameters())
@@ -141,7 +141,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(bare, tmp_path):
     else:
         torch.save({"features.0.weight": Exploit(trace)}, path)
     with pytest.raises(ValueError, match=r"evil\.pth was refused.*might run code"):
-        PerceptualLoss.from_weights(path)
+        build_perceptual(path)
     assert not trace.exists()
     # It is what it claims to be: whoever unpickles it, runs it.
     if bare:
@@ -155,19 +155,19 @@ def test_damaged_files_are_refused(kind, content, tmp_path):
     path = tmp_path / f"damaged.{kind}"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"damaged\."):
-        PerceptualLoss.from_weights(path)
+        build_perceptual(path)
 
 
 def test_other_archives_are_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "some.pth", "w") as archive:
         archive.writestr("readme", "hello")
     with pytest.raises(ValueError, match=r"some\.pth was refused"):
-        PerceptualLoss.from_weights(tmp_path / "some.pth")
+        build_perceptual(tmp_path / "some.pth")
 
 
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no file .*nowhere"):
-        PerceptualLoss.from_weights(tmp_path / "nowhere.pth")
+        build_perceptual(tmp_path / "nowhere.pth")
 
 
 def without(state, key):
@@ -195,7 +195,7 @@ def test_wrong_files_are_refused_with_what_is_wrong(change, message, trunks, tmp
     path = tmp_path / "wrong.pth"
     torch.save(change(dict(trunks["vgg16"].state_dict())), path)
     with pytest.raises(ValueError, match=message) as caught:
-        PerceptualLoss.from_weights(path)
+        build_perceptual(path)
     assert "wrong.pth" in str(caught.value)
     assert "torchvision's vgg16 or alexnet" in str(caught.value)
 
@@ -231,7 +231,7 @@ def test_a_download_without_network_says_what_else_to_do(models, monkeypatch):
 
     monkeypatch.setattr(torch.hub, "urlopen", offline)
     with pytest.raises(ConnectionError, match=r"cannot download https.*vgg16.*path of a file"):
-        PerceptualLoss.download("vgg16")
+        build_perceptual("torchvision:vgg16")
 
 
 @pytest.mark.parametrize("heads", [None, "torchmetrics"])

@@ -118,7 +118,7 @@ def test_training_values_are_exactly_the_codes():
 
 def test_soft_clamp_bounds_the_latents_and_keeps_the_codes():
     latents = random_latents(6) * 100
-    clamped, free = LFQ(2**6, soft_clamp=2.0), LFQ(2**6)
+    clamped, free = LFQ(2**6, soft_clamp_input_value=2.0), LFQ(2**6)
     assert torch.equal(clamped(latents).codes, free(latents).codes)
     assert clamped.loss_terms(latents)["commitment"] < 9
 
@@ -134,7 +134,7 @@ def test_soft_clamp_bounds_the_latents_and_keeps_the_codes():
         (dict(codebook_size=16, temperature=0.0), "temperature is 0.0: it must be above 0"),
         (dict(codebook_size=16, entropy_eps=-1.0), "entropy_eps -1.0.* must not be negative"),
         (dict(codebook_size=16, entropy_groups=5), "4 bits cannot form 5 groups: use 1 to 4"),
-        (dict(codebook_size=16, soft_clamp=0.5), "soft_clamp is 0.5"),
+        (dict(codebook_size=16, soft_clamp_input_value=0.5), "soft_clamp_input_value is 0.5"),
         (dict(codebook_size=4, norm="layer"), "layer norm over 2 channels.*use 'rms'"),
     ],
 )

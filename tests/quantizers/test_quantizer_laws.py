@@ -29,6 +29,10 @@ MAKE = {
     "continuous": lambda: Continuous(4),
     "continuous-kl": lambda: Continuous(4, kl=True),
 }
+_TESTED = {type(make()) for make in MAKE.values()}
+MAKE |= {name: cls for name, cls in QUANTIZERS.items() if cls not in _TESTED}
+"""Every registered quantizer; one that is newly registered by its defaults."""
+
 DISCRETE = [name for name in MAKE if not name.startswith("continuous")]
 
 

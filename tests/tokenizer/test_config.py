@@ -2,10 +2,11 @@ import dataclasses
 import json
 
 import pytest
+import torch
 
 from magvit2_pytorch import VideoTokenizer
-from magvit2_pytorch.quantizers.quantizer import QUANTIZERS as REGISTERED_QUANTIZERS
-from magvit2_pytorch.tokenizer.build import build_quantizer
+from magvit2_pytorch.quantizers import QUANTIZERS as REGISTERED_QUANTIZERS
+from magvit2_pytorch.quantizers import build_quantizer
 from magvit2_pytorch.tokenizer.layer_spec import LAYERS, parse_layer
 from magvit2_pytorch.tokenizer.presets import PRESETS, preset
 from magvit2_pytorch.tokenizer.tokenizer_config import TRAINING_OPTIONS, TokenizerConfig
@@ -41,8 +42,28 @@ def test_json_and_back_is_the_same(options):
 
 
 def test_every_registered_quantizer_can_be_asked_for():
-    built = {type(build_quantizer(TokenizerConfig(**options))) for options in QUANTIZERS.values()}
-    assert built == set(REGISTERED_QUANTIZERS.values())
+    configs = [TokenizerConfig(**options) for options in QUANTIZERS.values()]
+    assert {c.quantizer_options["name"] for c in configs} == set(REGISTERED_QUANTIZERS)
+
+
+@pytest.mark.parametrize("options", QUANTIZERS.values(), ids=QUANTIZERS)
+def test_short_options_are_those_of_the_quantizer(options):
+    short = TokenizerConfig(**options)
+    full = TokenizerConfig(quantizer=short.quantizer_options)
+    assert full.quantizer_options == short.quantizer_options
+    assert TokenizerConfig.from_dict(json.loads(json.dumps(full.to_dict()))) == full
+    with torch.device("meta"):
+        one, other = (build_quantizer(**config.quantizer_options) for config in (short, full))
+    assert type(one) is type(other)
+    assert one.latent_dim == other.latent_dim
+
+
+def test_an_option_reaches_the_quantizer():
+    options = dict(codebook_size=64, lfq_soft_clamp_input_value=2.0, lfq_bit_order="lsb")
+    quantizer = VideoTokenizer(**options).quantizer
+    assert (quantizer.soft_clamp_input_value, quantizer.bit_order) == (2.0, "lsb")
+    grouped = dict(name="lfq", codebook_size=64, entropy_groups=3)
+    assert VideoTokenizer(quantizer=grouped).quantizer.entropy_groups == 3
 
 
 def test_parameters_reach_the_layer():
@@ -131,6 +152,15 @@ def test_training_options_say_where_they_live(name):
         (dict(codebook_size=64, layers=(("attend_time", 0),)), "0 is not a positive integer"),
         (dict(codebook_size=64, lfq_norm="batch"), "use 'layer', 'rms' or None"),
         (dict(continuous_dim=4, num_codebooks=2), "continuous latents have no codes"),
+        (
+            dict(quantizer=dict(name="fsqq", levels=(5, 5))),
+            "no quantizer 'fsqq': did you mean 'fsq'",
+        ),
+        (dict(quantizer=dict(name="fsq", level=(5, 5))), "no option 'level': did you mean levels"),
+        (dict(quantizer=dict(levels=(5, 5))), "give a name too, one of .*'fsq'"),
+        (dict(quantizer=dict(name="fsq", levels=(5, 5)), codebook_size=25), "choose one"),
+        (dict(quantizer=dict(name="fsq", levels=(5, 5)), num_codebooks=2), "among those of"),
+        (dict(quantizer=dict(name="fsq", levels=(5, 5)), vq_type="vq"), "no other quantizer"),
     ],
 )
 def test_mistakes_are_named_where_they_are_made(options, words, without_type_checks):

@@ -41,6 +41,13 @@ def test_another_range_is_named(low, high):
         tokenizer.tokenize(unit[:, :, 0] * 255)
 
 
+def test_values_that_are_not_numbers_are_named():
+    video = random_video(5)
+    video[0, 1, 2, 3, 4] = float("nan")
+    with pytest.raises(ValueError, match=r"not numbers \(NaN\)"):
+        build("compress_space").tokenize(video)
+
+
 @pytest.mark.parametrize(("low", "high"), [(-1, 1), (-0.01, 1), (0.2, 1), (0, 0.3), (-3, 3)])
 def test_bright_and_dark_videos_are_none_of_that(low, high):
     codes = build("compress_space").tokenize(torch.rand(2, 3, 5, 16, 16) * (high - low) + low)
