@@ -11,7 +11,7 @@ from magvit2_pytorch.version import __version__
 
 if TYPE_CHECKING:
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
-    from magvit2_pytorch.tokenizer.presets import PRESETS
+    from magvit2_pytorch.tokenizer.presets import PRESETS, recipe
     from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
     from magvit2_pytorch.training.trainer import VideoTokenizerTrainer
     from magvit2_pytorch.training.training_config import TrainingConfig
@@ -22,6 +22,7 @@ _MODULES = {
     "TrainingConfig": "training.training_config",
     "VideoTokenizer": "tokenizer.model",
     "VideoTokenizerTrainer": "training.trainer",
+    "recipe": "tokenizer.presets",
 }
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "VideoTokenizer",
     "VideoTokenizerTrainer",
     "__version__",
+    "recipe",
 ]
 
 
