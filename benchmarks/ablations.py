@@ -25,8 +25,7 @@ from equal_time import markdown, pin, read_results, run_missing
 
 from magvit2_pytorch import VideoTokenizer
 from magvit2_pytorch.evaluation.demo_run import QUANTIZERS
-from magvit2_pytorch.tokenizer.presets import preset
-from magvit2_pytorch.training.recipes import recipe
+from magvit2_pytorch.tokenizer.presets import preset, recipe
 
 SEED = 0
 NUM_POINTS = 4

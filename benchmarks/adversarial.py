@@ -24,7 +24,7 @@ from magvit2_pytorch.evaluation.demo_run import (
 )
 from magvit2_pytorch.losses import build_perceptual
 from magvit2_pytorch.metrics import psnr
-from magvit2_pytorch.training.recipes import recipe
+from magvit2_pytorch.tokenizer.presets import recipe
 from magvit2_pytorch.training.tracking import read_log
 
 GAN = dict(

@@ -46,8 +46,7 @@ from side_by_side import HERE, environment
 
 from magvit2_pytorch import VideoTokenizer
 from magvit2_pytorch.evaluation.demo_run import QUANTIZERS
-from magvit2_pytorch.tokenizer.presets import preset
-from magvit2_pytorch.training.recipes import recipe
+from magvit2_pytorch.tokenizer.presets import preset, recipe
 
 PER_FRAME = dict(
     patch_size=(1, 8),

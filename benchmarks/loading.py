@@ -33,8 +33,8 @@ import torch
 
 from magvit2_pytorch import VideoTokenizer, VideoTokenizerTrainer
 from magvit2_pytorch.data import ClipSpec, VideoDataset, VideoFile, VideoWriter, find_media
+from magvit2_pytorch.tokenizer.presets import recipe
 from magvit2_pytorch.training.batches import clip_spec
-from magvit2_pytorch.training.recipes import recipe
 from magvit2_pytorch.training.training_config import TrainingConfig
 
 HERE = Path(__file__).parent

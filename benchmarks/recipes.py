@@ -1,14 +1,14 @@
-"""What the recipes in examples/recipes come to, measured here.
+"""Time, memory and quality of the presets' recipes, measured here.
 
     python benchmarks/recipes.py curve tiny small
     python benchmarks/recipes.py step magvit2-small o2-image-small --batch_size 1
     python benchmarks/recipes.py table
 
-`curve` trains by the recipe's file on the demo's clips, without those held out, and keeps PSNR of
-the held-out frames over the steps. `step` takes a few steps on noise of the recipe's shape,
+`curve` trains by the recipe on the demo's clips, without those held out, and keeps PSNR of the
+held-out frames over the steps. `step` takes a few steps on noise of the recipe's shape,
 discriminators included, and keeps the median of their times and the peak of memory; presets that do
-not fit are said to. Both write NAME.json beside the recipe, and `table` puts all of them into the
-README there.
+not fit are said to. Both write recipes.json, and `table` puts all of it into
+examples/recipes/README.md.
 """
 
 import argparse
@@ -23,32 +23,34 @@ from statistics import median
 from typing import Any
 
 import torch
-import yaml
 from demo_training import train
 from equal_time import markdown
 
 from magvit2_pytorch import VideoTokenizer, VideoTokenizerTrainer
 from magvit2_pytorch.atomic import replacing
 from magvit2_pytorch.runtime import free_memory, peak_memory
-from magvit2_pytorch.tokenizer.presets import PRESETS
+from magvit2_pytorch.tokenizer.presets import PRESETS, recipe
 from magvit2_pytorch.training.meters import Meters
 
-FOLDER = Path(__file__).parents[1] / "examples" / "recipes"
+RESULTS = Path(__file__).with_suffix(".json")
+README = Path(__file__).parents[1] / "examples" / "recipes" / "README.md"
 BEGIN, END = "<!-- measured -->", "<!-- end of measured -->"
-NOT_OF_TRAINING = ("preset", "type")
+NUM_TRAIN_STEPS = {"small": 750, "tiny": 1000}
+"""Of recipes that leave the number to the user: enough for the demo's clips."""
 NUM_STEPS = 3
 """That are timed, unless --steps says another number; one more goes before them."""
 TOO_LITTLE_MEMORY = "can't allocate|not enough memory|out of memory|bad_alloc|MemoryError"
 
 
-def read_recipe(name: str) -> dict[str, Any]:
-    """What the file says, as it is written."""
-    return yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
-
-
 def training_options(name: str) -> dict[str, Any]:
-    """What the file says to the trainer."""
-    return {n: v for n, v in read_recipe(name).items() if n not in NOT_OF_TRAINING}
+    """The recipe, and how long it trains."""
+    steps = NUM_TRAIN_STEPS.get(name)
+    return recipe(name) | ({} if steps is None else dict(num_train_steps=steps))
+
+
+def results() -> dict[str, dict[str, Any]]:
+    """What was measured of each preset."""
+    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
 
 
 def machine(device: torch.device) -> str:
@@ -61,13 +63,13 @@ def machine(device: torch.device) -> str:
 
 
 def write(name: str, found: dict[str, Any]) -> None:
-    """Adds to what NAME.json holds."""
-    path = FOLDER / f"{name}.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"preset": name}
-    text = json.dumps(before | found, indent=2)
+    """Adds to what is known of a preset."""
+    known = results()
+    known[name] = known.get(name, {}) | found
+    text = json.dumps(known, indent=2)
     # A point of a curve is one line.
     text = re.sub(r"\[\s+([\d.]+),\s+([\d.]+),\s+([\d.]+)\s+\]", r"[\1, \2, \3]", text)
-    with replacing(path) as part:
+    with replacing(RESULTS) as part:
         part.write_text(text + "\n", encoding="utf-8")
 
 
@@ -93,13 +95,12 @@ def measure_step(
     name: str, batch_size: int | None, checkpoint_activations: bool, num_steps: int = NUM_STEPS
 ) -> None:
     """A few steps of the recipe on noise."""
-    recipe = read_recipe(name)
     options = training_options(name)
     if batch_size is not None:
         options |= dict(batch_size=batch_size)
     tokenizer = VideoTokenizer.from_preset(name)
     config = tokenizer.config
-    num_frames = 1 if recipe.get("type") == "images" else options["num_frames"]
+    num_frames = 1 if tokenizer.time_factor == 1 else options["num_frames"]
     shape = (options["batch_size"], config.channels, num_frames, *config.height_and_width)
     noise = torch.rand(shape) * 2 - 1
     with tempfile.TemporaryDirectory() as folder:
@@ -196,22 +197,17 @@ def row(name: str, found: dict[str, Any]) -> list[str]:
 
 
 def table() -> str:
-    """What all files say, in Markdown."""
+    """All results, in Markdown."""
     columns = ["preset", "machine", "batch", "a step", "all steps at this batch", "held-out PSNR"]
-    rows = []
-    for name in PRESETS:
-        path = FOLDER / f"{name}.json"
-        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        rows.append(row(name, found))
-    return markdown(columns, rows)
+    known = results()
+    return markdown(columns, [row(name, known.get(name, {})) for name in PRESETS])
 
 
 def write_table() -> None:
     """Puts the table between the marks in the README of the recipes."""
-    path = FOLDER / "README.md"
-    before, rest = path.read_text(encoding="utf-8").split(BEGIN)
+    before, rest = README.read_text(encoding="utf-8").split(BEGIN)
     _, after = rest.split(END)
-    with replacing(path) as part:
+    with replacing(README) as part:
         part.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}", encoding="utf-8")
 
 

@@ -5,8 +5,7 @@ python examples/train.py path/to/videos --steps 2000
 
 import argparse
 
-from magvit2_pytorch import VideoTokenizer, VideoTokenizerTrainer
-from magvit2_pytorch.training.recipes import recipe
+from magvit2_pytorch import VideoTokenizer, VideoTokenizerTrainer, recipe
 
 
 def main():

@@ -11,7 +11,7 @@ from magvit2_pytorch.version import __version__
 
 if TYPE_CHECKING:
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
-    from magvit2_pytorch.tokenizer.presets import PRESETS
+    from magvit2_pytorch.tokenizer.presets import PRESETS, recipe
     from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
     from magvit2_pytorch.training.loop_config import LoopConfig
     from magvit2_pytorch.training.task import Task
@@ -28,6 +28,7 @@ _MODULES = {
     "TrainingConfig": "training.training_config",
     "VideoTokenizer": "tokenizer.model",
     "VideoTokenizerTrainer": "training.video_trainer",
+    "recipe": "tokenizer.presets",
 }
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "VideoTokenizer",
     "VideoTokenizerTrainer",
     "__version__",
+    "recipe",
 ]
 
 

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from magvit2_pytorch import VideoTokenizer, VideoTokenizerTrainer
-from magvit2_pytorch.tokenizer.presets import preset
-from magvit2_pytorch.training.recipes import recipe
+from magvit2_pytorch.tokenizer.presets import preset, recipe
 from magvit2_pytorch.training.tracking import read_log
 from magvit2_pytorch.training.training_config import TrainingConfig
 from tests.data.clip_files import make_video

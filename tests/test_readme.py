@@ -47,7 +47,7 @@ SMALLER_COMMANDS = {
     "path/to/": "",
     "10_000": "2",
     "--size 720": "--size 32",
-    "--config examples/recipes/small": f"--num_train_steps 2 --config {ROOT}/examples/recipes/tiny",
+    "--preset small --num_train_steps 750": "--preset tiny --num_train_steps 2",
     "--preset o2-image-small": f"--preset o2-image-small {NARROW}".format(time="", view="frame"),
     "--preset o2-small": f"--preset o2-small {NARROW}".format(time="_time", view="video"),
 }

@@ -4,9 +4,8 @@ from magvit2_pytorch.config import Registry
 from magvit2_pytorch.losses.reconstruction import RECONSTRUCTION_LOSSES
 from magvit2_pytorch.quantizers.quantizer import QUANTIZERS
 from magvit2_pytorch.tokenizer.layer_spec import LAYERS
-from magvit2_pytorch.tokenizer.presets import PRESETS
 
-REGISTRIES = [LAYERS, PRESETS, QUANTIZERS, RECONSTRUCTION_LOSSES]
+REGISTRIES = [LAYERS, QUANTIZERS, RECONSTRUCTION_LOSSES]
 
 
 def instruments():

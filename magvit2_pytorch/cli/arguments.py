@@ -54,14 +54,23 @@ def call_function(function: Callable[..., int], values: Mapping[str, Any]) -> in
 
 
 def add_fields(
-    parser: Any, config: type, defaults: Mapping[str, Any], prefix: str = "", skip: Iterable = ()
+    parser: Any,
+    config: type,
+    defaults: Mapping[str, Any],
+    section: str,
+    prefix: str = "",
+    skip: Iterable[str] = (),
 ) -> None:
-    """Adds an option for each dataclass field, with defaults from `defaults`."""
+    """Adds an option for each dataclass field, with defaults from `defaults`.
+
+    The option is --`prefix``name` and stands under `section` in files.
+    """
     help_of = {param.arg_name: param.description for param in parse_from_object(config).params}
     for field in fields(config):
         if field.name not in skip:
             parser.add_argument(
                 f"--{prefix}{field.name}",
+                dest=f"{section}.{field.name}",
                 type=field.type,
                 default=defaults.get(field.name, field.default),
                 help=_one_line(help_of.get(field.name) or field.name.replace("_", " ")),

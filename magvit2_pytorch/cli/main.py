@@ -13,7 +13,6 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from magvit2_pytorch.cli import train as train_command
 from magvit2_pytorch.cli.arguments import add_function, call_function, description, summary
-from magvit2_pytorch.cli.config_files import move_config_first
 from magvit2_pytorch.cli.convert import convert
 from magvit2_pytorch.cli.decode import decode
 from magvit2_pytorch.cli.demo import demo
@@ -90,7 +89,7 @@ def _show_warning(message: Warning | str, *args: object, **kwargs: object) -> No
 
 def _run(args: list[str]) -> int:
     if args[:1] == ["train"]:
-        args = ["train", *move_config_first(args[1:])]
+        args = ["train", *train_command.files_first(args[1:])]
     parser = build_parser(args)
     parsed = parser.parse_args(args)
     name = parsed.subcommand

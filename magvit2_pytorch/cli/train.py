@@ -1,9 +1,10 @@
 """`magvit2 train`: trains a tokenizer; processes that share the work.
 
 Model options are the fields of `TokenizerConfig`, as --model.NAME; training options are the fields
-of `TrainingConfig`, as --NAME.
+of `TrainingConfig`, as --NAME. In a file they stand under `model:` and `training:`, as in a preset.
 """
 
+import argparse
 import os
 from collections.abc import Sequence
 from dataclasses import fields
@@ -12,8 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from jsonargparse import ActionConfigFile, ArgumentParser
 
-from magvit2_pytorch.cli.arguments import add_fields, add_function
-from magvit2_pytorch.cli.config_files import selected_preset
+from magvit2_pytorch.cli.arguments import add_fields, add_function, call_function
 from magvit2_pytorch.cli.model_folder import (
     Device,
     UsageError,
@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from magvit2_pytorch.training.training_config import TrainingConfig
 
 CONFIG_FILE = "config.yaml"
+DEFAULT_PRESET = "small"
 FROM_OUTPUT = ("results_folder", "checkpoints_folder")
 """Training options that --output determines."""
 
@@ -78,7 +79,7 @@ def train(
     /,
     *,
     output: str,
-    preset: str = "small",
+    preset: str = DEFAULT_PRESET,
     type: Literal["videos", "images"] = "videos",
     images: str | None = None,
     init_from: str | None = None,
@@ -169,18 +170,43 @@ def train(
     return 0
 
 
+def files_first(args: Sequence[str]) -> list[str]:
+    """Moves --config and --preset to the front of the command line.
+
+    The last of several values wins, so that typed options override those in files wherever --config
+    stands. The preset is the one that is typed, or that of the last file that names one.
+    """
+    parser = argparse.ArgumentParser(prog="magvit2 train", add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", action="append", default=[])
+    parser.add_argument("--preset")
+    known, rest = parser.parse_known_args(args)
+    presets = [known.preset, *map(_preset_in, reversed(known.config)), DEFAULT_PRESET]
+    files = (word for file in known.config for word in ("--config", file))
+    return [*files, "--preset", next(filter(None, presets)), *rest]
+
+
+def _preset_in(file: str) -> str | None:
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(file).expanduser().read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):  # the main parser reports the error
+        return None
+    name = values.get("preset") if isinstance(values, dict) else None
+    return name if isinstance(name, str) else None
+
+
 def add_arguments(parser: ArgumentParser, args: Sequence[str]) -> None:
-    """Adds all options, with the defaults of the preset in `args`."""
-    from magvit2_pytorch.tokenizer.presets import PRESETS, preset
+    """Adds all options, with the defaults of the preset in `args`, which `files_first` sorted."""
+    from magvit2_pytorch.tokenizer.presets import PRESETS, preset, recipe
     from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
-    from magvit2_pytorch.training.recipes import RECIPES, recipe
     from magvit2_pytorch.training.training_config import TrainingConfig
 
     # A usage line with a hundred options would not be readable.
     parser.usage = "magvit2 train DATA -o OUTPUT [--preset NAME] [--config FILE] [options]"
+    name = args[args.index("--preset") + 1] if "--preset" in args else DEFAULT_PRESET
     with user_errors(to=UsageError):
-        name = selected_preset(args, default="small")
-        model = preset(name)
+        model, training = preset(name), recipe(name)
     add_function(parser, train, skip=("preset", "model", "training"))
     parser.add_argument(
         "--preset",
@@ -189,13 +215,14 @@ def add_arguments(parser: ArgumentParser, args: Sequence[str]) -> None:
         help="Preset that sets the defaults of model and training.",
     )
     parser.add_argument(
-        "--config", action=ActionConfigFile, help="YAML file of options, such as OUT/config.yaml."
+        "--config",
+        action=ActionConfigFile,
+        help="YAML file of options in the form of OUT/config.yaml.",
     )
     group = parser.add_argument_group(f"training, recommended values for {name}")
-    training = recipe(name) if name in RECIPES else {}
-    add_fields(group, TrainingConfig, training, skip=FROM_OUTPUT)
+    add_fields(group, TrainingConfig, training, section="training", skip=FROM_OUTPUT)
     group = parser.add_argument_group(f"model, values of the preset {name}")
-    add_fields(group, TokenizerConfig, model, prefix="model.")
+    add_fields(group, TokenizerConfig, model, section="model", prefix="model.")
 
 
 def run(values: Any) -> int:
@@ -203,7 +230,7 @@ def run(values: Any) -> int:
     from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
     from magvit2_pytorch.training.training_config import TrainingConfig
 
-    options = {f.name: values[f.name] for f in fields(TrainingConfig) if f.name not in FROM_OUTPUT}
+    options = vars(values.training)
     if values.wandb:
         options["use_wandb_tracking"] = True
     folder = Path(values.output).expanduser()
@@ -214,31 +241,19 @@ def run(values: Any) -> int:
             results_folder=str(folder),
             checkpoints_folder=str(folder / "checkpoints"),
         )
-    return train(
-        values.data,
-        output=values.output,
-        preset=values.preset,
-        type=values.type,
-        images=values.images,
-        init_from=values.init_from,
-        resume=values.resume,
-        dry_run=values.dry_run,
-        device=values.device,
-        model=model,
-        training=training,
-    )
+    return call_function(train, vars(values) | dict(model=model, training=training))
 
 
 def write_config(path: Path, model: "TokenizerConfig", training: "TrainingConfig", **others: Any):
-    """Writes all options of a run as YAML, for --config."""
+    """Writes all options of a run in the form of a preset, for --config."""
     import yaml
 
     from magvit2_pytorch.atomic import replacing
 
     options = {n: v for n, v in training.to_dict().items() if n not in FROM_OUTPUT}
-    options = others | options | {"model": model.to_dict()}
+    sections = others | {"model": model.to_dict(), "training": options}
     with replacing(path) as part:
-        text = yaml.safe_dump(options, sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(sections, sort_keys=False, allow_unicode=True)
         part.write_text(text, encoding="utf-8")
 
 

@@ -26,7 +26,7 @@ from magvit2_pytorch.media.video_writer import write_video
 from magvit2_pytorch.metrics.codebook import CodebookUsage
 from magvit2_pytorch.metrics.quality import psnr
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
-from magvit2_pytorch.training.recipes import recipe
+from magvit2_pytorch.tokenizer.presets import recipe
 from magvit2_pytorch.training.video_trainer import VideoTokenizerTrainer
 from magvit2_pytorch.types import Video
 

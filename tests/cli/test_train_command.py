@@ -10,8 +10,7 @@ import yaml
 
 from magvit2_pytorch import VideoTokenizer
 from magvit2_pytorch.media.images import write_image
-from magvit2_pytorch.tokenizer.presets import preset
-from magvit2_pytorch.training.recipes import recipe
+from magvit2_pytorch.tokenizer.presets import PRESETS, preset, recipe
 from magvit2_pytorch.training.training_config import TrainingConfig
 from magvit2_pytorch.training.video_trainer import VideoTokenizerTrainer
 from tests.data.clip_files import make_video
@@ -47,7 +46,7 @@ def test_only_what_is_said_goes_before_preset_and_recipe(resolved, name):
     assert {key: values["model"][key] for key in plain} == plain
     training = TrainingConfig(**recipe(name) | {"fps": 5.0}).to_dict()
     del training["results_folder"], training["checkpoints_folder"]
-    assert {key: values[key] for key in training} == training
+    assert values["training"] == training
 
 
 def test_layers_are_nested_lists(resolved):
@@ -59,26 +58,33 @@ def test_layers_are_nested_lists(resolved):
     assert values["model"]["layers"] == expected
 
 
+@pytest.mark.parametrize("training", ["training: {fps: 3, seed: 1}", "fps: 3\nseed: 1"])
 @pytest.mark.parametrize("file_first", [True, False])
 def test_what_is_typed_goes_before_the_file_and_the_file_before_the_preset(
-    resolved, tmp_path, file_first
+    resolved, tmp_path, file_first, training
 ):
     file = tmp_path / "run.yaml"
     file.write_text(
-        "data: a\noutput: b\npreset: tiny\nfps: 3\nseed: 1\nmodel: {init_dim: 16, max_dim: 32}\n"
+        f"data: a\noutput: b\npreset: tiny\n{training}\nmodel: {{init_dim: 16, max_dim: 32}}\n"
     )
     typed = ["-o", "c", "--seed", 2, "--model.max_dim", 64]
     words = ["--config", file, *typed] if file_first else [*typed, "--config", file]
     values = resolved(*words)
     assert (values["data"], values["output"], values["preset"]) == ("a", "c", "tiny")
-    assert (values["fps"], values["seed"]) == (3.0, 2)
+    assert (values["training"]["fps"], values["training"]["seed"]) == (3.0, 2)
     assert (values["model"]["init_dim"], values["model"]["max_dim"]) == (16, 64)
     assert values["model"]["codebook_size"] == preset("tiny")["codebook_size"]
-    assert values["learning_rate"] == recipe("tiny")["learning_rate"]
+    assert values["training"]["learning_rate"] == recipe("tiny")["learning_rate"]
     assert resolved("typed", *words)["data"] == "typed"
-    assert (
-        resolved(*words, "--preset", "small")["learning_rate"] == recipe("small")["learning_rate"]
-    )
+    values = resolved(*words, "--preset", "small")
+    assert values["preset"] == "small"
+    assert values["training"]["learning_rate"] == recipe("small")["learning_rate"]
+
+
+@pytest.mark.parametrize("name", ["tiny", "o2-image"])
+def test_a_preset_is_a_file_of_options(resolved, name):
+    words = ("x", "-o", "y")
+    assert resolved(*words, "--preset", name) == resolved(*words, "--config", PRESETS[name])
 
 
 def test_a_run_leaves_a_tokenizer_and_a_configuration_that_makes_it_again(
@@ -97,7 +103,8 @@ def test_a_run_leaves_a_tokenizer_and_a_configuration_that_makes_it_again(
     assert run("train", "--config", first / "config.yaml", "-o", second)[0] == 0
     ours, theirs = (yaml.safe_load((f / "config.yaml").read_text()) for f in (first, second))
     assert theirs == ours | {"output": str(second)}
-    assert ours["max_grad_norm"] is None
+    assert ours["training"]["max_grad_norm"] is None
+    assert not {"results_folder", "batch_size"} & set(ours)
     weights = [(f / "tokenizer" / "model.safetensors").read_bytes() for f in (first, second)]
     assert weights[0] == weights[1]
     assert tokenizer.config == VideoTokenizer.from_pretrained(second / "tokenizer").config

@@ -1,12 +1,15 @@
 import math
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from magvit2_pytorch import VideoTokenizer
-from magvit2_pytorch.tokenizer.presets import PRESETS, magvit2_options
-from magvit2_pytorch.training.recipes import RECIPES, recipe
+from magvit2_pytorch.tokenizer.presets import PRESETS, magvit2_options, preset, recipe
 from magvit2_pytorch.training.training_config import TrainingConfig
 from tests.conftest import random_video
 
@@ -28,10 +31,26 @@ PUBLISHED = {
     "o2-image": (49_751_570, 65_376_387),
 }
 """Parameters of encoder and decoder, as counted in O2-MAGVIT2's modules."""
+FULL, REDUCED = dict(init_dim=128, num_units=4), dict(init_dim=64, num_units=2)
+COMPRESS_8X = dict(dim_mults=(1, 2, 2, 4), halve_time=(False, True, True))
+COMPRESS_16X = dict(dim_mults=(1, 1, 2, 2, 4), halve_time=(False, False, True, True))
+IMAGE = COMPRESS_16X | dict(halve_time=(False,) * 4, kernel_size=(1, 3, 3))
+NETWORKS = {"magvit2": COMPRESS_8X, "o2": COMPRESS_16X, "o2-image": IMAGE, "walt": COMPRESS_8X}
+FAMILY = {
+    name + suffix: network | size
+    for name, network in NETWORKS.items()
+    for suffix, size in (("", FULL), ("-small", REDUCED))
+}
+"""MAGVIT-v2's networks, as arguments of `magvit2_options`."""
 
 
 def count(module):
     return sum(p.numel() for p in module.parameters())
+
+
+def head(name):
+    """The comment at the top of a preset's file."""
+    return PRESETS[name].read_text(encoding="utf-8").partition("\n\n")[0]
 
 
 def weightless(name, **options):
@@ -41,11 +60,11 @@ def weightless(name, **options):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_it_compresses_as_its_docstring_says(name):
+def test_it_compresses_as_its_file_says(name):
     tokenizer = weightless(name)
     time, space, bits = FACTORS[name]
     assert (tokenizer.time_factor, tokenizer.space_factor) == (time, space)
-    said = PRESETS[name].__doc__
+    said = head(name)
     assert f"{time} x {space} x {space}" in said
     if bits is None:
         assert tokenizer.bits_per_pixel is None
@@ -59,11 +78,9 @@ def test_it_compresses_as_its_docstring_says(name):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_it_has_the_parameters_that_its_docstring_says(name):
-    said = re.findall(r"([\d.]+) M parameters", PRESETS[name].__doc__)
-    for millions in said:
-        assert float(millions) == pytest.approx(count(weightless(name)) / 1e6, abs=0.051)
-    assert said or name == "tiny"
+def test_it_has_the_parameters_that_its_file_says(name):
+    (millions,) = re.findall(r"([\d.]+) M parameters", head(name))
+    assert float(millions) == pytest.approx(count(weightless(name)) / 1e6, abs=0.051)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -78,6 +95,27 @@ def test_half_the_units_make_the_published_number_too():
     with torch.device("meta"):
         tokenizer = VideoTokenizer(**options, codebook_size=2**18)
     assert (count(tokenizer.encoder), count(tokenizer.decoder)) == (72_303_762, 153_120_387)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_the_family_is_one_network_in_two_sizes(name):
+    options = preset(name)
+    own = {"image_size", "continuous_dim" if "walt" in name else "codebook_size"}
+    assert {n: v for n, v in options.items() if n not in own} == magvit2_options(**FAMILY[name])
+    assert own < set(options)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_the_family_has_one_recipe(name):
+    kind = "frame" if "image" in name else "video"
+    theirs = recipe(name)
+    discriminator = theirs.pop(f"{kind}_discriminator")
+    assert discriminator["dim"] == FAMILY[name]["init_dim"]
+    assert theirs.pop(f"{kind}_adversarial_weight") == 0.1
+    assert theirs.get("num_frames") == (None if kind == "frame" else 17)
+    own = {"batch_size", "num_frames", "video_discriminator", "video_adversarial_weight"}
+    shared = {n: v for n, v in recipe("magvit2").items() if n not in own}
+    assert {n: v for n, v in theirs.items() if n not in own} == shared
 
 
 def test_a_network_needs_a_step_between_any_two_levels():
@@ -99,13 +137,35 @@ def test_a_change_does_not_reach_the_next_tokenizer():
     assert VideoTokenizer.from_preset("tiny").codebook_size == 2**10
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_recipes_are_of_presets_and_fit_them(name):
+@pytest.mark.parametrize("name", PRESETS)
+def test_recipes_fit_their_presets(name):
     config = TrainingConfig(**recipe(name))
     tokenizer = weightless(name)
     assert (config.num_frames - 1) % tokenizer.time_factor == 0
     recipe(name)["batch_size"] = 10_000
     assert recipe(name)["batch_size"] != 10_000
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_file_holds_a_model_and_its_training(name):
+    assert name.replace("-", "_").isidentifier()
+    file = yaml.safe_load(PRESETS[name].read_text(encoding="utf-8"))
+    assert list(file) == ["preset", "model", "training"]
+    assert file["preset"] == name
+
+
+def test_a_preset_without_a_recipe_trains_with_the_defaults(tmp_path, monkeypatch):
+    (tmp_path / "bare.yaml").write_text("model: {codebook_size: 1024}\n", encoding="utf-8")
+    monkeypatch.setitem(PRESETS._entries, "bare", tmp_path / "bare.yaml")
+    assert (preset("bare"), recipe("bare")) == ({"codebook_size": 1024}, {})
+
+
+def test_the_files_are_installed_with_the_package(tmp_path):
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(tmp_path)]
+    subprocess.run(command, cwd=root, check=True, capture_output=True)
+    folder = tmp_path / "magvit2_pytorch" / "tokenizer" / "presets"
+    assert sorted(path.stem for path in folder.iterdir()) == sorted(PRESETS)
 
 
 def test_an_untrained_small_decoder_starts_calm():

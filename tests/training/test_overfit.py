@@ -6,7 +6,7 @@ from magvit2_pytorch import VideoTokenizer, VideoTokenizerTrainer
 from magvit2_pytorch.data.clips import ClipSpec
 from magvit2_pytorch.data.datasets import VideoDataset
 from magvit2_pytorch.evaluation.demo_run import QUANTIZERS, demo_clips
-from magvit2_pytorch.training.recipes import recipe
+from magvit2_pytorch.tokenizer.presets import recipe
 
 NUM_STEPS = 600
 
