@@ -19,7 +19,9 @@ def saved(tokenizer, folder):
 LAYERS = [("compress_space", "compress_time"), ("cond_residual",)]
 
 
-@pytest.mark.parametrize(("quantizer", "layers"), zip(QUANTIZERS, cycle(LAYERS), strict=False))
+@pytest.mark.parametrize(
+    ("quantizer", "layers"), list(zip(QUANTIZERS, cycle(LAYERS), strict=False))
+)
 def test_saved_and_loaded_is_the_same(tmp_path, quantizer, layers):
     tokenizer = build(*layers, quantizer=quantizer)
     loaded = saved(tokenizer, tmp_path / "t")

@@ -70,7 +70,9 @@ def video_for(tokenizer, num_frames, **options):
 # Codes and back
 
 
-@pytest.mark.parametrize(("quantizer", "channels"), zip(DISCRETE, cycle([1, 3, 4]), strict=False))
+@pytest.mark.parametrize(
+    ("quantizer", "channels"), list(zip(DISCRETE, cycle([1, 3, 4]), strict=False))
+)
 def test_codes_are_int64_with_a_codebook_axis_only_where_there_are_several(quantizer, channels):
     tokenizer = build("compress_space", "compress_time", quantizer=quantizer, channels=channels)
     video = random_video(7, (16, 24), batch=2, channels=channels)

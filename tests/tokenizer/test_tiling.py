@@ -46,7 +46,7 @@ def assert_tiles_equal_whole(tokenizer, tile, num_frames=9, batch=1, close=1e-10
 
 
 @pytest.mark.parametrize(
-    ("layer", "tile"), zip(LAYERS_TO_TRY, cycle([1, 4]), strict=False), ids=str
+    ("layer", "tile"), list(zip(LAYERS_TO_TRY, cycle([1, 4]), strict=False)), ids=str
 )
 def test_every_layer_goes_by_tiles(layer, tile):
     tokenizer = build("compress_space", layer, "compress_time", layer)
