@@ -90,9 +90,7 @@ def names(folder):
     ("name", "number", "status"),
     [
         ("tokenize", signal.SIGINT, 130),
-        ("decode", signal.SIGINT, 130),
         ("reconstruct", signal.SIGINT, 130),
-        ("tokenize", signal.SIGTERM, 143),
         ("decode", signal.SIGTERM, 143),
         ("reconstruct", signal.SIGHUP, 129),
     ],

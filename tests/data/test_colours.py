@@ -116,12 +116,12 @@ def furthest(levels: UInt8[np.ndarray, "h w 3"], colour: tuple) -> int:
     return int(np.abs(levels.astype(int) - colour).max())
 
 
-@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", PATCHES)
-def test_flat_colours_are_within_one_level(tmp_path, name, size):
+def test_flat_colours_are_within_one_level(tmp_path, name):
     """One level: the planes are rounded to a level of luma, 1.16 of RGB, and then RGB is."""
     path = written(tmp_path / "a.mp4", flat(PATCHES[name], 96, 160, "601"))
-    assert furthest(read(path, SIZES[size]), PATCHES[name]) <= 1
+    for size in SIZES:
+        assert furthest(read(path, SIZES[size]), PATCHES[name]) <= 1, size
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -134,15 +134,16 @@ def test_a_smooth_field_is_exact_arithmetic(tmp_path, size):
     assert np.abs(error.mean((0, 1))).max() < 0.1
 
 
-@pytest.mark.parametrize("turn", [0, 90])
-@pytest.mark.parametrize(("height", "width", "matrix"), [
-    (96, 160, "601"), (576, 720, "601"), (64, 1278, "601"), (64, 720, "601"),
-    (578, 64, "709"), (720, 64, "709"), (64, 1280, "709"), (720, 1280, "709"),
+@pytest.mark.parametrize(("height", "width", "matrix", "turn"), [
+    (96, 160, "601", 0), (576, 720, "601", 0), (64, 1278, "601", 0), (64, 720, "601", 0),
+    (578, 64, "709", 0), (720, 64, "709", 0), (64, 1280, "709", 0), (720, 1280, "709", 0),
+    # Upright they would have the other matrix.
+    (64, 720, "601", 90), (720, 64, "709", 90),
 ])  # fmt: skip
 def test_untagged_video_goes_by_the_coded_size(tmp_path, height, width, matrix, turn):
     """As players go: a tall video of 64 x 720 that is stored lying has 64 lines."""
     other = {"601": "709", "709": "601"}[matrix]
-    for name in ("red", "green", "brown"):
+    for name in ("green", "brown"):
         colour = PATCHES[name]
         path = written(tmp_path / f"{name}.mp4", flat(colour, height, width, matrix), turn=turn)
         for size in (None, (32, 48)):
@@ -151,13 +152,19 @@ def test_untagged_video_goes_by_the_coded_size(tmp_path, height, width, matrix, 
     assert furthest(read(path), PATCHES["brown"]) > 5
 
 
-@pytest.mark.parametrize("height", [96, 720])
-@pytest.mark.parametrize(
-    ("colorspace", "matrix"), [(1, "709"), (5, "601"), (6, "601"), (9, "2020")]
-)
-@pytest.mark.parametrize(("color_range", "levels"), [(0, LIMITED), (1, LIMITED), (2, FULL)])
+MATRICES = [(1, "709"), (5, "601"), (6, "601"), (9, "2020")]
+RANGES = [(0, LIMITED), (1, LIMITED), (2, FULL)]
+# Each matrix and each range at both heights.
+TAGS = [
+    (*matrix, *levels, (96, 720)[(i + j) % 2])
+    for i, matrix in enumerate(MATRICES)
+    for j, levels in enumerate(RANGES)
+]
+
+
+@pytest.mark.parametrize(("colorspace", "matrix", "color_range", "levels", "height"), TAGS)
 def test_tags_count_at_any_size(tmp_path, colorspace, matrix, color_range, levels, height):
-    for name in ("grey", "white", "red", "brown"):
+    for name in ("white", "brown"):
         colour = PATCHES[name]
         frame = flat(colour, height, 64, matrix, levels)
         path = written(tmp_path / f"{name}.mp4", frame, colorspace, color_range)

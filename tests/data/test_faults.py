@@ -102,9 +102,8 @@ def test_references_of_files_are_never_followed(answers):
         assert [a["usable"] for path, a in answers.items() if path.name == name] == [False], name
 
 
-@pytest.mark.parametrize(("kind", "suffix"), [(VideoDataset, "videos"), (ImageDataset, "images")])
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_the_loader_skips_unusable_files(variants, answers, kind, suffix, num_workers):
+@pytest.mark.parametrize(("kind", "num_workers"), [(VideoDataset, 2), (ImageDataset, 0)])
+def test_the_loader_skips_unusable_files(variants, answers, kind, num_workers):
     """All files in one folder: unusable ones are replaced, named and counted once."""
     dataset = kind(variants[0], SPEC, train=False)
     shape = (3, 5, 16, 16) if kind is VideoDataset else (3, 16, 16)
@@ -123,17 +122,18 @@ def test_the_loader_skips_unusable_files(variants, answers, kind, suffix, num_wo
 
 
 def test_commands_skip_unusable_files(variants, answers, tmp_path):
-    """One command over the whole folder: an output or a line for each file, and status 0."""
+    """One command over a whole folder: an output or a line for each file, and status 0."""
     from tests.conftest import build
 
     build("compress_space", image_size=16).save_pretrained(tmp_path / "model")
     script = "import sys; from magvit2_pytorch.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    jobs = {path for path in answers if not path.is_dir()}
-    for command in ("tokenize", "reconstruct"):
+    folders = {"tokenize": (variants[0], 500), "reconstruct": (variants[0] / "odd", 100)}
+    for command, (folder, at_least) in folders.items():
+        jobs = {path for path in answers if not path.is_dir() and folder in path.parents}
         out = tmp_path / command
         options = ["--model", str(tmp_path / "model"), "-o", str(out), "--size", "16"]
         done = subprocess.run(
-            [sys.executable, "-c", script, command, str(variants[0]), *options],
+            [sys.executable, "-c", script, command, str(folder), *options],
             capture_output=True, text=True, cwd=ROOT, timeout=600,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
@@ -142,7 +142,7 @@ def test_commands_skip_unusable_files(variants, answers, tmp_path):
         skipped = re.findall(r"^magvit2: skipped: (.+?): ", done.stderr, re.MULTILINE)
         made = [path for path in out.rglob("*") if path.is_file()]
         assert len(skipped) == len(set(skipped))
-        assert len(skipped) + len(made) == len(jobs) > 500
+        assert len(skipped) + len(made) == len(jobs) > at_least
         assert {Path(name) for name in skipped} <= jobs
         assert {Path(name) for name in skipped} == {p for p in jobs if not answers[p]["usable"]}
 

@@ -27,7 +27,7 @@ def test_frames_are_all_sets_alike(length, num):
     assert_uniform(picks, list(combinations(range(length), min(num, length))))
 
 
-@pytest.mark.parametrize("length", range(1, 19))
+@pytest.mark.parametrize("length", [1, 2, 4, 5, 8, 9, 17, 18])
 @pytest.mark.parametrize(("num_frames", "stride"), [(1, 1), (5, 1), (5, 2), (3, 4), (2, 17)])
 def test_runs_are_all_starts_alike_and_as_long_as_fits(length, num_frames, stride):
     picks = pick_consecutive_frames(length, num_frames, stride, MANY, generator())

@@ -163,8 +163,8 @@ def only_convolutional(model):
     return nn.ModuleList((model.encoder, model.decoder)) if hasattr(model, "encoder") else model
 
 
-def main(threads: int, offset: int, share: int) -> None:
-    """Tries every `share`-th case from number `offset` on."""
+def main(threads: int, offset: int, share: int, tower_share: int) -> None:
+    """Tries every `share`-th case and every `tower_share`-th tower, other ones by `offset`."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     wrong, number, count = [], 0, 0
@@ -180,7 +180,9 @@ def main(threads: int, offset: int, share: int) -> None:
         if found := differences(layer, reference, x, list(layer.parameters())):
             wrong.append([str(case), found])
     compared = 0
-    for name, model, function, shape in towers():
+    for name, model, function, shape in itertools.islice(
+        towers(), offset % tower_share, None, tower_share
+    ):
         check = ArithmeticCheck([only_convolutional(model.train())], "bf16")
         layers = len(check._hooks)
         with torch.autocast("cpu", BF16):
@@ -195,6 +197,6 @@ def main(threads: int, offset: int, share: int) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[4:] == ["half"]:  # the way of machines that have the kernels, on one without them
+    if sys.argv[5:] == ["half"]:  # the way of machines that have the kernels, on one without them
         arithmetic.has_kernels = lambda dtype: True
-    main(*map(int, sys.argv[1:4]))
+    main(*map(int, sys.argv[1:5]))

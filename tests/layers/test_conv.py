@@ -29,12 +29,12 @@ def padded_conv(layer, x):
 
 @pytest.mark.parametrize("pad_mode", MODES)
 @pytest.mark.parametrize(("kernel", "stride"), SHAPES, ids=str)
-@pytest.mark.parametrize("num_frames", [1, 2, 5])
-def test_it_is_a_convolution_of_the_padded_video(pad_mode, kernel, stride, num_frames):
+def test_it_is_a_convolution_of_the_padded_video(pad_mode, kernel, stride):
     layer = CausalConv3d(3, 4, kernel, stride, pad_mode=pad_mode).double()
-    x = torch.randn(2, 3, num_frames, 8, 8, dtype=torch.float64)
-    out, _ = layer(x)
-    torch.testing.assert_close(out, padded_conv(layer, x), atol=1e-12, rtol=1e-12)
+    for num_frames in (1, 2, 5):
+        x = torch.randn(2, 3, num_frames, 8, 8, dtype=torch.float64)
+        out, _ = layer(x)
+        torch.testing.assert_close(out, padded_conv(layer, x), atol=1e-12, rtol=1e-12)
 
 
 @pytest.mark.parametrize("pad_mode", MODES)
@@ -76,16 +76,16 @@ def test_one_frame_takes_a_shorter_way_to_the_same_place(pad_mode, kernel, strid
 
 @pytest.mark.parametrize("pad_mode", MODES)
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (1, 1), (2, 2), (3, 2), (3, 3), (5, 2)])
-@pytest.mark.parametrize("sizes", [(1, 3, 4, 3), (4, 3, 4), (3, 8)], ids=str)
-def test_strides_need_not_divide_the_chunks(kernel, stride, pad_mode, sizes):
+def test_strides_need_not_divide_the_chunks(kernel, stride, pad_mode):
     layer = CausalConv3d(3, 4, (kernel, 3, 3), (stride, 1, 1), pad_mode=pad_mode).double()
     x = torch.randn(1, 3, 11, 4, 4, dtype=torch.float64)
-    past, parts = None, []
-    for chunk in x.split(sizes, dim=2):
-        out, past = layer(chunk, past)
-        parts.append(out)
     expected = padded_conv(layer, x)
-    torch.testing.assert_close(torch.cat(parts, dim=2), expected, atol=1e-12, rtol=1e-12)
+    for sizes in ((1, 3, 4, 3), (4, 3, 4), (3, 8)):
+        past, parts = None, []
+        for chunk in x.split(sizes, dim=2):
+            out, past = layer(chunk, past)
+            parts.append(out)
+        torch.testing.assert_close(torch.cat(parts, dim=2), expected, atol=1e-12, rtol=1e-12)
 
 
 def test_a_stride_that_would_skip_frames_is_refused():

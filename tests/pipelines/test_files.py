@@ -69,7 +69,7 @@ def test_codes_in_chunks_are_those_of_the_whole_clip(tmp_path, quantizer):
     tokenizer = exact(quantizer)
     path = clip(tmp_path, num_frames=7)
     codes = tokenizer.tokenize(whole(path, tokenizer)[1])[0]
-    for chunk_frames in range(1, 10):
+    for chunk_frames in range(1, 10) if quantizer == "lfq" else (1, 4):
         ours, header = tokenize_file(
             tokenizer, path, inference=Inference(chunk_frames=chunk_frames)
         )
@@ -77,8 +77,10 @@ def test_codes_in_chunks_are_those_of_the_whole_clip(tmp_path, quantizer):
         assert header.shape == tuple(codes.shape)
 
 
-@pytest.mark.parametrize("num_frames", [1, 2, 3, 6])
-@pytest.mark.parametrize("size", [(16, 16), (18, 22), (17, 3)])
+@pytest.mark.parametrize(
+    ("num_frames", "size"),
+    [(1, (18, 22)), (2, (16, 16)), (2, (17, 3)), (3, (18, 22)), (6, (16, 16)), (6, (17, 3))],
+)
 def test_any_size_and_length_comes_back_as_it_was(tmp_path, num_frames, size):
     tokenizer = exact()
     path = clip(tmp_path, num_frames, *size, codec="mpeg4", name="clip.avi")
@@ -208,15 +210,14 @@ def test_a_reconstruction_keeps_the_sound(tmp_path, side_by_side):
     assert VideoFile(tmp_path / "out.gif").num_frames == 12
 
 
-@pytest.mark.parametrize("fps", [12, 30])
 @pytest.mark.parametrize(
-    ("source", "size", "true"),
+    ("source", "size", "true", "fps"),
     [
-        ((18, 22), None, (18, 22)),
-        ((17, 31), None, (17, 31)),
-        ((31, 17), 11, (20, 11)),
-        ((9, 60), 8, (8, 53)),
-        ((20, 20), 27, (27, 27)),
+        ((18, 22), None, (18, 22), 12),
+        ((17, 31), None, (17, 31), 30),
+        ((31, 17), 11, (20, 11), 12),
+        ((9, 60), 8, (8, 53), 30),
+        ((20, 20), 27, (27, 27), 12),
     ],
 )
 def test_a_reconstruction_has_the_true_size_and_rate(tmp_path, source, size, true, fps):
@@ -494,7 +495,7 @@ def test_a_video_file_is_opened_read_and_closed_in_one_thread(tmp_path, monkeypa
 
 
 def test_tiles_change_no_code_and_no_frame(tmp_path):
-    tokenizer, video = exact(), clip(tmp_path, height=30, width=42)
+    tokenizer, video = exact(), clip(tmp_path, num_frames=3)
     codes, header = tokenize_file(tokenizer, video)
     tiled, _ = tokenize_file(tokenizer, video, inference=Inference(tile_size=8))
     assert torch.equal(tiled, codes)

@@ -1,7 +1,5 @@
 """One of two gloo processes: its share of the samples, and DDP's mean of the gradients."""
 
-import sys
-
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -59,7 +57,3 @@ def main(rank, rendezvous, out):
     torch.save(found, f"{out}.{rank}")
     dist.barrier()
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3])

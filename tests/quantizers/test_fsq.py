@@ -38,7 +38,7 @@ def test_codes_and_values_are_those_of_vector_quantize_pytorch(levels, num_codeb
     torch.testing.assert_close(quantized, expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("level", [*range(3, 18), 999, 1000])
+@pytest.mark.parametrize("level", [3, 4, 5, 8, 17, 999, 1000])
 def test_every_level_is_reached_and_none_beyond(level):
     sweep = torch.linspace(-9, 9, 40_000).view(1, 1, -1, 1, 1)
     ends = torch.tensor([-1e30, -1e8, 1e8, 1e30]).view(1, 1, -1, 1, 1)

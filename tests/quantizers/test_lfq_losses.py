@@ -30,7 +30,7 @@ def assert_equal_terms(found, expected, **tolerance):
             torch.testing.assert_close(ours.double(), theirs.double(), **tolerance, msg=name)
 
 
-@pytest.mark.parametrize("num_bits", range(2, 11))
+@pytest.mark.parametrize("num_bits", [2, 5, 8])
 @pytest.mark.parametrize(
     ("temperature", "std", "options"),
     [

@@ -1,7 +1,6 @@
 """Vector quantizers against vector-quantize-pytorch itself, and their codebooks in training."""
 
 import copy
-import subprocess
 import sys
 
 import pytest
@@ -164,11 +163,6 @@ def test_a_broken_library_is_named_where_it_is_needed(monkeypatch):
     with pytest.raises(ImportError, match=r"needs vector-quantize-pytorch.*pip install"):
         _library()
     VideoTokenizer(**SMALL, **QUANTIZERS["fsq"], layers=("residual",))
-
-
-def test_the_package_does_not_import_the_library():
-    code = "import sys, magvit2_pytorch; assert 'vector_quantize_pytorch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_tokenizer_has_codes_of_every_level():

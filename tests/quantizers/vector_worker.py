@@ -1,7 +1,5 @@
 """One of two gloo processes: its share of the latents moves the codebooks of both."""
 
-import sys
-
 import torch
 import torch.distributed as dist
 
@@ -37,7 +35,3 @@ def main(rank, rendezvous, out):
     torch.save(states, f"{out}.{rank}")
     dist.barrier()
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3])

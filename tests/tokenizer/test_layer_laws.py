@@ -1,9 +1,11 @@
 """Laws that hold for every layer a user can name, alone and among others."""
 
+from itertools import cycle, pairwise, product
+
 import pytest
 import torch
 
-from magvit2_pytorch.tokenizer.layer_spec import LAYERS
+from magvit2_pytorch.tokenizer.layer_spec import LAYERS, Grid, LayerOptions, parse_layer
 from tests.conftest import build, cond_of, random_video
 
 EVERY_LAYER = sorted(LAYERS)
@@ -37,6 +39,7 @@ def reach(function, x, cond):
     return (function(flipped, cond) - function(same, cond)).abs().amax(dim=(1, 3, 4))
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("layer", LAYERS_TO_TRY, ids=str)
 def test_latents_depend_on_the_past_and_the_present_exactly(layer):
     tokenizer = build(*around(layer), "attend_time")
@@ -48,6 +51,7 @@ def test_latents_depend_on_the_past_and_the_present_exactly(layer):
         assert moved[frame, first] > 0, f"frame {frame} does not reach latent {first}"
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("layer", LAYERS_TO_TRY, ids=str)
 def test_frames_depend_on_the_past_and_the_present_exactly(layer):
     tokenizer = build(*around(layer), "attend_time")
@@ -61,29 +65,34 @@ def test_frames_depend_on_the_past_and_the_present_exactly(layer):
 
 
 @pytest.mark.parametrize("layer", LAYERS_TO_TRY, ids=str)
-@pytest.mark.parametrize("chunks", [(1, 1, 1, 1), (2, 2), (3, 1)], ids=str)
-def test_chunks_equal_the_whole(layer, chunks):
+def test_chunks_equal_the_whole(layer):
     """Chunks in latent frames: the first holds one frame, and `time_factor` for each more."""
     tokenizer = build(*around(layer)).double()
     cond, factor = cond_of(tokenizer), tokenizer.time_factor
     video = random_video(1 + 3 * factor, dtype=torch.float64)
     whole = tokenizer.encode(video, cond)
-    past, parts = None, []
-    for frames in video.split([1 + (chunks[0] - 1) * factor] + [n * factor for n in chunks[1:]], 2):
-        latents, past = tokenizer.encode_chunk(frames, past, cond)
-        parts.append(latents)
-    torch.testing.assert_close(torch.cat(parts, dim=2), whole, atol=1e-10, rtol=0)
-
     recon = tokenizer.decode(whole, cond)
-    past, parts = None, []
-    for latents in whole.split(chunks, dim=2):
-        frames, past = tokenizer.decode_chunk(latents, past, cond)
-        parts.append(frames)
-    torch.testing.assert_close(torch.cat(parts, dim=2), recon, atol=1e-10, rtol=0)
+    for chunks in ((1, 1, 1, 1), (2, 2), (3, 1)):
+        sizes = [1 + (chunks[0] - 1) * factor] + [n * factor for n in chunks[1:]]
+        past, parts = None, []
+        for frames in video.split(sizes, dim=2):
+            latents, past = tokenizer.encode_chunk(frames, past, cond)
+            parts.append(latents)
+        torch.testing.assert_close(torch.cat(parts, dim=2), whole, atol=1e-10, rtol=0)
+
+        past, parts = None, []
+        for latents in whole.split(chunks, dim=2):
+            frames, past = tokenizer.decode_chunk(latents, past, cond)
+            parts.append(frames)
+        torch.testing.assert_close(torch.cat(parts, dim=2), recon, atol=1e-10, rtol=0)
 
 
-@pytest.mark.parametrize("layer", LAYERS_TO_TRY, ids=str)
-@pytest.mark.parametrize("pad_mode", ["constant", "replicate", "reflect"])
+# Modes take turns; `test_conv` tries each on every shape of kernel and stride.
+PADDED = list(zip(LAYERS_TO_TRY, cycle(["constant", "replicate", "reflect"]), strict=False))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("layer", "pad_mode"), PADDED, ids=str)
 def test_an_image_is_the_first_frame_of_a_video(layer, pad_mode):
     tokenizer = build(*around(layer), pad_mode=pad_mode).double()
     cond = cond_of(tokenizer)
@@ -113,6 +122,7 @@ def test_every_parameter_gets_a_gradient(layer):
         assert parameter.grad.abs().max() > 0, name
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("layer", LAYERS_TO_TRY, ids=str)
 def test_bf16_is_finite_and_close(layer):
     tokenizer = build(*around(layer))
@@ -124,14 +134,35 @@ def test_bf16_is_finite_and_close(layer):
     assert (low - latents).norm() / latents.norm() < 0.05
 
 
-@pytest.mark.parametrize("layer", EVERY_LAYER)
-@pytest.mark.parametrize("following", EVERY_LAYER)
-def test_any_two_layers_go_together(layer, following):
-    tokenizer = build(layer, following)
+def chains():
+    """Few tuples of layers in which each layer follows each other one and itself."""
+    grid, options = Grid(8), LayerOptions()
+    plain = [name for name in EVERY_LAYER if parse_layer(name).after(grid, options) == grid]
+    steps = [name for name in EVERY_LAYER if name not in plain]
+    for number, layer in enumerate(plain):
+        # To each of those that come later in the list, and back.
+        yield (layer, *(name for other in plain[number:] + steps for name in (other, layer)))
+    # Of those that shrink the grid not many fit into one network.
+    yield from product(steps, repeat=2)
+
+
+CHAINS = list(chains())
+
+
+def test_the_chains_hold_every_pair():
+    pairs = {pair for chain in CHAINS for pair in pairwise(chain)}
+    assert pairs == set(product(EVERY_LAYER, repeat=2))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layers", CHAINS, ids=lambda layers: f"{layers[0]}-{layers[1]}")
+def test_any_two_layers_go_together(layers):
+    tokenizer = build(*layers, max_dim=16)
     video = random_video(1 + tokenizer.time_factor)
     assert tokenizer(video, cond_of(tokenizer)).shape == video.shape
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("layer", LAYERS_TO_TRY, ids=str)
 def test_channels_stay_last_in_memory(layer):
     """Convolutions run fastest so, and a layout lost on the way is a copy at each of them."""

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from itertools import cycle
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from magvit2_pytorch.functional import padded_num_frames
 from magvit2_pytorch.tokenizer.layer_spec import LAYERS
+from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.presets import PRESETS, preset
 from magvit2_pytorch.training.objective import Autoencoder, Objective
 from magvit2_pytorch.training.training_config import TrainingConfig
@@ -33,9 +35,12 @@ UPSTREAM = (
     "attend_time",
 )
 LAYER_TUPLES = {
-    "upstream": UPSTREAM,
-    "space and time": ("compress_space", "residual", "compress_time", "attend_time"),
-    "conditional": ("cond_residual", "compress_time", "cond_attend_space", "compress_space"),
+    "upstream": (UPSTREAM, dict(codebook_size=1024)),
+    "first frame apart": (
+        ("compress_space", "residual", "compress_time", "attend_time"),
+        dict(separate_first_frame_encoding=True),
+    ),
+    "conditional": (("cond_residual", "compress_time", "cond_attend_space", "compress_space"), {}),
 }
 
 
@@ -45,12 +50,8 @@ def models():
         if "continuous_dim" in preset(name):
             continue  # the network is another preset's
         yield pytest.param(lambda n=name: narrow(n), id=name)
-    for name, layers in LAYER_TUPLES.items():
-        yield pytest.param(lambda x=layers: build(*x, max_dim=16, codebook_size=1024), id=name)
-        yield pytest.param(
-            lambda x=layers: build(*x, max_dim=16, separate_first_frame_encoding=True),
-            id=f"{name}, first frame apart",
-        )
+    for name, (layers, options) in LAYER_TUPLES.items():
+        yield pytest.param(lambda x=layers, y=options: build(*x, max_dim=16, **y), id=name)
 
 
 every_model = pytest.mark.parametrize("make", list(models()))
@@ -69,8 +70,9 @@ def video_for(tokenizer, num_frames, **options):
 # Codes and back
 
 
-@pytest.mark.parametrize("quantizer", DISCRETE)
-@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize(
+    ("quantizer", "channels"), list(zip(DISCRETE, cycle([1, 3, 4]), strict=False))
+)
 def test_codes_are_int64_with_a_codebook_axis_only_where_there_are_several(quantizer, channels):
     tokenizer = build("compress_space", "compress_time", quantizer=quantizer, channels=channels)
     video = random_video(7, (16, 24), batch=2, channels=channels)
@@ -100,6 +102,7 @@ def test_decoding_the_codes_is_the_reconstruction(quantizer):
     torch.testing.assert_close(again, recon, **close)
 
 
+@torch.no_grad()
 @every_model
 def test_flattened_codes_lie_on_frames_of_the_training_size(make):
     tokenizer = make()
@@ -111,6 +114,7 @@ def test_flattened_codes_lie_on_frames_of_the_training_size(make):
     torch.testing.assert_close(recon, tokenizer(video, cond), atol=1e-4, rtol=1e-4)
 
 
+@torch.no_grad()
 @every_model
 def test_a_video_is_coded_alike_alone_and_among_others(make):
     tokenizer = make().double()
@@ -147,21 +151,22 @@ def test_continuous_latents_pass_through(quantizer):
 # Any size, any length
 
 
+@torch.no_grad()
 @every_model
-@pytest.mark.parametrize("num_frames", [1, 2, 3, 4, 6])
-def test_any_number_of_frames_is_padded_by_the_last_and_cropped(make, num_frames):
+def test_any_number_of_frames_is_padded_by_the_last_and_cropped(make):
     tokenizer = make()
-    video = video_for(tokenizer, num_frames)
     cond = cond_of(tokenizer)
-    assert tokenizer(video, cond).shape == video.shape
-    missing = padded_num_frames(num_frames, tokenizer.time_factor) - num_frames
-    padded = torch.cat((video, video[:, :, -1:].expand(-1, -1, missing, -1, -1)), dim=2)
-    torch.testing.assert_close(tokenizer.encode(video, cond), tokenizer.encode(padded, cond))
-    assert tokenizer.tokenize(video, cond).shape[1:4] == tokenizer.latent_grid(
-        num_frames, *video.shape[-2:]
-    )
+    for num_frames in (1, 2, 3, 4, 6):
+        video = video_for(tokenizer, num_frames)
+        assert tokenizer(video, cond).shape == video.shape
+        missing = padded_num_frames(num_frames, tokenizer.time_factor) - num_frames
+        padded = torch.cat((video, video[:, :, -1:].expand(-1, -1, missing, -1, -1)), dim=2)
+        latents = tokenizer.encode(video, cond)
+        torch.testing.assert_close(latents, tokenizer.encode(padded, cond))
+        assert latents.shape[2:] == tokenizer.latent_grid(num_frames, *video.shape[-2:])
 
 
+@torch.no_grad()
 @every_model
 def test_height_and_width_need_only_divide_by_the_stride(make):
     tokenizer = make()
@@ -174,6 +179,7 @@ def test_height_and_width_need_only_divide_by_the_stride(make):
             tokenizer.encode(random_video(1, (stride, stride + 1)), cond)
 
 
+@torch.no_grad()
 @every_model
 def test_an_image_is_the_first_frame_of_a_video(make):
     tokenizer = make()
@@ -190,20 +196,23 @@ def test_an_image_is_the_first_frame_of_a_video(make):
 # Causality
 
 
+@torch.no_grad()
 @every_model
 def test_latents_before_a_frame_do_not_change_with_it(make):
     tokenizer = make().double()
     factor = tokenizer.time_factor
-    num_frames = 1 + 3 * factor
+    num_frames = 1 + 2 * factor
     video = video_for(tokenizer, num_frames, dtype=torch.float64)
-    cond = cond_of(tokenizer)
-    before = tokenizer.encode(video, cond)
-    for frame in range(1, num_frames):
-        changed = video.clone()
-        changed[:, :, frame:] = -changed[:, :, frame:]
+    # A row for every frame, negated from there on.
+    same = video.expand(num_frames, -1, -1, -1, -1)
+    changed = same.clone()
+    for frame in range(num_frames):
+        changed[frame, :, frame:].neg_()
+    cond = cond_of(tokenizer, num_frames)
+    before, after = (tokenizer.encode(rows, cond) for rows in (same, changed))
+    for frame in range(num_frames):
         first_touched = -(-frame // factor)
-        latents = tokenizer.encode(changed, cond)
-        assert torch.equal(latents[:, :, :first_touched], before[:, :, :first_touched])
+        assert torch.equal(after[frame, :, :first_touched], before[frame, :, :first_touched])
 
 
 @every_model
@@ -211,28 +220,31 @@ def test_every_frame_reaches_its_own_latent(make):
     """In magvit2-pytorch the last three of 17 frames reach no code, an image's only one neither."""
     tokenizer = make().double()
     factor = tokenizer.time_factor
-    video = video_for(tokenizer, 1 + 2 * factor, dtype=torch.float64)
-    cond = cond_of(tokenizer)
-    for frame in range(video.shape[2]):
-        one = torch.zeros_like(video).requires_grad_()
-        latents = tokenizer.encode(video + one, cond)
-        own = -(-frame // factor)
-        (gradient,) = torch.autograd.grad(latents[:, :, own].square().sum(), one)
-        assert gradient[:, :, frame].abs().sum() > 0, frame
+    num_frames = 1 + 2 * factor
+    video = video_for(tokenizer, num_frames, dtype=torch.float64)
+    # A row for every frame, which looks at the latent of that frame alone.
+    rows = video.repeat(num_frames, 1, 1, 1, 1).requires_grad_()
+    latents = tokenizer.encode(rows, cond_of(tokenizer, num_frames))
+    own = [latents[frame, :, -(-frame // factor)] for frame in range(num_frames)]
+    (gradient,) = torch.autograd.grad(torch.stack(own).square().sum(), rows)
+    for frame in range(num_frames):
+        assert gradient[frame, :, frame].abs().sum() > 0, frame
 
 
 @every_model
 def test_the_last_frame_reaches_the_last_latent_of_every_length(make):
+    """Of an image, and of every remainder of the time factor."""
     tokenizer = make().double()
     cond = cond_of(tokenizer)
-    for num_frames in (1, 2, 3, 4, 5, 17):
+    for num_frames in (1, 2, 3, 4, 5):
         video = video_for(tokenizer, num_frames, dtype=torch.float64)
         last = video[:, :, -1:].clone().requires_grad_()
         latents = tokenizer.encode(torch.cat((video[:, :, :-1], last), dim=2), cond)
-        latents[:, :, -1].square().sum().backward()
-        assert last.grad.abs().sum() > 0, num_frames
+        (gradient,) = torch.autograd.grad(latents[:, :, -1].square().sum(), last)
+        assert gradient.abs().sum() > 0, num_frames
 
 
+@torch.no_grad()
 @every_model
 def test_codes_depend_on_the_last_frame_and_on_an_image(make):
     tokenizer = make()
@@ -246,6 +258,7 @@ def test_codes_depend_on_the_last_frame_and_on_an_image(make):
         assert (ours != theirs).any()
 
 
+@torch.no_grad()
 @every_model
 def test_chunks_of_video_and_of_latents_equal_the_whole(make):
     tokenizer = make().double()
@@ -317,6 +330,7 @@ def test_every_parameter_gets_a_gradient(make):
     assert without == []
 
 
+@torch.no_grad()
 @every_model
 def test_bf16_is_finite_and_close(make):
     tokenizer = make()
@@ -333,10 +347,10 @@ def test_bf16_is_finite_and_close(make):
 
 @every_model
 def test_it_is_built_on_the_meta_device(make):
-    with torch.device("meta"):
-        tokenizer = make()
-    assert {p.device.type for p in tokenizer.parameters()} == {"meta"}
     filled = make()
+    with torch.device("meta"):
+        tokenizer = VideoTokenizer.from_config(filled.config).eval()
+    assert {p.device.type for p in tokenizer.parameters()} == {"meta"}
     tokenizer = tokenizer.to_empty(device="cpu")
     tokenizer.load_state_dict(filled.state_dict())
     video, cond = video_for(filled, 2), cond_of(filled)
@@ -344,15 +358,15 @@ def test_it_is_built_on_the_meta_device(make):
 
 
 @every_model
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
-def test_copies_are_equal_and_apart(make, copied):
+def test_copies_are_equal_and_apart(make):
     tokenizer = make()
-    other = copied(tokenizer)
     video, cond = video_for(tokenizer, 2), cond_of(tokenizer)
-    assert torch.equal(other.tokenize(video, cond), tokenizer.tokenize(video, cond))
-    with torch.no_grad():
-        next(other.parameters()).zero_()
-    assert next(tokenizer.parameters()).any()
+    codes = tokenizer.tokenize(video, cond)
+    for other in (copy.deepcopy(tokenizer), pickle.loads(pickle.dumps(tokenizer))):
+        assert torch.equal(other.tokenize(video, cond), codes)
+        with torch.no_grad():
+            next(other.parameters()).zero_()
+        assert next(tokenizer.parameters()).any()
 
 
 @every_model
