@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from jaxtyping import UInt8
+from torch import Tensor
 
 from magvit2_pytorch.data.clips import ClipSpec, choose_clip, choose_window, crop, resolve_range
 from magvit2_pytorch.evaluation.clip_choice import ClipChoice
@@ -132,7 +134,7 @@ def _num_clips(num_frames: int, choice: ClipChoice) -> int:
     return min(choice.clips_per_video, max((stop - start) // choice.span, 1))
 
 
-def _crop(frames: Frames, choice: ClipChoice) -> Frames:
+def _crop(frames: Frames, choice: ClipChoice) -> UInt8[Tensor, "t y x c"]:
     if not choice.crop:
         return frames
     spec = ClipSpec(image_size=choice.size)
