@@ -89,15 +89,22 @@ def _draw(path: Path, title: str, examples: list[tuple[str, str, np.ndarray, np.
     for _, _, real, recon in examples:
         scale = min(CELL_WIDTH / real.shape[2], CELL_HEIGHT / real.shape[1])
         mosaics.append(_mosaic(real, recon))
-        heights.append(mosaics[-1].shape[0] * scale + 0.6)
-    figure = Figure((columns * CELL_WIDTH + 1, sum(heights) + 0.8), layout="constrained")
+        heights.append(mosaics[-1].shape[0] * scale)
+    title = _printable(title, 28 * columns)
+    names = [_printable(name, 38 * columns) for _, name, _, _ in examples]
+    # Inches above each example, and above all; a layout engine would draw everything twice.
+    gap = 0.6 + 0.2 * max(name.count("\n") for name in names)
+    top, width = gap + 0.3 * title.count("\n"), columns * CELL_WIDTH + 0.5
+    height = top + sum(heights) + gap * len(heights)
+    figure = Figure((width, height))
+    figure.subplots_adjust(0.3 / width, 0.4 / height, 1 - 0.1 / width, 1 - top / height)
     text = dict(ha="left", parse_math=False)
-    figure.suptitle(_printable(title, 28 * columns), x=0.01, fontsize=15, **text)
-    axes = figure.subplots(len(examples), 1, height_ratios=heights, squeeze=False)[:, 0]
-    for axis, mosaic, (which, name, real, _) in zip(axes, mosaics, examples, strict=True):
-        name = _printable(name, 38 * columns)
+    figure.suptitle(title, x=0.1 / width, y=1 - 0.1 / height, va="top", fontsize=15, **text)
+    spacing = dict(height_ratios=heights, hspace=gap * len(heights) / sum(heights))
+    axes = figure.subplots(len(examples), 1, squeeze=False, gridspec_kw=spacing)[:, 0]
+    for axis, mosaic, name, (which, _, real, _) in zip(axes, mosaics, names, examples, strict=True):
         axis.set_title(name, fontsize=11, color=COLOURS[which], loc="left", **text)
-        axis.imshow(mosaic, interpolation="bicubic")
+        axis.imshow(mosaic)
         axis.set(anchor="W", xticks=[], yticks=[])
         # A label at the centre of each row, or of each single frame.
         is_row = len(real) == 1
@@ -108,7 +115,7 @@ def _draw(path: Path, title: str, examples: list[tuple[str, str, np.ndarray, np.
         set_ticks([side * (number + 0.5) for number in range(3)], labels, fontsize=9, **turned)
         axis.tick_params(length=0)
         axis.spines[:].set_visible(False)
-    figure.savefig(path, format="png", dpi=100)
+    figure.savefig(path, format="png", dpi=100, pil_kwargs=dict(compress_level=4))
 
 
 def _mosaic(real: np.ndarray, recon: np.ndarray) -> UInt8[np.ndarray, "_ _ 3"]:

@@ -444,5 +444,5 @@ def test_the_pictures_show_the_clips_that_are_meant(whole, data):
         assert (left.float() - real.float()).abs().mean() < 25
     assert max(numbers) > 0
     page = read_image(folder / "videos.png")
-    assert page.shape[1] == 5 * 280 + 100
+    assert page.shape[1] == 5 * 280 + 50
     assert read_image(folder / "images.png").shape[0] > 200
