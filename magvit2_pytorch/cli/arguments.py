@@ -2,55 +2,59 @@
 
 Parameters before the `/` are positional on the command line too (a list takes one or more
 words); those after `*` are options, required if they have no default. A boolean option that is
-False by default takes no value. The help text comes from the docstring's `Args`, or, for options
-that several commands have, from `SHARED_HELP`.
+False by default takes no value. A parameter whose type is a dataclass stands for one option per
+field. The help text comes from the docstring's `Args`, from the docstring below a field, or from
+the type: `Annotated[str, "the help"]`.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from inspect import Parameter, signature
-from typing import Any, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 from docstring_parser import parse, parse_from_object
 from jsonargparse import ArgumentParser
 
+from magvit2_pytorch.cli.model_folder import UsageError, user_errors
+
 OTHER_NAMES = {"output": "-o", "dry_run": "--dry-run"}
 """Second names of options."""
-
-SHARED_HELP = {
-    "model": "Folder of the tokenizer or of the run that trained it, or hf://OWNER/NAME.",
-    "size": "Resize the short side to this many pixels; by default the file's own size.",
-    "chunk_frames": "Frames to compute at a time: fewer need less memory, more may be faster.",
-    "tile_size": (
-        "Compute frames in tiles of this many pixels to a side, or `auto` for the largest tiles "
-        "that fit into memory. For frames that do not fit; results are equal up to rounding."
-    ),
-    "device": "Device to compute on; auto uses a GPU if there is one.",
-    "precision": (
-        "Precision of the tokenizer's convolutions. bf16 is faster on hardware that supports it; "
-        "about one code in 50 changes, and the codes decode as well."
-    ),
-}
-"""Help of options that several commands have, for docstrings that do not describe them."""
 
 
 def add_function(
     parser: ArgumentParser, function: Callable[..., int], skip: Iterable[str] = ()
 ) -> None:
     """Adds an argument for each parameter of `function`."""
-    params = parse(function.__doc__).params
-    help_of = SHARED_HELP | {param.arg_name: param.description for param in params}
+    help_of = _texts(parse(function.__doc__))
     for name, parameter in signature(function).parameters.items():
-        if name not in skip:
-            _add_parameter(parser, parameter, help_of[name])
+        if name in skip:
+            continue
+        if is_dataclass(parameter.annotation):
+            texts = _field_texts(parameter.annotation)
+            flags = {f"`{field}`": f"--{field}" for field in texts}
+            help_of |= {field: _replaced(text, flags) for field, text in texts.items()}
+        for argument in _arguments(parameter):
+            _add_argument(parser, argument, help_of.get(argument.name))
 
 
 def call_function(function: Callable[..., int], values: Mapping[str, Any]) -> int:
-    """Calls a function with parsed values of its arguments."""
-    parameters = signature(function).parameters
-    positional = [n for n, p in parameters.items() if p.kind is Parameter.POSITIONAL_ONLY]
-    keywords = {name: values[name] for name in parameters if name not in positional}
-    return function(*(values[name] for name in positional), **keywords)
+    """Calls a function with parsed values of its arguments.
+
+    Raises `UsageError` if a dataclass of options refuses its values.
+    """
+    positional, keywords = [], {}
+    for name, parameter in signature(function).parameters.items():
+        if is_dataclass(parameter.annotation):
+            with user_errors(to=UsageError):
+                options = {
+                    argument.name: values[argument.name] for argument in _arguments(parameter)
+                }
+                keywords[name] = parameter.annotation(**options)
+        elif parameter.kind is Parameter.POSITIONAL_ONLY:
+            positional.append(values[name])
+        else:
+            keywords[name] = values[name]
+    return function(*positional, **keywords)
 
 
 def add_fields(
@@ -65,7 +69,7 @@ def add_fields(
 
     The option is --`prefix``name` and stands under `section` in files.
     """
-    help_of = {param.arg_name: param.description for param in parse_from_object(config).params}
+    help_of = _field_texts(config)
     for field in fields(config):
         if field.name not in skip:
             parser.add_argument(
@@ -73,7 +77,7 @@ def add_fields(
                 dest=f"{section}.{field.name}",
                 type=field.type,
                 default=defaults.get(field.name, field.default),
-                help=_one_line(help_of.get(field.name) or field.name.replace("_", " ")),
+                help=help_of.get(field.name) or field.name.replace("_", " "),
             )
 
 
@@ -88,10 +92,39 @@ def description(function: Callable[..., int]) -> str:
     return "\n\n".join(filter(None, (parsed.short_description, parsed.long_description)))
 
 
-def _add_parameter(parser: ArgumentParser, parameter: Parameter, text: str) -> None:
+def _texts(docstring: Any) -> dict[str, str]:
+    """The help of each name that a parsed docstring describes, on one line."""
+    return {p.arg_name: " ".join((p.description or "").split()) for p in docstring.params}
+
+
+def _field_texts(config: type) -> dict[str, str]:
+    """The help of each field, from the docstrings below the fields of the class and its bases."""
+    texts = {}
+    for cls in reversed(config.__mro__[:-1]):
+        texts |= _texts(parse_from_object(cls))
+    return texts
+
+
+def _replaced(text: str, replacements: Mapping[str, str]) -> str:
+    for old, new in replacements.items():
+        text = text.replace(old, new)
+    return text
+
+
+def _arguments(parameter: Parameter) -> Iterator[Parameter]:
+    """The parameter, or the fields of its dataclass."""
+    if is_dataclass(parameter.annotation):
+        yield from signature(parameter.annotation).parameters.values()
+    else:
+        yield parameter
+
+
+def _add_argument(parser: ArgumentParser, parameter: Parameter, text: str | None) -> None:
     name, kind, default = parameter.name, parameter.annotation, parameter.default
+    if get_origin(kind) is Annotated:
+        kind, *texts = get_args(kind)
+        text = text or texts[0]
     required = default is Parameter.empty
-    text = _one_line(text)
     if parameter.kind is Parameter.POSITIONAL_ONLY:
         if get_origin(kind) is list:
             metavar = name.removesuffix("s").upper()
@@ -107,8 +140,3 @@ def _add_parameter(parser: ArgumentParser, parameter: Parameter, text: str) -> N
         parser.add_argument(*flags, type=kind, required=True, help=text)
     else:
         parser.add_argument(*flags, type=kind, default=default, help=text)
-
-
-def _one_line(text: str) -> str:
-    # argparse formats help texts with %.
-    return " ".join(text.split()).replace("%", "%%")

@@ -1,16 +1,11 @@
 """`magvit2 decode`: decodes code files to video and image files."""
 
 from pathlib import Path
-from typing import Literal
 
-from magvit2_pytorch.cli.jobs import FrameCounter, Job, frame_count, plan_jobs, run_jobs
-from magvit2_pytorch.cli.model_folder import (
-    Device,
-    check_counts,
-    find_tokenizer,
-    load_tokenizer,
-    user_errors,
-)
+from magvit2_pytorch.cli.jobs import Job, frame_count, plan_jobs, run_jobs
+from magvit2_pytorch.cli.model_folder import find_tokenizer, user_errors
+from magvit2_pytorch.cli.options import MediaOutput, StreamOptions
+from magvit2_pytorch.pipelines.progress import FrameCallback
 
 
 def decode(
@@ -18,12 +13,9 @@ def decode(
     /,
     *,
     model: str,
-    output: str,
+    output: MediaOutput,
     force: bool = False,
-    chunk_frames: int = 16,
-    tile_size: int | Literal["auto"] | None = None,
-    device: Device = "auto",
-    precision: Literal["fp32", "bf16"] = "fp32",
+    computing: StreamOptions,
 ) -> int:
     """Decodes code files to videos and images.
 
@@ -34,17 +26,12 @@ def decode(
     Args:
         codes: Files that `magvit2 tokenize` wrote, and folders of them.
         model: Folder of the tokenizer that made them, or of its run, or hf://OWNER/NAME.
-        output: For one input, a file name ending in .mp4, .mov, .m4v, .mkv or .gif (for an image,
-            .png, .jpg, .jpeg, .webp or .bmp); otherwise a folder, which gets .mp4 and .png files
-            with the names and sub-folders of the inputs.
         force: Decode codes of another tokenizer too, if its codebook and strides are the same.
     """
-    check_counts(chunk_frames=chunk_frames)
     find_tokenizer(model)
     from magvit2_pytorch.codes.code_file import CODE_SUFFIX, CodeFile, read_codes
     from magvit2_pytorch.media.unusable import UnusableMedia
     from magvit2_pytorch.pipelines.files import decode_file
-    from magvit2_pytorch.pipelines.inference import Inference
     from magvit2_pytorch.pipelines.media_file import ALL_WRITABLE, SUFFIX_OF, check_writable
 
     def suffix(path: Path) -> str:
@@ -57,23 +44,12 @@ def decode(
     if len(jobs) == 1:
         with user_errors():
             check_writable(jobs[0].target, CodeFile(jobs[0].source).videos[0].kind)
-    tokenizer, tokenizer_id = load_tokenizer(model, device)
-    inference = Inference(precision, tile_size, chunk_frames)
-    with user_errors():
-        inference.check(tokenizer)
+    tokenizer, tokenizer_id, inference = computing.load(model, needs_codes=True)
+    options = dict(inference=inference, tokenizer_id=tokenizer_id, force=force)
 
-    def work(job: Job, on_frames: FrameCounter) -> str:
+    def work(job: Job, on_frames: FrameCallback) -> str:
         codes, video = read_codes(job.source)
-        decode_file(
-            tokenizer,
-            codes,
-            video,
-            job.target,
-            inference=inference,
-            tokenizer_id=tokenizer_id,
-            force=force,
-            on_frames=on_frames,
-        )
+        decode_file(tokenizer, codes, video, job.target, on_frames=on_frames, **options)
         return f"{frame_count(video.num_frames)}, {video.width} x {video.height}"
 
     return run_jobs(jobs, work)

@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Literal
 
 from magvit2_pytorch.cli.model_folder import UserError, find_tokenizer, load_tokenizer, user_errors
+from magvit2_pytorch.cli.options import Model
 
 
 def export(
-    model: str,
+    model: Model,
     /,
     *,
     output: str,

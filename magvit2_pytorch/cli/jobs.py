@@ -7,10 +7,13 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from magvit2_pytorch.cli.model_folder import UserError
+from magvit2_pytorch.cli.progress_bar import ProgressBar
+from magvit2_pytorch.pipelines.progress import FrameCallback
 
 
 class Job(NamedTuple):
@@ -121,11 +124,7 @@ def _stem(path: Path, sources: Sequence[str]) -> str:
     return path.name[: -len(suffix)]
 
 
-FrameCounter = Callable[[int, int], None]
-"""Called with the number of frames done and the expected total."""
-
-
-def run_jobs(jobs: Sequence[Job], work: Callable[[Job, FrameCounter], str]) -> int:
+def run_jobs(jobs: Sequence[Job], work: Callable[[Job, FrameCallback], str]) -> int:
     """Runs every job, prints its result and returns the exit status.
 
     A file that cannot be used is named on stderr and skipped. The status is 0 if at least one file
@@ -143,8 +142,8 @@ def run_jobs(jobs: Sequence[Job], work: Callable[[Job, FrameCounter], str]) -> i
     for number, job in enumerate(jobs, start=1):
         counter = f"[{number}/{len(jobs)}] " if len(jobs) > 1 else ""
         try:
-            with _signals_as_exceptions(), frames_bar(counter + job.source.name) as on_frames:
-                result = work(job, on_frames)
+            with _signals_as_exceptions(), ProgressBar(" frames", counter + job.source.name) as bar:
+                result = work(job, partial(bar.frames, job.source.name))
         except (UnusableMedia, TokenizerMismatch) as error:
             if len(jobs) == 1:
                 raise UserError(str(error)) from error
@@ -163,23 +162,13 @@ def frame_count(number: int) -> str:
 
 
 @contextmanager
-def frames_bar(name: str) -> Iterator[FrameCounter]:
-    """A progress bar over frames, shown on a terminal only.
-
-    Yields the function that updates it. The time left is estimated from the number of frames in the
-    file's header.
-    """
-    from tqdm import tqdm
-
-    with tqdm(desc=name, unit=" frames", disable=None, leave=False, dynamic_ncols=True) as bar:
-
-        def on_frames(done: int, total: int) -> None:
-            bar.total = max(done, total)
-            bar.update(done - bar.n)
-            if not done:  # the first frames may take a minute
-                bar.refresh()
-
-        yield on_frames
+def resumable() -> Iterator[None]:
+    """Says after Ctrl-C that the same command continues."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("magvit2: run the same command again to continue", file=sys.stderr)
+        raise
 
 
 @contextmanager

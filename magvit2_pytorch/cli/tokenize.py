@@ -3,19 +3,20 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from magvit2_pytorch.cli.jobs import FrameCounter, Job, frame_count, has_suffix, plan_jobs, run_jobs
+from magvit2_pytorch.cli.jobs import Job, frame_count, has_suffix, plan_jobs, resumable, run_jobs
 from magvit2_pytorch.cli.model_folder import (
-    Device,
     UsageError,
     UserError,
     check_counts,
     find_tokenizer,
-    load_tokenizer,
     user_errors,
 )
+from magvit2_pytorch.cli.options import Inputs, Model, Size, StreamOptions
+from magvit2_pytorch.cli.progress_bar import interruptible_bar
 from magvit2_pytorch.cli.train import Process, current_process
+from magvit2_pytorch.pipelines.progress import FrameCallback, Plan
 
 if TYPE_CHECKING:
     from magvit2_pytorch.codes.code_header import CodedVideo, CodeHeader
@@ -23,18 +24,15 @@ if TYPE_CHECKING:
 
 
 def tokenize(
-    inputs: list[str],
+    inputs: Inputs,
     /,
     *,
-    model: str,
+    model: Model,
     output: str,
-    size: int | None = None,
+    size: Size = None,
     shard_mb: float | None = None,
     retry_failed: bool = False,
-    chunk_frames: int = 16,
-    tile_size: int | Literal["auto"] | None = None,
-    device: Device = "auto",
-    precision: Literal["fp32", "bf16"] = "fp32",
+    computing: StreamOptions,
 ) -> int:
     """Encodes videos and images to files of discrete codes.
 
@@ -51,7 +49,6 @@ def tokenize(
     `CodesDataset` reads, and manifest.jsonl, which lists the result or the error of each input.
 
     Args:
-        inputs: Video and image files, and folders of them.
         output: For one input, a file name ending in .codes.safetensors; otherwise a folder, which
             gets the names and sub-folders of the inputs.
         shard_mb: Write shards of up to this many megabytes, each with the codes of many inputs.
@@ -59,48 +56,27 @@ def tokenize(
         retry_failed: With --shard_mb, retry all files that failed in an earlier run; by default
             only those that have changed since.
     """
-    check_counts(size=size, chunk_frames=chunk_frames)
+    check_counts(size=size)
     _check_shards(shard_mb, retry_failed, output)
     find_tokenizer(model)
-    from magvit2_pytorch.data import CODE_SUFFIX
+    from magvit2_pytorch.codes.code_file import CODE_SUFFIX
     from magvit2_pytorch.media.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-    from magvit2_pytorch.pipelines.fingerprint import check_supports_files
-    from magvit2_pytorch.pipelines.inference import Inference
 
     def suffix(source: Path) -> str:
         # In a corpus, inputs keep their full name.
         return CODE_SUFFIX if shard_mb is None else source.suffix + CODE_SUFFIX
 
-    sources = VIDEO_SUFFIXES + IMAGE_SUFFIXES
-    jobs = plan_jobs(inputs, output, sources, suffix, [CODE_SUFFIX])
+    jobs = plan_jobs(inputs, output, VIDEO_SUFFIXES + IMAGE_SUFFIXES, suffix, [CODE_SUFFIX])
     process = current_process()
-    if device != "cpu":
+    if computing.device != "cpu":
         process.select_gpu()
-    tokenizer, tokenizer_id = load_tokenizer(model, device)
-    inference = Inference(precision, tile_size, chunk_frames)
-    with user_errors():
-        check_supports_files(tokenizer, needs_codes=True)
-        inference.check(tokenizer)
+    tokenizer, tokenizer_id, inference = computing.load(model, needs_codes=True)
     options = dict(size=size, inference=inference, tokenizer_id=tokenizer_id)
-    try:
+    with resumable():
         if shard_mb is None:
             return _tokenize_to_files(tokenizer, jobs, process, options)
-        from magvit2_pytorch.cli.corpus_bar import tokenize_to_shards
-
-        folder = Path(output).expanduser()
-        names = [job.target.relative_to(folder).as_posix() for job in jobs]
-        return tokenize_to_shards(
-            tokenizer,
-            {n.removesuffix(CODE_SUFFIX): job.source for n, job in zip(names, jobs, strict=True)},
-            folder,
-            process,
-            max_shard_bytes=max(round(shard_mb * 1e6), 1),
-            retry_failed=retry_failed,
-            **options,
-        )
-    except KeyboardInterrupt:
-        print("magvit2: run the same command again to continue", file=sys.stderr)
-        raise
+        options |= dict(max_shard_bytes=max(round(shard_mb * 1e6), 1), retry_failed=retry_failed)
+        return _tokenize_to_shards(tokenizer, jobs, Path(output).expanduser(), process, options)
 
 
 def _check_shards(shard_mb: float | None, retry_failed: bool, output: str) -> None:
@@ -127,7 +103,7 @@ def _tokenize_to_files(
 
     header = code_header(tokenizer, **options)
 
-    def work(job: Job, on_frames: FrameCounter) -> str:
+    def work(job: Job, on_frames: FrameCallback) -> str:
         video = _existing(job, header)
         exists = video is not None
         if not exists:
@@ -148,6 +124,43 @@ def _tokenize_to_files(
     except UserError as error:
         print(f"magvit2: skipped: {error}", file=sys.stderr)
     return 0
+
+
+def _tokenize_to_shards(
+    tokenizer: "VideoTokenizer",
+    jobs: Sequence[Job],
+    folder: Path,
+    process: Process,
+    options: dict[str, Any],
+) -> int:
+    """Tokenizes this process's share to shards.
+
+    Ctrl-C writes the codes that are ready. The status is 1 if this is the only process and every
+    input it tried failed.
+    """
+    from magvit2_pytorch.codes.code_file import CODE_SUFFIX
+    from magvit2_pytorch.pipelines.corpus import CorpusMismatch, tokenize_corpus
+    from magvit2_pytorch.pipelines.corpus_folder import MANIFEST
+
+    def plan_text(plan: Plan) -> str:
+        numbers = {
+            "{} inputs": plan.num_inputs,
+            "{} done before": plan.num_done_before,
+            "{} failed before (--retry_failed tries them again)": plan.num_failed_before,
+        }
+        texts = [text.format(number) for text, number in numbers.items() if number]
+        return f"{process.prefix}{', '.join([*texts, f'{plan.num_to_do} to do'])}"
+
+    names = [job.target.relative_to(folder).as_posix() for job in jobs]
+    inputs = {n.removesuffix(CODE_SUFFIX): job.source for n, job in zip(names, jobs, strict=True)}
+    # One bar per terminal: all processes have equal shares.
+    bar = interruptible_bar("file", hidden=process.local_rank > 0, plan_text=plan_text)
+    share = dict(rank=process.rank, world_size=process.world_size)
+    with bar as progress, user_errors(CorpusMismatch):
+        report = tokenize_corpus(tokenizer, inputs, folder, progress=progress, **share, **options)
+    failed = f", {len(report.failed)} failed" * bool(report.failed)
+    print(f"{process.prefix}{folder}: {report.num_done} done{failed}; see {folder / MANIFEST}")
+    return 1 if process.is_single and report.failed and not report.num_done else 0
 
 
 def _existing(job: Job, header: "CodeHeader") -> "CodedVideo | None":

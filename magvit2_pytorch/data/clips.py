@@ -3,14 +3,17 @@
 import os
 import random
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from magvit2_pytorch.data.cache import CachedVideo
 from magvit2_pytorch.media.frames import check_channels
 from magvit2_pytorch.media.unusable import UnusableMedia
+from magvit2_pytorch.media.video_reader import VideoFile
 
 FrameRange = tuple[int | float | None, int | float | None]
 """Start and stop: frame numbers (negative ones count from the end), fractions, or None."""
@@ -214,6 +217,28 @@ def choose_frames(
         moments = times[first] + np.arange(spec.num_frames) / spec.fps
         chosen = nearest(times, moments)
     return [start + i for i in chosen]
+
+
+def choose_clip(
+    path: Path,
+    video: VideoFile | CachedVideo,
+    spec: ClipSpec,
+    frame_range: FrameRange | None = None,
+    number: int = 0,
+    num_clips: int = 1,
+    rng: random.Random | None = None,
+) -> list[int]:
+    """Chooses the frame numbers of one of `num_clips` clips of a video, within `frame_range`.
+
+    Random with `rng`; otherwise clips are spread from the start to the end, and a single one is in
+    the middle. Raises `UnusableMedia` if the video is too short.
+    """
+    bounds = resolve_range(video.num_frames, frame_range)
+    position = number / (num_clips - 1) if num_clips > 1 else 0.5
+    try:
+        return choose_frames(video.times, video.fps, spec, bounds, rng, position)
+    except ValueError as error:
+        raise UnusableMedia(path, str(error)) from error
 
 
 def nearest(times: Float[np.ndarray, " t"], moments: Float[np.ndarray, " n"]) -> list[int]:

@@ -18,11 +18,10 @@ from magvit2_pytorch.data.clips import (
     Window,
     check_frame_range,
     check_proportions,
-    choose_frames,
+    choose_clip,
     choose_window,
     covering_size,
     crop,
-    resolve_range,
 )
 from magvit2_pytorch.data.workers import record_file
 from magvit2_pytorch.media.frames import resize_array, to_float
@@ -190,13 +189,8 @@ class VideoDataset(MediaDataset):
     def _choose(
         self, path: Path, video: VideoFile | CachedVideo, number: int, rng: random.Random | None
     ) -> list[int]:
-        bounds = resolve_range(video.num_frames, self.frame_range)
-        clip = number // len(self.paths)
-        position = clip / (self.clips_per_video - 1) if self.clips_per_video > 1 else 0.5
-        try:
-            return choose_frames(video.times, video.fps, self.spec, bounds, rng, position)
-        except ValueError as error:
-            raise UnusableMedia(path, str(error)) from error
+        clip, count = number // len(self.paths), self.clips_per_video
+        return choose_clip(path, video, self.spec, self.frame_range, clip, count, rng)
 
     def _from_cache(self, path: Path, file: VideoFile) -> CachedVideo | None:
         if self.cache is None:

@@ -23,8 +23,9 @@ from magvit2_pytorch.media.sources import find_media
 from magvit2_pytorch.media.unusable import UnusableMedia
 from magvit2_pytorch.media.video_reader import VideoFile
 from magvit2_pytorch.media.video_writer import write_video
-from magvit2_pytorch.metrics.codebook import CodebookUsage
+from magvit2_pytorch.metrics.codebook import CodebookUsage, compression_ratio
 from magvit2_pytorch.metrics.quality import psnr
+from magvit2_pytorch.pipelines.round_trip import reconstruct_clip
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.presets import recipe
 from magvit2_pytorch.training.video_trainer import VideoTokenizerTrainer
@@ -167,21 +168,21 @@ def held_out_clips(
 def reconstruct_from_codes(
     tokenizer: VideoTokenizer, video: Video, name: str, fps: float
 ) -> tuple[Video, Tensor, ClipResult]:
-    """Decodes a clip from its codes alone and measures the result."""
-    codes = tokenizer.tokenize(video)
-    recon = tokenizer.decode_from_code_indices(codes, num_frames=video.shape[2]).clamp(-1, 1)
+    """Reconstructs and measures a clip of a discrete tokenizer."""
+    recon, codes = reconstruct_clip(tokenizer, video)
+    recon = recon.clamp(-1, 1)
     num_frames, height, width = video.shape[2:]
-    bits = codes.numel() * math.log2(tokenizer.codebook_size)
+    bits = codes.numel() * math.log2(tokenizer.codebook_size) / (num_frames * height * width)
     result = ClipResult(
         name=name,
-        psnr_db=round(float(psnr(recon.float(), video)), 3),
+        psnr_db=round(float(psnr(recon, video)), 3),
         num_frames=num_frames,
         height=height,
         width=width,
         tokens=codes.numel(),
         tokens_per_second_of_video=round(codes.numel() / num_frames * fps, 1),
-        bits_per_pixel=round(bits / (num_frames * height * width), 5),
-        compression_ratio=round(24 * num_frames * height * width / bits, 1),
+        bits_per_pixel=round(bits, 5),
+        compression_ratio=round(compression_ratio(bits), 1),
     )
     return recon, codes, result
 

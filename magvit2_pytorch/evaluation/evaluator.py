@@ -5,17 +5,16 @@ interrupted run can be continued; its report equals that of an uninterrupted run
 """
 
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
+from magvit2_pytorch.evaluation.clip_choice import ClipChoice
 from magvit2_pytorch.evaluation.evaluation_clips import (
     Clip,
-    ClipChoice,
     EvaluatedFile,
     SkippedFile,
     files_digest,
@@ -23,29 +22,27 @@ from magvit2_pytorch.evaluation.evaluation_clips import (
     iter_clips,
 )
 from magvit2_pytorch.evaluation.journal import SAVE_EVERY_S, EvaluationError, Journal
-from magvit2_pytorch.evaluation.measure import ClipMeasurement, EvaluationNetworks, Totals, measure
+from magvit2_pytorch.evaluation.measure import (
+    ClipMeasurement,
+    EvaluationNetworks,
+    Totals,
+    measure,
+    reconstruct,
+)
 from magvit2_pytorch.evaluation.report import FORMAT, FORMAT_VERSION, summarize, write_report
-from magvit2_pytorch.evaluation.report_picture import write_pictures
+from magvit2_pytorch.evaluation.report_picture import Example, write_pictures
+from magvit2_pytorch.media.frames import to_uint8
 from magvit2_pytorch.media.sources import Source
 from magvit2_pytorch.pipelines.corpus import OUT_OF_MEMORY
 from magvit2_pytorch.pipelines.fingerprint import TokenizerId, check_supports_files, weights_hash
 from magvit2_pytorch.pipelines.inference import Inference
 from magvit2_pytorch.pipelines.media_file import media_kind
 from magvit2_pytorch.pipelines.prefetch import prefetch
+from magvit2_pytorch.pipelines.progress import FileProgress, Plan
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 
-
-class EvaluationProgress:
-    """Callbacks of an evaluation; an exception ends the run."""
-
-    def planned(self, done_before: int, max_total: int) -> None:
-        """`done_before` of at most `max_total` clips were measured by earlier runs."""
-
-    def measured(self, done: int, max_total: int) -> None:
-        """`done` of at most `max_total` clips are measured."""
-
-    def skipped(self, name: str, reason: str) -> None:
-        """A file cannot be used."""
+Line = dict[str, Any]
+"""Values of a clip, or the reason why a file is skipped, as in clips.jsonl."""
 
 
 class Evaluation:
@@ -77,7 +74,7 @@ class Evaluation:
             self.networks.i3d.check(self.choice.num_frames, tokenizer.config.channels)
 
     def run(
-        self, folder: str | os.PathLike, progress: EvaluationProgress | None = None
+        self, folder: str | os.PathLike, progress: FileProgress | None = None
     ) -> dict[str, Any]:
         """Measures all clips, writes a report to `folder` and returns its contents.
 
@@ -89,9 +86,9 @@ class Evaluation:
         metadata = self._metadata()
         times = dict(digest_with_times=files_digest(self.files, with_times=True))
         with Journal(folder, metadata | dict(data=metadata["data"] | times)) as journal:
-            totals = {kind: Totals(self.tokenizer, self.networks) for kind in ("video", "image")}
-            _load(totals, journal.state)
-            self._measure_all(journal, totals, progress or EvaluationProgress())
+            totals = Totals(self.tokenizer, self.networks)
+            totals.load_state_dict(journal.state)
+            self._measure_all(journal, totals, progress or FileProgress())
             report = dict(
                 metadata,
                 model=_model_metadata(self.tokenizer, self.tokenizer_id),
@@ -99,23 +96,22 @@ class Evaluation:
                 **summarize(journal.lines, totals, self.networks, self.choice.seed),
                 elapsed_s=round(journal.total_s, 1),
             )
-        pictures = write_pictures(
-            Path(folder), report, self.files, self.choice, self.tokenizer, self.inference
-        )
+        pictures = []
+        for kind in ("videos", "images"):
+            if report[kind] is not None:
+                examples = self._examples(report[kind]["examples"])
+                pictures += write_pictures(Path(folder), report, kind, examples)
         write_report(Path(folder), report, pictures)
         return report
 
-    def _measure_all(
-        self, journal: Journal, totals: dict[str, Totals], progress: EvaluationProgress
-    ) -> None:
+    def _measure_all(self, journal: Journal, totals: Totals, progress: FileProgress) -> None:
         """Measures the remaining clips and adds their lines to the journal."""
         position = _Position(self.files, self.choice)
         for line in journal.lines():
             position.advance(line)
-        progress.planned(position.num_clips, position.max_total)
+        progress.planned(Plan(position.max_total, position.num_clips))
         channels = self.tokenizer.config.channels
         remaining = iter_clips(self.files[position.file :], self.choice, channels, position.clip)
-        state = partial(_state, totals)
         consistent = True
         try:
             with prefetch(remaining) as clips:
@@ -123,19 +119,19 @@ class Evaluation:
                     measurement, line = self._measure(clip)
                     consistent = False
                     if measurement is not None:
-                        totals[clip.kind].add(measurement)
+                        totals.add(clip.kind, measurement)
                     journal.append(line)
                     consistent = True
                     position.advance(line)
-                    journal.save(state, SAVE_EVERY_S)
+                    journal.save(totals.state_dict, SAVE_EVERY_S)
                     if isinstance(clip, SkippedFile):
-                        progress.skipped(clip.name, clip.reason)
-                    progress.measured(position.num_clips, position.max_total)
+                        progress.finished(clip.name, clip.reason)
+                    progress.counted(position.num_clips, position.max_total)
         finally:
             if consistent:  # no interrupt came between a clip's sums and its line
-                journal.save(state)
+                journal.save(totals.state_dict)
 
-    def _measure(self, clip: Clip | SkippedFile) -> tuple[ClipMeasurement | None, dict[str, Any]]:
+    def _measure(self, clip: Clip | SkippedFile) -> tuple[ClipMeasurement | None, Line]:
         """Measurement, None for an unusable file, and line of a clip."""
         if isinstance(clip, SkippedFile):
             return None, dict(path=clip.name, skipped=clip.reason)
@@ -159,6 +155,24 @@ class Evaluation:
             fps=clip.fps,
             **measurement.values,
         )
+
+    def _examples(self, lines: dict[str, Line]) -> Iterator[Example]:
+        """Reads and reconstructs clips once more, one at a time.
+
+        The median is known only at the end, and all clips would not fit into memory. A clip that
+        is gone is left out, with a warning.
+        """
+        for which, line in lines.items():
+            file = [file for file in self.files if file.name == line["path"]]
+            channels = self.tokenizer.config.channels
+            with closing(iter_clips(file, self.choice, channels, line["clip"])) as clips:
+                clip = next(clips, None)
+            if isinstance(clip, Clip):
+                _, recon, _ = reconstruct(self.tokenizer, clip, self.inference)
+                yield Example(which, line, clip.frames, to_uint8(recon[0]).cpu())
+            else:
+                reason = clip.reason if clip else "it has fewer clips than before"
+                warnings.warn(f"{line['path']} is not shown: {reason}", stacklevel=2)
 
     def _metadata(self) -> dict[str, Any]:
         """All that the results depend on, in plain values."""
@@ -186,12 +200,10 @@ class _Position:
     def __init__(self, files: Sequence[EvaluatedFile], choice: ClipChoice):
         self.names = [file.name for file in files]
         self.max_clips = choice.max_clips
-        self.clips_in = [
-            choice.clips_per_video if media_kind(file.path) == "video" else 1 for file in files
-        ]
-        """Of each file, at most."""
+        self.left = [choice.clips_per_video if media_kind(f.path) == "video" else 1 for f in files]
+        """Clips left in each file, at most."""
+        self.sum_left = sum(self.left)
         self.file = self.clip = self.num_clips = 0
-        self._expected = sum(self.clips_in)
 
     @property
     def at_end(self) -> bool:
@@ -200,40 +212,27 @@ class _Position:
     @property
     def max_total(self) -> int:
         """Upper bound of the number of clips in all files."""
-        expected = self._expected
+        expected = self.num_clips + self.sum_left
         return expected if self.max_clips is None else min(expected, self.max_clips)
 
-    def advance(self, line: dict[str, Any]) -> None:
+    def advance(self, line: Line) -> None:
         """Moves past the clip or file of a line."""
         while self.names[self.file] != line["path"]:
-            self._next_file(self.clip)
+            self._next_file()
         if "skipped" in line:
-            self._next_file(self.clip)
+            self._next_file()
             return
+        self._set_left(line["num_clips"] - line["clip"] - 1)
         self.clip = line["clip"] + 1
         self.num_clips += 1
-        self._expected += line["num_clips"] - self.clips_in[self.file]
-        self.clips_in[self.file] = line["num_clips"]
 
-    def _next_file(self, num_clips: int) -> None:
-        self._expected += num_clips - self.clips_in[self.file]
+    def _next_file(self) -> None:
+        self._set_left(0)
         self.file, self.clip = self.file + 1, 0
 
-
-def _state(totals: dict[str, Totals]) -> dict[str, Tensor]:
-    return {
-        f"{kind}/{name}": tensor
-        for kind, total in totals.items()
-        for name, tensor in total.state_dict().items()
-    }
-
-
-def _load(totals: dict[str, Totals], state: dict[str, Tensor]) -> None:
-    for kind, total in totals.items():
-        prefix = f"{kind}/"
-        total.load_state_dict(
-            {name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)}
-        )
+    def _set_left(self, number: int) -> None:
+        self.sum_left += number - self.left[self.file]
+        self.left[self.file] = number
 
 
 def _source_name(source: Source) -> str:

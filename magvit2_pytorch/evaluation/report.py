@@ -14,7 +14,9 @@ from magvit2_pytorch.evaluation.journal import LINES_FILE, EvaluationError
 from magvit2_pytorch.evaluation.measure import EvaluationNetworks, Totals
 from magvit2_pytorch.evaluation.report_text import ROWS, as_markdown
 from magvit2_pytorch.metrics.bootstrap import LEVEL, NUM_RESAMPLES, bootstrap_interval
+from magvit2_pytorch.metrics.codebook import CodebookUsage
 from magvit2_pytorch.metrics.frechet import FrechetDistance
+from magvit2_pytorch.types import MediaKind
 from magvit2_pytorch.version import __version__
 
 FORMAT = "magvit2-evaluation"
@@ -24,7 +26,7 @@ Line = dict[str, Any]
 
 def summarize(
     lines: Callable[[], Iterator[Line]],
-    totals: dict[str, Totals],
+    totals: Totals,
     networks: EvaluationNetworks,
     seed: int,
 ) -> dict[str, Any]:
@@ -37,12 +39,12 @@ def summarize(
         magvit2_version=__version__,
         clips_file=LINES_FILE,
         interval=dict(level=LEVEL, resamples=NUM_RESAMPLES, of="files", kind="percentile"),
-        not_measured=_not_measured(totals, networks),
+        not_measured=_not_measured(totals.tokenizer.codebook_size is None, networks),
         num_skipped=len(skipped),
         skipped=[dict(path=line["path"], reason=line["skipped"]) for line in skipped],
     )
     for kind, name in (("video", "videos"), ("image", "images")):
-        report[name] = _summary(lines, kind, totals[kind], seed)
+        report[name] = _summary(lines, kind, totals, seed)
     if report["videos"] is None and report["images"] is None:
         first = "; ".join(f"{line['path']}: {line['skipped']}" for line in skipped[:3])
         raise EvaluationError(f"no clip could be measured: {first}{'; ...' * (len(skipped) > 3)}")
@@ -50,7 +52,7 @@ def summarize(
 
 
 def _summary(
-    lines: Callable[[], Iterator[Line]], kind: str, totals: Totals, seed: int
+    lines: Callable[[], Iterator[Line]], kind: MediaKind, totals: Totals, seed: int
 ) -> dict[str, Any] | None:
     columns = {name: array("d") for name in ROWS}
     file_of, line_of = array("q"), array("q")
@@ -78,8 +80,8 @@ def _summary(
         num_frames=num_frames,
         metrics=metrics,
         temporal_error_of_motion=error["mean"] / energy["mean"] if has_motion else None,
-        frechet={name: _distance(total) for name, total in sorted(totals.distances.items())},
-        codebook=_codebook(totals),
+        frechet={name: _distance(part) for name, part in totals.distances(kind).items()},
+        codebook=_codebook(totals.usage(kind)),
         examples=_examples(lines, np.array(columns["psnr"]), np.array(line_of)),
     )
 
@@ -107,17 +109,17 @@ def _distance(distance: FrechetDistance) -> dict[str, Any]:
         # A single vector has no covariance.
         distance=distance.compute() if distance.num_vectors > 1 else None,
         num_vectors=distance.num_vectors,
-        dim=distance.real.dim,
+        dim=distance.dim,
         is_rank_deficient=distance.is_rank_deficient,
     )
 
 
-def _codebook(totals: Totals) -> dict[str, Any] | None:
-    if totals.usage is None:
+def _codebook(usage: CodebookUsage | None) -> dict[str, Any] | None:
+    if usage is None:
         return None
-    use = totals.usage.compute()
+    use = usage.compute()
     return dict(
-        num_codes=totals.usage.num_codes,
+        num_codes=usage.num_codes,
         usage=use.usage,
         usage_of_possible=use.usage_of_possible,
         perplexity=use.perplexity,
@@ -141,7 +143,7 @@ def _examples(
     return {name: examples[name] for name in clips}
 
 
-def _not_measured(totals: dict[str, Totals], networks: EvaluationNetworks) -> dict[str, str]:
+def _not_measured(is_continuous: bool, networks: EvaluationNetworks) -> dict[str, str]:
     """Metrics that were not measured, and how to get them."""
     missing = {}
     if networks.perceptual is None:
@@ -149,7 +151,7 @@ def _not_measured(totals: dict[str, Totals], networks: EvaluationNetworks) -> di
         missing["frechet_frames"] = missing["frechet_motion"] = missing["perceptual"]
     if networks.i3d is None:
         missing["fvd"] = "FVD needs I3D as TorchScript: give i3d and fvd_protocol"
-    if all(total.usage is None for total in totals.values()):
+    if is_continuous:
         missing["codebook"] = "the tokenizer is continuous and has no codes"
     return missing
 

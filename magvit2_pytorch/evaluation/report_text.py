@@ -93,29 +93,22 @@ def _kind_lines(report: dict[str, Any], kind: str, pictures: Sequence[str]) -> I
     yield f"{counted(report, kind)[0].upper()}{counted(report, kind)[1:]}."
     for name in pictures:
         yield from ("", f"![{', '.join(of_kind['examples'])} of the {kind}]({name})")
-    yield from (
-        "",
-        "| per clip | mean | 95 % interval | median | min | max | clips | better |",
-    )
+    yield from ("", "| per clip | mean | 95 % interval | median | min | max | clips | better |")
     yield "| --- | ---: | :---: | ---: | ---: | ---: | ---: | --- |"
     for name, row in ROWS.items():
-        metric = of_kind["metrics"][name]
-        if metric is None:
-            continue
-        mean, *rest = (f"{metric[n]:.{row.digits}f}" for n in ("mean", "median", "min", "max"))
-        interval = _interval(metric, row.digits).strip(" ()") or "one file"
-        cells = [
-            _fill_names(row.label, report),
-            mean,
-            interval,
-            *rest,
-            metric["num_clips"],
-            row.better,
-        ]
-        yield f"| {' | '.join(map(str, cells))} |"
+        if (metric := of_kind["metrics"][name]) is not None:
+            mean, *others = (
+                f"{metric[n]:.{row.digits}f}" for n in ("mean", "median", "min", "max")
+            )
+            interval = _interval(metric, row.digits).strip(" ()") or "one file"
+            label = _fill_names(row.label, report)
+            yield _row(label, mean, interval, *others, metric["num_clips"], row.better)
     yield from ("", "| over all clips | |", "| --- | ---: |")
-    for label, value in _totals(report, of_kind):
-        yield f"| {label} | {value} |"
+    yield from (_row(*cells) for cells in _totals(report, of_kind))
+
+
+def _row(*cells: Any) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def _totals(report: dict[str, Any], of_kind: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -195,8 +188,7 @@ def _settings(report: dict[str, Any]) -> Iterator[str]:
         facts["I3D, SHA-256"] = f"{networks['i3d']['protocol']}, {networks['i3d']['file']}"
     facts["version of magvit2_pytorch"] = report["magvit2_version"]
     facts["evaluation time"] = f"{report['elapsed_s']:.0f} s"
-    for name, value in facts.items():
-        yield f"| {name} | {'not given' if value is None else value} |"
+    yield from (_row(n, "not given" if value is None else value) for n, value in facts.items())
     yield from ("", f"Each clip is a line of {report['clips_file']}.")
 
 

@@ -7,13 +7,8 @@ from magvit2_pytorch.metrics.codebook import (
     bits_per_pixel,
     compression_ratio,
 )
-from magvit2_pytorch.metrics.frechet import (
-    ChannelMoments,
-    FrechetDistance,
-    GaussianMoments,
-    Moments,
-    frechet_distance,
-)
+from magvit2_pytorch.metrics.frechet import FrechetDistance, frechet_distance
+from magvit2_pytorch.metrics.moments import ChannelMoments, Moments
 from magvit2_pytorch.metrics.quality import (
     TemporalConsistency,
     ms_ssim,
@@ -27,7 +22,6 @@ __all__ = [
     "CodebookUsage",
     "CodebookUse",
     "FrechetDistance",
-    "GaussianMoments",
     "Interval",
     "Moments",
     "TemporalConsistency",

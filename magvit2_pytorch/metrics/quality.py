@@ -23,9 +23,34 @@ def psnr(
     infinity, and then the mean over clips is infinite too. Tables report the mean over clips; the
     PSNR of the mean error is never above it.
     """
+    return _decibels(reduce(_squared_error(recon, real), "b ... -> b", "mean"))
+
+
+class StreamedPsnr:
+    """`psnr` of one clip whose frames come in parts: `update`, then `compute`."""
+
+    def __init__(self):
+        self.total, self.count = 0.0, 0
+
+    def update(self, recon: Float[Tensor, "b c *grid"], real: Float[Tensor, "b c *grid"]) -> None:
+        """Add frames."""
+        error = _squared_error(recon, real)
+        self.total += float(error.sum(dtype=torch.float64))
+        self.count += error.numel()
+
+    def compute(self) -> float:
+        """PSNR in dB of all frames so far."""
+        return float(_decibels(torch.tensor(self.total / self.count, dtype=torch.float64)))
+
+
+def _squared_error(recon: Tensor, real: Tensor) -> Tensor:
+    difference = recon.float().clamp(*VALUE_RANGE) - real.float().clamp(*VALUE_RANGE)
+    return difference.square()
+
+
+def _decibels(error: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+    """PSNR of mean squared errors of values in the range of videos."""
     low, high = VALUE_RANGE
-    difference = recon.float().clamp(low, high) - real.float().clamp(low, high)
-    error = reduce(difference.square(), "b ... -> b", "mean")
     return 10 * ((high - low) ** 2 / error).log10()
 
 

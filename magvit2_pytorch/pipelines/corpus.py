@@ -23,6 +23,7 @@ from magvit2_pytorch.pipelines.corpus_folder import CorpusFolder, Failure, Store
 from magvit2_pytorch.pipelines.files import code_header, tokenize_file
 from magvit2_pytorch.pipelines.fingerprint import TokenizerId
 from magvit2_pytorch.pipelines.inference import Inference
+from magvit2_pytorch.pipelines.progress import FileProgress, Plan
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 
 OUT_OF_MEMORY = (MemoryError, torch.cuda.OutOfMemoryError)
@@ -34,40 +35,12 @@ class CorpusMismatch(ValueError):
 
 
 @dataclass
-class CorpusReport:
+class CorpusReport(Plan):
     """Counts and failures of one process's share of a corpus."""
 
-    num_inputs: int = 0
-    num_done_before: int = 0
-    num_failed_before: int = 0
-    """Inputs that failed in an earlier run and are not retried."""
     num_done: int = 0
     failed: list[Failure] = field(default_factory=list)
     """Failures of this run."""
-
-    @property
-    def num_to_do(self) -> int:
-        """Inputs to do when this run started."""
-        return self.num_inputs - self.num_done_before - self.num_failed_before
-
-
-class CorpusProgress:
-    """Callbacks of `tokenize_corpus`. An exception ends the run; finished codes are kept."""
-
-    def damaged(self, file: Path, reason: str) -> None:
-        """A shard is damaged; its damaged inputs are done again."""
-
-    def planned(self, report: CorpusReport) -> None:
-        """The inputs to do are known."""
-
-    def frames(self, path: str, done: int, total: int) -> None:
-        """`done` of about `total` frames of an input are encoded."""
-
-    def written(self, shard: Path) -> None:
-        """A shard is written."""
-
-    def finished(self, path: str, reason: str | None) -> None:
-        """An input is encoded, or failed for this reason."""
 
 
 def tokenize_corpus(
@@ -82,7 +55,7 @@ def tokenize_corpus(
     rank: int = 0,
     world_size: int = 1,
     retry_failed: bool = False,
-    progress: CorpusProgress | None = None,
+    progress: FileProgress | None = None,
 ) -> CorpusReport:
     """Tokenizes this process's share of the remaining inputs.
 
@@ -96,7 +69,7 @@ def tokenize_corpus(
     Raises `CorpusMismatch` (a `ValueError`) if the folder was started with another tokenizer, size
     or precision, and `UnusableMedia` if a shard cannot be read although it is not damaged.
     """
-    progress = progress or CorpusProgress()
+    progress = progress or FileProgress()
     tokenizer_id = tokenizer_id or TokenizerId.of(tokenizer)
     options = dict(size=size, inference=inference, tokenizer_id=tokenizer_id)
     header = code_header(tokenizer, **options)
@@ -137,7 +110,7 @@ def _plan(
     share: Mapping[str, Path],
     header: CodeHeader,
     retry_failed: bool,
-    progress: CorpusProgress,
+    progress: FileProgress,
 ) -> tuple[dict[str, Path], CorpusReport]:
     """Remaining inputs of a share, and counts of the others."""
     latest = {}
@@ -179,7 +152,7 @@ def _check_header(file: CodeFile, ours: CodeHeader) -> None:
     )
 
 
-def _is_intact(stored: Stored, progress: CorpusProgress) -> bool:
+def _is_intact(stored: Stored, progress: FileProgress) -> bool:
     try:
         stored.file.read_verified(stored.index)
     except DamagedCodes as error:

@@ -7,17 +7,16 @@ all are known, so that a code file is always complete. Sizes that are not multip
 are padded by repeating the last row, column and frame, and cropped to the true size afterwards.
 """
 
-import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from magvit2_pytorch.codes.code_header import CodedVideo, CodeHeader, VideoCodes, file_state
-from magvit2_pytorch.functional import pad_frames
 from magvit2_pytorch.media.frames import to_float, to_uint8
+from magvit2_pytorch.metrics.quality import StreamedPsnr
 from magvit2_pytorch.pipelines.fingerprint import (
     TokenizerId,
     check_same_tokenizer,
@@ -29,17 +28,13 @@ from magvit2_pytorch.pipelines.media_file import (
     chunks,
     media_writer,
     open_media,
-    pad_space,
     space_padding,
 )
 from magvit2_pytorch.pipelines.prefetch import background_writer, prefetch
-from magvit2_pytorch.quantizers.quantizer import Quantized
+from magvit2_pytorch.pipelines.progress import FrameCallback
+from magvit2_pytorch.pipelines.round_trip import RoundTrip, encode_padded
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
-from magvit2_pytorch.tokenizer.streaming import EncodeStream
 from magvit2_pytorch.types import VALUE_RANGE, Frames, Video
-
-FrameCallback = Callable[[int, int], object]
-"""Called with the number of frames done, starting at 0, and the expected total."""
 
 
 class Reconstruction(NamedTuple):
@@ -82,7 +77,7 @@ def tokenize_file(
     frame_chunks = chunks(media.frames, inference.chunk_frames, tokenizer.time_factor)
     with prefetch(frame_chunks) as prefetched:
         for frames in prefetched:
-            new = _encode(stream, _as_video(frames, device)).codes[0]
+            new = encode_padded(stream, _as_video(frames, device)).codes[0]
             stop = num_latents + len(new)
             if stop > len(codes):  # the file has more frames than its header says
                 more = codes.new_empty(max(stop, len(codes)), *codes.shape[1:])
@@ -157,20 +152,18 @@ def reconstruct_file(
     check_writable(out_path, media.kind)
     frame_chunks = chunks(media.frames, inference.chunk_frames, tokenizer.time_factor)
     writer = media_writer(out_path, media.kind, media.fps, audio_from=path)
-    encoder, decoder = inference.encode_stream(tokenizer), inference.decode_stream(tokenizer)
-    device = inference.frames_device(tokenizer)
-    psnr = _StreamedPsnr()
+    round_trip, psnr, num_frames = RoundTrip(tokenizer, inference), StreamedPsnr(), 0
     _report(on_frames, 0, media.num_frames)
     with prefetch(frame_chunks) as prefetched, background_writer(writer) as write:
         for frames in prefetched:
-            video = _as_video(frames, device)
-            recon = decoder.push(_encode(encoder, video).quantized.to(device))
-            recon = recon[:, :, : len(frames), : media.height, : media.width]
-            psnr.add(recon, video)
+            video = _as_video(frames, round_trip.device)
+            recon, _ = round_trip.push(video)
+            psnr.update(recon, video)
             recon_bytes = _to_bytes(recon)
             write(torch.cat((frames, recon_bytes), dim=2) if side_by_side else recon_bytes)
-            _report(on_frames, psnr.num_frames, media.num_frames)
-    return Reconstruction(psnr.value_db, psnr.num_frames, media.height, media.width)
+            num_frames += len(frames)
+            _report(on_frames, num_frames, media.num_frames)
+    return Reconstruction(psnr.compute(), num_frames, media.height, media.width)
 
 
 def decoded_frames(
@@ -231,30 +224,6 @@ def _as_video(frames: Frames, device: torch.device) -> Video:
     return to_float(frames.to(device))[None]
 
 
-def _encode(stream: EncodeStream, video: Video) -> Quantized:
-    """Encodes the next chunk, padded in space and time."""
-    padded = pad_space(video, stream.tokenizer.space_factor)
-    is_first = not stream.num_frames
-    return stream.push_quantized(pad_frames(padded, stream.tokenizer.time_factor, is_first))
-
-
-class _StreamedPsnr:
-    """PSNR of a video given chunk by chunk."""
-
-    def __init__(self):
-        self.total, self.count, self.num_frames = 0.0, 0, 0
-
-    def add(self, recon: Video, real: Video) -> None:
-        difference = recon.clamp(*VALUE_RANGE) - real.to(recon)
-        self.total += float(difference.square().sum(dtype=torch.float64))
-        self.count += difference.numel()
-        self.num_frames += real.shape[2]
-
-    @property
-    def value_db(self) -> float:
-        low, high = VALUE_RANGE
-        mean = self.total / self.count
-        return 10 * math.log10((high - low) ** 2 / mean) if mean else math.inf
 
 
 def _to_bytes(video: Video) -> Frames:

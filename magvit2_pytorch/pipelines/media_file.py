@@ -31,6 +31,16 @@ def frame_size(height: int, width: int, short_side: int | None) -> tuple[int, in
     return covering_size(height, width, (short_side, short_side))
 
 
+def resized_size(
+    path: str | os.PathLike, height: int, width: int, short_side: int | None
+) -> tuple[int, int]:
+    """`frame_size` of a file; raises `UnusableMedia` on an extreme aspect ratio."""
+    size = frame_size(height, width, short_side)
+    if short_side is not None:
+        check_proportions(path, height, width, (short_side, short_side))
+    return size
+
+
 def space_padding(height: int, width: int, space_factor: int) -> tuple[int, int]:
     """Rows below and columns right missing to multiples of `space_factor`."""
     return -height % space_factor, -width % space_factor
@@ -82,21 +92,13 @@ def open_media(path: str | os.PathLike, channels: int = 3, size: int | None = No
     """
     if media_kind(path) == "image":
         image = read_image(path, channels)
-        height, width = _target_size(path, *image.shape[:2], size)
+        height, width = resized_size(path, *image.shape[:2], size)
         if (height, width) != tuple(image.shape[:2]):
             image = read_image(path, channels, (height, width))
         return Media("image", height, width, None, 1, (frame for frame in (image,)))
     file = VideoFile(path, channels)
-    height, width = _target_size(path, file.height, file.width, size)
+    height, width = resized_size(path, file.height, file.width, size)
     return Media("video", height, width, file.fps, file.num_frames, file.frames((height, width)))
-
-
-def _target_size(
-    path: str | os.PathLike, height: int, width: int, size: int | None
-) -> tuple[int, int]:
-    if size is not None and size > 0:
-        check_proportions(path, height, width, (size, size))
-    return frame_size(height, width, size)
 
 
 def chunks(

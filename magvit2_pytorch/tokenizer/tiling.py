@@ -21,6 +21,7 @@ from magvit2_pytorch.layers.stateful import (
     chain_receptive_field,
     run_chain,
 )
+from magvit2_pytorch.metrics.moments import MomentSums
 from magvit2_pytorch.runtime import free_memory
 from magvit2_pytorch.types import Context, FrameStatistics, Past
 
@@ -135,20 +136,14 @@ class Tiling:
         return out, next_pasts
 
     def _frame_statistics(self, norm: FrameGroupNorm, x: Features) -> FrameStatistics:
-        """Statistics of frames, merged from those of tiles (Chan et al., 1979)."""
-        count, mean, variance = 0, torch.zeros(()), torch.zeros(())
-        cells = self._cells_per_latent(x)
+        """Statistics of frames, merged from those of tiles."""
+        sums, cells = MomentSums.empty(), self._cells_per_latent(x)
         for tile_spans in self.tiles:
             tile = crop(x, *(span * cells for span in tile_spans)).to(self.device)
-            tile_count = tile.shape[3] * tile.shape[4]
-            tile_mean, tile_variance = norm.statistics(tile)
-            share = tile_count / (count + tile_count)
-            difference = tile_mean - mean.to(tile_mean)
-            variance = variance.to(difference) * (1 - share) + tile_variance * share
-            variance = variance + difference.square() * (share * (1 - share))
-            mean = mean.to(difference) + difference * share
-            count += tile_count
-        return mean, variance
+            count = tile.shape[3] * tile.shape[4]
+            mean, variance = norm.statistics(tile)
+            sums = sums.merged(MomentSums(count, mean, variance * count))
+        return sums.mean, sums.squares / sums.count
 
     def _cells_per_latent(self, x: Features) -> int:
         """Cells of `x` to the side of a latent."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from magvit2_pytorch.functional import autocast, pad_frames
 from magvit2_pytorch.media.frames import check_range
-from magvit2_pytorch.metrics.frechet import ChannelMoments, Moments
+from magvit2_pytorch.metrics.moments import ChannelMoments, Moments
 from magvit2_pytorch.quantizers.continuous import Continuous
 from magvit2_pytorch.runtime import num_processes
 from magvit2_pytorch.tokenizer.model import VideoTokenizer

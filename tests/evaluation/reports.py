@@ -5,11 +5,12 @@ import shutil
 
 import torch
 
-from magvit2_pytorch.evaluation.evaluation_clips import ClipChoice
-from magvit2_pytorch.evaluation.evaluator import Evaluation, EvaluationProgress
+from magvit2_pytorch.evaluation.clip_choice import ClipChoice
+from magvit2_pytorch.evaluation.evaluator import Evaluation
 from magvit2_pytorch.losses.perceptual import PerceptualLoss
 from magvit2_pytorch.losses.perceptual_networks import FeatureTrunk
 from magvit2_pytorch.media.images import write_image
+from magvit2_pytorch.pipelines.progress import FileProgress
 from tests.data.clip_files import make_video
 
 CHOICE = ClipChoice(num_frames=5, clips_per_video=3)
@@ -67,30 +68,30 @@ def fake_i3d(path):
     return path
 
 
-class StopAfter(EvaluationProgress):
+class StopAfter(FileProgress):
     """Ctrl-C after so many clips."""
 
     def __init__(self, clips):
         self.clips = clips
 
-    def measured(self, done, at_most):
+    def counted(self, done, at_most):
         if done == self.clips:
             raise KeyboardInterrupt
 
 
-class Counter(EvaluationProgress):
+class Counter(FileProgress):
     """What an evaluation told."""
 
     def __init__(self):
         self.before, self.told, self.names = None, [], []
 
-    def planned(self, done_before, at_most):
-        self.before = (done_before, at_most)
+    def planned(self, plan):
+        self.before = (plan.num_done_before, plan.num_inputs)
 
-    def measured(self, done, at_most):
+    def counted(self, done, at_most):
         self.told.append((done, at_most))
 
-    def skipped(self, name, reason):
+    def finished(self, name, reason):
         self.names.append(name)
 
 

@@ -3,15 +3,18 @@
 import pytest
 import torch
 
+from magvit2_pytorch.data.clips import ClipSpec
+from magvit2_pytorch.data.datasets import VideoDataset
+from magvit2_pytorch.evaluation.clip_choice import ClipChoice
 from magvit2_pytorch.evaluation.evaluation_clips import (
     Clip,
-    ClipChoice,
     EvaluatedFile,
     SkippedFile,
     files_digest,
     find_files,
     iter_clips,
 )
+from magvit2_pytorch.media.frames import to_float
 from magvit2_pytorch.media.images import read_image, write_image
 from magvit2_pytorch.media.sources import find_media, split_files
 from magvit2_pytorch.media.video_reader import VideoFile
@@ -33,10 +36,10 @@ def taken(files, first_clip=0, **options):
     ("options", "starts"),
     [
         (dict(num_frames=40), [0]),
-        (dict(num_frames=17), [11]),
+        (dict(num_frames=17), [12]),
         (dict(num_frames=10, clips_per_video=3), [0, 15, 30]),
         (dict(num_frames=17, clips_per_video=9), [0, 23]),
-        (dict(num_frames=5, frame_stride=3, clips_per_video=9), [0, 13, 27]),
+        (dict(num_frames=5, frame_stride=3, clips_per_video=9), [0, 14, 27]),
         (dict(num_frames=5, frame_range=(-6, None)), [34]),
         (dict(num_frames=5, frame_range=(0.5, 0.75), clips_per_video=2), [20, 25]),
         (dict(num_frames=1, clips_per_video=2), [0, 39]),
@@ -55,6 +58,16 @@ def test_clips_are_spread_over_a_video_without_overlap(video, options, starts):
         assert clip.fps == pytest.approx(25 / stride, rel=1e-3)
     later = taken([video], first_clip=1, **options)
     assert [clip.start_frame for clip in later] == starts[1:]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_they_are_those_of_a_dataset_that_does_not_train(video, count):
+    spec = ClipSpec(num_frames=9, frame_stride=1, image_size=(24, 36))
+    dataset = VideoDataset([video.path], spec, train=False, clips_per_video=count)
+    clips = taken([video], num_frames=9, clips_per_video=count)
+    assert len(clips) == len(dataset) == count
+    for number, clip in enumerate(clips):
+        assert torch.equal(to_float(clip.frames), dataset[number])
 
 
 def test_sizes_are_short_sides_and_crops_are_squares(video, tmp_path):
@@ -79,7 +92,7 @@ def test_what_cannot_be_used_comes_in_its_place(video, tmp_path):
     assert [type(item) for item in found] == [SkippedFile, Clip, SkippedFile]
     assert found[2] == ("gone.png", "the file is missing")
     (short,) = taken([video], num_frames=21, frame_stride=2)
-    assert short.reason == "too short: 40 frames, but a clip needs 41"
+    assert short.reason.startswith("too short: 40 frames to choose from, a clip needs 41 frames")
     (short,) = taken([video], num_frames=5, frame_range=(50, None))
     assert short.reason.startswith("too short: 0 frames")
     (narrow,) = taken([_narrow(tmp_path)], size=64)

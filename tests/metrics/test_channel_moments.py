@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from magvit2_pytorch.metrics.frechet import ChannelMoments
+from magvit2_pytorch.metrics.moments import ChannelMoments
 
 SHAPES = [(2, 3, 4, 5, 5), (1, 3, 1, 2, 7), (3, 3), (1, 3, 100), (0, 3, 4)]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from magvit2_pytorch.metrics.quality import psnr
+from magvit2_pytorch.metrics.quality import StreamedPsnr, psnr
 
 
 @pytest.mark.parametrize("shape", [(3, 3, 5, 8, 12), (4, 1, 16, 16)], ids=["video", "image"])
@@ -56,3 +56,15 @@ def test_a_clip_is_worth_the_same_alone_and_in_a_batch_and_holds_no_graph():
     assert not together.requires_grad
     for i, value in enumerate(together):
         torch.testing.assert_close(psnr(recon[i : i + 1], real[i : i + 1])[0], value)
+
+
+def test_parts_of_a_clip_give_the_psnr_of_the_whole():
+    real = torch.rand(1, 3, 6, 8, 8) * 2 - 1
+    recon = real + torch.linspace(0, 1, 6).view(1, 1, 6, 1, 1) * torch.randn_like(real)
+    parts = StreamedPsnr()
+    for pair in zip(recon.split((1, 2, 3), dim=2), real.split((1, 2, 3), dim=2), strict=True):
+        parts.update(*pair)
+    assert parts.compute() == pytest.approx(float(psnr(recon, real)), rel=1e-6)
+    same = StreamedPsnr()
+    same.update(real, real)
+    assert same.compute() == math.inf

@@ -16,10 +16,11 @@ from magvit2_pytorch.codes.codes_dataset import CodesDataset
 from magvit2_pytorch.media.unusable import UnusableMedia
 from magvit2_pytorch.media.video_reader import VideoFile
 from magvit2_pytorch.pipelines import corpus
-from magvit2_pytorch.pipelines.corpus import CorpusMismatch, CorpusProgress, tokenize_corpus
+from magvit2_pytorch.pipelines.corpus import CorpusMismatch, tokenize_corpus
 from magvit2_pytorch.pipelines.files import decode_file, tokenize_file
 from magvit2_pytorch.pipelines.fingerprint import TokenizerId
 from magvit2_pytorch.pipelines.inference import Inference
+from magvit2_pytorch.pipelines.progress import FileProgress
 from tests.conftest import build
 from tests.data.clip_files import make_audio
 from tests.evaluation.clips import clip
@@ -132,7 +133,7 @@ def test_processes_share_the_inputs_in_any_order(tokenizer, clips, tmp_path, wor
     assert sum(report.num_done for report in reports) == 7
 
 
-class StopAfter(CorpusProgress):
+class StopAfter(FileProgress):
     def __init__(self, path, error=KeyboardInterrupt, within=False):
         self.path, self.error, self.within = path, error, within
 
@@ -207,7 +208,7 @@ def test_an_input_that_changed_is_done_again_and_its_new_codes_count(
     assert manifest(out)["0.mkv"]["num_frames"] == video.num_frames
 
 
-class Damages(CorpusProgress):
+class Damages(FileProgress):
     def __init__(self):
         self.said = {}
 
@@ -313,7 +314,7 @@ def test_an_input_too_large_for_the_memory_fails_alone(
 def test_a_file_that_is_gone_when_its_turn_comes_fails_alone(tokenizer, clips, tmp_path):
     here, out = shutil.copytree(clips, tmp_path / "in"), tmp_path / "out"
 
-    class Remove(CorpusProgress):
+    class Remove(FileProgress):
         def planned(self, report):
             (here / "3.mkv").unlink()
 

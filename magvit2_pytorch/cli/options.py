@@ -1,0 +1,68 @@
+"""Options that several commands have."""
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from magvit2_pytorch.cli.model_folder import Device, check_counts, load_tokenizer, user_errors
+
+if TYPE_CHECKING:
+    from magvit2_pytorch.pipelines.fingerprint import TokenizerId
+    from magvit2_pytorch.pipelines.inference import Inference
+    from magvit2_pytorch.tokenizer.model import VideoTokenizer
+
+Model = Annotated[str, "Folder of the tokenizer or of the run that trained it, or hf://OWNER/NAME."]
+Inputs = Annotated[list[str], "Video and image files, and folders of them."]
+MediaOutput = Annotated[
+    str,
+    "For one input, a file name ending in .mp4, .mov, .m4v, .mkv or .gif (for an image, .png, "
+    ".jpg, .jpeg, .webp or .bmp); otherwise a folder, which gets .mp4 and .png files with the "
+    "names and sub-folders of the inputs.",
+]
+Size = Annotated[
+    int | None, "Resize the short side to this many pixels; by default the file's own size."
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeOptions:
+    """Options of computing with a tokenizer."""
+
+    tile_size: int | Literal["auto"] | None = None
+    """Compute frames in tiles of this many pixels to a side, or `auto` for the largest tiles that
+    fit into memory. For frames that do not fit; results are equal up to rounding."""
+
+    device: Device = "auto"
+    """Device to compute on; auto uses a GPU if there is one."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision of the tokenizer's convolutions. bf16 is faster on hardware that supports it;
+    about one code in 50 changes, and the codes decode as well."""
+
+    def load(
+        self, model: str, needs_codes: bool = False
+    ) -> "tuple[VideoTokenizer, TokenizerId, Inference]":
+        """The tokenizer, its ID, and these options for the library.
+
+        Raises `UserError` if the tokenizer does not support files or these options.
+        """
+        tokenizer, tokenizer_id = load_tokenizer(model, self.device)
+        from magvit2_pytorch.pipelines.fingerprint import check_supports_files
+        from magvit2_pytorch.pipelines.inference import Inference
+
+        names = {field.name for field in fields(self)} - {"device"}
+        inference = Inference(**{name: getattr(self, name) for name in names})
+        with user_errors():
+            check_supports_files(tokenizer, needs_codes)
+            inference.check(tokenizer)
+        return tokenizer, tokenizer_id, inference
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamOptions(ComputeOptions):
+    """Options of computing videos of any length."""
+
+    chunk_frames: int = 16
+    """Frames to compute at a time: fewer need less memory, more may be faster."""
+
+    def __post_init__(self):
+        check_counts(chunk_frames=self.chunk_frames)
