@@ -224,8 +224,6 @@ def _as_video(frames: Frames, device: torch.device) -> Video:
     return to_float(frames.to(device))[None]
 
 
-
-
 def _to_bytes(video: Video) -> Frames:
     # Decoders overshoot; to_uint8 would take values that overshoot everywhere for a wrong range.
     return to_uint8(video[0].clamp(*VALUE_RANGE)).cpu()

@@ -63,6 +63,7 @@ class TokenizerTask(Task):
         self.images, self.valid_images = images
         if config.checkpoint_activations:
             tokenizer.checkpoint_activations()
+        self.perceptual = perceptual
         self.objective = Objective(tokenizer.quantizer, config, perceptual)
         self.discriminators = build_discriminators(tokenizer.config.channels, config)
         self.frozen = {} if perceptual is None else {"perceptual network": perceptual}
@@ -175,7 +176,7 @@ class TokenizerTask(Task):
         values, pictures = {}, {}
         for kind, held_out in self._held_out().items():
             results, examples = validate(
-                model, held_out, limit, self.config, self.accelerator, self.objective.perceptual
+                model, held_out, limit, self.config, self.accelerator, self.perceptual
             )
             prefix = "valid/image_" if kind == "image" else "valid/"
             values |= {f"{prefix}{name}": value for name, value in results.items()}

@@ -160,10 +160,10 @@ def test_it_does_all_that_training_will_do(make_trainer, monkeypatch, written):
         for term in ("discriminator", "adversarial", "lecam", "real_logit"):
             assert terms.count(f"{name}_{term}") == 4
     expected = {
-        *(f"{state}/{name}" for state in ("before", "clips/checkpoints/step-8")
+        *(f"{state}/{name}" for state in ("before", "clips/checkpoints/step-7")
           for name in ("state.json", "tensors.safetensors")),
         *(f"clips/results/{name}" for name in (
-            "step-8-clip-0.png", "step-8-clip-0.mp4", "step-8-image-0.png",
+            "step-7-clip-0.png", "step-8-clip-0.mp4", "step-8-image-0.png",
             "tokenizer/config.json", "tokenizer/model.safetensors", "curves.png",
         )),
     }  # fmt: skip
