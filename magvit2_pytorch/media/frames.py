@@ -1,7 +1,7 @@
 """Frames as bytes and floats: value range, channels, colours, resizing."""
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -98,6 +98,43 @@ ACCURATE = 0x40000 | 0x2000
 _NO_MATRIX = (0, 2, 3)
 
 
+class Orientation(NamedTuple):
+    """Exchange of rows and columns, then reversal of the rows and of the columns."""
+
+    transposed: bool = False
+    flip_rows: bool = False
+    flip_columns: bool = False
+
+    @classmethod
+    def of(cls, frame: Any) -> "Orientation":
+        """The one that makes a decoded frame upright: the nearest to its display matrix."""
+        # The columns' place is a * column + c * row, and the rows' place b * column + d * row.
+        a, b, c, d = _display_matrix(frame)
+        if a * d == b * c:  # damaged: nothing would be seen
+            return cls()
+        if abs(a) + abs(d) >= abs(b) + abs(c):
+            return cls(False, d < 0, a < 0)
+        return cls(True, b < 0, c < 0)
+
+    def apply(self, array: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "y x c"]:
+        if self.transposed:
+            array = array.swapaxes(0, 1)
+        return array[:: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
+
+
+def _display_matrix(frame: Any) -> tuple[int, int, int, int]:
+    """The four entries of FFmpeg's display matrix that turn and mirror."""
+    try:
+        for data in frame.side_data:
+            if data.type.name == "DISPLAYMATRIX":
+                a, b, _, c, d = np.frombuffer(data, np.int32)[:5].tolist()
+                return a, b, c, d
+    except ValueError:  # a kind of side data that PyAV does not know hides the others
+        turns = round(frame.rotation / 90) % 4
+        return ((1, 0, 0, 1), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1, 0))[turns]
+    return 1, 0, 0, 1
+
+
 class FrameToArray:
     """Converts frames of one video to arrays of one size.
 
@@ -117,15 +154,13 @@ class FrameToArray:
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: Any) -> UInt8[np.ndarray, "h w c"]:
-        quarter_turns = round(getattr(frame, "rotation", 0) / 90) % 4
-        lies = bool(quarter_turns % 2)
+        orientation = Orientation.of(frame)
+        step = -1 if orientation.transposed else 1
         if self.size is None:
-            self.size = (frame.width, frame.height) if lies else (frame.height, frame.width)
-        height, width = self.size[::-1] if lies else self.size
+            self.size = (frame.height, frame.width)[::step]
         pixels = _array_format(frame.format.name)
-        array = reformat(self._reformatter, frame, (height, width), pixels)
-        # Rotation metadata counts counterclockwise, and so does rot90.
-        return np.ascontiguousarray(as_channels(np.rot90(array, quarter_turns), self.channels))
+        array = reformat(self._reformatter, frame, self.size[::step], pixels)
+        return np.ascontiguousarray(as_channels(orientation.apply(array), self.channels))
 
 
 def resize_array(

@@ -127,7 +127,7 @@ class VideoFile:
     """Frames of a video file by number, as bytes `t h w c`.
 
     `read` gives the same bytes as decoding from the start, for every codec. `read` and `frames`
-    use constant memory. Frames are rotated upright as the metadata says, opacity is composed
+    use constant memory. Frames are turned and mirrored as the metadata says, opacity is composed
     over black (4 channels keep it), and pixels are assumed to be square. The file is opened
     lazily and never stays open between calls, so the object can be pickled and forked.
 

@@ -1,0 +1,96 @@
+"""Frames as they are to be shown: upright, with square pixels, of the right stream."""
+
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+import torch
+from av.bitstream import BitStreamFilterContext
+
+from magvit2_pytorch.data.clips import ClipSpec
+from magvit2_pytorch.data.datasets import VideoDataset
+from magvit2_pytorch.media.video_reader import VideoFile
+from magvit2_pytorch.pipelines.tokenizer_info import describe_file
+from tests.data.clip_files import make_video
+
+LOSSLESS = {"qp": "0"}  # x264 does not make the same choices twice.
+ORIENTATIONS = [(turns, mirrored) for turns in range(4) for mirrored in (False, True)]
+
+
+def oriented(frames: torch.Tensor, turns: int, mirrored: bool) -> torch.Tensor:
+    """Frames `t h w c`, turned counterclockwise, then mirrored left to right."""
+    turned = torch.rot90(frames, turns, (1, 2))
+    return turned.flip(2) if mirrored else turned
+
+
+def with_sei(source, target, turns: int, mirrored: bool):
+    """A copy with the orientation in the video's packets, for containers that have no place."""
+    with av.open(str(source)) as file, av.open(str(target), "w", "mpegts") as copy:
+        stream = file.streams.video[0]
+        out = copy.add_stream_from_template(stream)
+        # The standard mirrors first and turns then, `oriented` the other way around.
+        turns = (-turns if mirrored else turns) % 4
+        rule = f"h264_metadata=display_orientation=insert:rotate={90 * turns}"
+        rules = BitStreamFilterContext(rule + (":flip=horizontal" if mirrored else ""), stream)
+        for packet in [*file.demux(stream)]:
+            for filtered in rules.filter(packet if packet.size else None):
+                filtered.stream = out
+                copy.mux(filtered)
+    return target
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "m4v", "mkv", "mpeg"])
+@pytest.mark.parametrize(("turns", "mirrored"), ORIENTATIONS)
+def test_all_eight_orientations_of_a_video(tmp_path, suffix, turns, mirrored):
+    upright = VideoFile(make_video(tmp_path / "a.mkv", 3, options=LOSSLESS)).read([0, 2])
+    expected = oriented(upright, turns, mirrored)
+    angle = (0, 90, 180, -90)[turns]
+    if suffix == "mpeg":
+        plain = make_video(tmp_path / "a.ts", 3, options=LOSSLESS)
+        path = with_sei(plain, tmp_path / "b.mpeg", turns, mirrored)
+    else:
+        shown = dict(rotation=angle, mirrored=mirrored, options=LOSSLESS)
+        path = make_video(tmp_path / f"b.{suffix}", 3, **shown)
+    video = VideoFile(path)
+    assert torch.equal(video.read([0, 2]), expected)
+    assert torch.equal(torch.stack(list(video.frames()))[[0, 2]], expected)
+    assert (video.height, video.width) == expected.shape[1:3]
+    assert video.read([1], (30, 20)).shape == (1, 30, 20, 3)
+    described = describe_file(path)
+    assert (described["height"], described["width"]) == expected.shape[1:3]
+    spec = ClipSpec(num_frames=1, image_size=tuple(expected.shape[1:3]))
+    clip = VideoDataset(path, spec, frame_range=(0, 1))[0]
+    assert torch.equal(clip, (expected[:1].permute(3, 0, 1, 2) / 127.5 - 1))
+
+
+def test_an_angle_between_is_the_nearest_quarter_turn(tmp_path):
+    upright = VideoFile(make_video(tmp_path / "a.mkv", 1, options=LOSSLESS)).read([0])
+    for angle, turns in ((10, 0), (80, 1), (170, 2), (-100, 3)):
+        path = make_video(tmp_path / "b.mp4", 1, rotation=angle, options=LOSSLESS)
+        assert torch.equal(VideoFile(path).read([0]), oriented(upright, turns, False))
+
+
+def test_side_data_that_pyav_does_not_know_keeps_the_turn(tmp_path):
+    """EXIF within a JPEG stream, as cameras write it; PyAV then refuses all side data."""
+    import io
+
+    from PIL import Image
+
+    array = np.zeros((48, 64, 3), np.uint8)
+    array[:24, :32] = 255
+    exif, jpeg = Image.Exif(), io.BytesIO()
+    exif[0x112] = 6  # to be turned clockwise
+    Image.fromarray(array).save(jpeg, "jpeg", exif=exif)
+    with av.open(str(tmp_path / "a.avi"), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        packet = av.Packet(jpeg.getvalue())
+        packet.stream, packet.pts, packet.dts = stream, 0, 0
+        packet.time_base, packet.is_keyframe = Fraction(1, 25), True
+        container.mux(packet)
+    frame = VideoFile(tmp_path / "a.avi").read([0])[0]
+    assert frame.shape == (64, 48, 3)
+    bright = frame.float().mean(-1) > 128
+    assert bright[:31, 25:].all()
+    assert not bright[33:].any()
