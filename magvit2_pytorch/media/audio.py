@@ -9,7 +9,13 @@ from fractions import Fraction
 from itertools import chain
 from typing import Any
 
-from magvit2_pytorch.media.frame_index import as_fraction, decode, open_container, open_video
+from magvit2_pytorch.media.frame_index import (
+    as_fraction,
+    choose_stream,
+    decode,
+    open_container,
+    open_video,
+)
 from magvit2_pytorch.media.unusable import UnusableMedia, decoding_errors
 
 # FFmpeg writes these codecs into an mp4, but few players outside FFmpeg read them there.
@@ -133,7 +139,7 @@ def _add_aac(target: Any, frame: Any) -> Any:
 
 
 class AudioTrack:
-    """First audio stream of a file, written packet by packet to another.
+    """Default (or else first) audio stream of a file, written packet by packet to another.
 
     Packets are copied if the container accepts them, and encoded as AAC otherwise. Times are
     relative to the first frame of the file's video (to zero if it has no video), so that sound
@@ -185,7 +191,7 @@ class AudioTrack:
 
     def _open_stream(self) -> Any:
         container = self._exits.enter_context(open_container(self.path))
-        return next(iter(container.streams.audio), None)
+        return choose_stream(container.streams.audio)
 
     @contextmanager
     def _stopping_on_errors(self) -> Iterator[None]:

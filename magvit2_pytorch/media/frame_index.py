@@ -6,8 +6,7 @@ not certain (see the lists below) or proved wrong, the frames are decoded once.
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, islice, pairwise
@@ -97,13 +96,12 @@ def open_container(path: str | os.PathLike) -> Any:
 
 
 def open_video(path: str | os.PathLike, num_threads: int) -> tuple[Any, Any]:
-    """Opens a file's first video stream that is not a cover picture."""
+    """Opens the video stream that `choose_stream` chooses."""
     container = open_container(path)
     try:
-        streams = container.streams.video
-        if not streams:
+        stream = choose_stream(container.streams.video)
+        if stream is None:
             raise UnusableMedia(path, "holds no video stream")
-        stream = next((s for s in streams if not _is_cover(s)), streams[0])
         if stream.codec_context is None:
             raise UnusableMedia(path, "no decoder for its video stream")
         stream.thread_type = "AUTO"
@@ -115,10 +113,19 @@ def open_video(path: str | os.PathLike, num_threads: int) -> tuple[Any, Any]:
         raise
 
 
-def _is_cover(stream: Any) -> bool:
-    with suppress(AttributeError):
-        return bool(stream.disposition & stream.disposition.attached_pic)
-    return False
+def choose_stream(streams: Iterable[Any]) -> Any:
+    """The stream that players choose, None if there is none.
+
+    That is the first with the default flag, or else the first, of those that can be decoded.
+    Cover pictures and thumbnails only count if there is nothing else.
+    """
+
+    def rank(stream: Any) -> tuple[bool, bool, bool]:
+        flags = stream.disposition
+        is_picture = bool(flags & (flags.attached_pic | flags.timed_thumbnails))
+        return not is_picture, stream.codec_context is not None, bool(flags & flags.default)
+
+    return max(streams, key=rank, default=None)
 
 
 def build_index(path: str | os.PathLike, num_threads: int, by_decoding: bool = False) -> FrameIndex:

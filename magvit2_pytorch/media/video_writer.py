@@ -26,7 +26,7 @@ class VideoWriter:
     mp4, mov, m4v and mkv hold h264 in 4:2:0 (what plays everywhere; mpeg4 where PyAV has no
     x264), tagged Rec. 709 at every size so that red stays red; odd sides are made even by
     repeating the last row or column. A gif has a palette for each frame. Grey becomes RGB;
-    opacity is resolved over black. The first audio stream of the file `audio_from`, if it has
+    opacity is resolved over black. The default audio stream of `audio_from`, if it has
     one, goes along as far as the frames do (never into a gif); see `AudioTrack`.
 
         with VideoWriter("out.mp4", fps=25) as writer:

@@ -11,8 +11,9 @@ from av.bitstream import BitStreamFilterContext
 from magvit2_pytorch.data.clips import ClipSpec
 from magvit2_pytorch.data.datasets import VideoDataset
 from magvit2_pytorch.media.video_reader import VideoFile
+from magvit2_pytorch.media.video_writer import VideoWriter
 from magvit2_pytorch.pipelines.tokenizer_info import describe_file
-from tests.data.clip_files import make_video
+from tests.data.clip_files import make_video, tone
 
 LOSSLESS = {"qp": "0"}  # x264 does not make the same choices twice.
 ORIENTATIONS = [(turns, mirrored) for turns in range(4) for mirrored in (False, True)]
@@ -94,3 +95,75 @@ def test_side_data_that_pyav_does_not_know_keeps_the_turn(tmp_path):
     bright = frame.float().mean(-1) > 128
     assert bright[:31, 25:].all()
     assert not bright[33:].any()
+
+
+def make_streams(path, defaults: list[bool], kind: str = "video"):
+    """A file whose n-th stream of this kind is n * 50 bright, or n * 400 Hz high."""
+    with av.open(str(path), "w") as container:
+        packets = []
+        for i in range(1 if kind == "audio" else len(defaults)):
+            stream = container.add_stream("libx264", rate=25)
+            stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p"
+            stream.gop_size = 4
+            packets.append((stream, brightness(stream, 50 + i * 50)))
+            if kind == "video":
+                stream.disposition = disposition(defaults[i])
+        for i, default in enumerate(defaults if kind == "audio" else ()):
+            stream = container.add_stream("aac", rate=48000)
+            stream.layout = "mono"
+            stream.disposition = disposition(default)
+            packets.append((stream, tone(1.0, 48000, "mono", hz=400 + i * 400)))
+        for stream, frames in packets:
+            for frame in frames:
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    return path
+
+
+def disposition(default: bool) -> av.stream.Disposition:
+    return av.stream.Disposition.default if default else av.stream.Disposition.original
+
+
+def brightness(stream, level: int):
+    for i in range(10):
+        array = np.full((32, 48, 3), level + 2 * i, np.uint8)
+        frame = av.VideoFrame.from_ndarray(array, "rgb24").reformat(format="yuv420p")
+        frame.pts, frame.time_base = i, Fraction(1, 25)
+        yield frame
+
+
+CHOICES = [
+    ([False, True], 1),
+    ([False, False, True], 2),
+    ([True, False], 0),
+    ([True, True], 0),
+    ([False, True, True], 1),
+    ([False, False], 0),
+]
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4", "mov"])
+@pytest.mark.parametrize(("defaults", "chosen"), CHOICES)
+def test_the_default_video_stream_is_read(tmp_path, suffix, defaults, chosen):
+    video = VideoFile(make_streams(tmp_path / f"a.{suffix}", defaults))
+    assert video.num_frames == 10
+    for numbers in ([0, 9], [5], [2, 7]):
+        levels = video.read(numbers).float().mean((1, 2, 3))
+        expected = torch.tensor([50 + chosen * 50 + 2 * i for i in numbers])
+        assert (levels - expected).abs().max() <= 2
+    assert len(list(video.frames())) == 10
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4", "mov"])
+@pytest.mark.parametrize(("defaults", "chosen"), CHOICES)
+def test_the_default_sound_goes_along(tmp_path, suffix, defaults, chosen):
+    source = make_streams(tmp_path / f"a.{suffix}", defaults, kind="audio")
+    with VideoWriter(tmp_path / "b.mp4", 25, audio_from=source) as writer:
+        for _ in range(25):
+            writer.write(torch.zeros(16, 16, 3, dtype=torch.uint8))
+    with av.open(str(tmp_path / "b.mp4")) as file:
+        assert len(file.streams.audio) == 1
+        samples = np.concatenate([frame.to_ndarray()[0] for frame in file.decode(audio=0)])
+    power = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
+    hertz = power.argmax() * 48000 / len(samples)
+    assert hertz == pytest.approx(400 + chosen * 400, abs=3)
