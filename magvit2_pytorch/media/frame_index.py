@@ -174,7 +174,8 @@ def _from_frames(container: Any, stream: Any, frames: list[tuple[int | None, boo
     pts = [tick for tick, _ in frames]
     keyframes = [tick for tick, is_keyframe in frames if is_keyframe]
     ordered = None not in pts and all(a < b for a, b in pairwise(pts))
-    if ordered:
+    # A bare MPEG-1 or 2 stream has no times, and those that FFmpeg makes up have gaps.
+    if ordered and container.format.name != "mpegvideo":
         return _index(container, stream, np.array(pts, np.int64), keyframes, decoded=True)
     fps = _plausible(as_fraction(stream.average_rate)) or 25.0
     return FrameIndex(None, np.array([], np.int64), np.arange(len(pts)) / fps, fps, True)

@@ -37,6 +37,9 @@ _ORIENTATIONS = {
     8: Orientation(True, True, False),
 }
 
+# Pillow drops the opacity of these, or refuses it.
+_WITHOUT_OPACITY = (".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm")
+
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Chunks without which there is no picture, and chunks that say how to show it.
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
@@ -178,7 +181,7 @@ def write_image(path: str | os.PathLike, picture: Picture) -> None:
     from PIL import Image
 
     levels = _to_bytes(picture)
-    if levels.shape[-1] == 4 and os.fspath(path).lower().endswith((".jpg", ".jpeg")):
+    if levels.shape[-1] == 4 and os.fspath(path).lower().endswith(_WITHOUT_OPACITY):
         levels = as_channels(levels, 3)
     image = Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels)
     with replacing(path) as part:

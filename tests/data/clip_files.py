@@ -30,7 +30,7 @@ FORMATS = {
     "mpeg4.m4v": ("mpeg4", {"bf": "2"}),
     "flat.gif": ("gif", {}),
 }
-PIXELS = {"mjpeg": "yuvj420p", "gif": "rgb8"}
+PIXELS = {"mjpeg": "yuvj420p", "gif": "rgb8", "apng": "rgb24"}
 
 
 def pictures(num_frames: int, height: int = 48, width: int = 64) -> Iterator[np.ndarray]:
@@ -58,8 +58,9 @@ def make_video(
     sample_aspect: Fraction | None = None,
     colours: tuple[int, int] | None = None,
     frames: Iterator[np.ndarray] | None = None,
+    muxer: str | None = None,
 ) -> Path:
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", muxer) as container:
         stream = container.add_stream(codec, rate=1000 if times_ms else fps)
         stream.height, stream.width = height, width
         stream.pix_fmt = PIXELS.get(codec, "yuv420p")
