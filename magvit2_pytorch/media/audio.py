@@ -12,9 +12,8 @@ from typing import Any
 from magvit2_pytorch.media.frame_index import (
     as_fraction,
     choose_stream,
-    decode,
+    first_frame,
     open_container,
-    open_video,
 )
 from magvit2_pytorch.media.unusable import UnusableMedia, decoding_errors
 
@@ -206,15 +205,10 @@ class AudioTrack:
 
 def _first_frame_time(path: str | os.PathLike) -> Fraction:
     """Time of a file's first video frame in seconds; 0 without video."""
-    try:
-        container, stream = open_video(path, num_threads=1)
-    except UnusableMedia:
-        return Fraction(0)
-    with container:
-        frame = next(decode(container, stream), None)
-        if frame is None or frame.pts is None:
-            return Fraction(0)
-        return frame.pts * as_fraction(stream.time_base)
+    with suppress(UnusableMedia):
+        first = first_frame(path)
+        return first.time_s if first else Fraction(0)
+    return Fraction(0)
 
 
 def _start_time(packet: Any) -> Fraction:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, islice, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -111,6 +111,29 @@ def open_video(path: str | os.PathLike, num_threads: int) -> tuple[Any, Any]:
     except BaseException:
         container.close()
         raise
+
+
+class FirstFrame(NamedTuple):
+    """The first decoded frame of a video, and what its stream says of it."""
+
+    frame: Any
+    time_s: Fraction
+    sample_aspect: Fraction
+    """Width of a stored pixel relative to its height."""
+
+
+def first_frame(path: str | os.PathLike) -> FirstFrame | None:
+    """The first frame that can be decoded, if any."""
+    container, stream = open_video(path, num_threads=1)
+    with container:
+        frame = next(decode(container, stream), None)
+        if frame is None:
+            return None
+        time_s = (frame.pts or 0) * as_fraction(stream.time_base)
+        aspect = as_fraction(stream.sample_aspect_ratio) or Fraction(1)
+        # Others come from damaged headers.
+        plausible = Fraction(1, 16) <= aspect <= 16
+        return FirstFrame(frame, time_s, aspect if plausible else Fraction(1))
 
 
 def choose_stream(streams: Iterable[Any]) -> Any:

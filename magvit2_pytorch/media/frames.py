@@ -1,5 +1,6 @@
 """Frames as bytes and floats: value range, channels, colours, resizing."""
 
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -96,6 +97,22 @@ ACCURATE = 0x40000 | 0x2000
 
 # Values of FFmpeg's AVColorSpace that name no matrix for YCbCr: RGB, unspecified, reserved.
 _NO_MATRIX = (0, 2, 3)
+
+
+class Display(NamedTuple):
+    """Facts about frames that no pixel holds, and that a file may carry."""
+
+    sample_aspect: Fraction = Fraction(1)
+    """Width of a pixel relative to its height."""
+    primaries: int = 1
+    """Colour primaries by their number in ITU-T H.273; 1 is Rec. 709."""
+    transfer: int = 1
+    """Transfer characteristics by the same standard."""
+
+    @property
+    def hdr(self) -> str | None:
+        """Name of the transfer characteristics of high dynamic range."""
+        return {16: "PQ", 18: "HLG"}.get(self.transfer)
 
 
 class Orientation(NamedTuple):

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from fractions import Fraction
 from functools import cached_property
 from itertools import chain, islice, pairwise
 from typing import Any
@@ -20,9 +21,10 @@ from magvit2_pytorch.media.frame_index import (
     decode,
     decode_all,
     demux,
+    first_frame,
     open_video,
 )
-from magvit2_pytorch.media.frames import FrameToArray, check_channels
+from magvit2_pytorch.media.frames import Display, FrameToArray, Orientation, check_channels
 from magvit2_pytorch.media.unusable import UnusableMedia, decoding_errors
 from magvit2_pytorch.types import Frames
 
@@ -128,17 +130,25 @@ class VideoFile:
 
     `read` gives the same bytes as decoding from the start, for every codec. `read` and `frames`
     use constant memory. Frames are turned and mirrored as the metadata says, opacity is composed
-    over black (4 channels keep it), and pixels are assumed to be square. The file is opened
-    lazily and never stays open between calls, so the object can be pickled and forked.
+    over black (4 channels keep it), and pixels become square: a video with others is enlarged
+    along one side, unless `square_pixels` is false. The file is opened lazily and never stays
+    open between calls, so the object can be pickled and forked.
 
     Every method raises `UnusableMedia` (a `ValueError`) with the name and the reason if the file
     is missing, empty, without video, or too damaged to decode any frame.
     """
 
-    def __init__(self, path: str | os.PathLike, channels: int = 3, num_threads: int | None = None):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        channels: int = 3,
+        num_threads: int | None = None,
+        square_pixels: bool = True,
+    ):
         check_channels(channels)
         self.path = os.fspath(path)
         self.channels = channels
+        self.square_pixels = square_pixels
         self.num_threads = num_threads
         """Number of decoder threads; by default this process's share of the cores, at most 8."""
 
@@ -154,7 +164,7 @@ class VideoFile:
         It may have fewer frames. Raises `UnusableMedia` if there is no further fallback.
         """
         # With several threads, the decoded pixels of damaged frames depend on timing.
-        file = VideoFile(self.path, self.channels, num_threads=1)
+        file = VideoFile(self.path, self.channels, 1, self.square_pixels)
         if not self.index.decoded:
             with decoding_errors(self.path):
                 file.index = build_index(self.path, 1, by_decoding=True)
@@ -165,10 +175,31 @@ class VideoFile:
         return file
 
     @cached_property
+    def _shape(self) -> tuple[tuple[int, int], Display]:
+        # Headers can be wrong about the size: decode a frame.
+        with decoding_errors(self.path):
+            first = first_frame(self.path)
+            if first is None:
+                raise UnusableMedia(self.path, "holds no frame that can be decoded")
+            height, width, aspect = first.frame.height, first.frame.width, first.sample_aspect
+            if Orientation.of(first.frame).transposed:
+                height, width, aspect = width, height, 1 / aspect
+            if self.square_pixels:
+                # As players do: enlarge one side, lose nothing of the other.
+                height, width = round(height / min(aspect, 1)), round(width * max(aspect, 1))
+                aspect = Fraction(1)
+            tags = (first.frame.color_primaries, first.frame.color_trc)
+            # 0, 2 and 3 say nothing.
+            return (height, width), Display(aspect, *(1 if t in (0, 2, 3) else t for t in tags))
+
+    @property
     def _size(self) -> tuple[int, int]:
-        # Headers can be wrong about the size and ignore rotation: decode a frame.
-        height, width, _ = next(self.frames()).shape
-        return height, width
+        return self._shape[0]
+
+    @property
+    def display(self) -> Display:
+        """Shape of the pixels and tags of the colours, of frames as they are read."""
+        return self._shape[1]
 
     @property
     def num_frames(self) -> int:
@@ -250,7 +281,7 @@ class VideoFile:
     def frames(self, size: tuple[int, int] | None = None) -> Iterator[UInt8[Tensor, "h w c"]]:
         """Yields all frames in constant memory; `size` as in `read`."""
         with decoding_errors(self.path):
-            to_array = FrameToArray(self.channels, size)
+            to_array = FrameToArray(self.channels, size or self._size)
             frame = None
             with closing(decode_all(self.path, self._num_threads())) as frames:
                 for frame in frames:

@@ -10,9 +10,12 @@ from av.bitstream import BitStreamFilterContext
 
 from magvit2_pytorch.data.clips import ClipSpec
 from magvit2_pytorch.data.datasets import VideoDataset
+from magvit2_pytorch.media.frames import Display
 from magvit2_pytorch.media.video_reader import VideoFile
 from magvit2_pytorch.media.video_writer import VideoWriter
+from magvit2_pytorch.pipelines.files import decode_file, reconstruct_file, tokenize_file
 from magvit2_pytorch.pipelines.tokenizer_info import describe_file
+from tests.conftest import build
 from tests.data.clip_files import make_video, tone
 
 LOSSLESS = {"qp": "0"}  # x264 does not make the same choices twice.
@@ -167,3 +170,130 @@ def test_the_default_sound_goes_along(tmp_path, suffix, defaults, chosen):
     power = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
     hertz = power.argmax() * 48000 / len(samples)
     assert hertz == pytest.approx(400 + chosen * 400, abs=3)
+
+
+def written_tags(path) -> tuple:
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        frame = next(container.decode(stream))
+        aspect = stream.sample_aspect_ratio
+        return (
+            aspect and Fraction(aspect.numerator, aspect.denominator),
+            (frame.height, frame.width),
+            (frame.color_primaries, frame.color_trc, frame.colorspace),
+        )
+
+
+ASPECTS = [
+    # stored (64 x 48) pixels of this aspect, shown height and width, by the definition
+    (Fraction(16, 15), (48, 68)),
+    (Fraction(3, 2), (48, 96)),
+    (Fraction(1, 2), (96, 64)),
+    (Fraction(8, 9), (54, 64)),
+    (Fraction(1), (48, 64)),
+    (Fraction(1000, 1001), (48, 64)),
+]
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "mov", "ts"])
+@pytest.mark.parametrize(("aspect", "shown"), ASPECTS)
+def test_videos_are_read_with_square_pixels(tmp_path, suffix, aspect, shown):
+    path = make_video(tmp_path / f"a.{suffix}", 3, sample_aspect=aspect, options=LOSSLESS)
+    video = VideoFile(path)
+    assert (video.height, video.width) == shown
+    assert video.display.sample_aspect == 1
+    frames = torch.stack(list(video.frames()))
+    assert torch.equal(video.read([0, 1, 2]), frames)
+    assert frames.shape == (3, *shown, 3)
+    described = describe_file(path)
+    assert (described["height"], described["width"]) == shown
+    stored = VideoFile(path, square_pixels=False)
+    assert (stored.height, stored.width) == (48, 64)
+    assert stored.display.sample_aspect == aspect
+    assert torch.equal(stored.read([2]), next(stored.chunks(3))[2:])
+
+
+def test_a_turned_pixel_is_as_high_as_it_was_wide(tmp_path):
+    path = make_video(tmp_path / "a.mkv", 1, sample_aspect=Fraction(3, 2), rotation=90)
+    assert (VideoFile(path).height, VideoFile(path).width) == (96, 48)
+    stored = VideoFile(path, square_pixels=False)
+    assert (stored.height, stored.width) == (64, 48)
+    assert stored.display.sample_aspect == Fraction(2, 3)
+
+
+def test_an_absurd_aspect_is_ignored(tmp_path):
+    path = make_video(tmp_path / "a.mkv", 1, sample_aspect=Fraction(1, 200))
+    assert (VideoFile(path).height, VideoFile(path).width) == (48, 64)
+
+
+def disc(height: int, width: int, aspect: float) -> np.ndarray:
+    """A white disc as it is stored in pixels of this aspect."""
+    y, x = np.mgrid[:height, :width]
+    inside = ((x - width / 2 + 0.5) * aspect) ** 2 + (y - height / 2 + 0.5) ** 2 < (height / 3) ** 2
+    return np.repeat(np.where(inside, 255, 0).astype(np.uint8)[..., None], 3, -1)
+
+
+@pytest.mark.parametrize("aspect", [Fraction(3, 2), Fraction(3, 4)])
+def test_training_clips_show_a_disc_as_a_disc(tmp_path, aspect):
+    frames = [disc(96, 96, float(aspect))] * 3
+    path = make_video(tmp_path / "a.mkv", 3, 96, 96, sample_aspect=aspect, frames=frames)
+    clip = VideoDataset(path, ClipSpec(num_frames=1, image_size=64), train=False)[0]
+    inside = clip[0, 0] > 0
+    assert abs(inside.any(0).sum() - inside.any(1).sum()) <= 1
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "m4v", "mkv"])
+@pytest.mark.parametrize("has_x264", [True, False])
+def test_the_writer_keeps_aspect_and_colour_tags(tmp_path, monkeypatch, suffix, has_x264):
+    frame = torch.full((48, 64, 3), 99, dtype=torch.uint8)
+    if not has_x264:
+        monkeypatch.setattr(av, "codecs_available", av.codecs_available - {"libx264"})
+    for primaries, transfer in ((9, 16), (9, 18), (5, 6)):
+        path = tmp_path / f"a.{suffix}"
+        display = Display(Fraction(16, 15), primaries, transfer)
+        with VideoWriter(path, 25, display=display) as writer:
+            writer.write(frame)
+        assert written_tags(path) == (Fraction(16, 15), (48, 64), (primaries, transfer, 1))
+        assert VideoFile(path, square_pixels=False).display == display
+        assert (VideoFile(path, square_pixels=False).read([0]).int() - 99).abs().max() <= 1
+
+
+@pytest.mark.filterwarnings("ignore:.*gif cannot say")
+@pytest.mark.parametrize("colours", [(9, 16), (9, 18), (1, 1)])
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "gif"])
+@pytest.mark.parametrize("side_by_side", [False, True])
+def test_reconstructions_are_shown_like_their_source(tmp_path, suffix, colours, side_by_side):
+    source = make_video(
+        tmp_path / "a.mkv", 3, sample_aspect=Fraction(3, 2), colours=colours, options=LOSSLESS
+    )
+    out, wide = tmp_path / f"b.{suffix}", 1 + side_by_side
+    tokenizer = build("residual", "compress_space")
+    result = reconstruct_file(tokenizer, source, out, side_by_side=side_by_side)
+    assert (result.height, result.width) == (48, 64)
+    aspect, size, tags = written_tags(out)
+    if suffix == "gif":
+        assert size == (48, 96 * wide)
+    else:
+        assert (aspect, size, tags) == (Fraction(3, 2), (48, 64 * wide), (*colours, 1))
+    assert (VideoFile(out).height, VideoFile(out).width) == (48, 96 * wide)
+    reconstruct_file(tokenizer, source, out, side_by_side=side_by_side, size=24)
+    assert written_tags(out)[:2] in ((1, (24, 48 * wide)), (None, (24, 48 * wide)))
+
+
+def test_codes_stand_for_square_pixels(tmp_path):
+    path = make_video(tmp_path / "a.mkv", 3, sample_aspect=Fraction(3, 2))
+    tokenizer = build("residual", "compress_space")
+    codes, header = tokenize_file(tokenizer, path)
+    assert (header.height, header.width) == (48, 96)
+    decode_file(tokenizer, codes, header, tmp_path / "b.mp4")
+    assert (VideoFile(tmp_path / "b.mp4").height, VideoFile(tmp_path / "b.mp4").width) == (48, 96)
+
+
+@pytest.mark.parametrize(("colours", "name"), [((9, 16), "PQ"), ((9, 18), "HLG")])
+def test_colours_that_cannot_be_carried_are_named(tmp_path, colours, name):
+    source = make_video(tmp_path / "a.mkv", 1, colours=colours)
+    tokenizer = build("residual", "compress_space")
+    with pytest.warns(UserWarning, match=rf"b\.gif: a gif cannot say that its colours are {name}"):
+        reconstruct_file(tokenizer, source, tmp_path / "b.gif")
+    with pytest.warns(UserWarning, match=rf"a\.mkv: a code file .* colours are {name}"):
+        tokenize_file(tokenizer, source)
