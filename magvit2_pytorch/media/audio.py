@@ -9,7 +9,7 @@ from fractions import Fraction
 from itertools import chain
 from typing import Any
 
-from magvit2_pytorch.media.frame_index import (
+from magvit2_pytorch.media.container import (
     as_fraction,
     choose_stream,
     first_frame,

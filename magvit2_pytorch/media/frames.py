@@ -115,6 +115,15 @@ class Display(NamedTuple):
         return {16: "PQ", 18: "HLG"}.get(self.transfer)
 
 
+class Crop(NamedTuple):
+    """Rows and columns at the sides of a stored frame that are not shown."""
+
+    top: int = 0
+    bottom: int = 0
+    left: int = 0
+    right: int = 0
+
+
 class Orientation(NamedTuple):
     """Exchange of rows and columns, then reversal of the rows and of the columns."""
 
@@ -156,28 +165,36 @@ class FrameToArray:
     """Converts frames of one video to arrays of one size.
 
     `size` is the (height, width) of the upright result; by default that of the first frame, so
-    that a stream that changes size midway stays one video. Resizing happens here, in the
-    decoder's own format before it becomes RGB, a quarter of the cost of doing it after.
-    Shrinking averages areas (no aliasing), growing is bicubic. Colour matrix and range are
-    those that the frame is tagged with; without a tag the range is limited and the matrix
-    goes by the size (`untagged_matrix`).
+    that a stream that changes size midway stays one video. `crop` goes first.
+    Resizing happens here, in the decoder's own format before it becomes RGB, a quarter of the
+    cost of doing it after. Shrinking averages areas (no aliasing), growing is bicubic. Colour
+    matrix and range are those that the frame is tagged with; without a tag the range is limited
+    and the matrix goes by the size (`untagged_matrix`).
     """
 
-    def __init__(self, channels: int, size: tuple[int, int] | None = None):
+    def __init__(self, channels: int, size: tuple[int, int] | None = None, crop: Crop = Crop()):
         from av.video.reformatter import VideoReformatter
 
         self.channels = channels
         self.size = size
+        self.crop = crop
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: Any) -> UInt8[np.ndarray, "h w c"]:
         orientation = Orientation.of(frame)
         step = -1 if orientation.transposed else 1
-        if self.size is None:
-            self.size = (frame.height, frame.width)[::step]
         pixels = _array_format(frame.format.name)
-        array = reformat(self._reformatter, frame, self.size[::step], pixels)
-        return np.ascontiguousarray(as_channels(orientation.apply(array), self.channels))
+        if any(self.crop):
+            top, bottom, left, right = self.crop
+            array = reformat(self._reformatter, frame, (frame.height, frame.width), pixels)
+            array = array[top : frame.height - bottom, left : frame.width - right]
+            array = resize_array(array, self.size[::step] if self.size else array.shape[:2])
+        else:
+            size = self.size[::step] if self.size else (frame.height, frame.width)
+            array = reformat(self._reformatter, frame, size, pixels)
+        array = np.ascontiguousarray(as_channels(orientation.apply(array), self.channels))
+        self.size = array.shape[:2]
+        return array
 
 
 def resize_array(

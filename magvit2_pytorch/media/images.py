@@ -6,7 +6,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,7 +67,7 @@ def read_image(
         return torch.from_numpy(levels if size is None else resize_array(levels, size))
 
 
-def _decode(file: BinaryIO, path: str | os.PathLike) -> tuple[Any, str]:
+def _decode(file: io.BufferedIOBase, path: str | os.PathLike) -> tuple[Any, str]:
     """The decoded image and its pixels' format in the file, as Pillow names it."""
     try:
         return _load(file)
@@ -84,7 +84,7 @@ def _decode(file: BinaryIO, path: str | os.PathLike) -> tuple[Any, str]:
         return image
 
 
-def _load(file: BinaryIO) -> tuple[Any, str]:
+def _load(file: io.BufferedIOBase) -> tuple[Any, str]:
     from PIL import Image
 
     image = Image.open(file)
@@ -94,7 +94,7 @@ def _load(file: BinaryIO) -> tuple[Any, str]:
     return image, arguments if isinstance(arguments, str) else ""
 
 
-def _without_metadata(file: BinaryIO) -> tuple[bytes, str]:
+def _without_metadata(file: io.BufferedIOBase) -> tuple[bytes, str]:
     """A PNG of the intact chunks that its pixels need, and the names of the others."""
     file.seek(0)
     signature = file.read(8)

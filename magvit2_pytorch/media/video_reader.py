@@ -15,16 +15,15 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from magvit2_pytorch.media.frame_index import (
-    FrameIndex,
-    build_index,
-    decode,
-    decode_all,
-    demux,
-    first_frame,
-    open_video,
+from magvit2_pytorch.media.container import decode, decode_all, demux, first_frame, open_video
+from magvit2_pytorch.media.frame_index import FrameIndex, build_index
+from magvit2_pytorch.media.frames import (
+    Crop,
+    Display,
+    FrameToArray,
+    Orientation,
+    check_channels,
 )
-from magvit2_pytorch.media.frames import Display, FrameToArray, Orientation, check_channels
 from magvit2_pytorch.media.unusable import UnusableMedia, decoding_errors
 from magvit2_pytorch.types import Frames
 
@@ -129,10 +128,10 @@ class VideoFile:
     """Frames of a video file by number, as bytes `t h w c`.
 
     `read` gives the same bytes as decoding from the start, for every codec. `read` and `frames`
-    use constant memory. Frames are turned and mirrored as the metadata says, opacity is composed
-    over black (4 channels keep it), and pixels become square: a video with others is enlarged
-    along one side, unless `square_pixels` is false. The file is opened lazily and never stays
-    open between calls, so the object can be pickled and forked.
+    use constant memory. Frames are cropped, turned and mirrored as the metadata says. Opacity is
+    composed over black (4 channels keep it). Pixels become square: a video with others is
+    enlarged along one side, unless `square_pixels` is false. The file is opened lazily and never
+    stays open between calls, so the object can be pickled and forked.
 
     Every method raises `UnusableMedia` (a `ValueError`) with the name and the reason if the file
     is missing, empty, without video, or too damaged to decode any frame.
@@ -175,13 +174,15 @@ class VideoFile:
         return file
 
     @cached_property
-    def _shape(self) -> tuple[tuple[int, int], Display]:
+    def _shape(self) -> tuple[tuple[int, int], Display, Crop]:
         # Headers can be wrong about the size: decode a frame.
         with decoding_errors(self.path):
             first = first_frame(self.path)
             if first is None:
                 raise UnusableMedia(self.path, "holds no frame that can be decoded")
-            height, width, aspect = first.frame.height, first.frame.width, first.sample_aspect
+            crop, aspect = first.crop, first.sample_aspect
+            height = first.frame.height - crop.top - crop.bottom
+            width = first.frame.width - crop.left - crop.right
             if Orientation.of(first.frame).transposed:
                 height, width, aspect = width, height, 1 / aspect
             if self.square_pixels:
@@ -190,7 +191,8 @@ class VideoFile:
                 aspect = Fraction(1)
             tags = (first.frame.color_primaries, first.frame.color_trc)
             # 0, 2 and 3 say nothing.
-            return (height, width), Display(aspect, *(1 if t in (0, 2, 3) else t for t in tags))
+            display = Display(aspect, *(1 if t in (0, 2, 3) else t for t in tags))
+            return (height, width), display, crop
 
     @property
     def _size(self) -> tuple[int, int]:
@@ -281,7 +283,7 @@ class VideoFile:
     def frames(self, size: tuple[int, int] | None = None) -> Iterator[UInt8[Tensor, "h w c"]]:
         """Yields all frames in constant memory; `size` as in `read`."""
         with decoding_errors(self.path):
-            to_array = FrameToArray(self.channels, size or self._size)
+            to_array = FrameToArray(self.channels, size or self._size, self._shape[2])
             frame = None
             with closing(decode_all(self.path, self._num_threads())) as frames:
                 for frame in frames:
@@ -312,6 +314,6 @@ class VideoFile:
             return {}
         container, stream = open_video(self.path, num_threads)
         with container:
-            to_array = FrameToArray(self.channels, size)
+            to_array = FrameToArray(self.channels, size, self._shape[2])
             frames = decode_at(container, stream, self.index, sorted(wanted))
             return {i: to_array(frame) for i, frame in frames}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from magvit2_pytorch.atomic import replacing
 from magvit2_pytorch.media.audio import AudioTrack
-from magvit2_pytorch.media.frame_index import as_fraction
+from magvit2_pytorch.media.container import as_fraction
 from magvit2_pytorch.media.frames import (
     ACCURATE,
     AREA,

@@ -1,6 +1,8 @@
 """Frames as they are to be shown: upright, with square pixels, of the right stream."""
 
+import struct
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -10,7 +12,7 @@ from av.bitstream import BitStreamFilterContext
 
 from magvit2_pytorch.data.clips import ClipSpec
 from magvit2_pytorch.data.datasets import VideoDataset
-from magvit2_pytorch.media.frames import Display
+from magvit2_pytorch.media.frames import Display, resize_array
 from magvit2_pytorch.media.video_reader import VideoFile
 from magvit2_pytorch.media.video_writer import VideoWriter
 from magvit2_pytorch.pipelines.files import decode_file, reconstruct_file, tokenize_file
@@ -297,3 +299,82 @@ def test_colours_that_cannot_be_carried_are_named(tmp_path, colours, name):
         reconstruct_file(tokenizer, source, tmp_path / "b.gif")
     with pytest.warns(UserWarning, match=rf"a\.mkv: a code file .* colours are {name}"):
         tokenize_file(tokenizer, source)
+
+
+def with_clap(path: Path, top: int, bottom: int, left: int, right: int) -> Path:
+    """Adds an mp4's `clap` box: the size that is shown, and where its centre lies."""
+    values = (64 - left - right, 1, 48 - top - bottom, 1, left - right, 2, top - bottom, 2)
+    clap = struct.pack(">I4s8i", 40, b"clap", *values)
+
+    def grow(boxes: bytes, names: list[bytes]) -> bytes:
+        """Adds the box at the end of the one at this path, and makes all of them longer."""
+        if not names:
+            return boxes + clap
+        at = 8 if names[0] == b"avc1" else 0  # before its entries, `stsd` has a count
+        while True:
+            size, name = struct.unpack_from(">I4s", boxes, at)
+            if name == names[0]:
+                inner = grow(boxes[at + 8 : at + size], names[1:])
+                box = struct.pack(">I4s", 8 + len(inner), name) + inner
+                return boxes[:at] + box + boxes[at + size :]
+            at += size
+
+    nested = [b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1"]
+    path.write_bytes(grow(path.read_bytes(), nested))
+    return path
+
+
+def with_pixel_crop(path: Path, top: int, bottom: int, left: int, right: int) -> Path:
+    """Adds an mkv's PixelCrop elements to the video of its first track."""
+    data = path.read_bytes()
+    sides = ((b"\xbb", top), (b"\xaa", bottom), (b"\xcc", left), (b"\xdd", right))
+    added = b"".join(b"\x54" + name + b"\x82" + struct.pack(">H", n) for name, n in sides)
+    masters = (b"\x18\x53\x80\x67", b"\x16\x54\xae\x6b", b"\xae", b"\xe0")
+    at, padding, patches = 0, None, []
+    while True:
+        name = data[at : at + 9 - data[at].bit_length()]
+        size_at = at + len(name)
+        body = size_at + 9 - data[size_at].bit_length()
+        ones = 1 << 7 * (body - size_at)
+        size = int.from_bytes(data[size_at:body], "big") - ones
+        if name == b"\xec" and padding is None:  # its space is taken, so that nothing else moves
+            padding = body
+            patches.append((size_at, body, ones + size - len(added)))
+        if name in masters[1:]:
+            patches.append((size_at, body, ones + size + len(added)))
+        at = body if name in masters else body + size
+        if name == masters[-1]:
+            break
+    changed = bytearray(data)
+    for start, stop, value in patches:
+        changed[start:stop] = value.to_bytes(stop - start, "big")
+    changed[at + size : at + size] = added
+    del changed[padding : padding + len(added)]
+    path.write_bytes(changed)
+    return path
+
+
+CROPS = [(4, 12, 14, 10), (0, 8, 0, 0), (0, 0, 2, 0), (1, 0, 0, 3)]
+CROPPERS = {"a.mp4": with_clap, "a.mov": with_clap, "a.mkv": with_pixel_crop}
+
+
+@pytest.mark.parametrize("name", CROPPERS)
+@pytest.mark.parametrize("crop", CROPS)
+@pytest.mark.parametrize("turns", [0, 1])
+def test_cropping_of_the_container_is_applied(tmp_path, name, crop, turns):
+    rotation = 90 * turns
+    path = make_video(tmp_path / name, 15, rotation=rotation, options=LOSSLESS)
+    whole = VideoFile(make_video(tmp_path / "b.mkv", 15, options=LOSSLESS)).read(range(15))
+    top, bottom, left, right = crop
+    expected = oriented(whole[:, top : 48 - bottom, left : 64 - right], turns, False)
+    video = VideoFile(CROPPERS[name](path, *crop))
+    assert (video.height, video.width) == expected.shape[1:3]
+    assert torch.equal(video.read(range(15)), expected)
+    assert torch.equal(torch.stack(list(video.frames())), expected)
+    assert torch.equal(VideoFile(path).read([13]), expected[13:14])
+    small = video.read([1, 14], (12, 16))
+    assert torch.equal(small, torch.stack(list(video.frames((12, 16))))[[1, 14]])
+    averaged = resize_array(expected[14].numpy(), (12, 16))
+    assert (small[1].float() - torch.from_numpy(averaged).float()).abs().mean() <= 3
+    described = describe_file(path)
+    assert (described["height"], described["width"]) == expected.shape[1:3]
