@@ -1,11 +1,11 @@
 """Reading and writing of image files, and of grids of images."""
 
 import io
-import os
 import struct
 import warnings
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,13 @@ from magvit2_pytorch.media.frames import (
     resize_array,
     to_uint8,
 )
-from magvit2_pytorch.media.unusable import check_regular_file, decoding_errors
+from magvit2_pytorch.media.unusable import (
+    AnyPath,
+    as_path,
+    check_regular_file,
+    decoding_errors,
+    printable,
+)
 
 Picture = Float[Tensor, "c h w"] | UInt8[Tensor, "h w c"]
 """Floats in [-1, 1], channels first, or bytes, channels last."""
@@ -47,7 +53,7 @@ _PNG_SHOWN = (b"tRNS", b"eXIf")
 
 
 def read_image(
-    path: str | os.PathLike, channels: int = 3, size: tuple[int, int] | None = None
+    path: AnyPath, channels: int = 3, size: tuple[int, int] | None = None
 ) -> UInt8[Tensor, "h w c"]:
     """Reads an image as bytes, upright (EXIF).
 
@@ -57,6 +63,7 @@ def read_image(
     (twice `PIL.Image.MAX_IMAGE_PIXELS`). Metadata that cannot be read is left out with a warning.
     """
     check_channels(channels)
+    path = as_path(path)
     with decoding_errors(path):
         check_regular_file(path)
         with open(path, "rb") as file:
@@ -67,7 +74,7 @@ def read_image(
         return torch.from_numpy(levels if size is None else resize_array(levels, size))
 
 
-def _decode(file: io.BufferedIOBase, path: str | os.PathLike) -> tuple[Any, str]:
+def _decode(file: io.BufferedIOBase, path: Path) -> tuple[Any, str]:
     """The decoded image and its pixels' format in the file, as Pillow names it."""
     try:
         return _load(file)
@@ -80,7 +87,9 @@ def _decode(file: io.BufferedIOBase, path: str | os.PathLike) -> tuple[Any, str]
             image = _load(io.BytesIO(reduced))
         except Exception:
             raise error from None
-        warnings.warn(f"{path}: read without its {left_out} metadata ({error})", stacklevel=4)
+        warnings.warn(
+            f"{printable(path)}: read without its {left_out} metadata ({error})", stacklevel=4
+        )
         return image
 
 
@@ -110,12 +119,12 @@ def _without_metadata(file: io.BufferedIOBase) -> tuple[bytes, str]:
     return b"".join(kept), ", ".join(sorted(set(left_out)))
 
 
-def _exif_orientation(image: Any, path: str | os.PathLike) -> Orientation:
+def _exif_orientation(image: Any, path: Path) -> Orientation:
     try:
         return _ORIENTATIONS.get(image.getexif().get(0x0112), Orientation())
     except Exception as error:  # Pillow raises what comes: SyntaxError, struct.error, KeyError
         warnings.warn(
-            f"{path}: its EXIF metadata cannot be read ({error}), so it may not be upright",
+            f"{printable(path)}: EXIF metadata cannot be read ({error}), it may not be upright",
             stacklevel=3,
         )
         return Orientation()
@@ -176,12 +185,12 @@ def _lab_to_rgb(image: Any) -> Any:
     return ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
 
 
-def write_image(path: str | os.PathLike, picture: Picture) -> None:
+def write_image(path: AnyPath, picture: Picture) -> None:
     """Writes one image atomically, in the format of the suffix."""
     from PIL import Image
 
-    levels = _to_bytes(picture)
-    if levels.shape[-1] == 4 and os.fspath(path).lower().endswith(_WITHOUT_OPACITY):
+    levels, path = _to_bytes(picture), as_path(path)
+    if levels.shape[-1] == 4 and path.suffix.lower() in _WITHOUT_OPACITY:
         levels = as_channels(levels, 3)
     image = Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels)
     with replacing(path) as part:
@@ -189,7 +198,7 @@ def write_image(path: str | os.PathLike, picture: Picture) -> None:
 
 
 def write_grid(
-    path: str | os.PathLike,
+    path: AnyPath,
     rows: Sequence[Sequence[Picture] | Tensor],
     separator: int = 2,
 ) -> None:

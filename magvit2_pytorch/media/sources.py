@@ -3,7 +3,9 @@
 Only names are read here, never contents: thousands of files cost one walk over the folder.
 """
 
+import codecs
 import csv
+import io
 import logging
 import os
 from collections import Counter
@@ -12,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
+from magvit2_pytorch.media.unusable import AnyPath, as_path, printable
 from magvit2_pytorch.runtime import keyed_seed
 from magvit2_pytorch.types import MediaKind
 
@@ -28,7 +31,7 @@ IMAGE_SUFFIXES = (
 )  # fmt: skip
 SUFFIXES: dict[MediaKind, tuple[str, ...]] = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}
 
-Source = str | os.PathLike | Sequence[str | os.PathLike]
+Source = AnyPath | Sequence[AnyPath]
 """A folder, a `.txt` list, a `.csv` table, one media file, or several media files."""
 
 
@@ -52,11 +55,11 @@ def find_media(
     """
     if kind not in SUFFIXES:
         raise ValueError(f"kind is {kind!r}: use 'video' or 'image'")
-    if not isinstance(source, str | os.PathLike):
-        paths, name = [Path(path) for path in source], f"the {len(source)} given paths"
+    if not isinstance(source, AnyPath):
+        paths, name = [as_path(path) for path in source], f"the {len(source)} given paths"
     else:
-        root = Path(source).expanduser()
-        name = str(root)
+        root = as_path(source)
+        name = printable(root)
         if not root.exists():
             raise FileNotFoundError(
                 f"{name} does not exist: give a folder of {kind}s, a .txt list, a .csv table "
@@ -65,9 +68,9 @@ def find_media(
         if root.is_dir():
             paths = sorted(walk(root))
         elif root.suffix.lower() == ".txt":
-            paths = [root.parent / line for line in read_list(root)]
+            paths = [root.parent / as_path(line) for line in read_list(root)]
         elif root.suffix.lower() == ".csv":
-            paths = [root.parent / cell for cell in read_table(root)]
+            paths = [root.parent / as_path(cell) for cell in read_table(root)]
         else:
             paths = [root]
     media = list(dict.fromkeys(path for path in paths if path.suffix.lower() in SUFFIXES[kind]))
@@ -92,7 +95,7 @@ def _log_once(line: str) -> None:
 
 
 def _counts_by_suffix(paths: Sequence[Path]) -> str:
-    counts = Counter(path.suffix.lower() or "without a suffix" for path in paths)
+    counts = Counter(printable(path.suffix.lower()) or "without a suffix" for path in paths)
     shown = [f"{count} {suffix}" for suffix, count in counts.most_common(6)]
     return ", ".join(shown + ["..."] * (len(counts) > 6)) or "nothing"
 
@@ -127,20 +130,16 @@ def walk(folder: Path) -> Iterator[Path]:
 
 def read_list(path: Path) -> list[str]:
     """Lines of a list, without empty lines and comments."""
-    # utf-8-sig: editors on Windows put a byte order mark before the first name.
-    lines = (line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
-    return [
-        line
-        for line in lines
-        if line and not (line.startswith("#") and not (path.parent / line).is_file())
-    ]
+    lines = [line.strip() for line in _read_text(path).splitlines()]
+    names = [n for n in lines if n and not (n[0] == "#" and not (path.parent / n).is_file())]
+    _check_names(path, names)
+    return names
 
 
 def read_table(path: Path) -> list[str]:
     """Cells of the column `path`, or else of the first, without header."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file)
-        rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    reader = csv.reader(io.StringIO(_read_text(path), newline=""))
+    rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     if not rows:
         return []
     header = [cell.strip().lower() for cell in rows[0][1]]
@@ -151,8 +150,35 @@ def read_table(path: Path) -> list[str]:
     if empty := [n for n, cell in cells if not cell]:
         numbers = ", ".join(map(str, empty[:6])) + ", ..." * (len(empty) > 6)
         rows, lines = ("row", "line") if len(empty) == 1 else ("rows", "lines")
-        _log_once(f"{path}: left out {len(empty)} {rows} without a path: {lines} {numbers}")
-    return [cell for _, cell in cells if cell]
+        _log_once(
+            f"{printable(path)}: left out {len(empty)} {rows} without a path: {lines} {numbers}"
+        )
+    names = [cell for _, cell in cells if cell]
+    _check_names(path, names)
+    return names
+
+
+def _read_text(path: Path) -> str:
+    """Text in UTF-8; other bytes, which may be a file's name, are kept as `os.fsdecode` does."""
+    data = path.read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
+        raise ValueError(
+            f"{printable(path)} is not UTF-8 text but probably UTF-16: save it as UTF-8"
+        )
+    # utf-8-sig: editors on Windows put a byte order mark before the first name.
+    return data.decode("utf-8-sig", "surrogateescape")
+
+
+def _check_names(path: Path, names: Sequence[str]) -> None:
+    """Raises `ValueError` if a name is not UTF-8, and not a file's name either."""
+    for name in names:
+        is_text = not any("\udc80" <= letter <= "\udcff" for letter in name)
+        if not is_text and not (path.parent / name).exists():
+            raise ValueError(
+                f"{printable(path)} names {os.fsencode(name)!r}, which is neither UTF-8 text nor "
+                "the bytes of a file's name: save the list as UTF-8 (it may be Latin-1 or "
+                "Windows-1252)"
+            )
 
 
 def split_files(

@@ -24,7 +24,7 @@ from magvit2_pytorch.media.frames import (
     Orientation,
     check_channels,
 )
-from magvit2_pytorch.media.unusable import UnusableMedia, decoding_errors
+from magvit2_pytorch.media.unusable import AnyPath, UnusableMedia, as_path, decoding_errors
 from magvit2_pytorch.types import Frames
 
 # Decoding on costs less than a new seek up to about this many frames (h264, 720p).
@@ -139,13 +139,13 @@ class VideoFile:
 
     def __init__(
         self,
-        path: str | os.PathLike,
+        path: AnyPath,
         channels: int = 3,
         num_threads: int | None = None,
         square_pixels: bool = True,
     ):
         check_channels(channels)
-        self.path = os.fspath(path)
+        self.path = str(as_path(path))
         self.channels = channels
         self.square_pixels = square_pixels
         self.num_threads = num_threads

@@ -1,10 +1,8 @@
 """Writing of video files (mp4, mov, m4v, mkv, gif) frame by frame."""
 
-import os
 import warnings
 from contextlib import ExitStack, closing
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +21,7 @@ from magvit2_pytorch.media.frames import (
     resize_array,
     to_uint8,
 )
+from magvit2_pytorch.media.unusable import AnyPath, as_path
 from magvit2_pytorch.types import Frames
 
 WRITABLE = (".mp4", ".mov", ".m4v", ".mkv", ".gif")
@@ -48,13 +47,13 @@ class VideoWriter:
 
     def __init__(
         self,
-        path: str | os.PathLike,
+        path: AnyPath,
         fps: float | int,
         crf: int = 17,
-        audio_from: str | os.PathLike | None = None,
+        audio_from: AnyPath | None = None,
         display: Display = Display(),
     ):
-        self.path = Path(path)
+        self.path = as_path(path)
         if self.path.suffix.lower() not in WRITABLE:
             raise ValueError(
                 f"cannot write {self.path.name}: use {', '.join(WRITABLE[:-1])} or {WRITABLE[-1]}"
@@ -67,7 +66,7 @@ class VideoWriter:
         self.rate = 1 / Fraction(round(1 / exact)) if slow else exact.limit_denominator(1001)
         self.crf = crf
         """x264's quality: 0 loses only chroma resolution, 17 looks lossless, 23 is small."""
-        self.audio_from = audio_from
+        self.audio_from = audio_from and as_path(audio_from)
         """File whose audio is added, in sync with its own first video frame."""
         self.display = display
         """Shape of the pixels and colours of the frames, written as tags. A gif has none: its
@@ -164,7 +163,7 @@ class VideoWriter:
 
 
 def write_video(
-    path: str | os.PathLike,
+    path: AnyPath,
     video: Frames | Float[Tensor, "c t h w"],
     fps: float | int,
     crf: int = 17,
