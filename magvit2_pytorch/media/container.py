@@ -8,7 +8,7 @@ from fractions import Fraction
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
-from magvit2_pytorch.media.frames import Crop
+from magvit2_pytorch.media.frames import Crop, Display, Orientation, square_size
 from magvit2_pytorch.media.unusable import UnusableMedia, check_regular_file
 
 # Formats that contain their media. Others (playlists, scripts) name files and addresses, which
@@ -78,6 +78,20 @@ class FirstFrame(NamedTuple):
     """Width of a stored pixel relative to its height."""
     crop: Crop
     """What the container, not the codec, says is not to be shown."""
+
+    def shown(self, square_pixels: bool) -> tuple[tuple[int, int], Display]:
+        """Height, width and tags of the upright frames."""
+        height = self.frame.height - self.crop.top - self.crop.bottom
+        width = self.frame.width - self.crop.left - self.crop.right
+        aspect = self.sample_aspect
+        if Orientation.of(self.frame).transposed:
+            height, width, aspect = width, height, 1 / aspect
+        if square_pixels:
+            height, width = square_size(height, width, aspect)
+            aspect = Fraction(1)
+        tags = (self.frame.color_primaries, self.frame.color_trc)
+        # 0, 2 and 3 say nothing.
+        return (height, width), Display(aspect, *(1 if t in (0, 2, 3) else t for t in tags))
 
 
 def first_frame(path: str | os.PathLike) -> FirstFrame | None:

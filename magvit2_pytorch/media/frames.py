@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -115,6 +116,11 @@ class Display(NamedTuple):
         return {16: "PQ", 18: "HLG"}.get(self.transfer)
 
 
+def square_size(height: int, width: int, aspect: Fraction) -> tuple[int, int]:
+    """Size with square pixels, as players choose it: one side grows, nothing is lost."""
+    return round(height / min(aspect, 1)), round(width * max(aspect, 1))
+
+
 class Crop(NamedTuple):
     """Rows and columns at the sides of a stored frame that are not shown."""
 
@@ -151,14 +157,32 @@ class Orientation(NamedTuple):
 def _display_matrix(frame: Any) -> tuple[int, int, int, int]:
     """The four entries of FFmpeg's display matrix that turn and mirror."""
     try:
-        for data in frame.side_data:
-            if data.type.name == "DISPLAYMATRIX":
-                a, b, _, c, d = np.frombuffer(data, np.int32)[:5].tolist()
-                return a, b, c, d
-    except ValueError:  # a kind of side data that PyAV does not know hides the others
-        turns = round(frame.rotation / 90) % 4
-        return ((1, 0, 0, 1), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1, 0))[turns]
+        side_data = frame.side_data
+    except ValueError:  # a kind that PyAV does not know, such as EXIF in JPEG, hides the others
+        side_data = _known_side_data(frame)
+    for data in side_data:
+        if data.type.name == "DISPLAYMATRIX":
+            a, b, _, c, d = np.frombuffer(data, np.int32)[:5].tolist()
+            return a, b, c, d
     return 1, 0, 0, 1
+
+
+def _known_side_data(frame: Any) -> Any:
+    """Side data without the kinds of newer FFmpegs, which follow PyAV's by number."""
+    from av.filter import Graph
+    from av.sidedata.sidedata import Type
+
+    graph = Graph()
+    sizes = dict(width=frame.width, height=frame.height, format=frame.format.name)
+    nodes = [graph.add_buffer(**sizes, time_base=frame.time_base or Fraction(1, 25))]
+    for number in range(len(Type), len(Type) + 16):
+        nodes.append(graph.add("sidedata", f"mode=delete:type={number}"))
+    nodes.append(graph.add("buffersink"))
+    for node, following in pairwise(nodes):
+        node.link_to(following)
+    graph.configure()
+    nodes[0].push(frame)
+    return nodes[-1].pull().side_data
 
 
 class FrameToArray:

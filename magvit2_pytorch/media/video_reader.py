@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
-from fractions import Fraction
 from functools import cached_property
 from itertools import chain, islice, pairwise
 from typing import Any
@@ -17,13 +16,7 @@ from torch import Tensor
 
 from magvit2_pytorch.media.container import decode, decode_all, demux, first_frame, open_video
 from magvit2_pytorch.media.frame_index import FrameIndex, build_index
-from magvit2_pytorch.media.frames import (
-    Crop,
-    Display,
-    FrameToArray,
-    Orientation,
-    check_channels,
-)
+from magvit2_pytorch.media.frames import Crop, Display, FrameToArray, check_channels
 from magvit2_pytorch.media.unusable import AnyPath, UnusableMedia, as_path, decoding_errors
 from magvit2_pytorch.types import Frames
 
@@ -180,19 +173,7 @@ class VideoFile:
             first = first_frame(self.path)
             if first is None:
                 raise UnusableMedia(self.path, "holds no frame that can be decoded")
-            crop, aspect = first.crop, first.sample_aspect
-            height = first.frame.height - crop.top - crop.bottom
-            width = first.frame.width - crop.left - crop.right
-            if Orientation.of(first.frame).transposed:
-                height, width, aspect = width, height, 1 / aspect
-            if self.square_pixels:
-                # As players do: enlarge one side, lose nothing of the other.
-                height, width = round(height / min(aspect, 1)), round(width * max(aspect, 1))
-                aspect = Fraction(1)
-            tags = (first.frame.color_primaries, first.frame.color_trc)
-            # 0, 2 and 3 say nothing.
-            display = Display(aspect, *(1 if t in (0, 2, 3) else t for t in tags))
-            return (height, width), display, crop
+            return *first.shown(self.square_pixels), first.crop
 
     @property
     def _size(self) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from magvit2_pytorch.media.frames import (
     Display,
     as_channels,
     resize_array,
+    square_size,
     to_uint8,
 )
 from magvit2_pytorch.media.unusable import AnyPath, as_path
@@ -110,8 +111,7 @@ class VideoWriter:
         levels = frame if frame.dtype == torch.uint8 else to_uint8(frame)
         array = _as_rgb(levels.cpu().numpy())
         if self._is_gif and self.display.sample_aspect != 1:
-            aspect, (height, width) = self.display.sample_aspect, array.shape[:2]
-            size = round(height / min(aspect, 1)), round(width * max(aspect, 1))
+            size = square_size(*array.shape[:2], self.display.sample_aspect)
             array = resize_array(array, size)
         if self.size is None:
             self.size = array.shape[:2]
