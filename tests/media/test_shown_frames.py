@@ -222,8 +222,10 @@ def test_a_turned_pixel_is_as_high_as_it_was_wide(tmp_path):
     assert stored.display.sample_aspect == Fraction(2, 3)
 
 
-def test_an_absurd_aspect_is_ignored(tmp_path):
-    path = make_video(tmp_path / "a.mkv", 1, sample_aspect=Fraction(1, 200))
+@pytest.mark.parametrize("aspect", [Fraction(40), Fraction(1, 40)])
+def test_an_absurd_aspect_is_ignored(tmp_path, aspect):
+    path = make_video(tmp_path / "a.mp4", 1, sample_aspect=aspect)
+    assert written_tags(path)[0] == aspect
     assert (VideoFile(path).height, VideoFile(path).width) == (48, 64)
 
 
@@ -260,7 +262,7 @@ def test_the_writer_keeps_aspect_and_colour_tags(tmp_path, monkeypatch, suffix, 
 
 
 @pytest.mark.filterwarnings("ignore:.*gif cannot say")
-@pytest.mark.parametrize("colours", [(9, 16), (9, 18), (1, 1)])
+@pytest.mark.parametrize("colours", [(9, 16), (1, 1)])
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "gif"])
 @pytest.mark.parametrize("side_by_side", [False, True])
 def test_reconstructions_are_shown_like_their_source(tmp_path, suffix, colours, side_by_side):
@@ -358,8 +360,7 @@ CROPPERS = {"a.mp4": with_clap, "a.mov": with_clap, "a.mkv": with_pixel_crop}
 
 
 @pytest.mark.parametrize("name", CROPPERS)
-@pytest.mark.parametrize("crop", CROPS)
-@pytest.mark.parametrize("turns", [0, 1])
+@pytest.mark.parametrize(("crop", "turns"), zip(CROPS, (1, 0, 0, 1), strict=True))
 def test_cropping_of_the_container_is_applied(tmp_path, name, crop, turns):
     rotation = 90 * turns
     path = make_video(tmp_path / name, 15, rotation=rotation, options=LOSSLESS)
