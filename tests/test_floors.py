@@ -4,6 +4,8 @@ import ast
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 import magvit2_pytorch
 
 PACKAGE = Path(magvit2_pytorch.__file__).parent

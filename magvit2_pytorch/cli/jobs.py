@@ -62,15 +62,18 @@ def has_suffix(path: Path, suffixes: Sequence[str]) -> bool:
 
 def _find_sources(given: Path, sources: Sequence[str]) -> list[tuple[Path, Path]]:
     """Files with their paths relative to the named folder."""
-    from magvit2_pytorch.media.sources import walk
+    from magvit2_pytorch.media.sources import log_left_out, walk
+    from magvit2_pytorch.media.unusable import printable
 
     if not given.exists():
         raise UserError(f"there is no {given}")
     known = ", ".join(suffix.lstrip(".") for suffix in sources)
     if given.is_dir():
-        paths = sorted(path for path in walk(given) if has_suffix(path, sources))
+        files = sorted(walk(given))
+        paths = [path for path in files if has_suffix(path, sources)]
         if not paths:
             raise UserError(f"{given} holds no file that can be used here ({known})")
+        log_left_out(printable(given), [path for path in files if not has_suffix(path, sources)])
         return [(path, path.relative_to(given)) for path in paths]
     if not has_suffix(given, sources):
         raise UserError(f"{given} cannot be used here: give a folder, or a file ({known})")

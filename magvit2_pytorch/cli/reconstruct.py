@@ -21,7 +21,7 @@ def reconstruct(
     """Reconstructs videos and images with a tokenizer, and measures PSNR.
 
     Encodes and decodes each file in one pass, and prints the PSNR of the decoded frames, over all
-    frames and before any video codec. Videos keep their frame rate and their sound (the first
+    frames and before any video codec. Videos keep their frame rate and their sound (the default
     audio track; a gif has none). A video may have any length: reading, computing and writing run
     at the same time in constant memory. An interrupted command leaves no partial file. Files that
     cannot be used are named and skipped; the exit status is 1 if none could be used.

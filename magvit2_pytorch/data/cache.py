@@ -26,7 +26,7 @@ from magvit2_pytorch.media.video_reader import VideoFile
 from magvit2_pytorch.types import Frames
 
 # Raised when the meaning of an entry changes: older entries are then not found.
-_VERSION = 2
+_VERSION = 3
 
 # A video that needs more than this fraction of the cache is read from its file: one film would
 # take the space of many clips, and minutes of decoding before its first item.

@@ -61,7 +61,7 @@ def find_files(source: Source, choice: ClipChoice) -> list[EvaluatedFile]:
     by_kind: list[list[Path]] = []
     for kind in SUFFIXES:
         with suppress(ValueError):  # a folder with files of the other kind only
-            by_kind.append(find_media(source, kind))
+            by_kind.append(find_media(source, kind, beside=SUFFIXES))
     if not by_kind:
         find_media(source, "video")  # raises an error that says what the folder contains
     paths = [path for files in by_kind for path in _split_side(files, choice)]

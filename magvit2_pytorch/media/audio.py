@@ -9,7 +9,12 @@ from fractions import Fraction
 from itertools import chain
 from typing import Any
 
-from magvit2_pytorch.media.frame_index import as_fraction, decode, open_container, open_video
+from magvit2_pytorch.media.container import (
+    as_fraction,
+    choose_stream,
+    first_frame,
+    open_container,
+)
 from magvit2_pytorch.media.unusable import UnusableMedia, decoding_errors
 
 # FFmpeg writes these codecs into an mp4, but few players outside FFmpeg read them there.
@@ -133,7 +138,7 @@ def _add_aac(target: Any, frame: Any) -> Any:
 
 
 class AudioTrack:
-    """First audio stream of a file, written packet by packet to another.
+    """Default (or else first) audio stream of a file, written packet by packet to another.
 
     Packets are copied if the container accepts them, and encoded as AAC otherwise. Times are
     relative to the first frame of the file's video (to zero if it has no video), so that sound
@@ -185,7 +190,7 @@ class AudioTrack:
 
     def _open_stream(self) -> Any:
         container = self._exits.enter_context(open_container(self.path))
-        return next(iter(container.streams.audio), None)
+        return choose_stream(container.streams.audio)
 
     @contextmanager
     def _stopping_on_errors(self) -> Iterator[None]:
@@ -200,15 +205,10 @@ class AudioTrack:
 
 def _first_frame_time(path: str | os.PathLike) -> Fraction:
     """Time of a file's first video frame in seconds; 0 without video."""
-    try:
-        container, stream = open_video(path, num_threads=1)
-    except UnusableMedia:
-        return Fraction(0)
-    with container:
-        frame = next(decode(container, stream), None)
-        if frame is None or frame.pts is None:
-            return Fraction(0)
-        return frame.pts * as_fraction(stream.time_base)
+    with suppress(UnusableMedia):
+        first = first_frame(path)
+        return first.time_s if first else Fraction(0)
+    return Fraction(0)
 
 
 def _start_time(packet: Any) -> Fraction:

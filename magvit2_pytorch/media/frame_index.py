@@ -6,16 +6,21 @@ not certain (see the lists below) or proved wrong, the frames are decoded once.
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain, islice, pairwise
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from magvit2_pytorch.media.unusable import UnusableMedia, check_regular_file
+from magvit2_pytorch.media.container import (
+    as_fraction,
+    decode_all,
+    demux,
+    has_format,
+    open_video,
+)
+from magvit2_pytorch.media.unusable import UnusableMedia
 
 # Containers that seek to a keyframe by its exact time. MPEG program and transport streams guess
 # a byte position and times after it; a frame of a gif is drawn over the previous ones.
@@ -31,18 +36,6 @@ _ONE_FRAME_PER_PACKET = (
 # has none, and the times that FFmpeg makes up are not in the order of the decoded frames.
 _REORDERED = ("h264", "hevc", "vp9", "av1", "libdav1d", "libaom-av1")
 _STORES_TIMES = ("mov", "mp4", "matroska", "webm")
-
-# Formats that contain their media. Others (playlists, scripts) name files and addresses, which
-# would be opened instead.
-_SELF_CONTAINED = (
-    "mov", "matroska", "webm", "avi", "gif", "mpeg", "mpegts", "mpegvideo", "m4v", "h264", "hevc",
-    "av1", "obu", "ivf", "flv", "asf", "ogg", "mxf", "nut", "yuv4mpegpipe", "mjpeg", "apng",
-    "png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe", "wav", "mp3", "aac", "flac",
-)  # fmt: skip
-
-# Pixels of one frame (8192 x 8192). A header that claims more is damaged or malicious, and is
-# refused before memory is allocated.
-_MAX_PIXELS = 2**26
 
 # Rates outside this range come from damaged headers.
 _MIN_FPS, _MAX_FPS = 1e-5, 1e5
@@ -73,54 +66,6 @@ class FrameIndex:
         return len(self.times)
 
 
-def open_container(path: str | os.PathLike) -> Any:
-    """Opens a media file, but no other file that it refers to.
-
-    Raises `UnusableMedia` if it is not a media file, and PyAV's errors if it is damaged.
-    """
-    import av
-
-    check_regular_file(path)
-    # PyAV before 19 raises on comments that are not UTF-8, though the frames are intact.
-    old = int(av.__version__.split(".")[0]) < 19
-    limits = {"format_whitelist": ",".join(_SELF_CONTAINED), "protocol_whitelist": "file"}
-    try:
-        return av.open(
-            # FFmpeg takes a name like `http:clip.mp4` for an address; an absolute path is safe.
-            os.path.abspath(path),
-            options={"max_pixels": str(_MAX_PIXELS)},
-            container_options=limits,
-            **({"metadata_errors": "ignore"} if old else {}),
-        )
-    except av.error.ArgumentError as error:
-        raise UnusableMedia(path, "holds no known video or audio format") from error
-
-
-def open_video(path: str | os.PathLike, num_threads: int) -> tuple[Any, Any]:
-    """Opens a file's first video stream that is not a cover picture."""
-    container = open_container(path)
-    try:
-        streams = container.streams.video
-        if not streams:
-            raise UnusableMedia(path, "holds no video stream")
-        stream = next((s for s in streams if not _is_cover(s)), streams[0])
-        if stream.codec_context is None:
-            raise UnusableMedia(path, "no decoder for its video stream")
-        stream.thread_type = "AUTO"
-        stream.codec_context.thread_count = num_threads
-        stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
-        return container, stream
-    except BaseException:
-        container.close()
-        raise
-
-
-def _is_cover(stream: Any) -> bool:
-    with suppress(AttributeError):
-        return bool(stream.disposition & stream.disposition.attached_pic)
-    return False
-
-
 def build_index(path: str | os.PathLike, num_threads: int, by_decoding: bool = False) -> FrameIndex:
     """Builds the index from packets, or where that is uncertain, from frames.
 
@@ -142,7 +87,7 @@ def build_index(path: str | os.PathLike, num_threads: int, by_decoding: bool = F
 def _from_packets(container: Any, stream: Any) -> FrameIndex | None:
     codec = stream.codec_context.name
     if codec not in _ONE_FRAME_PER_PACKET and not (
-        codec in _REORDERED and _has_format(container, _STORES_TIMES)
+        codec in _REORDERED and has_format(container, _STORES_TIMES)
     ):
         return None
     pts, keyframes, first = [], [], None
@@ -167,7 +112,8 @@ def _from_frames(container: Any, stream: Any, frames: list[tuple[int | None, boo
     pts = [tick for tick, _ in frames]
     keyframes = [tick for tick, is_keyframe in frames if is_keyframe]
     ordered = None not in pts and all(a < b for a, b in pairwise(pts))
-    if ordered:
+    # A bare MPEG-1 or 2 stream has no times, and those that FFmpeg makes up have gaps.
+    if ordered and container.format.name != "mpegvideo":
         return _index(container, stream, np.array(pts, np.int64), keyframes, decoded=True)
     fps = _plausible(as_fraction(stream.average_rate)) or 25.0
     return FrameIndex(None, np.array([], np.int64), np.arange(len(pts)) / fps, fps, True)
@@ -176,22 +122,13 @@ def _from_frames(container: Any, stream: Any, frames: list[tuple[int | None, boo
 def _index(
     container: Any, stream: Any, pts: np.ndarray, keyframes: list[int], decoded: bool
 ) -> FrameIndex:
-    seekable = _has_format(container, _SEEKABLE)
+    seekable = has_format(container, _SEEKABLE)
     time_base = as_fraction(stream.time_base)
     # Python's integers cannot overflow, even with damaged times.
     ticks = [int(tick) - int(pts[0]) for tick in pts]
     times = np.array([tick * time_base.numerator / time_base.denominator for tick in ticks])
     fps = _mean_rate(ticks, time_base, as_fraction(stream.average_rate))
     return FrameIndex(pts, np.array(keyframes if seekable else [], np.int64), times, fps, decoded)
-
-
-def _has_format(container: Any, names: tuple[str, ...]) -> bool:
-    return not set(container.format.name.split(",")).isdisjoint(names)
-
-
-def as_fraction(rational: Any) -> Fraction | None:
-    """Converts PyAV's rational, since version 19 another class, to `Fraction`."""
-    return Fraction(rational.numerator, rational.denominator) if rational else None
 
 
 def _mean_rate(ticks: list[int], time_base: Fraction, stated: Fraction | None) -> float:
@@ -204,59 +141,3 @@ def _mean_rate(ticks: list[int], time_base: Fraction, stated: Fraction | None) -
 
 def _plausible(rate: Fraction | None) -> float | None:
     return float(rate) if rate and _MIN_FPS <= rate <= _MAX_FPS else None
-
-
-def demux(container: Any, stream: Any) -> Iterator[Any]:
-    """Yields the packets of a stream; a truncated file just ends earlier."""
-    import av
-
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets)
-        except (StopIteration, av.error.FFmpegError):
-            return
-        if packet.size:
-            yield packet
-
-
-def decode(container: Any, stream: Any, packets: Iterator[Any] | None = None) -> Iterator[Any]:
-    """Yields the frames that can be decoded, in presentation order.
-
-    Packets that cannot be decoded give no frame; if the decoder has several threads, the first
-    such packet ends the iteration.
-    """
-    import av
-
-    context = stream.codec_context
-    for packet in chain(packets or demux(container, stream), (None,)):
-        try:
-            frames = context.decode(packet)
-        except av.error.FFmpegError:
-            if context.thread_count > 1:
-                return
-        else:
-            yield from frames
-
-
-def decode_all(path: str | os.PathLike, num_threads: int) -> Iterator[Any]:
-    """Yields all frames in order, the same for any number of threads.
-
-    On an error PyAV drops the intact frames in its other threads. So if a packet gave no frame,
-    one thread decodes the file again for the missing frames.
-    """
-    container, stream = open_video(path, num_threads)
-    num_packets, num_frames = 0, 0
-
-    def counted() -> Iterator[Any]:
-        nonlocal num_packets
-        for packet in demux(container, stream):
-            num_packets += not packet.is_discard
-            yield packet
-
-    with container:
-        for frame in decode(container, stream, counted()):
-            yield frame
-            num_frames += 1
-    if num_threads > 1 and num_frames < num_packets:
-        yield from islice(decode_all(path, 1), num_frames, None)

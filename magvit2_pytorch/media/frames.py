@@ -1,7 +1,9 @@
 """Frames as bytes and floats: value range, channels, colours, resizing."""
 
+from fractions import Fraction
 from functools import lru_cache
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -98,34 +100,125 @@ ACCURATE = 0x40000 | 0x2000
 _NO_MATRIX = (0, 2, 3)
 
 
+class Display(NamedTuple):
+    """Facts about frames that no pixel holds, and that a file may carry."""
+
+    sample_aspect: Fraction = Fraction(1)
+    """Width of a pixel relative to its height."""
+    primaries: int = 1
+    """Colour primaries by their number in ITU-T H.273; 1 is Rec. 709."""
+    transfer: int = 1
+    """Transfer characteristics by the same standard."""
+
+    @property
+    def hdr(self) -> str | None:
+        """Name of the transfer characteristics of high dynamic range."""
+        return {16: "PQ", 18: "HLG"}.get(self.transfer)
+
+
+def square_size(height: int, width: int, aspect: Fraction) -> tuple[int, int]:
+    """Size with square pixels, as players choose it: one side grows, nothing is lost."""
+    return round(height / min(aspect, 1)), round(width * max(aspect, 1))
+
+
+class Crop(NamedTuple):
+    """Rows and columns at the sides of a stored frame that are not shown."""
+
+    top: int = 0
+    bottom: int = 0
+    left: int = 0
+    right: int = 0
+
+
+class Orientation(NamedTuple):
+    """Exchange of rows and columns, then reversal of the rows and of the columns."""
+
+    transposed: bool = False
+    flip_rows: bool = False
+    flip_columns: bool = False
+
+    @classmethod
+    def of(cls, frame: Any) -> "Orientation":
+        """The one that makes a decoded frame upright: the nearest to its display matrix."""
+        # The columns' place is a * column + c * row, and the rows' place b * column + d * row.
+        a, b, c, d = _display_matrix(frame)
+        if a * d == b * c:  # damaged: nothing would be seen
+            return cls()
+        if abs(a) + abs(d) >= abs(b) + abs(c):
+            return cls(False, d < 0, a < 0)
+        return cls(True, b < 0, c < 0)
+
+    def apply(self, array: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "y x c"]:
+        if self.transposed:
+            array = array.swapaxes(0, 1)
+        return array[:: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
+
+
+def _display_matrix(frame: Any) -> tuple[int, int, int, int]:
+    """The four entries of FFmpeg's display matrix that turn and mirror."""
+    try:
+        side_data = frame.side_data
+    except ValueError:  # a kind that PyAV does not know, such as EXIF in JPEG, hides the others
+        side_data = _known_side_data(frame)
+    for data in side_data:
+        if data.type.name == "DISPLAYMATRIX":
+            a, b, _, c, d = np.frombuffer(data, np.int32)[:5].tolist()
+            return a, b, c, d
+    return 1, 0, 0, 1
+
+
+def _known_side_data(frame: Any) -> Any:
+    """Side data without the kinds of newer FFmpegs, which follow PyAV's by number."""
+    from av.filter import Graph
+    from av.sidedata.sidedata import Type
+
+    graph = Graph()
+    sizes = dict(width=frame.width, height=frame.height, format=frame.format.name)
+    nodes = [graph.add_buffer(**sizes, time_base=frame.time_base or Fraction(1, 25))]
+    for number in range(len(Type), len(Type) + 16):
+        nodes.append(graph.add("sidedata", f"mode=delete:type={number}"))
+    nodes.append(graph.add("buffersink"))
+    for node, following in pairwise(nodes):
+        node.link_to(following)
+    graph.configure()
+    nodes[0].push(frame)
+    return nodes[-1].pull().side_data
+
+
 class FrameToArray:
     """Converts frames of one video to arrays of one size.
 
     `size` is the (height, width) of the upright result; by default that of the first frame, so
-    that a stream that changes size midway stays one video. Resizing happens here, in the
-    decoder's own format before it becomes RGB, a quarter of the cost of doing it after.
-    Shrinking averages areas (no aliasing), growing is bicubic. Colour matrix and range are
-    those that the frame is tagged with; without a tag the range is limited and the matrix
-    goes by the size (`untagged_matrix`).
+    that a stream that changes size midway stays one video. `crop` goes first.
+    Resizing happens here, in the decoder's own format before it becomes RGB, a quarter of the
+    cost of doing it after. Shrinking averages areas (no aliasing), growing is bicubic. Colour
+    matrix and range are those that the frame is tagged with; without a tag the range is limited
+    and the matrix goes by the size (`untagged_matrix`).
     """
 
-    def __init__(self, channels: int, size: tuple[int, int] | None = None):
+    def __init__(self, channels: int, size: tuple[int, int] | None = None, crop: Crop = Crop()):
         from av.video.reformatter import VideoReformatter
 
         self.channels = channels
         self.size = size
+        self.crop = crop
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: Any) -> UInt8[np.ndarray, "h w c"]:
-        quarter_turns = round(getattr(frame, "rotation", 0) / 90) % 4
-        lies = bool(quarter_turns % 2)
-        if self.size is None:
-            self.size = (frame.width, frame.height) if lies else (frame.height, frame.width)
-        height, width = self.size[::-1] if lies else self.size
+        orientation = Orientation.of(frame)
+        step = -1 if orientation.transposed else 1
         pixels = _array_format(frame.format.name)
-        array = reformat(self._reformatter, frame, (height, width), pixels)
-        # Rotation metadata counts counterclockwise, and so does rot90.
-        return np.ascontiguousarray(as_channels(np.rot90(array, quarter_turns), self.channels))
+        if any(self.crop):
+            top, bottom, left, right = self.crop
+            array = reformat(self._reformatter, frame, (frame.height, frame.width), pixels)
+            array = array[top : frame.height - bottom, left : frame.width - right]
+            array = resize_array(array, self.size[::step] if self.size else array.shape[:2])
+        else:
+            size = self.size[::step] if self.size else (frame.height, frame.width)
+            array = reformat(self._reformatter, frame, size, pixels)
+        array = np.ascontiguousarray(as_channels(orientation.apply(array), self.channels))
+        self.size = array.shape[:2]
+        return array
 
 
 def resize_array(

@@ -3,13 +3,18 @@
 Only names are read here, never contents: thousands of files cost one walk over the folder.
 """
 
+import codecs
 import csv
+import io
+import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
+from magvit2_pytorch.media.unusable import AnyPath, as_path, printable
 from magvit2_pytorch.runtime import keyed_seed
 from magvit2_pytorch.types import MediaKind
 
@@ -17,34 +22,44 @@ T = TypeVar("T")
 
 VIDEO_SUFFIXES = (
     ".mp4", ".webm", ".mkv", ".avi", ".mov", ".mpg", ".mpeg", ".m4v", ".gif",
+    ".flv", ".f4v", ".ts", ".mts", ".m2ts", ".wmv", ".asf", ".ogv", ".3gp", ".3g2", ".qt",
+    ".mpe", ".m1v", ".m2v", ".vob", ".mxf", ".y4m", ".apng",
 )  # fmt: skip
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".webp", ".bmp",
+    ".tif", ".tiff", ".avif", ".jfif", ".jpe", ".jp2", ".ppm", ".pgm", ".pbm", ".pnm", ".tga",
+)  # fmt: skip
 SUFFIXES: dict[MediaKind, tuple[str, ...]] = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}
 
-Source = str | os.PathLike | Sequence[str | os.PathLike]
+Source = AnyPath | Sequence[AnyPath]
 """A folder, a `.txt` list, a `.csv` table, one media file, or several media files."""
 
 
-def find_media(source: Source, kind: MediaKind = "video") -> list[Path]:
+def find_media(
+    source: Source, kind: MediaKind = "video", beside: Collection[MediaKind] = ()
+) -> list[Path]:
     """Media files of one kind in `source`, in a fixed order.
 
     A folder is searched recursively, through links, and gives its files sorted by name; names
     that start with a dot are left out (they are incomplete or belong to the system).
-    A `.txt` list holds one path per line (`#` starts a comment line). A `.csv` table has paths
-    in its column `path`, or in its first column. Relative paths start at the list's folder.
-    Lists keep their order and lose duplicates. The files of a list need not exist: datasets
-    skip and report missing ones.
+    A `.txt` list holds one path per line (`#` starts a comment line, unless it is the name of
+    a file). A `.csv` table has paths in its column `path`, or in its first column. Relative
+    paths start at the list's folder. Lists keep their order and lose duplicates. The files of
+    a list need not exist: datasets skip and report missing ones.
+
+    One line of the log counts what was left out, by suffix. `beside` names kinds that the
+    caller reads too, and that are not left out.
 
     Raises `FileNotFoundError` if the source is missing, and `ValueError` if it holds no file of
     this kind; the message lists what was found and what is accepted.
     """
     if kind not in SUFFIXES:
         raise ValueError(f"kind is {kind!r}: use 'video' or 'image'")
-    if not isinstance(source, str | os.PathLike):
-        paths, name = [Path(path) for path in source], f"the {len(source)} given paths"
+    if not isinstance(source, AnyPath):
+        paths, name = [as_path(path) for path in source], f"the {len(source)} given paths"
     else:
-        root = Path(source).expanduser()
-        name = str(root)
+        root = as_path(source)
+        name = printable(root)
         if not root.exists():
             raise FileNotFoundError(
                 f"{name} does not exist: give a folder of {kind}s, a .txt list, a .csv table "
@@ -53,15 +68,36 @@ def find_media(source: Source, kind: MediaKind = "video") -> list[Path]:
         if root.is_dir():
             paths = sorted(walk(root))
         elif root.suffix.lower() == ".txt":
-            paths = [root.parent / line for line in read_list(root)]
+            paths = [root.parent / as_path(line) for line in read_list(root)]
         elif root.suffix.lower() == ".csv":
-            paths = [root.parent / cell for cell in read_table(root)]
+            paths = [root.parent / as_path(cell) for cell in read_table(root)]
         else:
             paths = [root]
     media = list(dict.fromkeys(path for path in paths if path.suffix.lower() in SUFFIXES[kind]))
     if not media:
         raise ValueError(no_media_message(name, paths, kind))
+    read = sum((SUFFIXES[k] for k in beside), SUFFIXES[kind])
+    log_left_out(name, [path for path in paths if path.suffix.lower() not in read])
     return media
+
+
+def log_left_out(name: str, paths: Sequence[Path]) -> None:
+    """Logs in one line how many files of a folder or list are not read, by suffix."""
+    if paths:
+        files = "1 other file" if len(paths) == 1 else f"{len(paths)} other files"
+        _log_once(f"{name}: {files} left out: {_counts_by_suffix(paths)}")
+
+
+@lru_cache(maxsize=1024)
+def _log_once(line: str) -> None:
+    # Not a warning: files beside the media are usual.
+    logging.getLogger(__name__).warning(line)
+
+
+def _counts_by_suffix(paths: Sequence[Path]) -> str:
+    counts = Counter(printable(path.suffix.lower()) or "without a suffix" for path in paths)
+    shown = [f"{count} {suffix}" for suffix, count in counts.most_common(6)]
+    return ", ".join(shown + ["..."] * (len(counts) > 6)) or "nothing"
 
 
 def suffix_list(kind: MediaKind) -> str:
@@ -71,10 +107,9 @@ def suffix_list(kind: MediaKind) -> str:
 
 def no_media_message(name: str, paths: Sequence[Path], kind: MediaKind) -> str:
     """Error message with the suffixes that were found and are accepted."""
-    counts = Counter(path.suffix.lower() or "no suffix" for path in paths)
-    found = ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(6)) or "nothing"
+    found = _counts_by_suffix(paths)
     other = "image" if kind == "video" else "video"
-    num_other = sum(counts[suffix] for suffix in SUFFIXES[other])
+    num_other = sum(path.suffix.lower() in SUFFIXES[other] for path in paths)
     hint = f"; its {num_other} {other}s are read with dataset_type='{other}s'" if num_other else ""
     return f"no {kind}s in {name} (found: {found}); accepted: {suffix_list(kind)}{hint}"
 
@@ -95,22 +130,55 @@ def walk(folder: Path) -> Iterator[Path]:
 
 def read_list(path: Path) -> list[str]:
     """Lines of a list, without empty lines and comments."""
-    # utf-8-sig: editors on Windows put a byte order mark before the first name.
-    lines = (line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
-    return [line for line in lines if line and not line.startswith("#")]
+    lines = [line.strip() for line in _read_text(path).splitlines()]
+    names = [n for n in lines if n and not (n[0] == "#" and not (path.parent / n).is_file())]
+    _check_names(path, names)
+    return names
 
 
 def read_table(path: Path) -> list[str]:
     """Cells of the column `path`, or else of the first, without header."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = [row for row in csv.reader(file) if any(cell.strip() for cell in row)]
+    reader = csv.reader(io.StringIO(_read_text(path), newline=""))
+    rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     if not rows:
         return []
-    header = [cell.strip().lower() for cell in rows[0]]
+    header = [cell.strip().lower() for cell in rows[0][1]]
     column = header.index("path") if "path" in header else 0
-    is_header = "path" in header or Path(header[0]).suffix not in VIDEO_SUFFIXES + IMAGE_SUFFIXES
-    cells = (row[column].strip() for row in rows[is_header:] if len(row) > column)
-    return [cell for cell in cells if cell]
+    # A first row whose cell has the suffix of any file is a row like the others.
+    is_header = "path" in header or not Path(header[0]).suffix
+    cells = [(n, row[column].strip() if len(row) > column else "") for n, row in rows[is_header:]]
+    if empty := [n for n, cell in cells if not cell]:
+        numbers = ", ".join(map(str, empty[:6])) + ", ..." * (len(empty) > 6)
+        rows, lines = ("row", "line") if len(empty) == 1 else ("rows", "lines")
+        _log_once(
+            f"{printable(path)}: left out {len(empty)} {rows} without a path: {lines} {numbers}"
+        )
+    names = [cell for _, cell in cells if cell]
+    _check_names(path, names)
+    return names
+
+
+def _read_text(path: Path) -> str:
+    """Text in UTF-8; other bytes, which may be a file's name, are kept as `os.fsdecode` does."""
+    data = path.read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
+        raise ValueError(
+            f"{printable(path)} is not UTF-8 text but probably UTF-16: save it as UTF-8"
+        )
+    # utf-8-sig: editors on Windows put a byte order mark before the first name.
+    return data.decode("utf-8-sig", "surrogateescape")
+
+
+def _check_names(path: Path, names: Sequence[str]) -> None:
+    """Raises `ValueError` if a name is not UTF-8, and not a file's name either."""
+    for name in names:
+        is_text = not any("\udc80" <= letter <= "\udcff" for letter in name)
+        if not is_text and not (path.parent / name).exists():
+            raise ValueError(
+                f"{printable(path)} names {os.fsencode(name)!r}, which is neither UTF-8 text nor "
+                "the bytes of a file's name: save the list as UTF-8 (it may be Latin-1 or "
+                "Windows-1252)"
+            )
 
 
 def split_files(

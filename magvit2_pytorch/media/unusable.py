@@ -10,12 +10,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+AnyPath = str | bytes | os.PathLike
+
+
+def as_path(path: AnyPath) -> Path:
+    """A path as given by a user, with `~` for their home; bytes if it is not text."""
+    return Path(os.path.expanduser(os.fsdecode(path)))
+
+
+def printable(path: str | os.PathLike) -> str:
+    """A path as text that every stream can write, where the name is not UTF-8."""
+    return os.fspath(path).encode("utf-8", "backslashreplace").decode()
+
 
 class UnusableMedia(ValueError):
     """A file that cannot be used, and the reason."""
 
     def __init__(self, path: str | os.PathLike, reason: str):
-        super().__init__(f"{path}: {reason}")
+        super().__init__(f"{printable(path)}: {reason}")
         self.path = str(path)
         self.reason = reason
 
@@ -90,7 +102,7 @@ class SkipLog:
             file.write(line.encode())
         first = next((pid for name, _, pid in self._lines() if name == path), os.getpid())
         if first == os.getpid():
-            warnings.warn(f"skipped {path}: {reason}", stacklevel=2)
+            warnings.warn(f"skipped {printable(path)}: {reason}", stacklevel=2)
 
     def all(self) -> dict[str, str]:
         """Reason by path, from all processes that share the log."""

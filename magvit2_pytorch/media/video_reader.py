@@ -14,16 +14,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from magvit2_pytorch.media.frame_index import (
-    FrameIndex,
-    build_index,
-    decode,
-    decode_all,
-    demux,
-    open_video,
-)
-from magvit2_pytorch.media.frames import FrameToArray, check_channels
-from magvit2_pytorch.media.unusable import UnusableMedia, decoding_errors
+from magvit2_pytorch.media.container import decode, decode_all, demux, first_frame, open_video
+from magvit2_pytorch.media.frame_index import FrameIndex, build_index
+from magvit2_pytorch.media.frames import Crop, Display, FrameToArray, check_channels
+from magvit2_pytorch.media.unusable import AnyPath, UnusableMedia, as_path, decoding_errors
 from magvit2_pytorch.types import Frames
 
 # Decoding on costs less than a new seek up to about this many frames (h264, 720p).
@@ -127,18 +121,26 @@ class VideoFile:
     """Frames of a video file by number, as bytes `t h w c`.
 
     `read` gives the same bytes as decoding from the start, for every codec. `read` and `frames`
-    use constant memory. Frames are rotated upright as the metadata says, opacity is composed
-    over black (4 channels keep it), and pixels are assumed to be square. The file is opened
-    lazily and never stays open between calls, so the object can be pickled and forked.
+    use constant memory. Frames are cropped, turned and mirrored as the metadata says. Opacity is
+    composed over black (4 channels keep it). Pixels become square: a video with others is
+    enlarged along one side, unless `square_pixels` is false. The file is opened lazily and never
+    stays open between calls, so the object can be pickled and forked.
 
     Every method raises `UnusableMedia` (a `ValueError`) with the name and the reason if the file
     is missing, empty, without video, or too damaged to decode any frame.
     """
 
-    def __init__(self, path: str | os.PathLike, channels: int = 3, num_threads: int | None = None):
+    def __init__(
+        self,
+        path: AnyPath,
+        channels: int = 3,
+        num_threads: int | None = None,
+        square_pixels: bool = True,
+    ):
         check_channels(channels)
-        self.path = os.fspath(path)
+        self.path = str(as_path(path))
         self.channels = channels
+        self.square_pixels = square_pixels
         self.num_threads = num_threads
         """Number of decoder threads; by default this process's share of the cores, at most 8."""
 
@@ -154,7 +156,7 @@ class VideoFile:
         It may have fewer frames. Raises `UnusableMedia` if there is no further fallback.
         """
         # With several threads, the decoded pixels of damaged frames depend on timing.
-        file = VideoFile(self.path, self.channels, num_threads=1)
+        file = VideoFile(self.path, self.channels, 1, self.square_pixels)
         if not self.index.decoded:
             with decoding_errors(self.path):
                 file.index = build_index(self.path, 1, by_decoding=True)
@@ -165,10 +167,22 @@ class VideoFile:
         return file
 
     @cached_property
+    def _shape(self) -> tuple[tuple[int, int], Display, Crop]:
+        # Headers can be wrong about the size: decode a frame.
+        with decoding_errors(self.path):
+            first = first_frame(self.path)
+            if first is None:
+                raise UnusableMedia(self.path, "holds no frame that can be decoded")
+            return *first.shown(self.square_pixels), first.crop
+
+    @property
     def _size(self) -> tuple[int, int]:
-        # Headers can be wrong about the size and ignore rotation: decode a frame.
-        height, width, _ = next(self.frames()).shape
-        return height, width
+        return self._shape[0]
+
+    @property
+    def display(self) -> Display:
+        """Shape of the pixels and tags of the colours, of frames as they are read."""
+        return self._shape[1]
 
     @property
     def num_frames(self) -> int:
@@ -250,7 +264,7 @@ class VideoFile:
     def frames(self, size: tuple[int, int] | None = None) -> Iterator[UInt8[Tensor, "h w c"]]:
         """Yields all frames in constant memory; `size` as in `read`."""
         with decoding_errors(self.path):
-            to_array = FrameToArray(self.channels, size)
+            to_array = FrameToArray(self.channels, size or self._size, self._shape[2])
             frame = None
             with closing(decode_all(self.path, self._num_threads())) as frames:
                 for frame in frames:
@@ -281,6 +295,6 @@ class VideoFile:
             return {}
         container, stream = open_video(self.path, num_threads)
         with container:
-            to_array = FrameToArray(self.channels, size)
+            to_array = FrameToArray(self.channels, size, self._shape[2])
             frames = decode_at(container, stream, self.index, sorted(wanted))
             return {i: to_array(frame) for i, frame in frames}

@@ -1,9 +1,8 @@
 """Writing of video files (mp4, mov, m4v, mkv, gif) frame by frame."""
 
-import os
+import warnings
 from contextlib import ExitStack, closing
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,17 @@ from torch import Tensor
 
 from magvit2_pytorch.atomic import replacing
 from magvit2_pytorch.media.audio import AudioTrack
-from magvit2_pytorch.media.frame_index import as_fraction
-from magvit2_pytorch.media.frames import ACCURATE, AREA, as_channels, to_uint8
+from magvit2_pytorch.media.container import as_fraction
+from magvit2_pytorch.media.frames import (
+    ACCURATE,
+    AREA,
+    Display,
+    as_channels,
+    resize_array,
+    square_size,
+    to_uint8,
+)
+from magvit2_pytorch.media.unusable import AnyPath, as_path
 from magvit2_pytorch.types import Frames
 
 WRITABLE = (".mp4", ".mov", ".m4v", ".mkv", ".gif")
@@ -24,10 +32,11 @@ class VideoWriter:
     """Writes a video file frame by frame, in constant memory and atomically.
 
     mp4, mov, m4v and mkv hold h264 in 4:2:0 (what plays everywhere; mpeg4 where PyAV has no
-    x264), tagged Rec. 709 at every size so that red stays red; odd sides are made even by
-    repeating the last row or column. A gif has a palette for each frame. Grey becomes RGB;
-    opacity is resolved over black. The first audio stream of the file `audio_from`, if it has
-    one, goes along as far as the frames do (never into a gif); see `AudioTrack`.
+    x264), tagged Rec. 709 at every size so that red stays red, or as `display` says; odd sides
+    are made even by repeating the last row or column. A gif has a palette for each frame. Grey
+    becomes RGB; opacity is resolved over black. The default audio stream of the file
+    `audio_from`, if it has one, goes along as far as the frames do (never into a gif); see
+    `AudioTrack`.
 
         with VideoWriter("out.mp4", fps=25) as writer:
             for frame in frames:        # uint8 h w c, or float c h w in [-1, 1]
@@ -39,12 +48,13 @@ class VideoWriter:
 
     def __init__(
         self,
-        path: str | os.PathLike,
+        path: AnyPath,
         fps: float | int,
         crf: int = 17,
-        audio_from: str | os.PathLike | None = None,
+        audio_from: AnyPath | None = None,
+        display: Display = Display(),
     ):
-        self.path = Path(path)
+        self.path = as_path(path)
         if self.path.suffix.lower() not in WRITABLE:
             raise ValueError(
                 f"cannot write {self.path.name}: use {', '.join(WRITABLE[:-1])} or {WRITABLE[-1]}"
@@ -57,8 +67,11 @@ class VideoWriter:
         self.rate = 1 / Fraction(round(1 / exact)) if slow else exact.limit_denominator(1001)
         self.crf = crf
         """x264's quality: 0 loses only chroma resolution, 17 looks lossless, 23 is small."""
-        self.audio_from = audio_from
+        self.audio_from = audio_from and as_path(audio_from)
         """File whose audio is added, in sync with its own first video frame."""
+        self.display = display
+        """Shape of the pixels and colours of the frames, written as tags. A gif has none: its
+        pixels are made square, and colours of high dynamic range give a warning."""
         self.num_frames = 0
         self.size: tuple[int, int] | None = None
 
@@ -97,6 +110,9 @@ class VideoWriter:
         """Adds a frame: bytes, or floats in [-1, 1]."""
         levels = frame if frame.dtype == torch.uint8 else to_uint8(frame)
         array = _as_rgb(levels.cpu().numpy())
+        if self._is_gif and self.display.sample_aspect != 1:
+            size = square_size(*array.shape[:2], self.display.sample_aspect)
+            array = resize_array(array, size)
         if self.size is None:
             self.size = array.shape[:2]
             self._stream = self._add_stream()
@@ -121,6 +137,12 @@ class VideoWriter:
     def _add_stream(self) -> Any:
         height, width = self.size
         if self._is_gif:
+            if self.display.hdr:
+                warnings.warn(
+                    f"{self.path.name}: a gif cannot say that its colours are {self.display.hdr} "
+                    "(HDR), so they will look pale: write mp4, mov or mkv",
+                    stacklevel=3,
+                )
             stream = self._container.add_stream("gif", rate=self.rate)
             stream.pix_fmt, stream.height, stream.width = "pal8", height, width
             return stream
@@ -133,13 +155,15 @@ class VideoWriter:
         stream.pix_fmt = "yuv420p"
         stream.height, stream.width = height + height % 2, width + width % 2
         context = stream.codec_context
-        context.colorspace = context.color_primaries = context.color_trc = 1  # Rec. 709
+        context.sample_aspect_ratio = self.display.sample_aspect
+        context.colorspace = 1  # the matrix of Rec. 709, by which `_even_frame` converts
+        context.color_primaries, context.color_trc = self.display.primaries, self.display.transfer
         context.color_range = 1  # limited, as players expect
         return stream
 
 
 def write_video(
-    path: str | os.PathLike,
+    path: AnyPath,
     video: Frames | Float[Tensor, "c t h w"],
     fps: float | int,
     crf: int = 17,

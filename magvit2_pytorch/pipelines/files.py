@@ -8,6 +8,7 @@ are padded by repeating the last row, column and frame, and cropped to the true 
 """
 
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -67,6 +68,12 @@ def tokenize_file(
     header = code_header(tokenizer, size=size, inference=inference, tokenizer_id=tokenizer_id)
     state = file_state(path)
     media = open_media(path, tokenizer.config.channels, size)
+    if media.display.hdr:
+        warnings.warn(
+            f"{path}: a code file cannot say that its colours are {media.display.hdr} (HDR): "
+            "decoded, they will look pale",
+            stacklevel=2,
+        )
     stream = inference.encode_stream(tokenizer)
     device = inference.frames_device(tokenizer)
     # One block for all codes: small ones that stay, between freed chunks, fragment the heap.
@@ -144,14 +151,15 @@ def reconstruct_file(
 ) -> Reconstruction:
     """Writes the reconstruction of a file, `side_by_side` with the original or alone.
 
-    A video keeps its frame rate and its sound (the first audio stream; a gif has none). Works
-    for continuous tokenizers too. Raises as `tokenize_file` and `decode_file` do.
+    A video keeps its frame rate, the shape of its pixels, its colour tags, and its sound (the
+    default audio stream; a gif has none). Works for continuous tokenizers too. Raises as
+    `tokenize_file` and `decode_file` do.
     """
     check_supports_files(tokenizer, needs_codes=False)
-    media = open_media(path, tokenizer.config.channels, size)
+    media = open_media(path, tokenizer.config.channels, size, square_pixels=False)
     check_writable(out_path, media.kind)
     frame_chunks = chunks(media.frames, inference.chunk_frames, tokenizer.time_factor)
-    writer = media_writer(out_path, media.kind, media.fps, audio_from=path)
+    writer = media_writer(out_path, media.kind, media.fps, path, media.display)
     round_trip, psnr, num_frames = RoundTrip(tokenizer, inference), StreamedPsnr(), 0
     _report(on_frames, 0, media.num_frames)
     with prefetch(frame_chunks) as prefetched, background_writer(writer) as write:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from magvit2_pytorch.data.clips import check_proportions, covering_size
+from magvit2_pytorch.media.frames import Display
 from magvit2_pytorch.media.images import read_image, write_image
 from magvit2_pytorch.media.sources import IMAGE_SUFFIXES, SUFFIXES
 from magvit2_pytorch.media.unusable import UnusableMedia
@@ -82,10 +83,18 @@ class Media:
     num_frames: int
     """According to the file; the actual number may differ."""
     frames: Generator[UInt8[Tensor, "h w c"], None, None]
+    display: Display = field(default_factory=Display)
 
 
-def open_media(path: str | os.PathLike, channels: int = 3, size: int | None = None) -> Media:
+def open_media(
+    path: str | os.PathLike,
+    channels: int = 3,
+    size: int | None = None,
+    square_pixels: bool = True,
+) -> Media:
     """Opens a file, resizing the short side to `size` pixels if given.
+
+    Pixels of a video are made square unless `square_pixels` is false and no size is given.
 
     Frames are decoded lazily, in constant memory. Raises `UnusableMedia` on files that cannot be
     used.
@@ -96,9 +105,10 @@ def open_media(path: str | os.PathLike, channels: int = 3, size: int | None = No
         if (height, width) != tuple(image.shape[:2]):
             image = read_image(path, channels, (height, width))
         return Media("image", height, width, None, 1, (frame for frame in (image,)))
-    file = VideoFile(path, channels)
+    file = VideoFile(path, channels, square_pixels=square_pixels or size is not None)
     height, width = resized_size(path, file.height, file.width, size)
-    return Media("video", height, width, file.fps, file.num_frames, file.frames((height, width)))
+    frames = file.frames((height, width))
+    return Media("video", height, width, file.fps, file.num_frames, frames, file.display)
 
 
 def chunks(
@@ -134,16 +144,17 @@ def media_writer(
     kind: MediaKind,
     fps: float | None,
     audio_from: str | os.PathLike | None = None,
+    display: Display = Display(),
 ) -> Iterator[Callable[[Frames], None]]:
     """Yields a function that writes the next chunk of frames.
 
     The file appears atomically. A video is written in constant memory and gets the sound of the
-    file `audio_from`, as with `VideoWriter`. An image is the first frame.
+    file `audio_from` and the tags `display`, as with `VideoWriter`. An image is the first frame.
     """
     if kind == "image":
         yield lambda chunk: write_image(path, chunk[0])
         return
-    with VideoWriter(path, fps, audio_from=audio_from) as writer:
+    with VideoWriter(path, fps, audio_from=audio_from, display=display) as writer:
 
         def write(chunk: Frames) -> None:
             for frame in chunk:

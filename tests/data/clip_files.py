@@ -30,7 +30,7 @@ FORMATS = {
     "mpeg4.m4v": ("mpeg4", {"bf": "2"}),
     "flat.gif": ("gif", {}),
 }
-PIXELS = {"mjpeg": "yuvj420p", "gif": "rgb8"}
+PIXELS = {"mjpeg": "yuvj420p", "gif": "rgb8", "apng": "rgb24"}
 
 
 def pictures(num_frames: int, height: int = 48, width: int = 64) -> Iterator[np.ndarray]:
@@ -54,16 +54,24 @@ def make_video(
     fps: int = 25,
     times_ms: list[int] | None = None,
     rotation: int = 0,
+    mirrored: bool = False,
+    sample_aspect: Fraction | None = None,
+    colours: tuple[int, int] | None = None,
     frames: Iterator[np.ndarray] | None = None,
+    muxer: str | None = None,
 ) -> Path:
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", muxer) as container:
         stream = container.add_stream(codec, rate=1000 if times_ms else fps)
         stream.height, stream.width = height, width
         stream.pix_fmt = PIXELS.get(codec, "yuv420p")
         stream.options = {"threads": "1", **(options or {})}
         stream.gop_size = 12
-        if rotation:
-            stream.set_display_rotation(rotation)
+        if rotation or mirrored:
+            stream.set_display_rotation(rotation, hflip=mirrored)
+        if sample_aspect:
+            stream.codec_context.sample_aspect_ratio = sample_aspect
+        if colours:
+            stream.codec_context.color_primaries, stream.codec_context.color_trc = colours
         for i, array in enumerate(frames or pictures(num_frames, height, width)):
             frame = av.VideoFrame.from_ndarray(array, "rgb24").reformat(format=stream.pix_fmt)
             frame.pts = times_ms[i] if times_ms else i

@@ -20,7 +20,8 @@ import torch
 from magvit2_pytorch.data.clips import ClipSpec
 from magvit2_pytorch.data.datasets import ImageDataset, VideoDataset
 from magvit2_pytorch.data.loader import InfiniteBatches
-from magvit2_pytorch.media.frame_index import _index, open_container
+from magvit2_pytorch.media.container import open_container
+from magvit2_pytorch.media.frame_index import _index
 from magvit2_pytorch.media.images import read_image
 from magvit2_pytorch.media.unusable import UnusableMedia
 from magvit2_pytorch.media.video_reader import VideoFile

@@ -201,7 +201,7 @@ def test_a_run_whose_latents_are_not_finite_still_leaves_its_tokenizer(make_trai
         return latents * float("nan"), past
 
     trainer.ema_tokenizer.encode_chunk = not_finite
-    trainer.valid_data = clips(1)
+    trainer.task.valid_data = clips(1)
     with pytest.warns(UserWarning, match="latent statistics: .* not finite"):
         trainer._finish()
     loaded = VideoTokenizer.from_pretrained(trainer.results_folder / "tokenizer")
