@@ -1,11 +1,15 @@
-"""Memory of the devices, processes, and seeds of random generators computed from a key."""
+"""Memory of the devices, processes, compilation, and seeds computed from a key."""
 
 import hashlib
 import sys
+from collections.abc import Iterable
+from inspect import signature
+from typing import Any
 
 import psutil
 import torch
 import torch.distributed as dist
+from torch import nn
 
 
 def num_processes() -> int:
@@ -57,3 +61,15 @@ def keyed_seed(*key: int | str) -> int:
         kind = "s" if isinstance(part, str) else "i"
         digest.update(f"{kind}{len(text)}:".encode() + text)
     return int.from_bytes(digest.digest()[:8], "big") >> 1
+
+
+def compile_in_place(modules: Iterable[nn.Module], recompile_limit: int, **options: Any) -> None:
+    """Compiles modules so that each may have this many variants of its input."""
+    if "recompile_limit" in signature(torch.compile).parameters:
+        options["recompile_limit"] = recompile_limit
+    else:
+        # Older versions of PyTorch have one limit for the whole process.
+        config = torch._dynamo.config
+        config.cache_size_limit = max(config.cache_size_limit, recompile_limit)
+    for module in modules:
+        module.compile(**options)

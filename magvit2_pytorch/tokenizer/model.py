@@ -1,6 +1,5 @@
 """VideoTokenizer: video to codes and back, without losses, optimizers or data sets."""
 
-from inspect import signature
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from magvit2_pytorch.functional import check_range, pad_frames, padded_num_frame
 from magvit2_pytorch.layers.arithmetic import Linear
 from magvit2_pytorch.layers.stateful import Chain, Residual
 from magvit2_pytorch.quantizers import Quantized, build_quantizer
+from magvit2_pytorch.runtime import compile_in_place
 from magvit2_pytorch.tokenizer.build import build_encoder_decoder
 from magvit2_pytorch.tokenizer.inputs import check_size, unflatten_codes, validate_video
 from magvit2_pytorch.tokenizer.presets import preset
@@ -294,13 +294,7 @@ class VideoTokenizer(Pretrained, nn.Module):
         """
         # Encoder and decoder count as one function. Whole videos, first and later chunks, each
         # with and without gradients, with fixed and dynamic sizes, exceed the default limit of 8.
-        options = {"recompile_limit": 64} | options
-        if "recompile_limit" not in signature(torch.compile).parameters:
-            # Older versions of PyTorch have one limit for the whole process.
-            config, limit = torch._dynamo.config, options.pop("recompile_limit")
-            config.cache_size_limit = max(config.cache_size_limit, limit)
-        self.encoder.compile(**options)
-        self.decoder.compile(**options)
+        compile_in_place((self.encoder, self.decoder), **({"recompile_limit": 64} | options))
 
     def checkpoint_activations(self, on: bool = True) -> None:
         """Recompute residual layers in the backward pass instead of storing activations.
@@ -349,19 +343,16 @@ class VideoTokenizer(Pretrained, nn.Module):
 
     def _embed(self, name: str, cond: Condition | None) -> Tensor | None:
         """Embedding of the condition for `name`, encoder or decoder; None if unconditional."""
-        if self.config.dim_cond is None:
+        dim = self.config.dim_cond
+        if dim is None:
             if cond is not None:
                 raise ValueError("a condition was given, but no layer of this tokenizer uses it")
             return None
         if cond is None:
-            raise ValueError(
-                f"this tokenizer is conditional: give cond, b x {self.config.dim_cond}"
-            )
-        if cond.ndim != 2 or cond.shape[1] != self.config.dim_cond:
-            raise ValueError(
-                f"cond has shape {tuple(cond.shape)}, but dim_cond is {self.config.dim_cond}: "
-                f"give b x {self.config.dim_cond}"
-            )
+            raise ValueError(f"this tokenizer is conditional: give cond, b x {dim}")
+        if cond.ndim != 2 or cond.shape[1] != dim:
+            shape = tuple(cond.shape)
+            raise ValueError(f"cond has shape {shape}, but dim_cond is {dim}: give b x {dim}")
         return self.embed_cond[name](cond.to(self.dtype))
 
 

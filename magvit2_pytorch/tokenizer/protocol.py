@@ -3,10 +3,13 @@
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from magvit2_pytorch.types import Image, Video
+from magvit2_pytorch.layers.stateful import Chain
+from magvit2_pytorch.quantizers.quantizer import Quantized
+from magvit2_pytorch.types import Codes, Condition, Image, Latents, Past, Video
 
 
 @runtime_checkable
@@ -40,3 +43,42 @@ class Tokenizer(Protocol):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path) -> "Tokenizer":
         """A tokenizer in eval mode from a folder or a name on the Hugging Face hub."""
+
+
+@runtime_checkable
+class CausalTokenizer(Protocol):
+    """A tokenizer that computes chunk by chunk, as streams and tiles need it.
+
+    The methods are those of `VideoTokenizer`.
+    """
+
+    config: Any
+    encoder: Chain
+    decoder: Chain
+    training: bool
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def time_factor(self) -> int: ...
+
+    @property
+    def space_factor(self) -> int: ...
+
+    def prepare(self, video: Tensor, check_values: bool = True) -> Video: ...
+
+    def encode_chunk(
+        self, video: Video, past: Past = None, cond: Condition | None = None, **options: Any
+    ) -> tuple[Latents, Past]: ...
+
+    def quantize(self, latents: Latents) -> Quantized: ...
+
+    def decode_chunk(
+        self, quantized: Latents, past: Past = None, cond: Condition | None = None, **options: Any
+    ) -> tuple[Video, Past]: ...
+
+    def decode_codes(self, codes: Codes) -> Latents: ...

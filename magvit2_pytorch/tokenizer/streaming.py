@@ -7,7 +7,6 @@ the tokenizer itself stays stateless. One tokenizer can therefore serve any numb
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Shaped
@@ -15,15 +14,13 @@ from torch import Tensor
 
 from magvit2_pytorch.functional import autocast, pad_frames
 from magvit2_pytorch.quantizers.quantizer import Quantized
+from magvit2_pytorch.tokenizer.protocol import CausalTokenizer
 from magvit2_pytorch.tokenizer.tiling import TileSize, fit_tile_size
 from magvit2_pytorch.types import Codes, Condition, Image, Latents, Past, Precision, Video
 
-if TYPE_CHECKING:
-    from magvit2_pytorch.tokenizer.model import VideoTokenizer
-
 
 @contextmanager
-def inference(tokenizer: "VideoTokenizer", precision: Precision) -> Iterator[None]:
+def inference(tokenizer: CausalTokenizer, precision: Precision) -> Iterator[None]:
     """Eval mode, no gradients and `precision`; restores the tokenizer's mode afterwards."""
     was_training = tokenizer.training
     tokenizer.eval()
@@ -42,7 +39,7 @@ class EncodeStream:
 
     def __init__(
         self,
-        tokenizer: "VideoTokenizer",
+        tokenizer: CausalTokenizer,
         cond: Condition | None = None,
         precision: Precision = "fp32",
         tile_size: TileSize | None = None,
@@ -125,7 +122,7 @@ class DecodeStream:
 
     def __init__(
         self,
-        tokenizer: "VideoTokenizer",
+        tokenizer: CausalTokenizer,
         cond: Condition | None = None,
         num_frames: int | None = None,
         precision: Precision = "fp32",

@@ -3,7 +3,7 @@
 import weakref
 from collections.abc import Iterable, Sequence
 from math import ceil, floor, lcm
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -23,6 +23,7 @@ from magvit2_pytorch.layers.stateful import (
 )
 from magvit2_pytorch.metrics.moments import MomentSums
 from magvit2_pytorch.runtime import free_memory
+from magvit2_pytorch.tokenizer.protocol import CausalTokenizer
 from magvit2_pytorch.types import Context, FrameStatistics, Past
 
 Features = Float[Tensor, "b c t h w"]
@@ -187,9 +188,6 @@ def run_tiled(
     return Tiling(*grid, tile, device, context).run(module, x, past)
 
 
-if TYPE_CHECKING:
-    from magvit2_pytorch.tokenizer.model import VideoTokenizer
-
 TileSize = int | Literal["auto"]
 """Side of a tile in pixels, or the largest that fits into memory."""
 
@@ -212,7 +210,7 @@ def check_tile_size(tile_size: TileSize | None, space_factor: int) -> None:
 
 
 def fit_tile_size(
-    tokenizer: "VideoTokenizer", module: Chain, x: Tensor, memory: int | None = None
+    tokenizer: CausalTokenizer, module: Chain, x: Tensor, memory: int | None = None
 ) -> int:
     """Largest tile size, in pixels, that fits into memory.
 
@@ -239,7 +237,7 @@ def fit_tile_size(
     return fits * tokenizer.space_factor
 
 
-def peak_bytes(tokenizer: "VideoTokenizer", module: Chain, shape: tuple[int, ...]) -> int:
+def peak_bytes(tokenizer: CausalTokenizer, module: Chain, shape: tuple[int, ...]) -> int:
     """Peak bytes of activations, input included, for an input of this shape.
 
     `module` is the tokenizer's `encoder` or `decoder`. Autocast is taken into account. Nothing is
