@@ -7,7 +7,7 @@ of `TrainingConfig`, as --NAME. In a file they stand under `model:` and `trainin
 import argparse
 import os
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
     from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
     from magvit2_pytorch.training.training_config import TrainingConfig
+    from magvit2_pytorch.training.video_trainer import VideoTokenizerTrainer
 
 CONFIG_FILE = "config.yaml"
 DEFAULT_PRESET = "small"
@@ -74,19 +75,41 @@ FROM_OUTPUT = ("results_folder", "checkpoints_folder")
 """Training options that --output determines."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Options of a run other than those of model and training."""
+
+    output: str
+    """Folder for everything that the run writes."""
+    type: Literal["videos", "images"] = "videos"
+    """Kind of training examples: clips of videos, or images."""
+    images: str | None = None
+    """Folder of additional images to train on, in a fraction --image_frac of the passes."""
+    init_from: str | None = None
+    """Start from a trained tokenizer or run, or hf://OWNER/NAME. An image tokenizer whose layers
+    are the same apart from time is inflated, such as o2-image to o2."""
+    resume: str | None = None
+    """Resume from a checkpoint: its folder, `latest` for the last one in the output folder, or
+    `auto` for the last intact one, if there is any."""
+    wandb: bool = False
+    """The same as --use_wandb_tracking true."""
+    dry_run: bool = False
+    """Train two steps, print the memory, time and disk space that the whole run will take, and
+    leave no files."""
+    device: Device = "auto"
+    """Device to train on; auto uses GPUs if there are any."""
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.output).expanduser()
+
+
 def train(
     data: str,
     /,
     *,
-    output: str,
     preset: str = DEFAULT_PRESET,
-    type: Literal["videos", "images"] = "videos",
-    images: str | None = None,
-    init_from: str | None = None,
-    resume: str | None = None,
-    wandb: bool = False,
-    dry_run: bool = False,
-    device: Device = "auto",
+    options: RunOptions,
     model: "TokenizerConfig",
     training: "TrainingConfig",
 ) -> int:
@@ -106,33 +129,44 @@ def train(
     Args:
         data: Folder of media files, searched recursively; or a .txt list, a .csv table with a
             column `path`, or one video.
-        output: Folder for everything that the run writes.
-        preset: Preset that sets the defaults of model and training.
-        type: Kind of training examples: clips of videos, or images.
-        images: Folder of additional images to train on, in a fraction --image_frac of the passes.
-        init_from: Start from a trained tokenizer or run, or hf://OWNER/NAME. An image tokenizer
-            whose layers are the same apart from time is inflated, such as o2-image to o2.
-        resume: Resume from a checkpoint: its folder, `latest` for the last one in the output
-            folder, or `auto` for the last intact one, if there is any.
-        wandb: The same as --use_wandb_tracking true.
-        dry_run: Train two steps, print the memory, time and disk space that the whole run will
-            take, and leave no files.
-        device: Device to train on; auto uses GPUs if there are any.
-        model: Configuration of the tokenizer.
-        training: Configuration of training.
     """
+    trainer = _build_trainer(data, options, model, training)
+    from magvit2_pytorch.training.processes import LostProcess
+    from magvit2_pytorch.training.update import NonFiniteTraining
+
+    echo = trainer.accelerator.print
+    if options.dry_run:
+        with user_errors((ValueError, OSError, MemoryError, LostProcess)):
+            echo(trainer.dry_run())
+        return 0
+    folder = options.folder
+    if trainer.accelerator.is_main_process:
+        names = ("output", "type", "device", "images", "init_from")
+        run = {name: getattr(options, name) for name in names}
+        write_config(folder / CONFIG_FILE, model, training, data=data, preset=preset, **run)
+    parameters = sum(p.numel() for p in trainer.tokenizer.parameters())
+    echo(f"Training {parameters:,} parameters on {trainer.accelerator.device}, into {folder}/")
+    errors = user_errors((NonFiniteTraining, LostProcess))
+    with errors, trainer.trackers(run_name=folder.name):
+        trainer.train()
+    echo(f"Trained {trainer.step} steps. Wrote {folder / 'tokenizer'}/")
+    return 0
+
+
+def _build_trainer(
+    data: str, options: RunOptions, model: "TokenizerConfig", training: "TrainingConfig"
+) -> "VideoTokenizerTrainer":
+    """The trainer of a new run, or of one that is resumed."""
     if not Path(data).expanduser().exists():
-        raise UserError(f"there is no {data}: DATA is a folder of {type}")
+        raise UserError(f"there is no {data}: DATA is a folder of {options.type}")
+    images, init_from, device = options.images, options.init_from, options.device
     if images is not None and not Path(images).expanduser().exists():
         raise UserError(f"there is no {images}: --images is a folder of images")
     start = None if init_from is None else find_tokenizer(init_from, "--init_from")
-    folder = Path(output).expanduser()
-    checkpoint = find_checkpoint(folder / "checkpoints", resume)
+    checkpoint = find_checkpoint(options.folder / "checkpoints", options.resume)
     import torch
 
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
-    from magvit2_pytorch.training.processes import LostProcess
-    from magvit2_pytorch.training.update import NonFiniteTraining
     from magvit2_pytorch.training.video_trainer import VideoTokenizerTrainer
 
     on_cpu = device != "auto" and find_device(device) == "cpu"
@@ -145,29 +179,14 @@ def train(
         trainer = VideoTokenizerTrainer(
             tokenizer,
             dataset_folder=data,
-            dataset_type=type,
+            dataset_type=options.type,
             image_folder=images,
             accelerate_kwargs={"cpu": True} if on_cpu else None,
             **{field.name: getattr(training, field.name) for field in fields(training)},
         )
-        if resume is not None:
-            trainer.resume(resume)
-    echo = trainer.accelerator.print
-    if dry_run:
-        with user_errors((ValueError, OSError, MemoryError, LostProcess)):
-            echo(trainer.dry_run())
-        return 0
-    if trainer.accelerator.is_main_process:
-        run = dict(data=data, output=output, preset=preset, type=type, device=device)
-        run |= dict(images=images, init_from=init_from)
-        write_config(folder / CONFIG_FILE, model, training, **run)
-    parameters = sum(p.numel() for p in trainer.tokenizer.parameters())
-    echo(f"Training {parameters:,} parameters on {trainer.accelerator.device}, into {folder}/")
-    errors = user_errors((NonFiniteTraining, LostProcess))
-    with errors, trainer.trackers(run_name=folder.name):
-        trainer.train()
-    echo(f"Trained {trainer.step} steps. Wrote {folder / 'tokenizer'}/")
-    return 0
+        if options.resume is not None:
+            trainer.resume(options.resume)
+    return trainer
 
 
 def files_first(args: Sequence[str]) -> list[str]:
