@@ -41,10 +41,10 @@ class ClipChoice:
     (valid)."""
 
     valid_frac: float = 0.05
-    """For `split`, the fraction that training used."""
+    """For `split`, the fraction that training used, if its run has no record of the files."""
 
     random_split_seed: int = 42
-    """For `split`, the seed that training used."""
+    """For `split`, the seed that training used, if its run has no record of the files."""
 
     seed: int = 0
     """Random seed of the files that `max_clips` draws and of the confidence intervals."""

@@ -13,8 +13,9 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from magvit2_pytorch.data.clips import ClipSpec, choose_clip, choose_window, crop, resolve_range
+from magvit2_pytorch.data.split import HeldOut, split_files, split_names
 from magvit2_pytorch.evaluation.clip_choice import ClipChoice
-from magvit2_pytorch.media.sources import SUFFIXES, Source, find_media, split_files
+from magvit2_pytorch.media.sources import SUFFIXES, Source, find_media
 from magvit2_pytorch.media.unusable import UnusableMedia, decoding_errors
 from magvit2_pytorch.media.video_reader import VideoFile
 from magvit2_pytorch.pipelines.media_file import media_kind, open_media, resized_size
@@ -52,10 +53,13 @@ class SkippedFile(NamedTuple):
     reason: str
 
 
-def find_files(source: Source, choice: ClipChoice) -> list[EvaluatedFile]:
+def find_files(
+    source: Source, choice: ClipChoice, held_out: HeldOut | None = None
+) -> list[EvaluatedFile]:
     """Files to evaluate, sorted by name, or in random order for `max_clips`.
 
-    The order does not depend on the order on disk. Raises as `find_media` does, and `ValueError`
+    The order does not depend on the order on disk. For a split, `held_out` is the record of the
+    training run. Raises as `find_media` does, and `ValueError`
     if a split is requested and there are fewer than two files of a kind.
     """
     by_kind: list[list[Path]] = []
@@ -64,7 +68,8 @@ def find_files(source: Source, choice: ClipChoice) -> list[EvaluatedFile]:
             by_kind.append(find_media(source, kind, beside=SUFFIXES))
     if not by_kind:
         find_media(source, "video")  # raises an error that says what the folder contains
-    paths = [path for files in by_kind for path in _split_side(files, choice)]
+    held_out = held_out or {}
+    paths = [path for files in by_kind for path in _split_side(source, files, choice, held_out)]
     root = _root(source, paths)
     files = [EvaluatedFile(path, path.relative_to(root).as_posix()) for path in paths]
     if choice.max_clips is None:
@@ -143,10 +148,14 @@ def _crop(frames: Frames, choice: ClipChoice) -> UInt8[Tensor, "t y x c"]:
     return crop(frames, window, spec.size).clone()
 
 
-def _split_side(paths: list[Path], choice: ClipChoice) -> list[Path]:
+def _split_side(
+    source: Source, paths: list[Path], choice: ClipChoice, held_out: HeldOut
+) -> list[Path]:
     if choice.split == "all":
         return paths
-    train, valid = split_files(paths, choice.valid_frac, choice.random_split_seed)
+    names, recorded = split_names(source, paths), held_out.get(media_kind(paths[0]), ())
+    fraction, seed = choice.valid_frac, choice.random_split_seed
+    train, valid = split_files(paths, fraction, seed, names, recorded)
     return train if choice.split == "train" else valid
 
 

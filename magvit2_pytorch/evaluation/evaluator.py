@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from magvit2_pytorch.data.split import HeldOut
 from magvit2_pytorch.evaluation.clip_choice import ClipChoice
 from magvit2_pytorch.evaluation.evaluation_clips import (
     Clip,
@@ -49,7 +50,8 @@ class Evaluation:
     """An evaluation to `run`, or to continue.
 
     Raises `ValueError` if the tokenizer is conditional, a network does not accept such clips or
-    `find_media` finds no files, and `FileNotFoundError` if `source` does not exist.
+    `find_media` finds no files, and `FileNotFoundError` if `source` does not exist. For a split,
+    `held_out` is the record of the training run, `data.split.read_held_out` of its folder.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Evaluation:
         networks: EvaluationNetworks = EvaluationNetworks(),
         inference: Inference = Inference(),
         tokenizer_id: TokenizerId | None = None,
+        held_out: HeldOut | None = None,
     ):
         check_supports_files(tokenizer, needs_codes=False)
         inference.check(tokenizer)
@@ -68,7 +71,7 @@ class Evaluation:
         self.choice, self.networks = choice or ClipChoice(), networks
         self.tokenizer_id = tokenizer_id or TokenizerId.of(tokenizer)
         self.source = _source_name(source)
-        self.files = find_files(source, self.choice)
+        self.files = find_files(source, self.choice, held_out)
         has_videos = any(media_kind(file.path) == "video" for file in self.files)
         if self.networks.i3d is not None and has_videos:
             self.networks.i3d.check(self.choice.num_frames, tokenizer.config.channels)

@@ -12,13 +12,9 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
 
 from magvit2_pytorch.media.unusable import AnyPath, as_path, printable
-from magvit2_pytorch.runtime import keyed_seed
 from magvit2_pytorch.types import MediaKind
-
-T = TypeVar("T")
 
 VIDEO_SUFFIXES = (
     ".mp4", ".webm", ".mkv", ".avi", ".mov", ".mpg", ".mpeg", ".m4v", ".gif",
@@ -179,25 +175,3 @@ def _check_names(path: Path, names: Sequence[str]) -> None:
                 "the bytes of a file's name: save the list as UTF-8 (it may be Latin-1 or "
                 "Windows-1252)"
             )
-
-
-def split_files(
-    paths: Sequence[T], valid_fraction: float, seed: int = 0
-) -> tuple[list[T], list[T]]:
-    """Splits files into training and validation files, each in the order given.
-
-    The same paths and seed give the same split, and neither part is empty. Raises `ValueError`
-    on a fraction outside (0, 1) and on fewer than two files.
-    """
-    if not 0 < valid_fraction < 1:
-        raise ValueError(f"valid_fraction is {valid_fraction}: give a number between 0 and 1")
-    if len(paths) < 2:
-        raise ValueError(
-            f"{len(paths)} file cannot be split in two: give more files, or hold out the end "
-            "of each video with frame_range"
-        )
-    num_valid = min(max(round(len(paths) * valid_fraction), 1), len(paths) - 1)
-    shuffled = sorted(range(len(paths)), key=lambda i: keyed_seed("split", seed, i))
-    held_out = set(shuffled[:num_valid])
-    train = [path for i, path in enumerate(paths) if i not in held_out]
-    return train, [path for i, path in enumerate(paths) if i in held_out]

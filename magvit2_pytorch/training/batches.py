@@ -14,9 +14,10 @@ from torch.utils.data import Subset
 from magvit2_pytorch.data.clips import ClipSpec
 from magvit2_pytorch.data.datasets import ImageDataset, VideoDataset
 from magvit2_pytorch.data.loader import InfiniteBatches
+from magvit2_pytorch.data.split import HeldOut, read_held_out, split_files, split_names
 from magvit2_pytorch.functional import range_warning
 from magvit2_pytorch.media.frames import check_range
-from magvit2_pytorch.media.sources import Source, find_media, split_files
+from magvit2_pytorch.media.sources import Source, find_media
 from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
 from magvit2_pytorch.training.training_config import TrainingConfig
 from magvit2_pytorch.types import Clips, MediaKind, Video
@@ -64,7 +65,7 @@ def open_datasets(
     if valid_dataset is not None:
         return _open(kind, paths, spec, config), valid_dataset
     if len(paths) > 1:
-        train, valid = _hold_out(kind, paths, spec, config)
+        train, valid = _hold_out(source, kind, paths, spec, config)
         return _open(kind, train, spec, config), _open(kind, valid, spec, config, train=False)
     if kind == "image":
         raise ValueError(f"{source} holds one image: give two or more, as one is held out")
@@ -87,14 +88,25 @@ def _open(
 
 
 def _hold_out(
-    kind: MediaKind, paths: list[Path], spec: ClipSpec, config: TrainingConfig
+    source: Source, kind: MediaKind, paths: list[Path], spec: ClipSpec, config: TrainingConfig
 ) -> tuple[list[Path], list[Path]]:
     """Training files and held-out files, with a usable file among the latter.
+
+    A run that is continued holds out the files of its record.
 
     Datasets skip broken files, but a validation set of broken files only would end the run at its
     first validation, possibly after hours.
     """
-    train, valid = split_files(paths, config.valid_frac, config.random_split_seed)
+    names = split_names(source, paths)
+    recorded = read_held_out(Path(config.results_folder)).get(kind, [])
+    if recorded and (gone := set(recorded) - set(names)):
+        warnings.warn(
+            f"{len(gone)} of the {len(recorded)} {kind}s that this run holds out are not in "
+            f"{source}, such as {min(gone)}",
+            stacklevel=5,
+        )
+    fraction, seed = config.valid_frac, config.random_split_seed
+    train, valid = split_files(paths, fraction, seed, names, recorded)
     if any(_usable(kind, path, spec, config) for path in valid):
         return train, valid
     for path in train:
@@ -143,6 +155,17 @@ def open_images(
     if dataset is None and source is None:
         return None, None
     return open_datasets(config, tokenizer, dataset, None, source, "images")
+
+
+def held_out_names(source: Source | None, clips: tuple[Clips | None, Clips | None]) -> HeldOut:
+    """Names of the held-out files of a folder; none of a single video or of other datasets."""
+    train, valid = clips
+    ours = VideoDataset | ImageDataset
+    if source is None or not isinstance(train, ours) or not isinstance(valid, ours):
+        return {}
+    if set(train.paths) & set(valid.paths):
+        return {}
+    return {valid.kind: split_names(source, valid.paths)}
 
 
 def training_batches(

@@ -122,6 +122,9 @@ class Task(ABC):
 
     # Training
 
+    def begin(self, folder: Path) -> None:  # noqa: B027 (a task may have nothing to write)
+        """Writes what should be known of a run at its start to its folder; main process only."""
+
     @abstractmethod
     def batches(self, start: int, kind: str | None = None) -> Iterator[Any]:
         """Infinite batches on the device, from number `start` on.

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from magvit2_pytorch.data.split import HeldOut, write_held_out
 from magvit2_pytorch.losses.adversarial import adaptive_weight_from_gradients
 from magvit2_pytorch.metrics.codebook import CodebookUsage, bits_per_pixel
 from magvit2_pytorch.quantizers.continuous import STATISTICS
@@ -40,7 +41,8 @@ class TokenizerTask(Task):
     """Reconstruction, quantizer, perceptual and adversarial losses of a tokenizer.
 
     `images`, if any, are a fraction `image_frac` of the passes. `perceptual` takes reconstructed
-    and real frames `b c t h w` and returns a scalar.
+    and real frames `b c t h w` and returns a scalar. `held_out` names the files of the held-out
+    clips and images.
     """
 
     best = Best("valid/psnr", "max")
@@ -57,13 +59,14 @@ class TokenizerTask(Task):
         clips: tuple[Clips, Clips],
         images: tuple[Clips, Clips] | tuple[None, None] = (None, None),
         perceptual: nn.Module | None = None,
+        held_out: HeldOut | None = None,
     ):
         self.model, self.config = tokenizer, config
         self.data, self.valid_data = clips
         self.images, self.valid_images = images
         if config.checkpoint_activations:
             tokenizer.checkpoint_activations()
-        self.perceptual = perceptual
+        self.perceptual, self.held_out = perceptual, held_out or {}
         self.objective = Objective(tokenizer.quantizer, config, perceptual)
         self.discriminators = build_discriminators(tokenizer.config.channels, config)
         self.frozen = {} if perceptual is None else {"perceptual network": perceptual}
@@ -82,6 +85,10 @@ class TokenizerTask(Task):
         self.begin_log()
 
     # Training
+
+    def begin(self, folder: Path) -> None:
+        if self.held_out:
+            write_held_out(folder, self.held_out)
 
     def batches(self, start: int, kind: str | None = None) -> Iterator[Video]:
         if kind is None:

@@ -116,6 +116,8 @@ class Trainer:
         elif self.step == 0:
             on_main(self.accelerator, self.checkpoints.check_unused)
         with lost_process_errors(self.accelerator), self.tracking.running(self.step):
+            if not self.is_trial:
+                on_main(self.accelerator, lambda: self.task.begin(self.results_folder))
             batches, meters = self.open_batches(), Meters(self.task)
             started = time.monotonic() - self.elapsed_s
             interrupted = False

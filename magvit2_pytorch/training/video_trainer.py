@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from magvit2_pytorch.config import check_known, keyword_signature
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
-from magvit2_pytorch.training.batches import open_datasets, open_images
+from magvit2_pytorch.training.batches import held_out_names, open_datasets, open_images
 from magvit2_pytorch.training.dry_run import dry_run
 from magvit2_pytorch.training.gan import DiscriminatorLosses
 from magvit2_pytorch.training.objective import Objective, load_perceptual
@@ -55,7 +55,8 @@ class VideoTokenizerTrainer(Trainer):
             config, tokenizer.config, dataset, valid_dataset, dataset_folder, dataset_type
         )
         images = open_images(config, tokenizer.config, image_dataset, image_folder)
-        task = TokenizerTask(tokenizer, config, clips, images, perceptual)
+        held_out = held_out_names(dataset_folder, clips) | held_out_names(image_folder, images)
+        task = TokenizerTask(tokenizer, config, clips, images, perceptual, held_out)
         super().__init__(task, config, accelerate_kwargs)
 
     @property

@@ -5,6 +5,7 @@ import torch
 
 from magvit2_pytorch.data.clips import ClipSpec
 from magvit2_pytorch.data.datasets import VideoDataset
+from magvit2_pytorch.data.split import split_files, split_names
 from magvit2_pytorch.evaluation.clip_choice import ClipChoice
 from magvit2_pytorch.evaluation.evaluation_clips import (
     Clip,
@@ -16,7 +17,7 @@ from magvit2_pytorch.evaluation.evaluation_clips import (
 )
 from magvit2_pytorch.media.frames import to_float
 from magvit2_pytorch.media.images import read_image, write_image
-from magvit2_pytorch.media.sources import find_media, split_files
+from magvit2_pytorch.media.sources import find_media
 from magvit2_pytorch.media.video_reader import VideoFile
 from tests.data.clip_files import make_video
 
@@ -147,12 +148,18 @@ def test_files_are_found_by_name_or_drawn(tmp_path):
 def test_a_split_is_that_of_training(tmp_path):
     for number in range(10):
         (tmp_path / f"{number}.mp4").touch()
-    _, valid = split_files(find_media(tmp_path), 0.3, 7)
+    paths = find_media(tmp_path)
+    _, valid = split_files(paths, 0.3, 7, split_names(tmp_path, paths))
     options = dict(valid_frac=0.3, random_split_seed=7)
     found = find_files(tmp_path, ClipChoice(split="valid", **options))
     assert [file.path for file in found] == valid
     others = find_files(tmp_path, ClipChoice(split="train", **options))
     assert {file.path for file in others} == set(find_media(tmp_path)) - set(valid)
+    # The record of a run comes before its options, which are then without effect.
+    recorded = {"video": ["2.mp4", "5.mp4", "gone.mp4"]}
+    found = find_files(tmp_path, ClipChoice(split="valid"), recorded)
+    assert [file.name for file in found] == ["2.mp4", "5.mp4"]
+    assert len(find_files(tmp_path, ClipChoice(split="train"), recorded)) == 8
     (tmp_path / "one.png").touch()
     with pytest.raises(ValueError, match="cannot be split"):
         find_files(tmp_path, ClipChoice(split="valid", **options))

@@ -1,10 +1,8 @@
 """Media files of folders, lists and tables, and errors where there are none."""
 
-from pathlib import Path
-
 import pytest
 
-from magvit2_pytorch.media.sources import find_media, split_files
+from magvit2_pytorch.media.sources import find_media
 
 
 @pytest.fixture
@@ -78,21 +76,3 @@ def test_errors_list_found_and_accepted_suffixes(folder, tmp_path_factory):
         find_media(empty)
     with pytest.raises(ValueError, match=r"no videos in .*e\.jpg"):
         find_media(folder / "e.jpg")
-
-
-def test_split_by_file():
-    paths = [Path(f"{i}.mp4") for i in range(10)]
-    train, valid = split_files(paths, 0.25, seed=1)
-    assert sorted(train + valid) == sorted(paths)
-    assert len(valid) == 2
-    assert (train, valid) == split_files(paths, 0.25, seed=1)
-    assert (train, valid) != split_files(paths, 0.25, seed=2)
-    # python -c "from magvit2_pytorch.data import split_files
-    # print(split_files(range(20), 0.25, seed=0)[1])"
-    assert split_files(range(20), 0.25, seed=0)[1] == [0, 6, 10, 14, 15]
-    assert train == sorted(train)
-    assert [len(part) for part in split_files(paths[:2], 0.01)] == [1, 1]
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        split_files(paths, 1.0)
-    with pytest.raises(ValueError, match="frame_range"):
-        split_files(paths[:1], 0.5)

@@ -1,11 +1,13 @@
 """Resuming: choice of the checkpoint, changed options, and refusal without side effects."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from magvit2_pytorch.data.split import read_held_out
 from magvit2_pytorch.training.optimizer import lr_scale
 from magvit2_pytorch.training.state import (
     CHECKSUMS_FILE,
@@ -14,6 +16,7 @@ from magvit2_pytorch.training.state import (
     DamagedCheckpoint,
     _checksum,
 )
+from tests.data.clip_files import make_video
 from tests.training.test_adversarial import ONE, TINY
 from tests.training.test_trainer import assert_same, log_of, weights
 
@@ -200,3 +203,29 @@ def test_handlers_of_the_users_own_go_before_ours(make_trainer):
     trainer = make_trainer(accelerate_kwargs={"kwargs_handlers": [mine]})
     assert trainer.accelerator.ddp_handler is mine
     assert trainer.accelerator.init_handler.timeout.total_seconds() == 1800
+
+
+@pytest.mark.filterwarnings("ignore:skipped")
+def test_held_out_files_stay_held_out_when_the_folder_changes(make_trainer, tmp_path):
+    """Whatever joins the folder, and with other options of the split too."""
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for number in range(4):
+        make_video(videos / f"{number}.mp4", num_frames=6)
+    options = dict(dataset=None, dataset_folder=videos, num_frames=5, num_train_steps=2)
+    first = make_trainer("run", **options)
+    (held_out,) = (path.name for path in first.valid_data.paths)
+    first.train()
+    assert read_held_out(first.results_folder) == {"video": [held_out]}
+    for number in range(4, 30):
+        shutil.copy(videos / "0.mp4", videos / f"{number}.mp4")
+    options |= dict(num_train_steps=3, valid_frac=0.5, random_split_seed=7)
+    second = make_trainer("run", **options)
+    assert [path.name for path in second.valid_data.paths] == [held_out]
+    assert len(second.data.paths) == 29
+    second.train(resume="latest")
+    (videos / held_out).unlink()
+    with pytest.warns(
+        UserWarning, match=f"1 of the 1 videos that this run holds out .* {held_out}"
+    ):
+        make_trainer("run", **options)

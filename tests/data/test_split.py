@@ -1,0 +1,79 @@
+"""Held-out files: chosen by their names alone, and recorded by the run."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from magvit2_pytorch.data.split import (
+    read_held_out,
+    split_files,
+    split_names,
+    write_held_out,
+)
+
+NAMES = [f"{number}.mp4" for number in range(400)]
+
+
+def test_both_parts_keep_the_order_and_have_about_the_right_size():
+    train, valid = split_files(NAMES, 0.25, seed=1)
+    assert sorted(train + valid) == sorted(NAMES)
+    assert 70 < len(valid) < 130  # 100 with a standard deviation of 8.7
+    assert train == [name for name in NAMES if name in train]
+    assert (train, valid) == split_files(NAMES, 0.25, seed=1)
+    assert valid != split_files(NAMES, 0.25, seed=2)[1]
+    # python -c "from magvit2_pytorch.data import split_files
+    # print(split_files(range(20), 0.5, seed=0)[1])"
+    assert split_files(range(20), 0.5, seed=0)[1] == [1, 3, 4, 5, 14, 16, 17, 18, 19]
+
+
+def test_other_files_move_none():
+    """A file stays on its side, whatever comes, goes or changes places."""
+    _, valid = split_files(NAMES, 0.1, seed=3)
+    for _ in range(20):
+        some = random.sample(NAMES, random.randint(100, 399))
+        assert set(split_files(some, 0.1, seed=3)[1]) == set(valid) & set(some)
+
+
+def test_a_larger_fraction_holds_out_more_and_none_less():
+    few, many = (set(split_files(NAMES, fraction)[1]) for fraction in (0.05, 0.2))
+    assert few < many
+
+
+@pytest.mark.parametrize("fraction", [1e-9, 0.5, 1 - 1e-9])
+@pytest.mark.parametrize("number", [2, 3])
+def test_neither_part_is_empty(fraction, number):
+    for seed in range(20):
+        assert all(split_files(NAMES[:number], fraction, seed))
+
+
+def test_a_record_comes_before_the_fraction():
+    train, valid = split_files(NAMES, 0.5, held_out=["7.mp4", "elsewhere.mp4"])
+    assert (valid, len(train)) == (["7.mp4"], 399)
+    # One of other files, or of all of them, is no record of these.
+    for record in (["elsewhere.mp4"], NAMES):
+        assert split_files(NAMES, 0.5, held_out=record) == split_files(NAMES, 0.5)
+
+
+def test_names_stay_when_the_folder_moves(tmp_path):
+    found = []
+    for folder in (tmp_path / "a", tmp_path / "b" / "c"):
+        (folder / "deep").mkdir(parents=True)
+        paths = [folder / "deep" / "1.mp4", folder / "2.mp4"]
+        found += [split_names(folder, paths), split_names(folder / "list.txt", paths)]
+    assert found == [["deep/1.mp4", "2.mp4"]] * 4
+    assert split_names([Path("x/1.mp4")], [Path("x/1.mp4")]) == ["x/1.mp4"]
+
+
+def test_mistakes():
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        split_files(NAMES, 1.0)
+    with pytest.raises(ValueError, match="frame_range"):
+        split_files(NAMES[:1], 0.5)
+
+
+def test_the_record_is_read_as_it_was_written(tmp_path):
+    assert read_held_out(tmp_path) == {}
+    names = {"video": ["deep/1.mp4"], "image": ["\udcff.png"]}
+    write_held_out(tmp_path, names)
+    assert read_held_out(tmp_path) == names
