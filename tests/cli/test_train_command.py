@@ -208,7 +208,7 @@ def test_wandb_is_a_short_name(run, tmp_path, videos, monkeypatch):
         seen.update(options)
         raise ValueError("far enough")
 
-    monkeypatch.setattr("magvit2_pytorch.training.trainer.VideoTokenizerTrainer", trainer)
+    monkeypatch.setattr("magvit2_pytorch.training.video_trainer.VideoTokenizerTrainer", trainer)
     status, _, err = run("train", videos, "-o", tmp_path, "--wandb")
     assert (status, err) == (1, "magvit2: error: far enough\n")
     assert seen["use_wandb_tracking"] is True

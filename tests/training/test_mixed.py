@@ -73,7 +73,7 @@ def test_every_item_comes_once_an_epoch_and_never_another(make_trainer):
     assert len(set(stills)) == len(stills) == len(trainer.images)
 
 
-@pytest.mark.parametrize("start", range(7))
+@pytest.mark.parametrize("start", [0, 2, 5])
 def test_they_go_on_anywhere(make_trainer, start):
     trainer = make_trainer(image_dataset=images(), image_frac=0.4, image_batch_size=2)
     parts = trainer.data, trainer.images, trainer.config, trainer.accelerator

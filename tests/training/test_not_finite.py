@@ -48,7 +48,9 @@ def test_a_bad_loss_or_gradient_skips_the_step(make_trainer, factor, more):
 @pytest.mark.parametrize("quantizer", QUANTIZERS)
 def test_bad_data_skips_the_step_of_every_quantizer(make_trainer, quantizer):
     """After the first batch, whose values are looked at."""
-    trainer = make_trainer(quantizer=quantizer, **EVERYTHING, num_train_steps=6)
+    late = dict(discriminator_start_step=1, adversarial_start_step=1, lecam_loss_weight=0.01)
+    adversarial = EVERYTHING if quantizer == "lfq" else ONE | late
+    trainer = make_trainer(quantizer=quantizer, **adversarial, num_train_steps=6)
     step, state = trainer.train_step, {}
 
     def fed(batches, meters):
@@ -66,7 +68,7 @@ def test_bad_data_skips_the_step_of_every_quantizer(make_trainer, quantizer):
     assert_same(state["after"], state["before"], atol=0, rtol=0)
     assert trainer.optimization.skips.total == 1
     # They began a step later, and all saw it.
-    assert [o.skips.total for o in trainer.optimizations.values()] == [1, 1, 1, 1]
+    assert {o.skips.total for o in trainer.optimizations.values()} == {1}
     assert log_of(trainer)[4]["video_discriminator_skipped_steps"] == 1
     final = everything(trainer)
     assert all(value.isfinite().all() for value in final.values())
