@@ -98,7 +98,7 @@ def _texts(docstring: Any) -> dict[str, str]:
 
 
 def _field_texts(config: type) -> dict[str, str]:
-    """The help of each field, from the docstrings below the fields of the class and its bases."""
+    """Help of each field of a class and its bases, from the docstrings below."""
     texts = {}
     for cls in reversed(config.__mro__[:-1]):
         texts |= _texts(parse_from_object(cls))

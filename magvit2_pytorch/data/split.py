@@ -26,9 +26,10 @@ def split_files(
 ) -> tuple[list[T], list[T]]:
     """Splits items into training and validation items, each in the order given.
 
-    An item is held out with a probability of `valid_fraction`, which depends on its name (by
-    default its text) and the seed alone, so that other files may come and go. If this leaves one
-    part empty, the nearest item moves there. If `held_out` has names of items, exactly these are
+    An item is held out if a number in [0, 1), drawn from its name (by default its text) and the
+    seed alone, is below `valid_fraction`. Other items therefore never move it, and the held-out
+    fraction is exact only in the mean. If one part is empty, the item with the nearest number moves
+    there. If `held_out` has names of items, exactly these are
     held out instead. Raises `ValueError` on a fraction outside (0, 1) and on fewer than two items.
     """
     if not 0 < valid_fraction < 1:
@@ -51,7 +52,10 @@ def split_files(
 
 
 def split_names(source: Source, paths: Sequence[Path]) -> list[str]:
-    """Names of files that stay when the folder moves: relative to it, or to that of the list."""
+    """Names of files relative to the folder, or to that of the list.
+
+    They stay the same when the folder moves. Several given paths have themselves as names.
+    """
     if not isinstance(source, str | os.PathLike):
         return [path.as_posix() for path in paths]
     root = Path(source).expanduser()

@@ -78,7 +78,7 @@ def find_media(
 
 
 def log_left_out(name: str, paths: Sequence[Path]) -> None:
-    """Logs in one line how many files of a folder or list are not read, by suffix."""
+    """Logs the number of files that are not read, by suffix."""
     if paths:
         files = "1 other file" if len(paths) == 1 else f"{len(paths)} other files"
         _log_once(f"{name}: {files} left out: {_counts_by_suffix(paths)}")

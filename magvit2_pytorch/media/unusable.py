@@ -14,7 +14,7 @@ AnyPath = str | bytes | os.PathLike
 
 
 def as_path(path: AnyPath) -> Path:
-    """A path as given by a user, with `~` for their home; bytes if it is not text."""
+    """Path of a file that a user named: `~` is the home folder, and bytes are accepted."""
     return Path(os.path.expanduser(os.fsdecode(path)))
 
 

@@ -158,7 +158,10 @@ def open_images(
 
 
 def held_out_names(source: Source | None, clips: tuple[Clips | None, Clips | None]) -> HeldOut:
-    """Names of the held-out files of a folder; none of a single video or of other datasets."""
+    """Names of the held-out files of a folder.
+
+    There are none for a single video, whose end is held out, and for other datasets.
+    """
     train, valid = clips
     ours = VideoDataset | ImageDataset
     if source is None or not isinstance(train, ours) or not isinstance(valid, ours):

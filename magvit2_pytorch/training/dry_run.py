@@ -142,7 +142,10 @@ def _measure(trainer: Trainer, folder: Path) -> Plan:
 
 
 def _two_steps(trial: Trainer, kind: str) -> tuple[TaskPlan, dict[str, float | int]]:
-    """Trains for two steps on one kind of batch; returns values of the second, after a warm-up."""
+    """Trains for two steps on one kind of batch.
+
+    Returns the plan and the logged values of the second step; the first one is a warm-up.
+    """
     task, start = trial.task, trial.step
     batches = task.batches(start * trial.config.grad_accum_every, kind)
     first = next(batches)

@@ -102,7 +102,7 @@ class Task(ABC):
 
     The trainer owns the loop: devices, accumulation, random draws, optimizers, averages, logging,
     checkpoints, resuming, dry runs. It sets `accelerator` before it calls anything else. Every
-    method is called in all processes.
+    method but `begin` is called in all processes.
     """
 
     model: nn.Module
@@ -123,7 +123,10 @@ class Task(ABC):
     # Training
 
     def begin(self, folder: Path) -> None:  # noqa: B027 (a task may have nothing to write)
-        """Writes what should be known of a run at its start to its folder; main process only."""
+        """Writes metadata of a run to its folder at the start.
+
+        Only the main process calls this.
+        """
 
     @abstractmethod
     def batches(self, start: int, kind: str | None = None) -> Iterator[Any]:
@@ -137,15 +140,14 @@ class Task(ABC):
     def step(self, batch: Any, micro: MicroStep) -> Measured:
         """Runs one forward and backward pass; returns what it measured, with a `loss`."""
 
-    def after_step(self, taken: frozenset[str]) -> dict[str, float]:
-        """Ends an optimizer step, which the modules named in `taken` took; returns numbers to log.
+    def after_step(self, taken: frozenset[str]) -> None:  # noqa: B027 (most tasks need none)
+        """Ends an optimizer step, which the modules named in `taken` took.
 
         The others skipped it, as their gradients were not finite, or are not active yet.
         """
-        return {}
 
     def sizes(self, batch: Any) -> dict[str, int]:
-        """Counts of a batch by name, such as its clips, of which the log has rates per second."""
+        """Counts of a batch by name, such as clips; the log has them per second."""
         return {}
 
     # Measuring

@@ -153,10 +153,9 @@ class TokenizerTask(Task):
         )
         return adaptive_weight_from_gradients(*map(_flatten, at_last_layer))
 
-    def after_step(self, taken: frozenset[str]) -> dict[str, float]:
+    def after_step(self, taken: frozenset[str]) -> None:
         for discriminator in self.discriminators:
             discriminator.after_step(discriminator.module_name in taken)
-        return {}
 
     # Measuring
 

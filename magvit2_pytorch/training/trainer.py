@@ -172,7 +172,7 @@ class Trainer:
             meters.add({f"{self._prefix(name)}skipped_steps": optimization.skips.total})
         if self.optimization.name in taken:
             self.ema.update()
-        meters.add(self.task.after_step(frozenset(taken)))
+        self.task.after_step(frozenset(taken))
         meters.add_step()
         self.step += 1
 
