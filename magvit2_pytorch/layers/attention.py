@@ -1,16 +1,17 @@
-"""Spatial, linear and temporal attention, with rotary positions."""
+"""Spatial, linear and temporal attention over the cells of a video."""
 
 from dataclasses import dataclass
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
-from torch import Tensor, einsum, nn
+from jaxtyping import Bool
+from torch import Tensor, einsum
 from torch.nn import functional as F
 
 from magvit2_pytorch.functional import own_copy
 from magvit2_pytorch.layers.arithmetic import Linear
 from magvit2_pytorch.layers.norm import AdaptiveNorm, ChannelNorm
+from magvit2_pytorch.layers.rotary import axial_angles, rotary_angles, rotate
 from magvit2_pytorch.layers.stateful import (
     Chain,
     Pointwise,
@@ -18,39 +19,8 @@ from magvit2_pytorch.layers.stateful import (
     Residual,
     StatefulLayer,
 )
+from magvit2_pytorch.layers.transformer import GatedFeedForward
 from magvit2_pytorch.types import Context, Past
-
-
-def rotary_angles(
-    num_positions: int, dim: int, like: Tensor, theta: float = 10_000.0
-) -> Float[Tensor, "n f"]:
-    """Angle of each position and frequency, in radians.
-
-    `dim` channels have dim / 2 frequencies. On the device of `like`; in float32, or in float64 if
-    `like` is.
-    Source: RoFormer (arXiv 2104.09864).
-    """
-    dtype = torch.promote_types(like.dtype, torch.float32)
-    exponents = torch.arange(0, dim, 2, device=like.device, dtype=dtype) / dim
-    positions = torch.arange(num_positions, device=like.device, dtype=dtype)
-    return torch.outer(positions, theta**-exponents)
-
-
-def axial_angles(height: int, width: int, dim: int, like: Tensor) -> Float[Tensor, "n f"]:
-    """Angles of cells, half of the frequencies by row, half by column."""
-    rows = rotary_angles(height, dim // 2, like)
-    columns = rotary_angles(width, dim // 2, like)
-    # Not repeat_interleave: torch exports it to ONNX wrongly if the width is dynamic.
-    rows = rows[:, None].expand(-1, width, -1).flatten(0, 1)
-    return torch.cat((rows, columns.repeat(height, 1)), dim=-1)
-
-
-def rotate(x: Float[Tensor, "... n d"], angles: Float[Tensor, "n f"]) -> Float[Tensor, "... n d"]:
-    """Rotates channel pairs i, i + d / 2 in the type of `angles`."""
-    cos, sin = angles.cos(), angles.sin()
-    real, imaginary = x.to(angles.dtype).chunk(2, dim=-1)
-    rotated = torch.cat((real * cos - imaginary * sin, real * sin + imaginary * cos), dim=-1)
-    return rotated.to(x.dtype)
 
 
 @dataclass(frozen=True)
@@ -156,19 +126,12 @@ class TokenShift(StatefulLayer):
         return ReceptiveField()
 
 
-class FeedForward(nn.Module):
-    """Gated feed-forward at each position. Source: GLU variants (arXiv 2002.05202), GEGLU."""
-
-    def __init__(self, dim: int, expansion: int = 4):
-        super().__init__()
-        dim_inner = dim * expansion * 2 // 3
-        self.to_inner = Linear(dim, dim_inner * 2)
-        self.to_out = Linear(dim_inner, dim)
+class FeedForward(GatedFeedForward):
+    """Gated feed-forward at each position of a video."""
 
     def forward(self, x):
-        x = rearrange(x, "b c t h w -> b t h w c")
-        x, gate = self.to_inner(x).chunk(2, dim=-1)
-        return rearrange(self.to_out(x * F.gelu(gate)), "b t h w c -> b c t h w")
+        x = super().forward(rearrange(x, "b c t h w -> b t h w c"))
+        return rearrange(x, "b t h w c -> b c t h w")
 
 
 def transformer_block(

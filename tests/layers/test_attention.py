@@ -9,11 +9,9 @@ from magvit2_pytorch.layers.attention import (
     SpaceAttention,
     TimeAttention,
     TokenShift,
-    axial_angles,
-    rotary_angles,
-    rotate,
 )
 from magvit2_pytorch.layers.gateloop import GateLoop
+from magvit2_pytorch.layers.rotary import axial_angles, rotary_angles, rotate
 
 SIZE = AttentionSize(dim_head=8, heads=2)
 EXACT = dict(atol=1e-10, rtol=1e-10)
