@@ -19,7 +19,7 @@ from magvit2_pytorch.layers.rotary import rotate
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Attention of queries `b h n d` over keys and values `b h m d`."""
 
-KeyValues = tuple[Float[Tensor, "b g m d"], Float[Tensor, "b g m d"]]
+KeyValues = tuple[Float[Tensor, "b g _ d"], Float[Tensor, "b g _ d"]]
 """Keys, turned to their positions, and values of earlier tokens in one block."""
 
 
@@ -103,7 +103,7 @@ class SelfAttention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b n c"],
-        angles: Float[Tensor, "*b n f"] | None,
+        angles: Float[Tensor, "*batch n f"] | None,
         attend: Attend,
         past: KeyValues | None = None,
     ) -> tuple[Float[Tensor, "b n c"], KeyValues]:
@@ -154,7 +154,7 @@ class Transformer(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b n c"],
-        angles: Float[Tensor, "*b n f"] | None,
+        angles: Float[Tensor, "*batch n f"] | None,
         attend: Attend,
         past: Sequence[KeyValues] | None = None,
     ) -> tuple[Float[Tensor, "b n c"], tuple[KeyValues, ...]]:

@@ -59,7 +59,7 @@ def test_attention_equals_plain_formulas():
     torch.testing.assert_close(attention(x, angles, attend_causal)[0][0], wanted, **EXACT)
 
 
-@pytest.mark.parametrize("kv_heads", (None, 1))
+@pytest.mark.parametrize("kv_heads", [None, 1])
 def test_chunks_with_past_equal_the_whole(kv_heads):
     model, x, angles = transformer(kv_heads), double(2, 7, 16), cell_angles(double(7, 3))
     whole, keys = model(x, angles, attend_causal)
@@ -80,7 +80,7 @@ def test_without_order_tokens_may_be_permuted():
     torch.testing.assert_close(permuted, whole[:, order], **EXACT)
 
 
-@pytest.mark.parametrize("sizes", ((15, 1, 2), (12, 1, 4), (16, 1, 4, 3)))
+@pytest.mark.parametrize("sizes", [(15, 1, 2), (12, 1, 4), (16, 1, 4, 3)])
 def test_sizes_that_do_not_divide(sizes):
     with pytest.raises(ValueError, match="multiple of"):
         TransformerSize(*sizes)
