@@ -15,7 +15,7 @@ FLOORS = {
     "quantizers": 2, "discriminators": 2, "losses": 2,
     "tokenizer": 3,
     "codes": 4, "convert": 4,
-    "data": 5,
+    "data": 5, "generators": 5,
     "training": 6,
     "pipelines": 7,
     "evaluation": 8,

@@ -123,32 +123,64 @@ class SelfAttention(nn.Module):
         return self.to_out(rearrange(out, "b g n d -> b n (g d)")), (k, v)
 
 
-class TransformerBlock(nn.Module):
-    """Pre-norm attention and gated feed-forward, each added to its input."""
+class CrossAttention(nn.Module):
+    """Attention over tokens of a context, all alike near."""
 
-    def __init__(self, size: TransformerSize, dropout: float = 0.0):
+    def __init__(self, size: TransformerSize):
+        super().__init__()
+        self.heads = size.heads
+        self.to_q = Linear(size.dim, size.dim, bias=False)
+        self.to_kv = Linear(size.dim, 2 * size.dim, bias=False)
+        self.query_norm = LayerNorm(size.dim_head)
+        self.key_norm = LayerNorm(size.dim_head)
+        self.to_out = Linear(size.dim, size.dim, bias=False)
+
+    def forward(
+        self, x: Float[Tensor, "b n c"], context: Float[Tensor, "b m c"]
+    ) -> Float[Tensor, "b n c"]:
+        q = rearrange(self.to_q(x), "b n (g d) -> b g n d", g=self.heads)
+        k, v = rearrange(self.to_kv(context), "b m (s g d) -> s b g m d", s=2, g=self.heads)
+        out = attend_all(self.query_norm(q), self.key_norm(k), v)
+        return self.to_out(rearrange(out, "b g n d -> b n (g d)"))
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm attention and gated feed-forward, each added to its input.
+
+    With `has_context` there is attention over a context between them.
+    """
+
+    def __init__(self, size: TransformerSize, dropout: float = 0.0, has_context: bool = False):
         super().__init__()
         self.attention_norm = LayerNorm(size.dim)
         self.attention = SelfAttention(size)
+        self.cross_norm = LayerNorm(size.dim) if has_context else None
+        self.cross_attention = CrossAttention(size) if has_context else None
         self.feed_forward_norm = LayerNorm(size.dim)
         self.feed_forward = GatedFeedForward(size.dim)
         self.dropout = nn.Dropout(dropout)
         # A sum of 2 * depth terms begins with the variance of one.
-        for out in (self.attention.to_out, self.feed_forward.to_out):
-            nn.init.normal_(out.weight, std=(2 * size.depth * out.in_features) ** -0.5)
+        for part in (self.attention, self.cross_attention, self.feed_forward):
+            if part is not None:
+                out = part.to_out
+                nn.init.normal_(out.weight, std=(2 * size.depth * out.in_features) ** -0.5)
 
-    def forward(self, x, angles, attend, past=None):
+    def forward(self, x, angles, attend, past=None, context=None):
         mixed, past = self.attention(self.attention_norm(x), angles, attend, past)
         x = x + self.dropout(mixed)
+        if self.cross_attention is not None:
+            x = x + self.dropout(self.cross_attention(self.cross_norm(x), context))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x))), past
 
 
 class Transformer(nn.Module):
     """Blocks of attention and feed-forward with a norm at the end."""
 
-    def __init__(self, size: TransformerSize, dropout: float = 0.0):
+    def __init__(self, size: TransformerSize, dropout: float = 0.0, has_context: bool = False):
         super().__init__()
-        self.blocks = nn.ModuleList(TransformerBlock(size, dropout) for _ in range(size.depth))
+        self.blocks = nn.ModuleList(
+            TransformerBlock(size, dropout, has_context) for _ in range(size.depth)
+        )
         self.norm = LayerNorm(size.dim)
 
     def forward(
@@ -157,13 +189,15 @@ class Transformer(nn.Module):
         angles: Float[Tensor, "*batch n f"] | None,
         attend: Attend,
         past: Sequence[KeyValues] | None = None,
+        context: Float[Tensor, "b m c"] | None = None,
     ) -> tuple[Float[Tensor, "b n c"], tuple[KeyValues, ...]]:
         """Output and the keys and values of all blocks, the past's in front.
 
-        `angles` are those of `position_angles`, for all samples alike or for each.
+        `angles` are those of `position_angles`, for all samples alike or for each. `context` are
+        tokens that all tokens see, such as conditions; they have no positions.
         """
         pasts = []
         for block, block_past in zip(self.blocks, past or [None] * len(self.blocks), strict=True):
-            x, keys_values = block(x, angles, attend, block_past)
+            x, keys_values = block(x, angles, attend, block_past, context)
             pasts.append(keys_values)
         return self.norm(x), tuple(pasts)

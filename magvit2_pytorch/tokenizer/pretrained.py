@@ -36,6 +36,9 @@ class Pretrained(ModelHubMixin):
     override options of the config.
     """
 
+    card = CARD
+    """Text of the model card on the hub."""
+
     def _save_pretrained(self, save_directory: Path) -> None:
         text = json.dumps(self.config.to_dict(), indent=2)
         (save_directory / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
@@ -96,4 +99,4 @@ class Pretrained(ModelHubMixin):
         return model.to(device).eval()
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        return ModelCard(CARD)
+        return ModelCard(self.card)

@@ -1,0 +1,356 @@
+"""Autoregressive generation of codes, cell by cell or wave by wave, without end."""
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from magvit2_pytorch.generators.cell_order import (
+    NEIGHBOURS,
+    NUM_RECENT,
+    CellOrder,
+    Offset,
+    OrderName,
+    cell_order,
+    neighbour_index,
+)
+from magvit2_pytorch.generators.conditions import GeneratorCondition
+from magvit2_pytorch.generators.generator import GENERATORS, Generator, GeneratorConfig
+from magvit2_pytorch.generators.sampling import Sampling, cell_noise
+from magvit2_pytorch.layers.arithmetic import Linear
+from magvit2_pytorch.layers.rotary import position_angles
+from magvit2_pytorch.layers.transformer import (
+    Attend,
+    KeyValues,
+    attend_all,
+    attend_causal,
+    attend_masked,
+)
+
+PositionsName = Literal["rotary", "alibi", "grid_alibi"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoregressiveConfig(GeneratorConfig):
+    """Options of an `AutoregressiveGenerator`."""
+
+    kind: Literal["autoregressive"] = "autoregressive"
+    window: int | None = 3
+    """Latent frames that a cell sees, its own included; None for all, and no films without end."""
+    order: OrderName = "wave"
+    """Order of the cells of a frame; see `CellOrder`."""
+    positions: PositionsName = "rotary"
+    """Positions by rotation, or by ALiBi over the sequence or over the grid."""
+    neighbours: tuple[Offset, ...] = NEIGHBOURS
+    """Offsets (frames, rows, columns) of the known cells whose codes enter at a cell's position."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.window is not None and self.window < 1:
+            raise ValueError(f"window is {self.window}: give 1 or more latent frames, or None")
+        if self.positions not in ("rotary", "alibi", "grid_alibi"):
+            raise ValueError(f"positions {self.positions!r}: use rotary, alibi or grid_alibi")
+        unknown = set(self.neighbours) - set(NEIGHBOURS)
+        if unknown:
+            raise ValueError(f"neighbours {sorted(unknown)} are not among {NEIGHBOURS}")
+
+
+class GeneratorState(NamedTuple):
+    """What a generator remembers of earlier frames; a copy continues another film."""
+
+    num_frames: int
+    """Frames so far."""
+    recent: Int[Tensor, "b r y x d"]
+    """Digits of the last frames, unknown ones before the first."""
+    condition: Float[Tensor, "b m c"] | None = None
+    """Tokens of the conditions."""
+    past: tuple[KeyValues, ...] = ()
+    """Keys and values of earlier cells, as far as the window reaches."""
+    start: int = 0
+    """Number of the first of these cells."""
+
+
+@GENERATORS.register("autoregressive")
+class AutoregressiveGenerator(Generator):
+    """A transformer that predicts a cell's code from all cells before it in the order.
+
+    The codes of known neighbours enter at the position of the cell they belong to, before the
+    first block, and the transformer is causal in the order; so the product of all probabilities is
+    one normalized distribution over grids of any size. Cells of a wave are independent, given all
+    earlier waves. With a window nothing depends on absolute time: memory and time per frame are
+    constant, however long the film.
+    Source: the order of waves is that of context modeling in image coding; the rest is GPT.
+    """
+
+    config_class = AutoregressiveConfig
+    config: AutoregressiveConfig
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        config = self.config
+        self.stem = Linear(len(config.neighbours) * self.code_space.num_features, config.dim)
+        # A code's first latent stands for one image, the others for several frames.
+        self.first_frame = nn.Parameter(torch.zeros(config.dim))
+        slopes = 2.0 ** (-8.0 * torch.arange(1, config.heads + 1) / config.heads)
+        self.register_buffer("slopes", slopes, persistent=False)
+
+    # Likelihood
+
+    def forward(self, *args, **options):
+        """The same as `loss`, for wrappers of modules."""
+        return self.loss(*args, **options)
+
+    def loss(
+        self,
+        codes: Int[Tensor, "b j y x *q"],
+        condition: GeneratorCondition | None = None,
+        kept: Bool[Tensor, " b"] | None = None,
+        starts: Int[Tensor, " b"] | None = None,
+        context: Int[Tensor, "b j y x *q"] | None = None,
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, " g"]]:
+        """Mean negative log likelihood of a code in nats, and its terms by sub-token.
+
+        `starts` are the numbers of the clips' first frames in their videos, `kept` is False where
+        the condition is dropped. `context`, if given, is seen in place of the codes: with errors in
+        it a model learns to continue from its own.
+        """
+        codes = self.code_space.check(codes)
+        seen = codes if context is None else self.code_space.check(context)
+        state = self.begin(codes.shape[0], codes.shape[2:4], condition, kept)
+        x, _ = self._advance(self.code_space.to_digits(seen), state, starts)
+        order = self._order(codes.shape[2:4])
+        target = order.to_sequence(self.code_space.to_sub_tokens(codes))
+        terms = self.head.nll(x, target).mean(dim=(0, 1))
+        return terms.sum(), terms
+
+    @torch.no_grad()
+    def bits(
+        self,
+        codes: Int[Tensor, "b j y x *q"],
+        condition: GeneratorCondition | None = None,
+        state: GeneratorState | None = None,
+    ) -> tuple[Float[Tensor, "b j y x"], GeneratorState]:
+        """Exact bits of every code, given all before it; frame by frame, so any length will do.
+
+        Continues from `state` if given, and returns the state after the codes.
+        """
+        codes = self.code_space.check(codes)
+        state = state or self.begin(codes.shape[0], codes.shape[2:4], condition)
+        order, bits = self._order(codes.shape[2:4]), []
+        for frame in codes.split(1, dim=1):
+            x, state = self._advance(self.code_space.to_digits(frame), state)
+            target = order.to_sequence(self.code_space.to_sub_tokens(frame))
+            nats = self.head.nll(x, target).sum(dim=-1)
+            bits.append(order.to_grid(nats / math.log(2)))
+        return torch.cat(bits, dim=1), state
+
+    # State
+
+    def begin(
+        self,
+        batch: int,
+        grid: Sequence[int],
+        condition: GeneratorCondition | None = None,
+        kept: Bool[Tensor, " b"] | None = None,
+    ) -> GeneratorState:
+        """The state before the first frame of `grid` (rows, columns)."""
+        self._check_grid(grid)
+        recent = self.code_space.unknown(batch, NUM_RECENT, *grid, device=self.device)
+        return GeneratorState(0, recent, self.conditions(batch, condition, kept))
+
+    @torch.no_grad()
+    def read(self, codes: Int[Tensor, "b j y x *q"], state: GeneratorState) -> GeneratorState:
+        """The state after given frames, such as those of a prompt."""
+        for frame in self.code_space.check(codes).split(1, dim=1):
+            _, state = self._advance(self.code_space.to_digits(frame), state)
+        return state
+
+    @torch.no_grad()
+    def next_frame(
+        self,
+        state: GeneratorState,
+        sampling: Sampling = Sampling(),
+        samples: Int[Tensor, " b"] | None = None,
+        guide: GeneratorState | None = None,
+    ) -> tuple[Int[Tensor, "b 1 y x *q"], GeneratorState, GeneratorState | None]:
+        """Draws the next frame; returns its codes and the state after it.
+
+        `samples` are the samples' numbers, which choose their random draws; by default from 0.
+        `guide` is the state without condition for classifier-free guidance: it sees the same codes.
+        """
+        batch, _, height, width, _ = state.recent.shape
+        order = self._order((height, width))
+        if samples is None:
+            samples = torch.arange(batch, device=self.device)
+        count = len(self.code_space.sub_tokens)
+        noise = cell_noise(sampling.seed, samples, state.num_frames, order.cells, count)
+        unknown = self.code_space.unknown(batch, 1, height, width, device=self.device)
+        frames = _bordered(torch.cat((state.recent, unknown), dim=1), self.code_space)
+        places = nn.functional.pad(order.cells, (1, 0))
+        own = neighbour_index(places, ((0, 0, 0),), height, width)[:, 0]
+        states = [state] if guide is None else [state, guide]
+        for number in range(order.num_waves):
+            cells = order.wave(number)
+            outs = []
+            for index, one in enumerate(states):
+                x, states[index] = self._cells(frames, one, cells, order)
+                outs.append(x)
+            drawn = self._draw(outs, sampling, noise[:, cells])
+            digits = self.code_space.to_digits(self.code_space.from_sub_tokens(drawn))
+            frames.flatten(1, 3)[:, own[cells]] = digits
+        digits = frames[:, NUM_RECENT:, 1:-1, 1:-1]
+        states = [self._after(one, digits) for one in states]
+        codes = self.code_space.from_digits(digits)
+        return codes, states[0], states[1] if guide is not None else None
+
+    # One step
+
+    def _advance(
+        self,
+        digits: Int[Tensor, "b j y x d"],
+        state: GeneratorState,
+        starts: Int[Tensor, " b"] | None = None,
+    ) -> tuple[Float[Tensor, "b n c"], GeneratorState]:
+        """Outputs at all cells of further frames, in order, and the state after them."""
+        num_frames, height, width = digits.shape[1:4]
+        order = self._order((height, width))
+        frames = _bordered(torch.cat((state.recent, digits), dim=1), self.code_space)
+        x, state = self._cells(frames, state, slice(0, num_frames * order.num_cells), order, starts)
+        return x, self._after(state, digits)
+
+    def _cells(
+        self,
+        frames: Int[Tensor, "b u v w d"],
+        state: GeneratorState,
+        cells: slice,
+        order: CellOrder,
+        starts: Int[Tensor, " b"] | None = None,
+    ) -> tuple[Float[Tensor, "b n c"], GeneratorState]:
+        """Outputs at some cells, numbered from the first of the next frame in their order.
+
+        `frames` are the recent ones and those that the cells lie in, with borders.
+        """
+        numbers = torch.arange(cells.start, cells.stop, device=self.device)
+        index = numbers.remainder(order.num_cells)
+        time = numbers.div(order.num_cells, rounding_mode="floor")
+        places = torch.cat((time[:, None], order.cells[index]), dim=-1)
+        neighbours = neighbour_index(places, self.config.neighbours, order.height, order.width)
+        seen = frames.flatten(1, 3)[:, neighbours]
+        features = self.code_space.one_hot(seen, self.dtype).flatten(2)
+        x = self.stem(features)
+        first = (0 if starts is None else starts[:, None]) + state.num_frames + time == 0
+        x = x + torch.where(first[..., None], self.first_frame.to(x.dtype), 0)
+        state = self._forget(state, cells.start, order)
+        positions = places + torch.tensor((state.num_frames, 0, 0), device=self.device)
+        angles = None
+        if self.config.positions == "rotary":
+            dtype = torch.promote_types(self.dtype, torch.float32)
+            angles = position_angles(positions, self.pairs, self.config.theta, dtype)
+        attend = self._attend(state, cells, order)
+        x, past = self.transformer(x, angles, attend, state.past or None, state.condition)
+        return x, state._replace(past=past)
+
+    def _attend(self, state: GeneratorState, cells: slice, order: CellOrder) -> Attend:
+        """Attention of some cells over remembered ones and themselves."""
+        done = state.num_frames * order.num_cells
+        start, stop = done + cells.start, done + cells.stop
+        window, rotary = self.config.window, self.config.positions == "rotary"
+        first_seen = self._first_visible(stop - 1, order)
+        if rotary and state.start >= first_seen:
+            # All that is remembered is visible, apart from the order.
+            if start == state.start:
+                return attend_causal
+            if stop - start == 1:
+                return attend_all
+            shape = stop - start, stop - state.start
+            ones = torch.ones(shape, dtype=torch.bool, device=self.device)
+            return attend_masked(ones.tril(start - state.start))
+        queries = torch.arange(start, stop, device=self.device)[:, None]
+        keys = torch.arange(state.start, stop, device=self.device)
+        visible = keys <= queries
+        if window is not None:
+            visible &= self._wave_of(queries, order) - self._wave_of(keys, order) < (
+                window * order.num_waves
+            )
+        mask = torch.zeros(visible.shape, dtype=self.dtype, device=self.device)
+        if not rotary:
+            mask = -self._distance(queries, keys, order) * self.slopes[:, None, None].to(mask)
+        return attend_masked(mask.masked_fill(~visible, float("-inf")))
+
+    def _distance(self, queries: Tensor, keys: Tensor, order: CellOrder) -> Float[Tensor, "q k"]:
+        """Distance of cells by number: in the sequence, or along the grid's axes."""
+        if self.config.positions == "alibi":
+            return (queries - keys).to(self.dtype)
+        places = []
+        for numbers in (queries[:, 0], keys):
+            time = numbers.div(order.num_cells, rounding_mode="floor")
+            cells = order.cells[numbers.remainder(order.num_cells)]
+            places.append(torch.cat((time[:, None], cells), dim=-1))
+        return (places[0][:, None] - places[1]).abs().sum(dim=-1).to(self.dtype)
+
+    def _wave_of(self, numbers: Tensor, order: CellOrder) -> Tensor:
+        frames = numbers.div(order.num_cells, rounding_mode="floor")
+        return frames * order.num_waves + order.waves[numbers.remainder(order.num_cells)]
+
+    def _first_visible(self, number: int, order: CellOrder) -> int:
+        """The first cell that the window of cell `number` reaches."""
+        if self.config.window is None:
+            return 0
+        frame, rest = divmod(number, order.num_cells)
+        hidden = order.ends[bisect_right(order.ends, rest)]
+        return max(0, (frame - self.config.window) * order.num_cells + hidden)
+
+    def _forget(self, state: GeneratorState, first: int, order: CellOrder) -> GeneratorState:
+        """Drops the cells that no cell from `first` of the next frame on can see."""
+        start = self._first_visible(state.num_frames * order.num_cells + first, order)
+        dropped = start - state.start
+        if dropped <= 0 or not state.past:
+            return state
+        past = tuple((k[:, :, dropped:], v[:, :, dropped:]) for k, v in state.past)
+        return state._replace(past=past, start=start)
+
+    def _after(self, state: GeneratorState, digits: Int[Tensor, "b j y x d"]) -> GeneratorState:
+        recent = torch.cat((state.recent, digits), dim=1)[:, -NUM_RECENT:]
+        return state._replace(num_frames=state.num_frames + digits.shape[1], recent=recent)
+
+    def _draw(
+        self, outs: list[Tensor], sampling: Sampling, noise: Float[Tensor, "b n g"]
+    ) -> Int[Tensor, "b n g"]:
+        if len(outs) == 1:
+            return self.head.draw(
+                outs[0], lambda number, logits: sampling.choose(logits, noise[..., number])
+            )
+
+        def choose(number: int, logits: Tensor) -> Tensor:
+            conditional, plain = logits.chunk(2)
+            guided = conditional + sampling.guidance * (conditional - plain)
+            value = sampling.choose(guided, noise[..., number])
+            return torch.cat((value, value))
+
+        return self.head.draw(torch.cat(outs), choose)[: len(noise)]
+
+    def _order(self, grid: Sequence[int]) -> CellOrder:
+        return cell_order(self.config.order, *grid, device=self.device)
+
+    def _check_grid(self, grid: Sequence[int]) -> None:
+        trained = self.config.grid
+        if self.config.positions == "alibi" and trained and grid[1] != trained[1]:
+            raise ValueError(
+                f"the codes have {grid[1]} columns, the generator was trained with {trained[1]}: "
+                "its distances along the sequence (positions='alibi') hold for that width only"
+            )
+
+
+def _bordered(digits: Int[Tensor, "b j y x d"], code_space) -> Int[Tensor, "b j v w d"]:
+    """Frames with a border of unknown cells."""
+    batch, num_frames, height, width, _ = digits.shape
+    frames = code_space.unknown(
+        batch, num_frames, height + 2, width + 2, device=digits.device
+    ).clone()
+    frames[:, :, 1:-1, 1:-1] = digits
+    return frames
