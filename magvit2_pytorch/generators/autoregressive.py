@@ -267,9 +267,10 @@ class AutoregressiveGenerator(Generator):
                 return attend_causal
             if stop - start == 1:
                 return attend_all
-            shape = stop - start, stop - state.start
-            ones = torch.ones(shape, dtype=torch.bool, device=self.device)
-            return attend_masked(ones.tril(start - state.start))
+            # Added to the scores: attention would turn a bool mask into this in every block.
+            later = torch.full((stop - start, stop - start), float("-inf"), device=self.device)
+            mask = nn.functional.pad(later.triu(1), (start - state.start, 0))
+            return attend_masked(mask.to(self.dtype))
         queries = torch.arange(start, stop, device=self.device)[:, None]
         keys = torch.arange(state.start, stop, device=self.device)
         visible = keys <= queries
