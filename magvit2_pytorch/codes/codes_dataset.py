@@ -114,9 +114,23 @@ class CodesDataset(Dataset):
 
     def __getitem__(self, number: int) -> CodesItem:
         video, start = self._locate(number)
+        num_latents = self.num_latent_frames or self._shapes[self._rows[video]["shape"]][0]
+        return self.window(video, start, start + num_latents)
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Shape of the codes of each video, in the order of their paths."""
+        return [self._shapes[row["shape"]] for row in self._rows]
+
+    @property
+    def paths(self) -> list[str]:
+        """Path of each video, sorted."""
+        return self._paths
+
+    def window(self, video: int, start: int, stop: int) -> CodesItem:
+        """The latent frames `start` to `stop`, excluded, of a video given by its number."""
         row = self._rows[video]
         file, shape = self._files[row["file"]], self._shapes[row["shape"]]
-        stop = start + (self.num_latent_frames or shape[0])
         codes = load_codes(file, int(row["index"]), shape, self._common.dtype, start, stop)
         # On a GPU an index out of range raises an error that does not name the file.
         if int(codes.min()) < 0 or int(codes.max()) >= self.codebook_size:

@@ -1,0 +1,182 @@
+"""Random windows of stored codes: the examples that generators are trained on."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from magvit2_pytorch.codes.codes_dataset import CodesDataset
+from magvit2_pytorch.runtime import keyed_seed
+
+GAP_LATENTS = 2
+"""Latent frames between those to train on and those held out: a tokenizer's latents share what
+they see with their neighbours."""
+
+
+class Stretch(NamedTuple):
+    """Latent frames `start` to `stop`, excluded, of a video."""
+
+    video: int
+    start: int
+    stop: int
+
+
+class CodeWindow(NamedTuple):
+    """A window of a video's codes."""
+
+    codes: Int[Tensor, "j y x *q"]
+    start: int
+    """Index of its first latent frame in the video."""
+    label: int
+    """Number of the video's class, 0 without classes."""
+
+
+def split_in_time(
+    codes: CodesDataset, num_latent_frames: int, fraction: float, num_held_out: int | None = None
+) -> tuple[list[Stretch], list[Stretch]]:
+    """Stretches to train on, and the held-out end of each video.
+
+    Held out is a `fraction` of each video's latent frames, or `num_held_out` of them. Between both
+    parts `GAP_LATENTS` are left out. Of a video that is mirrored or shifted in time (a view) only
+    the part to train on is used. Videos that are too short for both parts are trained on whole.
+    Raises `ValueError` if all of them are.
+    """
+    train, held_out = [], []
+    for number, (shape, path) in enumerate(zip(codes.shapes, codes.paths, strict=True)):
+        length = shape[0] if len(shape) > 1 else 1
+        held = math.ceil(length * fraction) if num_held_out is None else num_held_out
+        end = length - held - GAP_LATENTS
+        if end < num_latent_frames:
+            train.append(Stretch(number, 0, length))
+            continue
+        train.append(Stretch(number, 0, end))
+        if not is_view(path):
+            held_out.append(Stretch(number, length - held, length))
+    if not held_out:
+        raise ValueError(
+            f"none of the {len(train)} videos in {codes.folder} is long enough to hold out its "
+            f"end: {num_latent_frames} latent frames to train on, {GAP_LATENTS} between and at "
+            "least one held out; use a smaller num_latent_frames, or give a valid_folder"
+        )
+    return train, held_out
+
+
+def is_view(path: str) -> bool:
+    """True if these codes are of a video that was mirrored or shifted in time."""
+    return VIEW_MARK in path.rsplit("/", 1)[-1]
+
+
+VIEW_MARK = "@"
+"""Between the path of a video and the name of a view of it."""
+
+
+class CodeWindows(Dataset):
+    """Windows of codes, cut at random places that depend on seed, epoch and number only.
+
+    A key is (epoch, number), as training's sampler gives them. Each stretch has as many windows in
+    an epoch as cover it once. A window has `num_latent_frames` and, with `crop`, at most so many
+    rows and columns, fewer if a video has fewer. Sequences `k` are grids of one row. `classes`
+    are names of top folders; then each video needs to be in one of them.
+    """
+
+    takes_epoch = True
+
+    def __init__(
+        self,
+        codes: CodesDataset,
+        stretches: Sequence[Stretch],
+        num_latent_frames: int,
+        crop: tuple[int, int] | None = None,
+        seed: int = 0,
+        classes: Sequence[str] | None = None,
+    ):
+        self.codes, self.num_latent_frames, self.seed = codes, num_latent_frames, seed
+        grids = [_grid(shape, codes.num_codebooks) for shape in codes.shapes]
+        self.size = tuple(min(grid[axis] for grid in grids) for axis in (1, 2))
+        if crop is not None:
+            self.size = tuple(map(min, crop, self.size))
+        elif len({grid[1:] for grid in grids}) > 1:
+            raise ValueError(
+                f"the videos in {codes.folder} have grids of different sizes: give a crop of rows "
+                f"and columns, at most {self.size}"
+            )
+        self.stretches: list[Stretch] = []
+        self._ends, total = [], 0
+        short = 0
+        for stretch in stretches:
+            length, grid = stretch.stop - stretch.start, grids[stretch.video]
+            if length < num_latent_frames:
+                short += 1
+                continue
+            area = grid[1] * grid[2] / (self.size[0] * self.size[1])
+            total += max(1, round(length / num_latent_frames * area))
+            self.stretches.append(stretch)
+            self._ends.append(total)
+        if not self.stretches:
+            raise ValueError(
+                f"no video in {codes.folder} has {num_latent_frames} latent frames: use fewer"
+            )
+        if short:
+            warnings.warn(
+                f"{short} of {len(stretches)} videos have fewer than {num_latent_frames} latent "
+                "frames and are left out",
+                stacklevel=2,
+            )
+        self.labels = [0] * len(grids) if classes is None else self._find_labels(classes)
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, key: tuple[int, int]) -> CodeWindow:
+        epoch, number = key
+        stretch = self.stretches[torch.tensor(self._ends).searchsorted(number, right=True)]
+        generator = torch.Generator().manual_seed(keyed_seed("window", self.seed, epoch, number))
+
+        def draw(room: int) -> int:
+            return int(torch.randint(room + 1, (), generator=generator))
+
+        start = stretch.start + draw(stretch.stop - stretch.start - self.num_latent_frames)
+        codes = read_grid(self.codes, stretch.video, start, start + self.num_latent_frames)
+        for axis, size in enumerate(self.size, start=1):
+            codes = codes.narrow(axis, draw(codes.shape[axis] - size), size)
+        return CodeWindow(codes.contiguous(), start, self.labels[stretch.video])
+
+    def _find_labels(self, classes: Sequence[str]) -> list[int]:
+        numbers, labels = {name: number for number, name in enumerate(classes)}, []
+        for path in self.codes.paths:
+            name = path.split("/")[0]
+            if name not in numbers:
+                raise ValueError(
+                    f"{path} in {self.codes.folder} is in none of the folders that are classes: "
+                    f"{', '.join(list(numbers)[:5])}"
+                )
+            labels.append(numbers[name])
+        return labels
+
+
+def class_folders(codes: CodesDataset) -> tuple[str, ...]:
+    """Names of the top folders of all videos, as classes."""
+    names = sorted({path.split("/")[0] for path in codes.paths if "/" in path})
+    if len(names) < 2:
+        raise ValueError(
+            f"{codes.folder} has {len(names)} folder(s) of videos: classes need at least two"
+        )
+    return tuple(names)
+
+
+def read_grid(codes: CodesDataset, video: int, start: int, stop: int) -> Int[Tensor, "j y x *q"]:
+    """Latent frames of a video; a sequence of codes is one frame of one row."""
+    shape = codes.shapes[video]
+    if len(shape) - (codes.num_codebooks > 1) == 1:
+        return codes.window(video, 0, shape[0]).codes[None, None]
+    return codes.window(video, start, stop).codes
+
+
+def _grid(shape: tuple[int, ...], num_codebooks: int) -> tuple[int, int, int]:
+    axes = shape if num_codebooks == 1 else shape[:-1]
+    return axes if len(axes) == 3 else (1, 1, axes[0])

@@ -1,0 +1,107 @@
+"""The trainer of generators."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from magvit2_pytorch.codes.code_windows import CodeWindows, class_folders, split_in_time
+from magvit2_pytorch.codes.codes_dataset import CodesDataset
+from magvit2_pytorch.config import check_known, keyword_signature
+from magvit2_pytorch.generators.generator import Generator, build_generator
+from magvit2_pytorch.training.dry_run import dry_run
+from magvit2_pytorch.training.generator_config import GeneratorTrainingConfig
+from magvit2_pytorch.training.generator_task import GeneratorTask
+from magvit2_pytorch.training.plan import Plan
+from magvit2_pytorch.training.trainer import Trainer
+
+
+def generator_for(
+    codes: CodesDataset, class_conditional: bool = False, crop: Any = None, **options: Any
+) -> Generator:
+    """A new generator of stored codes: their levels, classes and tokenizer go into its config.
+
+    `options` are those of the generator, with its `kind`; `class_conditional` makes the top folders
+    of the videos' paths its classes.
+    """
+    classes = class_folders(codes) if class_conditional else None
+    return build_generator(
+        **options,
+        levels=(codes.digit_levels,) * codes.num_codebooks,
+        classes=classes,
+        grid=crop,
+        tokenizer_fingerprint=codes.fingerprint,
+    )
+
+
+class GeneratorTrainer(Trainer):
+    """Trains a generator on the codes that `magvit2 tokenize` wrote to `dataset_folder`.
+
+    Options are the fields of `GeneratorTrainingConfig`, as keyword arguments. The end of each video
+    is held out; see `split_in_time`. With classes, videos lie in folders named like them. Raises
+    `ValueError` if the codes are not those that the generator was built for.
+    """
+
+    task: GeneratorTask
+
+    def __init__(
+        self,
+        generator: Generator,
+        *,
+        dataset_folder: str | Path,
+        accelerate_kwargs: dict[str, Any] | None = None,
+        **options: Any,
+    ):
+        check_known(
+            "the trainer", options, [field.name for field in fields(GeneratorTrainingConfig)]
+        )
+        config = GeneratorTrainingConfig(**options)
+        codes = CodesDataset(dataset_folder)
+        check_codes(generator, codes)
+        train, held_out = split_in_time(
+            codes, config.num_latent_frames, config.valid_frac, config.num_valid_latents
+        )
+        windows = CodeWindows(
+            codes,
+            train,
+            config.num_latent_frames,
+            config.crop,
+            config.seed,
+            generator.config.classes,
+        )
+        task = GeneratorTask(generator, config, windows, (codes, held_out))
+        super().__init__(task, config, accelerate_kwargs)
+
+    @property
+    def generator(self) -> Generator:
+        """The generator in training."""
+        return self.task.model
+
+    @property
+    def ema_generator(self) -> Generator:
+        """The generator to use and save: averaged weights, in eval mode."""
+        return self.averaged_model
+
+    def dry_run(self) -> Plan:
+        """Runs every part of `train` once and estimates memory, time and disk usage."""
+        return dry_run(self)
+
+
+def check_codes(generator: Generator, codes: CodesDataset) -> None:
+    """Raises `ValueError` unless the generator was built for these codes."""
+    levels = (codes.digit_levels,) * codes.num_codebooks
+    if generator.config.levels != levels:
+        raise ValueError(
+            f"the codes in {codes.folder} have digits of {levels} values, the generator was built "
+            f"for {generator.config.levels}: use codes of its tokenizer"
+        )
+    wanted = generator.config.tokenizer_fingerprint
+    if wanted is not None and wanted != codes.fingerprint:
+        raise ValueError(
+            f"the codes in {codes.folder} are from the tokenizer {codes.fingerprint[:12]}, the "
+            f"generator was built for {wanted[:12]}: use codes of that one"
+        )
+
+
+GeneratorTrainer.__signature__ = keyword_signature(
+    GeneratorTrainingConfig, "generator", dataset_folder=None, accelerate_kwargs=None
+)
