@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from magvit2_pytorch.cli import train as train_command
+from magvit2_pytorch.cli import train as tokenizer_training
+from magvit2_pytorch.cli import train_generator as generator_training
 from magvit2_pytorch.cli.arguments import add_function, call_function, description, summary
 from magvit2_pytorch.cli.convert import convert
 from magvit2_pytorch.cli.decode import decode
@@ -24,14 +25,18 @@ from magvit2_pytorch.cli.reconstruct import reconstruct
 from magvit2_pytorch.cli.tokenize import tokenize
 from magvit2_pytorch.version import __version__
 
+TRAINING = {"train": tokenizer_training, "train-generator": generator_training}
+"""Modules of the commands whose options depend on a preset."""
+
 COMMANDS = {
-    function.__name__: function
+    function.__name__.replace("_", "-"): function
     for function in (
-        train_command.train,
+        tokenizer_training.train,
         tokenize,
         decode,
         reconstruct,
         evaluate,
+        generator_training.train_generator,
         convert,
         export,
         info,
@@ -48,6 +53,7 @@ A video tokenizer to train, stream and build on.
   magvit2 tokenize videos/ --model run -o codes/           encode to discrete codes
   magvit2 decode codes/ --model run -o decoded/            decode to videos
   magvit2 evaluate --model run --data videos/ -o report    measure it and write a report
+  magvit2 train-generator codes/ -o gen                    train a generator of new video
   magvit2 convert pytorch_model.bin -o o2                  convert O2-MAGVIT2 weights
   magvit2 export run -o programs                           export to ONNX
 """
@@ -88,33 +94,34 @@ def _show_warning(message: Warning | str, *args: object, **kwargs: object) -> No
 
 
 def _run(args: list[str]) -> int:
-    if args[:1] == ["train"]:
-        args = ["train", *train_command.files_first(args[1:])]
+    if args and args[0] in TRAINING:
+        default = TRAINING[args[0]].DEFAULT_PRESET
+        args = [args[0], *tokenizer_training.files_first(args[1:], args[0], default)]
     parser = build_parser(args)
     parsed = parser.parse_args(args)
     name = parsed.subcommand
     if name is None:
         parser.print_help()
         return 2
-    if name == "train":
-        return train_command.run(parsed[name])
+    if name in TRAINING:
+        return TRAINING[name].run(parsed[name])
     return call_function(COMMANDS[name], vars(parsed[name]))
 
 
 def build_parser(args: Sequence[str]) -> ArgumentParser:
     """The parser for this command line.
 
-    Options of `train` are only added if `train` is called: they come from the model and training
+    Options of training are only added if it is called: they come from the model and training
     modules, which take a second to import, and their defaults from the selected preset.
     """
     parser = _parser("magvit2", DESCRIPTION, version=__version__, epilog=EPILOG)
     commands = parser.add_subcommands(required=False, metavar="COMMAND", title="commands")
     for name, function in COMMANDS.items():
         command = _parser(f"magvit2 {name}", description(function))
-        if name != "train":
+        if name not in TRAINING:
             add_function(command, function)
         elif args and args[0] == name:
-            train_command.add_arguments(command, args[1:])
+            TRAINING[name].add_arguments(command, args[1:])
         commands.add_subcommand(name, command, help=summary(function))
         command.prog = f"magvit2 {name}"
     return parser

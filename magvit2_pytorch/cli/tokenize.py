@@ -20,6 +20,7 @@ from magvit2_pytorch.pipelines.progress import FrameCallback, Plan
 
 if TYPE_CHECKING:
     from magvit2_pytorch.codes.code_header import CodedVideo, CodeHeader
+    from magvit2_pytorch.codes.views import View
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
 
 
@@ -30,6 +31,7 @@ def tokenize(
     model: Model,
     output: str,
     size: Size = None,
+    views: str | None = None,
     shard_mb: float | None = None,
     retry_failed: bool = False,
     computing: StreamOptions,
@@ -51,6 +53,9 @@ def tokenize(
     Args:
         output: For one input, a file name ending in .codes.safetensors; otherwise a folder, which
             gets the names and sub-folders of the inputs.
+        views: Also encode mirrored videos (flip), videos from each of the first N frames on
+            (shift:N), or both (flip,shift:N), as files of their own: more codes of one film, to
+            train a generator on.
         shard_mb: Write shards of up to this many megabytes, each with the codes of many inputs.
             256 is a good size; a killed process loses at most one shard.
         retry_failed: With --shard_mb, retry all files that failed in an earlier run; by default
@@ -60,6 +65,7 @@ def tokenize(
     _check_shards(shard_mb, retry_failed, output)
     find_tokenizer(model)
     from magvit2_pytorch.codes.code_file import CODE_SUFFIX
+    from magvit2_pytorch.codes.views import View, parse_views
     from magvit2_pytorch.media.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
     def suffix(source: Path) -> str:
@@ -70,12 +76,16 @@ def tokenize(
     process = current_process()
     if computing.device != "cpu":
         process.select_gpu()
+    with user_errors(to=UsageError):
+        chosen = [View()] if views is None else parse_views(views)
     tokenizer, tokenizer_id, inference = computing.load(model, needs_codes=True)
     options = dict(size=size, inference=inference, tokenizer_id=tokenizer_id)
     with resumable():
         if shard_mb is None:
-            return _tokenize_to_files(tokenizer, jobs, process, options)
-        options |= dict(max_shard_bytes=max(round(shard_mb * 1e6), 1), retry_failed=retry_failed)
+            return _tokenize_to_files(tokenizer, jobs, process, options, chosen)
+        options |= dict(
+            views=chosen, max_shard_bytes=max(round(shard_mb * 1e6), 1), retry_failed=retry_failed
+        )
         return _tokenize_to_shards(tokenizer, jobs, Path(output).expanduser(), process, options)
 
 
@@ -95,19 +105,28 @@ def _check_shards(shard_mb: float | None, retry_failed: bool, output: str) -> No
 
 
 def _tokenize_to_files(
-    tokenizer: "VideoTokenizer", jobs: Sequence[Job], process: Process, options: dict[str, Any]
+    tokenizer: "VideoTokenizer",
+    jobs: Sequence[Job],
+    process: Process,
+    options: dict[str, Any],
+    views: "Sequence[View]",
 ) -> int:
-    """Writes a code file for each input of this process's share."""
+    """Writes a code file for each view of each input of this process's share."""
+    view_of = {_view_job(job, view): view for job in jobs for view in views}
+    jobs = list(view_of)
     from magvit2_pytorch.codes.code_file import write_codes
     from magvit2_pytorch.pipelines.files import code_header, tokenize_file
 
     header = code_header(tokenizer, **options)
 
     def work(job: Job, on_frames: FrameCallback) -> str:
-        video = _existing(job, header)
+        view = view_of[job]
+        video = _existing(job, view, header)
         exists = video is not None
         if not exists:
-            codes, video = tokenize_file(tokenizer, job.source, on_frames=on_frames, **options)
+            codes, video = tokenize_file(
+                tokenizer, job.source, on_frames=on_frames, view=view, **options
+            )
             write_codes(job.target, codes, video)
         shape = " x ".join(map(str, video.shape))
         size = f"{video.width} x {video.height}"
@@ -163,13 +182,22 @@ def _tokenize_to_shards(
     return 1 if process.is_single and report.failed and not report.num_done else 0
 
 
-def _existing(job: Job, header: "CodeHeader") -> "CodedVideo | None":
+def _view_job(job: Job, view: "View") -> Job:
+    """The job of a view, whose name goes before the suffix of its file."""
+    from magvit2_pytorch.codes.code_file import CODE_SUFFIX
+
+    name = job.target.name
+    stem, suffix = name[: -len(CODE_SUFFIX)], name[-len(CODE_SUFFIX) :]
+    return job._replace(target=job.target.with_name(view.path(stem) + suffix))
+
+
+def _existing(job: Job, view: "View", header: "CodeHeader") -> "CodedVideo | None":
     """Metadata of codes that exist, are intact and up to date."""
     from magvit2_pytorch.codes.code_file import CodeFile
     from magvit2_pytorch.codes.code_header import file_state
     from magvit2_pytorch.media.unusable import UnusableMedia
 
-    current = (header, job.source.name, file_state(job.source))
+    current = (header, view.path(job.source.name), file_state(job.source))
     try:
         file = CodeFile(job.target)
         for index, video in enumerate(file.videos):

@@ -6,7 +6,7 @@ of `TrainingConfig`, as --NAME. In a file they stand under `model:` and `trainin
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -66,6 +66,8 @@ def current_process() -> Process:
 if TYPE_CHECKING:
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
     from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
+    from magvit2_pytorch.training.loop_config import LoopConfig
+    from magvit2_pytorch.training.trainer import Trainer
     from magvit2_pytorch.training.training_config import TrainingConfig
     from magvit2_pytorch.training.video_trainer import VideoTokenizerTrainer
 
@@ -76,18 +78,11 @@ FROM_OUTPUT = ("results_folder", "checkpoints_folder")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """Options of a run other than those of model and training."""
+class TrainOptions:
+    """Options of every training run."""
 
     output: str
     """Folder for everything that the run writes."""
-    type: Literal["videos", "images"] = "videos"
-    """Kind of training examples: clips of videos, or images."""
-    images: str | None = None
-    """Folder of additional images to train on, in a fraction --image_frac of the passes."""
-    init_from: str | None = None
-    """Start from a trained tokenizer or run, or hf://OWNER/NAME. An image tokenizer whose layers
-    are the same apart from time is inflated, such as o2-image to o2."""
     resume: str | None = None
     """Resume from a checkpoint: its folder, `latest` for the last one in the output folder, or
     `auto` for the last intact one, if there is any."""
@@ -102,6 +97,25 @@ class RunOptions:
     @property
     def folder(self) -> Path:
         return Path(self.output).expanduser()
+
+    @property
+    def accelerate_kwargs(self) -> dict[str, Any] | None:
+        """Keyword arguments of accelerate that select the device."""
+        on_cpu = self.device != "auto" and find_device(self.device) == "cpu"
+        return {"cpu": True} if on_cpu else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(TrainOptions):
+    """Options of a run other than those of model and training."""
+
+    type: Literal["videos", "images"] = "videos"
+    """Kind of training examples: clips of videos, or images."""
+    images: str | None = None
+    """Folder of additional images to train on, in a fraction --image_frac of the passes."""
+    init_from: str | None = None
+    """Start from a trained tokenizer or run, or hf://OWNER/NAME. An image tokenizer whose layers
+    are the same apart from time is inflated, such as o2-image to o2."""
 
 
 def train(
@@ -131,25 +145,41 @@ def train(
             column `path`, or one video.
     """
     trainer = _build_trainer(data, options, model, training)
+    names = ("output", "type", "device", "images", "init_from")
+    run = {"data": data, "preset": preset} | {name: getattr(options, name) for name in names}
+    return run_training(
+        trainer,
+        options,
+        lambda path: write_config(path, model.to_dict(), training, **run),
+        "tokenizer",
+    )
+
+
+def run_training(
+    trainer: "Trainer", options: TrainOptions, write: Callable[[Path], None], result: str
+) -> int:
+    """Trains, or does a dry run; `write` writes the run's options, `result` is the model's folder.
+
+    Raises `UserError` where training cannot go on.
+    """
+    from magvit2_pytorch.training.dry_run import dry_run
     from magvit2_pytorch.training.processes import LostProcess
     from magvit2_pytorch.training.update import NonFiniteTraining
 
     echo = trainer.accelerator.print
     if options.dry_run:
         with user_errors((ValueError, OSError, MemoryError, LostProcess)):
-            echo(trainer.dry_run())
+            echo(dry_run(trainer))
         return 0
     folder = options.folder
     if trainer.accelerator.is_main_process:
-        names = ("output", "type", "device", "images", "init_from")
-        run = {name: getattr(options, name) for name in names}
-        write_config(folder / CONFIG_FILE, model, training, data=data, preset=preset, **run)
-    parameters = sum(p.numel() for p in trainer.tokenizer.parameters())
+        write(folder / CONFIG_FILE)
+    parameters = sum(p.numel() for p in trainer.task.model.parameters())
     echo(f"Training {parameters:,} parameters on {trainer.accelerator.device}, into {folder}/")
     errors = user_errors((NonFiniteTraining, LostProcess))
     with errors, trainer.trackers(run_name=folder.name):
         trainer.train()
-    echo(f"Trained {trainer.step} steps. Wrote {folder / 'tokenizer'}/")
+    echo(f"Trained {trainer.step} steps. Wrote {folder / result}/")
     return 0
 
 
@@ -159,7 +189,7 @@ def _build_trainer(
     """The trainer of a new run, or of one that is resumed."""
     if not Path(data).expanduser().exists():
         raise UserError(f"there is no {data}: DATA is a folder of {options.type}")
-    images, init_from, device = options.images, options.init_from, options.device
+    images, init_from = options.images, options.init_from
     if images is not None and not Path(images).expanduser().exists():
         raise UserError(f"there is no {images}: --images is a folder of images")
     start = None if init_from is None else find_tokenizer(init_from, "--init_from")
@@ -169,7 +199,6 @@ def _build_trainer(
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
     from magvit2_pytorch.training.video_trainer import VideoTokenizerTrainer
 
-    on_cpu = device != "auto" and find_device(device) == "cpu"
     torch.manual_seed(training.seed)
     with user_errors(to=UsageError):
         tokenizer = VideoTokenizer.from_config(model)
@@ -181,7 +210,7 @@ def _build_trainer(
             dataset_folder=data,
             dataset_type=options.type,
             image_folder=images,
-            accelerate_kwargs={"cpu": True} if on_cpu else None,
+            accelerate_kwargs=options.accelerate_kwargs,
             **{field.name: getattr(training, field.name) for field in fields(training)},
         )
         if options.resume is not None:
@@ -189,17 +218,19 @@ def _build_trainer(
     return trainer
 
 
-def files_first(args: Sequence[str]) -> list[str]:
+def files_first(
+    args: Sequence[str], name: str = "train", default: str = DEFAULT_PRESET
+) -> list[str]:
     """Moves --config and --preset to the front of the command line.
 
     The last of several values wins, so that typed options override those in files wherever --config
     stands. The preset is the one that is typed, or that of the last file that names one.
     """
-    parser = argparse.ArgumentParser(prog="magvit2 train", add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog=f"magvit2 {name}", add_help=False, allow_abbrev=False)
     parser.add_argument("--config", action="append", default=[])
     parser.add_argument("--preset")
     known, rest = parser.parse_known_args(args)
-    presets = [known.preset, *map(_preset_in, reversed(known.config)), DEFAULT_PRESET]
+    presets = [known.preset, *map(_preset_in, reversed(known.config)), default]
     files = (word for file in known.config for word in ("--config", file))
     return [*files, "--preset", next(filter(None, presets)), *rest]
 
@@ -227,9 +258,18 @@ def add_arguments(parser: ArgumentParser, args: Sequence[str]) -> None:
     with user_errors(to=UsageError):
         model, training = preset(name), recipe(name)
     add_function(parser, train, skip=("preset", "model", "training"))
+    add_files(parser, PRESETS, name)
+    group = parser.add_argument_group(f"training, recommended values for {name}")
+    add_fields(group, TrainingConfig, training, section="training", skip=FROM_OUTPUT)
+    group = parser.add_argument_group(f"model, values of the preset {name}")
+    add_fields(group, TokenizerConfig, model, section="model", prefix="model.")
+
+
+def add_files(parser: ArgumentParser, presets: Iterable[str], name: str) -> None:
+    """Adds --preset, with the default `name`, and --config."""
     parser.add_argument(
         "--preset",
-        type=Literal[tuple(PRESETS)],
+        type=Literal[tuple(presets)],
         default=name,
         help="Preset that sets the defaults of model and training.",
     )
@@ -238,10 +278,6 @@ def add_arguments(parser: ArgumentParser, args: Sequence[str]) -> None:
         action=ActionConfigFile,
         help="YAML file of options in the form of OUT/config.yaml.",
     )
-    group = parser.add_argument_group(f"training, recommended values for {name}")
-    add_fields(group, TrainingConfig, training, section="training", skip=FROM_OUTPUT)
-    group = parser.add_argument_group(f"model, values of the preset {name}")
-    add_fields(group, TokenizerConfig, model, section="model", prefix="model.")
 
 
 def run(values: Any) -> int:
@@ -249,28 +285,28 @@ def run(values: Any) -> int:
     from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
     from magvit2_pytorch.training.training_config import TrainingConfig
 
-    options = vars(values.training)
-    if values.wandb:
-        options["use_wandb_tracking"] = True
-    folder = Path(values.output).expanduser()
     with user_errors(to=UsageError):
         model = TokenizerConfig.from_dict(vars(values.model))
-        training = TrainingConfig(
-            **options,
-            results_folder=str(folder),
-            checkpoints_folder=str(folder / "checkpoints"),
-        )
+        training = TrainingConfig(**training_options(values))
     return call_function(train, vars(values) | dict(model=model, training=training))
 
 
-def write_config(path: Path, model: "TokenizerConfig", training: "TrainingConfig", **others: Any):
+def training_options(values: Any) -> dict[str, Any]:
+    """Training options from parsed values, with those that other options determine."""
+    folder = Path(values.output).expanduser()
+    folders = dict(results_folder=str(folder), checkpoints_folder=str(folder / "checkpoints"))
+    tracking = {"use_wandb_tracking": True} if values.wandb else {}
+    return vars(values.training) | tracking | folders
+
+
+def write_config(path: Path, model: dict[str, Any], training: "LoopConfig", **others: Any) -> None:
     """Writes all options of a run in the form of a preset, for --config."""
     import yaml
 
     from magvit2_pytorch.atomic import replacing
 
     options = {n: v for n, v in training.to_dict().items() if n not in FROM_OUTPUT}
-    sections = others | {"model": model.to_dict(), "training": options}
+    sections = others | {"model": model, "training": options}
     with replacing(path) as part:
         text = yaml.safe_dump(sections, sort_keys=False, allow_unicode=True)
         part.write_text(text, encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from magvit2_pytorch.codes.codes_dataset import CodesDataset
+from magvit2_pytorch.codes.views import is_view
 from magvit2_pytorch.runtime import keyed_seed
 
 GAP_LATENTS = 2
@@ -64,15 +66,6 @@ def split_in_time(
             "least one held out; use a smaller num_latent_frames, or give a valid_folder"
         )
     return train, held_out
-
-
-def is_view(path: str) -> bool:
-    """True if these codes are of a video that was mirrored or shifted in time."""
-    return VIEW_MARK in path.rsplit("/", 1)[-1]
-
-
-VIEW_MARK = "@"
-"""Between the path of a video and the name of a view of it."""
 
 
 class CodeWindows(Dataset):
@@ -134,7 +127,7 @@ class CodeWindows(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> CodeWindow:
         epoch, number = key
-        stretch = self.stretches[torch.tensor(self._ends).searchsorted(number, right=True)]
+        stretch = self.stretches[bisect_right(self._ends, number)]
         generator = torch.Generator().manual_seed(keyed_seed("window", self.seed, epoch, number))
 
         def draw(room: int) -> int:

@@ -7,7 +7,7 @@ number of processes.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 from magvit2_pytorch.atomic import remove_abandoned
 from magvit2_pytorch.codes.code_file import CodeFile, DamagedCodes, ShardName, ShardWriter
 from magvit2_pytorch.codes.code_header import CodedVideo, CodeHeader, VideoCodes, file_state
+from magvit2_pytorch.codes.views import View
 from magvit2_pytorch.media.unusable import UnusableMedia
 from magvit2_pytorch.pipelines.corpus_folder import CorpusFolder, Failure, Stored
 from magvit2_pytorch.pipelines.files import code_header, tokenize_file
@@ -56,15 +57,16 @@ def tokenize_corpus(
     world_size: int = 1,
     retry_failed: bool = False,
     progress: FileProgress | None = None,
+    views: Sequence[View] = (View(),),
 ) -> CorpusReport:
     """Tokenizes this process's share of the remaining inputs.
 
     `inputs` maps paths within the corpus to files; all processes give the same inputs in the same
-    order. An input is done if the shards in `folder` hold intact codes of its current version. A
-    failed input is retried if it has changed since, or with `retry_failed`. A file fails if it
-    cannot be decoded or does not fit into memory. However the run ends, codes that are ready are
-    written first. Up to `max_shard_bytes` of codes are held in memory, and twice that while they
-    are written.
+    order. Each of the `views` of a file is an input of its own. An input is done if the shards in
+    `folder` hold intact codes of its current version. A failed input is retried if it has changed
+    since, or with `retry_failed`. A file fails if it cannot be decoded or does not fit into memory.
+    However the run ends, codes that are ready are written first. Up to `max_shard_bytes` of codes
+    are held in memory, and twice that while they are written.
 
     Raises `CorpusMismatch` (a `ValueError`) if the folder was started with another tokenizer, size
     or precision, and `UnusableMedia` if a shard cannot be read although it is not damaged.
@@ -73,7 +75,8 @@ def tokenize_corpus(
     tokenizer_id = tokenizer_id or TokenizerId.of(tokenizer)
     options = dict(size=size, inference=inference, tokenizer_id=tokenizer_id)
     header = code_header(tokenizer, **options)
-    share = dict(list(inputs.items())[rank::world_size])
+    viewed = {view.path(path): (file, view) for path, file in inputs.items() for view in views}
+    share = dict(list(viewed.items())[rank::world_size])
     corpus = CorpusFolder(folder, progress.damaged)
     todo, report = _plan(corpus, share, header, retry_failed, progress)
     progress.planned(report)
@@ -82,10 +85,10 @@ def tokenize_corpus(
     remove_abandoned(corpus.folder)
     writer = ShardWriter(corpus.folder, ShardName(run, rank, 0), max_shard_bytes)
     try:
-        for path, file in todo.items():
+        for path, (file, view) in todo.items():
             state = file_state(file)
             on_frames = partial(progress.frames, path)
-            result = _try_tokenize(tokenizer, file, on_frames=on_frames, **options)
+            result = _try_tokenize(tokenizer, file, on_frames=on_frames, view=view, **options)
             reason = result if isinstance(result, str) else None
             if reason is not None:
                 report.failed.append(Failure(path, reason, state, size, inference.precision))
@@ -107,11 +110,11 @@ def tokenize_corpus(
 
 def _plan(
     corpus: CorpusFolder,
-    share: Mapping[str, Path],
+    share: Mapping[str, tuple[Path, View]],
     header: CodeHeader,
     retry_failed: bool,
     progress: FileProgress,
-) -> tuple[dict[str, Path], CorpusReport]:
+) -> tuple[dict[str, tuple[Path, View]], CorpusReport]:
     """Remaining inputs of a share, and counts of the others."""
     latest = {}
     for path, event in corpus.events():
@@ -120,16 +123,16 @@ def _plan(
         if path in share:
             latest[path] = event
     report, todo = CorpusReport(num_inputs=len(share)), {}
-    for path, file in share.items():
+    for path, (file, view) in share.items():
         event = latest.get(path)
         if event is None or not event.is_of(file_state(file), header):
-            todo[path] = file
+            todo[path] = file, view
         elif isinstance(event, Failure) and not retry_failed:
             report.num_failed_before += 1
         elif isinstance(event, Stored) and _is_intact(event, progress):
             report.num_done_before += 1
         else:
-            todo[path] = file
+            todo[path] = file, view
     return todo, report
 
 

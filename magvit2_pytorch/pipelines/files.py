@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 
 from magvit2_pytorch.codes.code_header import CodedVideo, CodeHeader, VideoCodes, file_state
+from magvit2_pytorch.codes.views import View
 from magvit2_pytorch.media.frames import to_float, to_uint8
 from magvit2_pytorch.metrics.quality import StreamedPsnr
 from magvit2_pytorch.pipelines.fingerprint import (
@@ -57,8 +58,9 @@ def tokenize_file(
     inference: Inference = Inference(),
     tokenizer_id: TokenizerId | None = None,
     on_frames: FrameCallback | None = None,
+    view: View = View(),
 ) -> tuple[VideoCodes, CodedVideo]:
-    """Tokenizes a video or image file.
+    """Tokenizes a video or image file, or a view of it.
 
     Returns the codes, on the CPU, and the metadata to store with them. `size` is the short side in
     pixels, by default that of the file. `tokenizer_id` avoids hashing all weights again for every
@@ -67,7 +69,7 @@ def tokenize_file(
     """
     header = code_header(tokenizer, size=size, inference=inference, tokenizer_id=tokenizer_id)
     state = file_state(path)
-    media = open_media(path, tokenizer.config.channels, size)
+    media = open_media(path, tokenizer.config.channels, size).seen_as(path, view)
     if media.display.hdr:
         warnings.warn(
             f"{path}: a code file cannot say that its colours are {media.display.hdr} (HDR): "
@@ -96,7 +98,7 @@ def tokenize_file(
     codes = codes[:num_latents]
     return codes, CodedVideo(
         header=header,
-        source=Path(path).name,
+        source=view.path(Path(path).name),
         kind=media.kind,
         num_frames=num_frames,
         height=media.height,

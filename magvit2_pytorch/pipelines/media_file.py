@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn.functional import pad
 
+from magvit2_pytorch.codes.views import View
 from magvit2_pytorch.data.clips import check_proportions, covering_size
 from magvit2_pytorch.media.frames import Display
 from magvit2_pytorch.media.images import read_image, write_image
@@ -84,6 +85,21 @@ class Media:
     """According to the file; the actual number may differ."""
     frames: Generator[UInt8[Tensor, "h w c"], None, None]
     display: Display = field(default_factory=Display)
+
+    def seen_as(self, path: str | os.PathLike, view: View) -> "Media":
+        """Mirrored and from a later frame on; `UnusableMedia` if no frame is left."""
+        if not view.name:
+            return self
+        if view.shift >= self.num_frames:
+            raise UnusableMedia(path, f"has {self.num_frames} frames: too few for {view.name}")
+
+        def frames():
+            with closing(self.frames):
+                for frame in islice(self.frames, view.shift, None):
+                    yield np.ascontiguousarray(frame[:, ::-1]) if view.flip else frame
+
+        num_frames = self.num_frames - view.shift
+        return replace(self, frames=frames(), num_frames=num_frames)
 
 
 def open_media(
