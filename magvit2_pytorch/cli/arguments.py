@@ -2,9 +2,9 @@
 
 Parameters before the `/` are positional on the command line too (a list takes one or more
 words); those after `*` are options, required if they have no default. A boolean option that is
-False by default takes no value. A parameter whose type is a dataclass stands for one option per
-field. The help text comes from the docstring's `Args`, from the docstring below a field, or from
-the type: `Annotated[str, "the help"]`.
+False by default takes no value, a tuple one or more. A parameter whose type is a dataclass stands
+for one option per field. The help text comes from the docstring's `Args`, from the docstring below
+a field, or from the type: `Annotated[str, "the help"]`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -136,6 +136,8 @@ def _add_argument(parser: ArgumentParser, parameter: Parameter, text: str | None
     flags = [f for f in (OTHER_NAMES.get(name), f"--{name}") if f]
     if kind is bool and default is False:
         parser.add_argument(*flags, action="store_true", help=text)
+    elif get_origin(kind) is tuple:
+        parser.add_argument(*flags, nargs="+", type=get_args(kind)[0], default=default, help=text)
     elif required:
         parser.add_argument(*flags, type=kind, required=True, help=text)
     else:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
+from magvit2_pytorch.cli import generate as generation
 from magvit2_pytorch.cli import train as tokenizer_training
 from magvit2_pytorch.cli import train_generator as generator_training
 from magvit2_pytorch.cli.arguments import add_function, call_function, description, summary
@@ -28,6 +29,9 @@ from magvit2_pytorch.version import __version__
 TRAINING = {"train": tokenizer_training, "train-generator": generator_training}
 """Modules of the commands whose options depend on a preset."""
 
+LAZY = {**TRAINING, "generate": generation}
+"""Modules of the commands whose options take long to import: they add them when called."""
+
 COMMANDS = {
     function.__name__.replace("_", "-"): function
     for function in (
@@ -37,6 +41,7 @@ COMMANDS = {
         reconstruct,
         evaluate,
         generator_training.train_generator,
+        generation.generate,
         convert,
         export,
         info,
@@ -54,6 +59,7 @@ A video tokenizer to train, stream and build on.
   magvit2 decode codes/ --model run -o decoded/            decode to videos
   magvit2 evaluate --model run --data videos/ -o report    measure it and write a report
   magvit2 train-generator codes/ -o gen                    train a generator of new video
+  magvit2 generate --generator gen --model run -o films    sample films from it
   magvit2 convert pytorch_model.bin -o o2                  convert O2-MAGVIT2 weights
   magvit2 export run -o programs                           export to ONNX
 """
@@ -103,25 +109,25 @@ def _run(args: list[str]) -> int:
     if name is None:
         parser.print_help()
         return 2
-    if name in TRAINING:
-        return TRAINING[name].run(parsed[name])
+    if name in LAZY:
+        return LAZY[name].run(parsed[name])
     return call_function(COMMANDS[name], vars(parsed[name]))
 
 
 def build_parser(args: Sequence[str]) -> ArgumentParser:
     """The parser for this command line.
 
-    Options of training are only added if it is called: they come from the model and training
-    modules, which take a second to import, and their defaults from the selected preset.
+    Options of some commands are only added if they are called: they come from modules that take a
+    second to import, and defaults of training from the selected preset.
     """
     parser = _parser("magvit2", DESCRIPTION, version=__version__, epilog=EPILOG)
     commands = parser.add_subcommands(required=False, metavar="COMMAND", title="commands")
     for name, function in COMMANDS.items():
         command = _parser(f"magvit2 {name}", description(function))
-        if name not in TRAINING:
+        if name not in LAZY:
             add_function(command, function)
         elif args and args[0] == name:
-            TRAINING[name].add_arguments(command, args[1:])
+            LAZY[name].add_arguments(command, args[1:])
         commands.add_subcommand(name, command, help=summary(function))
         command.prog = f"magvit2 {name}"
     return parser

@@ -53,19 +53,24 @@ HUB = "hf://"
 
 def find_tokenizer(model: str, option: str = "--model") -> str:
     """Folder or hub name of a tokenizer, or of a run's tokenizer."""
-    if model.startswith(HUB):
-        return model.removeprefix(HUB)
-    folder = Path(model).expanduser()
+    return find_model(model, "tokenizer", option)
+
+
+def find_model(name: str, kind: str, option: str) -> str:
+    """Folder or hub name of a model, or of a run's model; `kind` is also its folder in a run."""
+    if name.startswith(HUB):
+        return name.removeprefix(HUB)
+    folder = Path(name).expanduser()
     if not folder.exists():
         raise UserError(
-            f"there is no {model}: {option} is the folder of a tokenizer, such as RUN/tokenizer, "
-            f"or {HUB}OWNER/NAME"
+            f"there is no {name}: {option} is the folder of a {kind}, such as RUN/{kind}, or "
+            f"{HUB}OWNER/NAME"
         )
-    for candidate in (folder, folder / "tokenizer"):
+    for candidate in (folder, folder / kind):
         if (candidate / "config.json").is_file():
             return str(candidate)
     raise UserError(
-        f"{model} holds no tokenizer: give a folder with config.json, or the folder of a run"
+        f"{name} holds no {kind}: give a folder with config.json, or the folder of a run"
     )
 
 

@@ -56,8 +56,6 @@ class GeneratorConfig:
     """Fingerprint of the tokenizer of the codes, for checks; training sets it."""
 
     def __post_init__(self):
-        for field in fields(self):
-            object.__setattr__(self, field.name, to_tuples(getattr(self, field.name)))
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}: give a number from 0 to below 1")
 
@@ -105,7 +103,7 @@ class Generator(Pretrained, nn.Module, ABC):
         super().__init__()
         known = [field.name for field in fields(self.config_class)]
         check_known(type(self).__name__, options, known)
-        self.config = config = self.config_class(**options)
+        self.config = config = self.config_class(**to_tuples(options))
         self.code_space = config.code_space
         self.pairs = axis_pairs(config.size.dim_head // 2, AXIS_WEIGHTS)
         self.head = CodeHead(config.dim, self.code_space, config.head)

@@ -96,7 +96,10 @@ class Media:
         def frames():
             with closing(self.frames):
                 for frame in islice(self.frames, view.shift, None):
-                    yield np.ascontiguousarray(frame[:, ::-1]) if view.flip else frame
+                    # Not torch.flip: in a background thread it would start more of them.
+                    if view.flip:
+                        frame = torch.from_numpy(np.ascontiguousarray(frame.numpy()[:, ::-1]))
+                    yield frame
 
         num_frames = self.num_frames - view.shift
         return replace(self, frames=frames(), num_frames=num_frames)

@@ -1,0 +1,183 @@
+"""Generates films: codes are drawn frame by frame and decoded as they come, in constant memory."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from magvit2_pytorch.atomic import replacing
+from magvit2_pytorch.generators.conditions import GeneratorCondition
+from magvit2_pytorch.generators.generator import Generator
+from magvit2_pytorch.generators.sampling import Sampling
+from magvit2_pytorch.media.frames import to_float, to_uint8
+from magvit2_pytorch.pipelines.fingerprint import TokenizerId, TokenizerMismatch
+from magvit2_pytorch.pipelines.inference import Inference
+from magvit2_pytorch.pipelines.media_file import chunks, media_writer, open_media, pad_space
+from magvit2_pytorch.pipelines.progress import FrameCallback
+from magvit2_pytorch.tokenizer.model import VideoTokenizer
+from magvit2_pytorch.types import VALUE_RANGE, Codes
+from magvit2_pytorch.version import __version__
+
+DEFAULT_FPS = 24.0
+"""Frames per second of films without a prompt."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The beginning of a film, as codes."""
+
+    codes: Int[Tensor, "1 j y x *q"]
+    num_frames: int
+    height: int
+    width: int
+    fps: float
+    source: str | None = None
+
+
+def read_prompt(
+    tokenizer: VideoTokenizer,
+    path: str | Path,
+    num_frames: int | None = None,
+    size: int | None = None,
+    inference: Inference = Inference(),
+) -> Prompt:
+    """Encodes the first frames of a video or image, by default all of a video.
+
+    They are 1 + k times the tokenizer's time factor, fewer than asked for if need be: then every
+    latent is exact, and no frame of it is guessed.
+    """
+    if num_frames is not None and num_frames < 1:
+        raise ValueError(f"a prompt of {num_frames} frames: give 1 or more")
+    media = open_media(path, tokenizer.config.channels, size)
+    factor, stream = tokenizer.time_factor, inference.encode_stream(tokenizer)
+    device, parts, taken = inference.frames_device(tokenizer), [], 0
+    for frames in chunks(media.frames, inference.chunk_frames, factor):
+        if num_frames is not None:
+            frames = frames[: num_frames - taken]
+        if not len(frames):
+            break
+        taken += len(frames)
+        video = pad_space(to_float(frames.to(device))[None], tokenizer.space_factor)
+        codes = stream.push(video)  # what does not complete a latent stays in the stream
+        if codes is not None:
+            parts.append(codes)
+    codes = torch.cat(parts, dim=1)
+    exact = 1 + (codes.shape[1] - 1) * factor
+    fps = media.fps or DEFAULT_FPS
+    return Prompt(codes, exact, media.height, media.width, fps, Path(path).name)
+
+
+def empty_prompt(tokenizer: VideoTokenizer, height: int, width: int) -> Prompt:
+    """No prompt: a film of this size from nothing."""
+    factor = tokenizer.space_factor
+    grid = (-(-height // factor), -(-width // factor))
+    books = () if tokenizer.num_codebooks == 1 else (tokenizer.num_codebooks,)
+    codes = torch.zeros(1, 0, *grid, *books, dtype=torch.int64, device=tokenizer.device)
+    return Prompt(codes, 0, height, width, DEFAULT_FPS)
+
+
+def continued_codes(
+    generator: Generator,
+    prompt: Codes,
+    sampling: Sampling,
+    samples: Int[Tensor, " b"],
+    condition: GeneratorCondition | None = None,
+) -> Iterator[Codes]:
+    """The prompt's codes, then new latent frames without end, for each of `samples`.
+
+    `prompt` has one batch entry, which all samples share.
+    """
+    prompt = prompt.to(generator.device).expand(len(samples), *prompt.shape[1:])
+    grid = prompt.shape[2:4]
+    state, guide = generator.begin(len(samples), grid, condition), None
+    if sampling.guidance and generator.conditions.names:
+        guide = generator.begin(len(samples), grid)
+    if prompt.shape[1]:
+        yield prompt
+        state = generator.read(prompt, state)
+        guide = guide and generator.read(prompt, guide)
+    while True:
+        codes, state, guide = generator.next_frame(state, sampling, samples, guide)
+        yield codes
+
+
+def generate_films(
+    generator: Generator,
+    tokenizer: VideoTokenizer,
+    paths: Sequence[Path],
+    prompt: Prompt,
+    num_frames: int,
+    *,
+    sampling: Sampling = Sampling(),
+    first_sample: int = 0,
+    class_name: str | None = None,
+    inference: Inference = Inference(),
+    fps: float | None = None,
+    on_frames: FrameCallback | None = None,
+    record: dict[str, Any] | None = None,
+) -> None:
+    """Writes films of `num_frames` frames, one to each of `paths`, and a JSON beside each.
+
+    A film begins with the reconstruction of its prompt. It depends on seed and sample number, not
+    on the films that are generated at the same time. The JSON has seed, sample number, options and
+    `record`. Films appear when they are complete.
+    """
+    condition = _class_condition(generator, class_name, len(paths))
+    samples = torch.arange(first_sample, first_sample + len(paths), device=generator.device)
+    fps = fps or prompt.fps
+    stream = inference.decode_stream(tokenizer, num_frames)
+    codes = continued_codes(generator, prompt.codes, sampling, samples, condition)
+    device = inference.frames_device(tokenizer)
+    if on_frames is not None:
+        on_frames(0, num_frames)
+    with ExitStack() as stack:
+        writers = [stack.enter_context(media_writer(path, "video", fps)) for path in paths]
+        while stream.num_frames < num_frames:
+            video = stream.push(next(codes).to(device))
+            video = video[..., : prompt.height, : prompt.width].clamp(*VALUE_RANGE)
+            for write, film in zip(writers, video, strict=True):
+                write(to_uint8(film).cpu())
+            if on_frames is not None:
+                on_frames(stream.num_frames, num_frames)
+    for number, path in enumerate(paths):
+        values = asdict(sampling) | {
+            "sample": first_sample + number,
+            "class": class_name,
+            "prompt": prompt.source,
+            "prompt_frames": prompt.num_frames,
+            "num_frames": num_frames,
+            "size": [prompt.height, prompt.width],
+            "fps": fps,
+            "library_version": __version__,
+        }
+        with replacing(path.with_suffix(".json")) as part:
+            part.write_text(json.dumps(values | (record or {}), indent=2) + "\n", encoding="utf-8")
+
+
+def check_generator(generator: Generator, tokenizer_id: TokenizerId, force: bool = False) -> None:
+    """Raises `TokenizerMismatch` unless the generator's codes are of this tokenizer."""
+    wanted = generator.config.tokenizer_fingerprint
+    if wanted not in (None, tokenizer_id.fingerprint) and not force:
+        raise TokenizerMismatch(
+            f"the generator was trained on codes of the tokenizer with fingerprint {wanted[:12]}, "
+            f"not of {tokenizer_id}: give the former"
+        )
+
+
+def _class_condition(
+    generator: Generator, name: str | None, batch: int
+) -> GeneratorCondition | None:
+    if name is None:
+        return None
+    classes = generator.config.classes or ()
+    if name not in classes:
+        known = ", ".join(classes[:20]) or "none: it is not class-conditional"
+        raise ValueError(f"the generator has no class {name!r}; it has {known}")
+    labels = torch.full((batch,), classes.index(name), device=generator.device)
+    return GeneratorCondition(classes=labels)
