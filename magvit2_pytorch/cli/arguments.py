@@ -46,9 +46,7 @@ def call_function(function: Callable[..., int], values: Mapping[str, Any]) -> in
     for name, parameter in signature(function).parameters.items():
         if is_dataclass(parameter.annotation):
             with user_errors(to=UsageError):
-                options = {
-                    argument.name: values[argument.name] for argument in _arguments(parameter)
-                }
+                options = {a.name: _value(a, values[a.name]) for a in _arguments(parameter)}
                 keywords[name] = parameter.annotation(**options)
         elif parameter.kind is Parameter.POSITIONAL_ONLY:
             positional.append(values[name])
@@ -79,6 +77,11 @@ def add_fields(
                 default=defaults.get(field.name, field.default),
                 help=help_of.get(field.name) or field.name.replace("_", " "),
             )
+
+
+def _value(parameter: Parameter, value: Any) -> Any:
+    """A parsed value; several words are a list for the parser and a tuple for its user."""
+    return tuple(value) if get_origin(parameter.annotation) is tuple else value
 
 
 def summary(function: Callable[..., int]) -> str:

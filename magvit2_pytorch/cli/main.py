@@ -19,6 +19,7 @@ from magvit2_pytorch.cli.convert import convert
 from magvit2_pytorch.cli.decode import decode
 from magvit2_pytorch.cli.demo import demo
 from magvit2_pytorch.cli.evaluate import evaluate
+from magvit2_pytorch.cli.evaluate_generator import evaluate_generator
 from magvit2_pytorch.cli.export import export
 from magvit2_pytorch.cli.info import info
 from magvit2_pytorch.cli.model_folder import UserError
@@ -42,6 +43,7 @@ COMMANDS = {
         evaluate,
         generator_training.train_generator,
         generation.generate,
+        evaluate_generator,
         convert,
         export,
         info,

@@ -45,8 +45,8 @@ def compress(codes: VideoCodes, quantizer: Quantizer) -> bytes:
             f"codes of {grid}: give 1 to 65,535 rows and columns, and at least one frame"
         )
     digits = _digits(checked.numpy(), quantizer)
-    encoder = _constriction().queue.RangeEncoder()
-    family = _constriction().model.Bernoulli(perfect=False)
+    encoder = range_coder().queue.RangeEncoder()
+    family = range_coder().model.Bernoulli(perfect=False)
 
     def write(positions: Positions, digit: int, bit: int, probabilities: Probabilities) -> Bits:
         bits = (digits[(*positions, digit)] >> bit & 1).astype(bool)
@@ -84,10 +84,8 @@ def decompress(data: bytes, quantizer: Quantizer) -> Int[Tensor, "j y x *q"]:
     if form == FIXED_LENGTH:
         codes = _unpack(payload, grid, quantizer)
     else:
-        decoder = _constriction().queue.RangeDecoder(
-            np.frombuffer(payload, "<u4").astype(np.uint32)
-        )
-        family = _constriction().model.Bernoulli(perfect=False)
+        decoder = range_coder().queue.RangeDecoder(np.frombuffer(payload, "<u4").astype(np.uint32))
+        family = range_coder().model.Bernoulli(perfect=False)
 
         def read(positions: Positions, digit: int, bit: int, probabilities: Probabilities) -> Bits:
             return decoder.decode(family, probabilities).astype(bool)
@@ -144,8 +142,8 @@ def _checksum(form: int, grid: LatentGrid, payload: bytes, quantizer: Quantizer)
     return zlib.crc32(payload, zlib.crc32(description.encode()))
 
 
-def _constriction() -> ModuleType:
-    """Imports the range coder, an optional dependency."""
+def range_coder() -> ModuleType:
+    """The range coder of constriction, an optional dependency."""
     try:
         import constriction
     except ImportError as error:

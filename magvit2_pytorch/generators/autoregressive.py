@@ -2,8 +2,9 @@
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -26,7 +27,7 @@ from magvit2_pytorch.layers.arithmetic import Linear
 from magvit2_pytorch.layers.rotary import position_angles
 from magvit2_pytorch.layers.transformer import (
     Attend,
-    KeyValues,
+    Memory,
     attend_all,
     attend_causal,
     attend_masked,
@@ -69,7 +70,7 @@ class GeneratorState(NamedTuple):
     """Digits of the last frames, unknown ones before the first."""
     condition: Float[Tensor, "b m c"] | None = None
     """Tokens of the conditions."""
-    past: tuple[KeyValues, ...] = ()
+    past: tuple[Memory, ...] = ()
     """Keys and values of earlier cells, as far as the window reaches."""
     start: int = 0
     """Number of the first of these cells."""
@@ -106,7 +107,7 @@ class AutoregressiveGenerator(Generator):
         seen = codes if context is None else self.code_space.check(context)
         state = self.begin(codes.shape[0], codes.shape[2:4], condition, kept)
         x, _ = self._advance(self.code_space.to_digits(seen), state, starts)
-        order = self._order(codes.shape[2:4])
+        order = self.order_of(codes.shape[2:4])
         target = order.to_sequence(self.code_space.to_sub_tokens(codes))
         terms = self.head.nll(x, target).mean(dim=(0, 1))
         return terms.sum(), terms
@@ -129,7 +130,7 @@ class AutoregressiveGenerator(Generator):
         """
         codes = self.code_space.check(codes)
         state = state or self.begin(codes.shape[0], codes.shape[2:4], condition)
-        order, bits = self._order(codes.shape[2:4]), []
+        order, bits = self.order_of(codes.shape[2:4]), []
         for frame in codes.split(1, dim=1):
             x, state = self._advance(self.code_space.to_digits(frame), state)
             target = order.to_sequence(self.code_space.to_sub_tokens(frame))
@@ -158,7 +159,6 @@ class AutoregressiveGenerator(Generator):
             _, state = self._advance(self.code_space.to_digits(frame), state)
         return state
 
-    @torch.no_grad()
     def next_frame(
         self,
         state: GeneratorState,
@@ -166,17 +166,41 @@ class AutoregressiveGenerator(Generator):
         samples: Int[Tensor, " b"] | None = None,
         guide: GeneratorState | None = None,
     ) -> tuple[Int[Tensor, "b 1 y x *q"], GeneratorState, GeneratorState | None]:
-        """Draws the next frame; returns its codes and the state after it.
+        """Draws the next frame; returns its codes and the states after it.
 
         `samples` are the samples' numbers, which choose their random draws; by default from 0.
         `guide` is the state without condition for classifier-free guidance: it sees the same codes.
         """
-        batch, _, height, width, _ = state.recent.shape
-        order = self._order((height, width))
         if samples is None:
-            samples = torch.arange(batch, device=self.device)
+            samples = torch.arange(len(state.recent), device=self.device)
+        order = self.order_of(state.recent.shape[2:4])
         count = len(self.code_space.sub_tokens)
         noise = cell_noise(sampling.seed, samples, state.num_frames, order.cells, count)
+
+        def choose(cells: slice, number: int, logits: Tensor) -> Tensor:
+            if guide is None:
+                return sampling.choose(logits, noise[:, cells, number])
+            conditional, plain = logits.chunk(2)
+            guided = conditional + sampling.guidance * (conditional - plain)
+            return sampling.choose(guided, noise[:, cells, number]).repeat(2, 1)
+
+        return self.draw_frame(state, choose, guide)
+
+    @torch.no_grad()
+    def draw_frame(
+        self,
+        state: GeneratorState,
+        choose: Callable[[slice, int, Tensor], Tensor],
+        guide: GeneratorState | None = None,
+    ) -> tuple[Int[Tensor, "b 1 y x *q"], GeneratorState, GeneratorState | None]:
+        """The next frame from values that `choose` gives: drawn, or known, or decoded.
+
+        For each wave and each sub-token it is called with the wave's cells, as a slice of the
+        frame's order, the number of the sub-token, and logits `b n v`, in which those of the
+        `guide` come after the others.
+        """
+        batch, _, height, width, _ = state.recent.shape
+        order = self.order_of((height, width))
         unknown = self.code_space.unknown(batch, 1, height, width, device=self.device)
         frames = _bordered(torch.cat((state.recent, unknown), dim=1), self.code_space)
         places = nn.functional.pad(order.cells, (1, 0))
@@ -188,7 +212,7 @@ class AutoregressiveGenerator(Generator):
             for index, one in enumerate(states):
                 x, states[index] = self._cells(frames, one, cells, order)
                 outs.append(x)
-            drawn = self._draw(outs, sampling, noise[:, cells])
+            drawn = self.head.draw(torch.cat(outs), partial(choose, cells))[:batch]
             digits = self.code_space.to_digits(self.code_space.from_sub_tokens(drawn))
             frames.flatten(1, 3)[:, own[cells]] = digits
         digits = frames[:, NUM_RECENT:, 1:-1, 1:-1]
@@ -206,7 +230,7 @@ class AutoregressiveGenerator(Generator):
     ) -> tuple[Float[Tensor, "b n c"], GeneratorState]:
         """Outputs at all cells of further frames, in order, and the state after them."""
         num_frames, height, width = digits.shape[1:4]
-        order = self._order((height, width))
+        order = self.order_of((height, width))
         frames = _bordered(torch.cat((state.recent, digits), dim=1), self.code_space)
         x, state = self._cells(frames, state, slice(0, num_frames * order.num_cells), order, starts)
         return x, self._after(state, digits)
@@ -241,6 +265,8 @@ class AutoregressiveGenerator(Generator):
             angles = position_angles(positions, self.pairs, self.config.theta, dtype)
         attend = self._attend(state, cells, order)
         x, past = self.transformer(x, angles, attend, state.past or None, state.condition)
+        if not torch.is_grad_enabled():
+            past = tuple(p if isinstance(p, Memory) else Memory.of(p) for p in past)
         return x, state._replace(past=past)
 
     def _attend(self, state: GeneratorState, cells: slice, order: CellOrder) -> Attend:
@@ -300,30 +326,15 @@ class AutoregressiveGenerator(Generator):
         dropped = start - state.start
         if dropped <= 0 or not state.past:
             return state
-        past = tuple((k[:, :, dropped:], v[:, :, dropped:]) for k, v in state.past)
+        past = tuple(memory.without(dropped) for memory in state.past)
         return state._replace(past=past, start=start)
 
     def _after(self, state: GeneratorState, digits: Int[Tensor, "b j y x d"]) -> GeneratorState:
         recent = torch.cat((state.recent, digits), dim=1)[:, -NUM_RECENT:]
         return state._replace(num_frames=state.num_frames + digits.shape[1], recent=recent)
 
-    def _draw(
-        self, outs: list[Tensor], sampling: Sampling, noise: Float[Tensor, "b n g"]
-    ) -> Int[Tensor, "b n g"]:
-        if len(outs) == 1:
-            return self.head.draw(
-                outs[0], lambda number, logits: sampling.choose(logits, noise[..., number])
-            )
-
-        def choose(number: int, logits: Tensor) -> Tensor:
-            conditional, plain = logits.chunk(2)
-            guided = conditional + sampling.guidance * (conditional - plain)
-            value = sampling.choose(guided, noise[..., number])
-            return torch.cat((value, value))
-
-        return self.head.draw(torch.cat(outs), choose)[: len(noise)]
-
-    def _order(self, grid: Sequence[int]) -> CellOrder:
+    def order_of(self, grid: Sequence[int]) -> CellOrder:
+        """The order of the cells of a frame of so many rows and columns."""
         return cell_order(self.config.order, *grid, device=self.device)
 
     def _check_grid(self, grid: Sequence[int]) -> None:

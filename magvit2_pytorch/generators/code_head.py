@@ -32,7 +32,7 @@ class CodeHead(nn.Module):
             raise ValueError(f"head {name!r}: use 'chain' or 'independent'")
         sizes = [part.size for part in code_space.sub_tokens]
         self.to_logits = nn.ModuleList(
-            nn.Sequential(Linear(dim, 2 * dim), nn.GELU(), Linear(2 * dim, size)) for size in sizes
+            nn.Sequential(Linear(dim, 2 * dim), nn.SiLU(), Linear(2 * dim, size)) for size in sizes
         )
         given = sizes[:-1] if name == "chain" else []
         self.feedback = nn.ModuleList(nn.Embedding(size, dim) for size in given)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from magvit2_pytorch.codes.code_windows import CodeWindow, CodeWindows, Stretch, read_grid
 from magvit2_pytorch.codes.codes_dataset import CodesDataset
+from magvit2_pytorch.config import to_tuples
 from magvit2_pytorch.data.loader import InfiniteBatches
 from magvit2_pytorch.functional import autocast
 from magvit2_pytorch.generators.conditions import GeneratorCondition
@@ -162,7 +163,7 @@ class GeneratorTask(Task):
         return self.model.config.to_dict()
 
     def parse_description(self, saved: dict[str, Any]) -> dict[str, Any]:
-        return GENERATORS[self.model.config.kind].config_class(**saved).to_dict()
+        return GENERATORS[self.model.config.kind].config_class(**to_tuples(saved)).to_dict()
 
     # Dry run
 

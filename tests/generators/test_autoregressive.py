@@ -86,22 +86,17 @@ def test_frame_by_frame_equals_one_pass(order, positions, window):
     torch.testing.assert_close(torch.cat((first, rest), dim=1), bits, **EXACT)
 
 
-class Recorded(Sampling):
-    """Draws given codes and keeps their negative log probabilities."""
+def given(model, codes, nats):
+    """Gives known codes to `draw_frame`, and keeps their negative log probabilities."""
+    order = cell_order(model.config.order, *codes.shape[2:4])
+    wanted = order.to_sequence(model.code_space.to_sub_tokens(codes))
 
-    def begin(self, model, codes):
-        order = cell_order(model.config.order, *codes.shape[2:4])
-        wanted = order.to_sequence(model.code_space.to_sub_tokens(codes))
-        self.__dict__.update(wanted=wanted, at=[0] * wanted.shape[-1], nats=[], number=0)
-
-    def choose(self, logits, uniform):
-        count = logits.shape[1]
-        start = self.at[self.number]
-        value = self.wanted[:, start : start + count, self.number]
-        self.nats.append(-logits.log_softmax(-1).gather(-1, value[..., None]).sum())
-        self.at[self.number] = start + count
-        self.__dict__["number"] = (self.number + 1) % len(self.at)
+    def choose(cells, number, logits):
+        value = wanted[:, cells, number]
+        nats.append(-logits.log_softmax(-1).gather(-1, value[..., None]).sum())
         return value
+
+    return choose
 
 
 @pytest.mark.parametrize(("order", "positions"), product(ORDERS, POSITIONS))
@@ -111,12 +106,10 @@ def test_waves_with_a_cache_equal_the_full_pass(order, positions):
     _bits, state = model.bits(codes[:, :2])
     for frame in codes[:, 2:].split(1, dim=1):
         wanted, after = model.bits(frame, state=state)
-        recorded = Recorded()
-        recorded.begin(model, frame)
-        drawn, state, _ = model.next_frame(state, recorded)
+        nats = []
+        drawn, state, _ = model.draw_frame(state, given(model, frame, nats))
         assert torch.equal(drawn, frame)
-        nats = sum(recorded.nats)
-        torch.testing.assert_close(nats / math.log(2), wanted.sum(), **EXACT)
+        torch.testing.assert_close(sum(nats) / math.log(2), wanted.sum(), **EXACT)
         for pair, wanted_pair in zip(state.past, after.past, strict=True):
             for value, wanted in zip(pair, wanted_pair, strict=True):
                 # A pass over a whole frame forgets at its end.
@@ -126,14 +119,16 @@ def test_waves_with_a_cache_equal_the_full_pass(order, positions):
 def test_memory_is_constant_and_copies_of_a_state_go_on_apart():
     model = generator(window=2)
     state = model.begin(1, (2, 3))
-    sizes, films = [], []
+    sizes, rooms, films = [], [], []
     for number in range(10):
         codes, state, _ = model.next_frame(state)
         films.append(codes)
-        sizes.append(sum(v.numel() for pair in state.past for v in pair))
+        sizes.append(sum(len(memory) for memory in state.past))
+        rooms.append(state.past[0].buffer.shape[3])
         if number == 4:
             fork = copy.copy(state)
     assert len(set(sizes[3:])) == 1
+    assert max(rooms) <= 2 * (sizes[-1] // 2 + 6)
     assert state.recent.shape[1] == 2
     again = []
     for _ in range(5):
@@ -190,27 +185,27 @@ def condition(batch):
 
 def test_every_condition_counts_and_dropping_equals_none():
     model = generator(**CONDITIONAL)
-    codes, given = random_codes(model, 2, 2, 3, 4), condition(2)
-    loss, _ = model.loss(codes, given)
+    codes, conditions = random_codes(model, 2, 2, 3, 4), condition(2)
+    loss, _ = model.loss(codes, conditions)
     assert loss.requires_grad
-    for name in given._fields:
-        other, _ = model.loss(codes, given._replace(**{name: None}))
+    for name in conditions._fields:
+        other, _ = model.loss(codes, conditions._replace(**{name: None}))
         assert (other - loss).abs() > 1e-6
     dropped, _ = model.loss(
-        codes, given._replace(text=given.text[:, :1]), kept=torch.tensor([False, False])
+        codes, conditions._replace(text=conditions.text[:, :1]), kept=torch.tensor([False, False])
     )
     assert torch.equal(dropped, model.loss(codes)[0])
 
 
 def test_guidance_moves_towards_the_condition_and_0_is_none():
     model = generator(classes=("cat", "dog"))
-    given = GeneratorCondition(classes=torch.tensor([1, 1]))
+    dogs = GeneratorCondition(classes=torch.tensor([1, 1]))
 
     def film(guidance):
-        state, guide = model.begin(2, (3, 4), given), model.begin(2, (3, 4))
+        state, guide = model.begin(2, (3, 4), dogs), model.begin(2, (3, 4))
         return model.next_frame(state, Sampling(guidance=guidance), None, guide)[0]
 
-    plain, _, _ = model.next_frame(model.begin(2, (3, 4), given))
+    plain, _, _ = model.next_frame(model.begin(2, (3, 4), dogs))
     assert torch.equal(film(0.0), plain)
     unconditional, _, _ = model.next_frame(model.begin(2, (3, 4)))
     assert torch.equal(film(-1.0), unconditional)
@@ -218,17 +213,17 @@ def test_guidance_moves_towards_the_condition_and_0_is_none():
 
 
 @pytest.mark.parametrize(
-    ("given", "text"),
+    ("conditions", "text"),
     [
         (GeneratorCondition(classes=torch.tensor([0, 2])), "has 2"),
         (GeneratorCondition(classes=torch.tensor([0])), "1 samples"),
         (GeneratorCondition(text=torch.zeros(2, 1, 5)), "takes no text"),
     ],
 )
-def test_conditions_that_do_not_fit(given, text):
+def test_conditions_that_do_not_fit(conditions, text):
     model = generator(classes=("cat", "dog"))
     with pytest.raises(ValueError, match=text):
-        model.loss(random_codes(model, 2, 1, 2, 2), given)
+        model.loss(random_codes(model, 2, 1, 2, 2), conditions)
 
 
 def test_it_learns_a_grid_by_heart_and_gives_it_back():

@@ -1,0 +1,192 @@
+"""Report of a generator on held-out ends of videos: JSON, Markdown and a picture."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from magvit2_pytorch.atomic import replacing
+from magvit2_pytorch.codes.code_windows import split_in_time
+from magvit2_pytorch.codes.codes_dataset import CodesDataset
+from magvit2_pytorch.evaluation.generator_measures import (
+    ADDED_COUNTS,
+    HeldOut,
+    Prediction,
+    Unigram,
+    adaptive_bits,
+    exact_bits,
+    held_out_videos,
+    nearest_share,
+    predict,
+    read_video,
+)
+from magvit2_pytorch.generators.autoregressive import AutoregressiveGenerator
+from magvit2_pytorch.generators.generator import Generator
+from magvit2_pytorch.media.frames import to_uint8
+from magvit2_pytorch.media.images import write_grid
+from magvit2_pytorch.metrics.bootstrap import bootstrap_interval
+from magvit2_pytorch.pipelines.inference import Inference
+from magvit2_pytorch.pipelines.progress import FileProgress, Plan
+from magvit2_pytorch.tokenizer.model import VideoTokenizer
+from magvit2_pytorch.version import __version__
+
+PICTURE_FILMS = ("original", "true codes", "most likely", "sample 0", "sample 1", "repeated")
+
+
+def evaluate_generator(
+    generator: Generator,
+    tokenizer: VideoTokenizer,
+    codes: CodesDataset,
+    folder: Path,
+    *,
+    data: Path | None = None,
+    valid_frac: float = 0.1,
+    num_valid_latents: int | None = None,
+    num_latents: int = 2,
+    num_samples: int = 4,
+    max_videos: int = 16,
+    inference: Inference = Inference(),
+    progress: FileProgress | None = None,
+) -> dict[str, Any]:
+    """Measures a generator and writes report.json, report.md and a picture of each video.
+
+    Held out is the end of each video, as in training with the same `valid_frac` and
+    `num_valid_latents`. `data` is the folder of the videos that were tokenized; without it,
+    predictions are compared with decoded true codes. Returns the contents of report.json.
+    """
+    progress = progress or FileProgress()
+    train, stretches = split_in_time(codes, 1, valid_frac, num_valid_latents)
+    stretches = stretches[:max_videos]
+    progress.planned(Plan(num_inputs=len(stretches)))
+    folder.mkdir(parents=True, exist_ok=True)
+    unigram = Unigram(codes, train, codes.codebook_size**codes.num_codebooks)
+    rows, unigram_bits = [], []
+    for stretch, video in zip(stretches, held_out_videos(codes, stretches), strict=True):
+        row = {"video": video.name, "held_out_latents": len(video.end)}
+        row["adaptive_coder"] = adaptive_bits(video, generator.config.levels)
+        unigram_bits.append(
+            [unigram.bits(video.end, codes.num_codebooks, added) for added in ADDED_COUNTS]
+        )
+        if isinstance(generator, AutoregressiveGenerator):
+            bits = exact_bits(generator, video)
+            row["bits"] = float(bits.mean())
+            row["bits_of_latents"] = bits.mean(dim=(1, 2)).tolist()
+        entry = codes.header(stretch.video)
+        real = None
+        if data is not None:
+            num_frames = 1 + (len(video.codes[0]) - 1) * tokenizer.time_factor
+            path = data / entry.source if data.is_dir() else data
+            real = read_video(path, tokenizer, entry.header.size, num_frames)
+        row |= _prediction(
+            generator, tokenizer, video, real, (num_latents, num_samples), inference, folder
+        )
+        row["pixels_of_a_code"] = tokenizer.time_factor * tokenizer.space_factor**2
+        row["nearest_training_frame"] = nearest_share(video.end[0], codes, train)
+        rows.append(row)
+        progress.finished(video.name, None)
+    report = _summary(generator, rows, np.array(unigram_bits))
+    with replacing(folder / "report.json") as part:
+        part.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    with replacing(folder / "report.md") as part:
+        part.write_text(as_markdown(report), encoding="utf-8")
+    return report
+
+
+def _prediction(
+    generator: Generator,
+    tokenizer: VideoTokenizer,
+    video: HeldOut,
+    real: torch.Tensor | None,
+    counts: tuple[int, int],
+    inference: Inference,
+    folder: Path,
+) -> dict[str, Any]:
+    """Measures of a continuation; writes a picture of the last frame of each latent."""
+    if real is None:
+        stream = inference.decode_stream(tokenizer)
+        real = stream.push(video.codes.to(tokenizer.device)).cpu().clamp(-1, 1)
+    num_latents = min(counts[0], len(video.end))
+    prediction, films = predict(
+        generator, tokenizer, video, real, num_latents, counts[1], inference
+    )
+    step = tokenizer.time_factor
+    grid = [
+        list(to_uint8(films[name][0, :, step - 1 :: step].clamp(-1, 1)))
+        for name in PICTURE_FILMS
+        if name in films
+    ]
+    name = video.name.replace("/", "-").split(".")[0]
+    write_grid(folder / f"{name}.png", grid)
+    return {"prediction": vars(prediction), "picture": f"{name}.png"}
+
+
+def _summary(
+    generator: Generator, rows: Sequence[Mapping[str, Any]], unigram_bits: np.ndarray
+) -> dict[str, Any]:
+    counts = np.array([row["held_out_latents"] for row in rows], dtype=float)
+    report: dict[str, Any] = {
+        "library_version": __version__,
+        "generator": generator.config.to_dict(),
+        "uniform_bits": generator.code_space.bits,
+        "unigram_bits": float((unigram_bits * counts[:, None]).sum(0).min() / counts.sum()),
+        "adaptive_coder_bits": _mean(rows, "adaptive_coder"),
+        "videos": list(rows),
+    }
+    if "bits" in rows[0]:
+        values = [row["bits"] for row in rows]
+        interval = bootstrap_interval(values)
+        report["bits"] = _mean(rows, "bits")
+        report["bits_interval"] = None if interval is None else list(interval)
+        report["bits_per_pixel"] = report["bits"] / rows[0]["pixels_of_a_code"]
+    names = Prediction.__dataclass_fields__
+    report["prediction"] = {
+        name: np.mean([row["prediction"][name] for row in rows], axis=0).tolist()
+        for name in names
+        if len({len(row["prediction"][name]) for row in rows}) == 1
+    }
+    return report
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:
+    """Mean over latent frames, of which videos have different numbers."""
+    weights = [row["held_out_latents"] for row in rows]
+    return float(np.average([row[name] for row in rows], weights=weights))
+
+
+def as_markdown(report: Mapping[str, Any]) -> str:
+    """The report as text."""
+    lines = ["# Generator on held-out ends of videos", ""]
+    lines += ["| model of the codes | bits per code |", "|---|---|"]
+    lines.append(f"| all codes equally likely | {report['uniform_bits']:.2f} |")
+    lines.append(f"| frequencies of codes (unigram) | {report['unigram_bits']:.2f} |")
+    lines.append(f"| the adaptive entropy coder | {report['adaptive_coder_bits']:.2f} |")
+    if "bits" in report:
+        interval = report["bits_interval"]
+        text = "" if interval is None else f" ({interval[0]:.2f} to {interval[1]:.2f})"
+        lines.append(f"| this generator, exactly | {report['bits']:.3f}{text} |")
+    lines += ["", "Prediction of the next latents, PSNR in dB, mean over videos:", ""]
+    prediction = report["prediction"]
+    count = len(prediction.get("most_likely", ()))
+    lines.append(f"| frames of latent | {' | '.join(str(n + 1) for n in range(count))} |")
+    lines.append("|---" * (count + 1) + "|")
+    titles = {
+        "most_likely": "most likely codes", "sampled": "samples, mean", "best": "samples, best",
+        "repeated": "last frame repeated", "ceiling": "true codes (the tokenizer alone)",
+        "pairwise": "between two samples",
+    }  # fmt: skip
+    for name, title in titles.items():
+        values = " | ".join(f"{value:.2f}" for value in prediction.get(name, ()))
+        lines.append(f"| {title} | {values} |")
+    shares = " | ".join(f"{100 * value:.0f} %" for value in prediction.get("correct", ()))
+    lines += [f"| most likely codes that are right | {shares} |", ""]
+    lines += ["Rows of the pictures: " + ", ".join(PICTURE_FILMS) + ".", ""]
+    for row in report["videos"]:
+        bits = f"{row['bits']:.3f} bits, " if "bits" in row else ""
+        lines.append(
+            f"- {row['video']}: {bits}adaptive coder {row['adaptive_coder']:.2f}; "
+            f"![{row['video']}]({row['picture']})"
+        )
+    return "\n".join(lines) + "\n"

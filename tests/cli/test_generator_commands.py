@@ -1,0 +1,125 @@
+"""The way from videos to new films: tokenize, train-generator, evaluate-generator, generate."""
+
+import json
+
+import pytest
+import torch
+
+from magvit2_pytorch.codes.codes_dataset import CodesDataset
+from magvit2_pytorch.media.video_reader import VideoFile
+from tests.data.clip_files import make_video
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    return make_video(tmp_path_factory.mktemp("film") / "film.mp4", 40, 16, 24, fps=10)
+
+
+@pytest.fixture(scope="module")
+def trained(film, model, tmp_path_factory):
+    """Codes of a film and a generator of them."""
+    from magvit2_pytorch.cli.main import main
+
+    folder = tmp_path_factory.mktemp("trained")
+    codes, run = str(folder / "codes"), str(folder / "run")
+    words = ["tokenize", str(film), "--model", str(model), "-o", codes, "--views", "flip,shift:2"]
+    assert main(words) == 0
+    small = ["--model.dim", "16", "--model.depth", "1", "--model.heads", "2"]
+    training = ["--num_train_steps", "2", "--crop", "[2, 2]", "--num_latent_frames", "2"]
+    assert main(["train-generator", codes, "-o", run, *small, *training]) == 0
+    return folder / "codes", folder / "run"
+
+
+def test_views_are_files_of_their_own_and_start_later(trained):
+    dataset = CodesDataset(trained[0])
+    names = [path.removesuffix(".codes.safetensors") for path in dataset.paths]
+    assert names == ["film", "film@flip+shift1", "film@flip", "film@shift1"]
+    frames = {name: dataset[number].num_frames for number, name in enumerate(names)}
+    assert frames == {"film": 40, "film@flip": 40, "film@flip+shift1": 39, "film@shift1": 39}
+
+
+def test_views_are_the_codes_of_the_changed_video(trained, film, model):
+    from magvit2_pytorch import VideoTokenizer
+    from magvit2_pytorch.media.frames import to_float
+
+    tokenizer = VideoTokenizer.from_pretrained(model)
+    frames = torch.stack(list(VideoFile(film).frames()))
+    dataset = CodesDataset(trained[0])
+    for number, view in ((2, frames.flip(2)), (3, frames[1:])):
+        wanted = tokenizer.tokenize(to_float(view)[None])
+        assert torch.equal(dataset[number].codes[None], wanted)
+
+
+def test_a_run_can_be_read_again_and_resumed(trained, run, tmp_path):
+    codes, folder = trained
+    words = ("train-generator", codes, "-o", folder, "--config", folder / "config.yaml")
+    status, out, _ = run(*words, "--resume", "latest", "--num_train_steps", 3)
+    assert (status, "Trained 3 steps" in out) == (0, True)
+    status, _, err = run(*words)
+    assert (status, "--resume latest" in err) == (1, True)
+
+
+def test_films_continue_their_prompt_and_do_not_depend_on_each_other(
+    trained, film, model, run, tmp_path
+):
+    words = ("generate", "--generator", trained[1], "--model", model, "--prompt", film)
+    words = (*words, "--prompt_frames", 9, "--frames", 14, "--seed", 3)
+    assert run(*words, "-o", tmp_path / "three", "--num", 3)[0] == 0
+    assert run(*words, "-o", tmp_path / "one", "--first_sample", 2)[0] == 0
+    files = sorted(path.name for path in (tmp_path / "three").iterdir())
+    assert files == [f"film-{n}.{suffix}" for n in range(3) for suffix in ("json", "mp4")]
+    same = [(tmp_path / name / "film-2.mp4").read_bytes() for name in ("three", "one")]
+    assert same[0] == same[1]
+    other = (tmp_path / "three" / "film-1.mp4").read_bytes()
+    assert other != same[0]
+    video = VideoFile(tmp_path / "one" / "film-2.mp4")
+    assert (video.num_frames, video.height, video.width, video.fps) == (14, 16, 24, 10)
+    record = json.loads((tmp_path / "one" / "film-2.json").read_text())
+    assert (record["seed"], record["sample"], record["prompt_frames"]) == (3, 2, 9)
+
+
+def test_films_from_nothing_have_the_size_asked_for(trained, model, run, tmp_path):
+    words = ("generate", "--generator", trained[1], "--model", model, "-o", tmp_path / "out")
+    assert run(*words, "--seconds", 0.5, "--fps", 10, "--height", 10, "--width", 18)[0] == 0
+    video = VideoFile(tmp_path / "out" / "film-0.mp4")
+    assert (video.num_frames, video.height, video.width) == (5, 10, 18)
+
+
+def test_the_report_has_bits_predictions_and_pictures(trained, film, model, run, tmp_path):
+    words = ("evaluate-generator", trained[0], "--generator", trained[1], "--model", model)
+    status, out, _ = run(*words, "-o", tmp_path / "out", "--data", film, "--num_samples", 2)
+    assert status == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert f"{report['bits']:.3f} bits a code" in out
+    (video,) = report["videos"]
+    assert video["bits"] == pytest.approx(report["bits"])
+    assert sum(video["bits_of_latents"]) / video["held_out_latents"] == pytest.approx(
+        report["bits"], rel=1e-5
+    )
+    prediction = report["prediction"]
+    assert {len(values) for values in prediction.values()} == {2}
+    assert prediction["ceiling"][0] > 0
+    assert (tmp_path / "out" / video["picture"]).exists()
+    assert "exactly" in (tmp_path / "out" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("generate", "--generator", "no", "--model", "{model}", "-o", "{out}"), "RUN/generator"),
+        (("generate", "--generator", "{gen}", "--model", "{model}", "-o", "{out}",
+          "--prompt", "no.mp4"), "there is no file no.mp4"),
+        (("generate", "--generator", "{gen}", "--model", "{model}", "-o", "{out}",
+          "--class_name", "cat"), "not class-conditional"),
+        (("generate", "--generator", "{gen}", "--model", "{model}", "-o", "{out}",
+          "--top_p", "2"), "top_p is 2"),
+        (("train-generator", "no", "-o", "{out}"), "magvit2 tokenize"),
+        (("train-generator", "{codes}", "-o", "{out}", "--num_valid_latents", "50"), "hold out"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named(words, text, trained, model, run, tmp_path):
+    names = dict(model=model, gen=trained[1], codes=trained[0], out=tmp_path / "out")
+    status, _, err = run(*(word.format(**names) for word in words))
+    assert status in (1, 2)
+    assert text in err
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())

@@ -1,0 +1,131 @@
+"""Windows of codes as training examples, the split in time, and views."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from magvit2_pytorch.codes.code_file import write_codes
+from magvit2_pytorch.codes.code_header import CodedVideo
+from magvit2_pytorch.codes.code_windows import (
+    GAP_LATENTS,
+    CodeWindows,
+    Stretch,
+    class_folders,
+    read_grid,
+    split_in_time,
+)
+from magvit2_pytorch.codes.codes_dataset import CodesDataset
+from magvit2_pytorch.codes.views import View, is_view, parse_views
+from tests.codes.test_code_file import HEADER
+
+
+def numbered(shape):
+    """Codes that tell where they are from."""
+    return torch.arange(torch.Size(shape).numel()).view(shape) % HEADER.codebook_size
+
+
+def write_corpus(folder, shapes, header=HEADER):
+    """A code file for each path; gives the dataset."""
+    for path, shape in shapes.items():
+        video = CodedVideo(
+            header=header, source=path, kind="video", num_frames=1 + 4 * (shape[0] - 1),
+            height=8, width=8, fps=24.0, shape=shape,
+        )  # fmt: skip
+        target = folder / f"{path}.codes.safetensors"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_codes(target, numbered(shape), video)
+    return CodesDataset(folder)
+
+
+def test_the_end_of_each_video_is_held_out_behind_a_gap(tmp_path):
+    codes = write_corpus(
+        tmp_path, {"a": (20, 4, 4), "a@flip+shift1": (20, 4, 4), "b": (31, 4, 4), "c": (5, 4, 4)}
+    )
+    train, held_out = split_in_time(codes, 3, 0.1)
+    ends = {codes.paths[s.video].split(".")[0]: (s.start, s.stop) for s in held_out}
+    assert ends == {"a": (18, 20), "b": (27, 31)}
+    for stretch in train:
+        name = codes.paths[stretch.video].split(".")[0]
+        length = codes.shapes[stretch.video][0]
+        held = {"a": 2, "a@flip+shift1": 2, "b": 4}.get(name)
+        stop = length if held is None else length - held - GAP_LATENTS
+        assert (stretch.start, stretch.stop) == (0, stop)
+    assert [s.stop - s.start for s in split_in_time(codes, 3, 0.1, 7)[1]] == [7, 7]
+    with pytest.raises(ValueError, match="long enough"):
+        split_in_time(codes, 3, 0.1, 40)
+
+
+def test_windows_are_cut_from_the_stretches_and_repeatable(tmp_path):
+    codes = write_corpus(tmp_path, {"a": (12, 5, 7), "b": (9, 6, 6)})
+    stretches = [Stretch(0, 2, 9), Stretch(1, 0, 6)]
+    windows = CodeWindows(codes, stretches, 3, crop=(4, 16), seed=1)
+    assert windows.size == (4, 6)
+    assert len(windows) == round(7 / 3 * 35 / 24) + round(6 / 3 * 36 / 24)
+    seen = set()
+    for epoch in range(80):
+        for number in range(len(windows)):
+            window = windows[epoch, number]
+            video, stretch = (0, stretches[0]) if number < 3 else (1, stretches[1])
+            assert stretch.start <= window.start <= stretch.stop - 3
+            shape = codes.shapes[video]
+            whole = read_grid(codes, video, window.start, window.start + 3)
+            places = [
+                (y, x)
+                for y in range(shape[1] - 3)
+                for x in range(shape[2] - 5)
+                if torch.equal(whole[:, y : y + 4, x : x + 6], window.codes)
+            ]
+            assert len(places) == 1
+            seen.add((video, window.start, *places[0]))
+            assert torch.equal(windows[epoch, number].codes, window.codes)
+    assert seen == {
+        *((0, t, y, x) for t in range(2, 7) for y in range(2) for x in range(2)),
+        *((1, t, y, 0) for t in range(4) for y in range(3)),
+    }
+    other = CodeWindows(codes, stretches, 3, crop=(4, 16), seed=2)
+    assert any(other[0, n].start != windows[0, n].start for n in range(len(windows)))
+
+
+def test_sequences_are_grids_of_one_row_and_codebooks_stay_last(tmp_path):
+    codes = write_corpus(tmp_path / "one", {"a": (6,), "b": (6,)})
+    windows = CodeWindows(codes, [Stretch(0, 0, 1), Stretch(1, 0, 1)], 1)
+    assert torch.equal(windows[0, 0].codes, numbered((6,))[None, None])
+    several = replace(HEADER, num_codebooks=2)
+    codes = write_corpus(tmp_path / "two", {"a": (5, 3, 3, 2)}, several)
+    assert CodeWindows(codes, [Stretch(0, 0, 5)], 2)[0, 0].codes.shape == (2, 3, 3, 2)
+
+
+def test_classes_are_the_top_folders(tmp_path):
+    codes = write_corpus(tmp_path, {"cat/a": (4, 2, 2), "dog/b": (4, 2, 2), "dog/c/d": (4, 2, 2)})
+    assert class_folders(codes) == ("cat", "dog")
+    stretches = [Stretch(n, 0, 4) for n in range(3)]
+    windows = CodeWindows(codes, stretches, 4, classes=("cat", "dog"))
+    assert [windows[0, n].label for n in range(3)] == [0, 1, 1]
+    with pytest.raises(ValueError, match="none of the folders"):
+        CodeWindows(codes, stretches, 4, classes=("cat",))
+
+
+@pytest.mark.filterwarnings("ignore:.*are left out")
+def test_what_gives_no_windows_is_refused(tmp_path):
+    codes = write_corpus(tmp_path, {"a": (4, 2, 2), "b": (4, 2, 3)})
+    both = [Stretch(0, 0, 4), Stretch(1, 0, 4)]
+    with pytest.raises(ValueError, match="give a crop"):
+        CodeWindows(codes, both, 2)
+    with pytest.raises(ValueError, match="has 5 latent frames"):
+        CodeWindows(codes, both, 5, crop=(2, 2))
+
+
+def test_views_have_names_that_tell_them_from_videos():
+    views = parse_views("flip,shift:3")
+    assert views[0] == View()
+    assert len(set(views)) == 6
+    assert parse_views("shift:2") == [View(), View(shift=1)]
+    paths = [view.path("more/a.mp4") for view in views]
+    assert paths[0] == "more/a.mp4"
+    assert [is_view(path) for path in paths] == [False] + [True] * 5
+    assert is_view("a@flip+shift1.codes.safetensors")
+    assert not any(map(is_view, ("me@home.mp4", "a@flip.mp4/b.mp4", "a.codes.safetensors")))
+    for text in ("", "shift", "shift:1", "turn", "flip:2"):
+        with pytest.raises(ValueError, match="give flip"):
+            parse_views(text)
