@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 from magvit2_pytorch.version import __version__
 
 if TYPE_CHECKING:
+    from magvit2_pytorch.generators.generator import load_generator
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
     from magvit2_pytorch.tokenizer.presets import PRESETS, recipe
     from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
+    from magvit2_pytorch.training.generator_trainer import GeneratorTrainer
     from magvit2_pytorch.training.loop_config import LoopConfig
     from magvit2_pytorch.training.task import Task
     from magvit2_pytorch.training.trainer import Trainer
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from magvit2_pytorch.training.video_trainer import VideoTokenizerTrainer
 
 _MODULES = {
+    "GeneratorTrainer": "training.generator_trainer",
     "LoopConfig": "training.loop_config",
     "PRESETS": "tokenizer.presets",
     "Task": "training.task",
@@ -28,11 +31,13 @@ _MODULES = {
     "TrainingConfig": "training.training_config",
     "VideoTokenizer": "tokenizer.model",
     "VideoTokenizerTrainer": "training.video_trainer",
+    "load_generator": "generators.generator",
     "recipe": "tokenizer.presets",
 }
 
 __all__ = [
     "PRESETS",
+    "GeneratorTrainer",
     "LoopConfig",
     "Task",
     "TokenizerConfig",
@@ -41,6 +46,7 @@ __all__ = [
     "VideoTokenizer",
     "VideoTokenizerTrainer",
     "__version__",
+    "load_generator",
     "recipe",
 ]
 

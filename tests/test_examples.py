@@ -58,7 +58,8 @@ def test_long_video(here, monkeypatch, capsys):
     assert f"as {(1 + 10) * cells} codes" in capsys.readouterr().out
 
 
-def test_codes_for_a_generator(here, monkeypatch, capsys):
-    arguments = ("tokenizer", "videos", "codes.safetensors", "--num_frames", "5")
-    run(monkeypatch, "codes_for_a_generator.py", *arguments)
-    assert "6 sequences of 48 tokens (3 x 4 x 4)" in capsys.readouterr().out
+def test_generate(here, monkeypatch, capsys):
+    arguments = ("tokenizer", "videos", "videos/0.mp4", "out.mp4", "--minutes", "0.001")
+    run(monkeypatch, "generate.py", *arguments, "--size", "16", "--num_frames", "21")
+    assert "out.mp4: 21 frames" in capsys.readouterr().out
+    assert VideoFile("out.mp4").num_frames == 21

@@ -47,6 +47,10 @@ SMALLER_COMMANDS = {
     "path/to/": "",
     "10_000": "2",
     "--size 720": "--size 32",
+    "--size 128": "--size 16",
+    "--max_duration_s 900": "--num_train_steps 2",
+    "--seconds 8": "--frames 20",
+    "--num 4": "--num 1 --frames 18",
     "--preset small --num_train_steps 750": "--preset tiny --num_train_steps 2",
     "--preset o2-image-small": f"--preset o2-image-small {NARROW}".format(time="", view="frame"),
     "--preset o2-small": f"--preset o2-small {NARROW}".format(time="_time", view="video"),
@@ -126,7 +130,7 @@ def test_python_blocks_run_in_order(here, monkeypatch, page, number):
 
 def test_the_command_lines_run(here, monkeypatch, capsys):
     monkeypatch.chdir(here)
-    assert len(COMMANDS) == 14
+    assert len(COMMANDS) == 21
     for command in dict.fromkeys(COMMANDS):
         line = reduced(command, SMALLER_COMMANDS)
         with monkeypatch.context() as context:

@@ -86,7 +86,7 @@ def continued_codes(
     generator: Generator,
     prompt: Codes,
     sampling: Sampling,
-    samples: Int[Tensor, " b"],
+    samples: Int[Tensor, " n"],
     condition: GeneratorCondition | None = None,
 ) -> Iterator[Codes]:
     """The prompt's codes, then new latent frames without end, for each of `samples`.
