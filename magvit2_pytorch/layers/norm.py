@@ -92,6 +92,7 @@ class NormSpec(NamedTuple):
 
     name: NormName = "layer"
     num_groups: int = 32
+    eps: float = 1e-5
 
     def layer(self, dim: int) -> "NormLayer":
         """Builds the norm with learned gain and shift, as a layer."""
@@ -102,8 +103,8 @@ class NormSpec(NamedTuple):
         if self.name not in get_args(NormName):
             raise ValueError(f"norm {self.name!r}: use one of {get_args(NormName)}")
         if self.name == "layer":
-            return ChannelNorm(dim, affine)
-        return FrameGroupNorm(dim, self.num_groups, affine)
+            return ChannelNorm(dim, affine, self.eps)
+        return FrameGroupNorm(dim, self.num_groups, affine, self.eps)
 
 
 class NormLayer(Pointwise):

@@ -89,6 +89,15 @@ class VideoTokenizer(Pretrained, nn.Module):
         """Device of the weights; inputs must be there too, except with `tile_size`."""
         return next(self.parameters()).device
 
+    @property
+    def look_ahead(self) -> int:
+        """Frames before its own that a latent may change; 0 if the decoder is causal.
+
+        Streams and chunks return frames that no later latent changes. Only the first frame of a
+        video never depends on later latents.
+        """
+        return self.config.look_ahead
+
     def latent_grid(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
         """Latent frames, rows and columns for a video of this size."""
         check_size(height, width, self.space_factor)
@@ -197,10 +206,11 @@ class VideoTokenizer(Pretrained, nn.Module):
     ) -> tuple[Video, Past]:
         """Frames of a chunk, and the past for the next chunk.
 
-        Arguments are those of `encode_chunk`.
+        Arguments are those of `encode_chunk`. With a `look_ahead` so many frames wait for the next
+        chunk; the `last` chunk, which may hold no latents after others, returns all.
         """
-        dim = self.quantizer.quantized_dim
-        if quantized.shape[1] != dim or quantized.shape[2] < 1:
+        dim, at_least = self.quantizer.quantized_dim, int(past is None or not last)
+        if quantized.shape[1] != dim or quantized.shape[2] < at_least:
             raise ValueError(
                 f"latents of shape {tuple(quantized.shape)}: give b {dim} t h w, one frame or more"
             )
