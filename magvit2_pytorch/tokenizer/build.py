@@ -118,7 +118,7 @@ def build_encoder_decoder(
         norm=options.norm,
         **pixel_options,
     )
-    if num_copies:
+    if config.repeat_first_frame:
         stem = Chain((RepeatFirstFrame(num_copies), stem))
         head = Chain((head, DropFirstFrames(num_copies)))
     norm = options.norm.layer(last)
