@@ -45,9 +45,7 @@ class Shape:
 
     @property
     def down_time(self):
-        return (
-            [len(self.mults) - 2, len(self.mults) - 3] if self.tempo_ds is None else self.tempo_ds
-        )
+        return self.levels[-3:-1] if self.tempo_ds is None else self.tempo_ds
 
     @property
     def factor(self):
@@ -245,9 +243,7 @@ class Net:
         b, c, t, h, w = x.shape
         normed = self.norm("mid.attn_1.norm", x)
         q, k, v = (
-            self.conv3d(f"mid.attn_1.{part}", normed)
-            .permute(0, 2, 3, 4, 1)
-            .reshape(b * t, h * w, c)
+            self.conv3d(f"mid.attn_1.{part}", normed).movedim(1, -1).reshape(b * t, h * w, c)
             for part in ("q", "k", "v")
         )
         weights = (q @ k.transpose(1, 2) * c**-0.5).softmax(-1)

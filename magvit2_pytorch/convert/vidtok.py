@@ -46,15 +46,17 @@ def split(state: Tensors) -> Parts:
     """The parts of a Lightning checkpoint, with averaged weights where there are any."""
     parts, unknown = group_by_prefix(_uncompiled(state), PREFIXES)
     tokenizer, averages = parts.pop("tokenizer"), parts["averages of other modules"]
-    for name in tokenizer:
-        average = averages.pop(AVERAGE + name.replace(".", ""), None)
-        if average is not None:
-            tokenizer[name] = average
+    averaged = {name: AVERAGE + name.replace(".", "") for name in tokenizer}
+    averaged = {name: average for name, average in averaged.items() if average in averages}
+    tokenizer |= {name: averages.pop(average) for name, average in averaged.items()}
     counters = [averages.pop(AVERAGE + name, None) for name in ("decay", "num_updates")]
-    unknown += [name for name in averages if not name.startswith((f"{AVERAGE}loss",))]
+    unknown += [name for name in averages if not name.startswith(f"{AVERAGE}loss")]
+    if "regularization.project_in.weight" in state:
+        raise ValueError("a VidTok quantizer with projections cannot be converted")
     # Of a level without upsampling in space, upsampling in time is saved but not used.
     unused = [name for level in _unused_levels(tokenizer) for name in tokenizer if level in name]
     left_out = {name: len(tensors) for name, tensors in parts.items()} | {
+        "weights before averaging": len(averaged),
         "counters": sum(counter is not None for counter in counters),
         "upsampling that is not used": len(unused),
     }
@@ -170,9 +172,11 @@ def _split_linear(ours: Tensor, num: int) -> Sequence[Tensor]:
     return (ours[..., None, None, None] if ours.ndim == 2 else ours).chunk(num)
 
 
-LINEAR = Layout(
-    _split_linear, lambda theirs: SAME.join([x.flatten(1) if x.ndim > 1 else x for x in theirs])
-)
+def _join_linear(theirs: Sequence[Tensor]) -> Tensor:
+    return SAME.join([x.flatten(1) if x.ndim > 1 else x for x in theirs])
+
+
+LINEAR = Layout(_split_linear, _join_linear)
 """A linear map of ours, 1x1x1 convolutions of theirs."""
 SPACE, TIME = without_axes(2), without_axes(3, 4)
 MIDDLE: Table = (

@@ -119,8 +119,8 @@ def vidtok_options(
     levels = {*space_down, *time_down, *space_up, *time_up}
     if dim_mults[:1] != (1,) or not levels <= set(range(last + 1)):
         raise ValueError(
-            f"dim_mults {dim_mults} must begin with 1, and the levels {sorted(levels)} of resampling "
-            f"must be among 0 to {last}"
+            f"dim_mults {dim_mults} must begin with 1, and the levels {sorted(levels)} of "
+            f"resampling must be among 0 to {last}"
         )
     dims = [init_dim * mult for mult in dim_mults]
     to_space, to_time = "vidtok_compress_space", f"vidtok_compress_time{'_linear' * linear}"
