@@ -175,7 +175,7 @@ def quantize(latents: torch.Tensor, levels: tuple[int, ...]) -> tuple[torch.Tens
     values, indices, basis = [], 0, 1
     for z, num in zip(latents.unbind(1), levels, strict=True):
         half, offset = (num - 1) * 1.001 / 2, 0.5 if num % 2 == 0 else 0.0
-        shift = torch.atanh(torch.tensor(offset / half))
+        shift = torch.atanh(torch.tensor(offset / half, dtype=z.dtype))
         step = torch.round(torch.tanh(z + shift) * half - offset)
         values.append(step / (num // 2))
         indices, basis = indices + (step.long() + num // 2) * basis, basis * num

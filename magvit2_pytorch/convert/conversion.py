@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from magvit2_pytorch.config import check_known
 from magvit2_pytorch.convert import o2_magvit2, vidtok  # noqa: F401  they register themselves
 from magvit2_pytorch.convert.name_table import convert
 from magvit2_pytorch.convert.project import PROJECTS, Project
+from magvit2_pytorch.quantizers import build_quantizer
 from magvit2_pytorch.quantizers.lfq import BitOrder
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.weights import Tensors, abbreviate, read_checkpoint_file
@@ -93,10 +95,13 @@ def tokenizer_from_state(
         # On the meta device, without memory and without consuming random numbers.
         with torch.device("meta"):
             tokenizer = VideoTokenizer(**project.config(state, source, **options))
-        weights = convert(state, project.names(state), tokenizer)
+        network = nn.ModuleDict({"encoder": tokenizer.encoder, "decoder": tokenizer.decoder})
+        weights = convert(state, project.names(state), network)
     except ValueError as error:
         raise ValueError(f"cannot convert {source}: {error}") from error
-    tokenizer.load_state_dict(weights, assign=True)
+    network.load_state_dict(weights, assign=True)
+    # A new one, on the CPU: quantizers of other projects have no weights.
+    tokenizer.quantizer = build_quantizer(**tokenizer.config.quantizer_options)
     return tokenizer.to(memory_format=torch.channels_last_3d).eval()
 
 

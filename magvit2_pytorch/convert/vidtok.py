@@ -15,7 +15,15 @@ from typing import Any
 
 from torch import Tensor
 
-from magvit2_pytorch.convert.name_table import SAME, Layout, Row, Table, nested, without_axes
+from magvit2_pytorch.convert.name_table import (
+    SAME,
+    Layout,
+    Row,
+    Table,
+    nested,
+    renamed,
+    without_axes,
+)
 from magvit2_pytorch.convert.project import PROJECTS, Parts, Project, group_by_prefix
 from magvit2_pytorch.tokenizer.presets import vidtok_options
 from magvit2_pytorch.weights import Tensors
@@ -53,14 +61,12 @@ def split(state: Tensors) -> Parts:
     unknown += [name for name in averages if not name.startswith(f"{AVERAGE}loss")]
     if "regularization.project_in.weight" in state:
         raise ValueError("a VidTok quantizer with projections cannot be converted")
-    # Of a level without upsampling in space, upsampling in time is saved but not used.
-    unused = [name for level in _unused_levels(tokenizer) for name in tokenizer if level in name]
+    unused = [name for name in tokenizer if name.startswith(_unused(tokenizer))]
     left_out = {name: len(tensors) for name, tensors in parts.items()} | {
         "weights before averaging": len(averaged),
         "counters": sum(counter is not None for counter in counters),
         "upsampling that is not used": len(unused),
     }
-    tokenizer = {name: tensor for name, tensor in tokenizer.items() if name not in unused}
     return Parts(tokenizer, {}, {name: num for name, num in left_out.items() if num}, unknown)
 
 
@@ -136,13 +142,9 @@ def names(state: Tensors) -> Table:
     table = (
         *nested("encoder", "encoder.layers", encoder),
         *nested("decoder", "decoder.layers", decoder),
+        *(Row(name, None) for name in _unused(state)),
     )
-    if not has_groups:
-        return table
-    return tuple(
-        row._replace(theirs=row.theirs.removesuffix(".norm")) if row.ours.endswith(".norm") else row
-        for row in table
-    )
+    return renamed(table, lambda name: name.removesuffix(".norm")) if has_groups else table
 
 
 VIDTOK = Project(
@@ -227,7 +229,7 @@ def _network(
         space_down=_with(state, "encoder.down.{}.downsample.conv"),
         time_down=_with(state, "encoder.down_temporal.{}.downsample.conv.conv"),
         space_up=up,
-        time_up=_with(state, "decoder.up_temporal.{}.upsample.conv.conv"),
+        time_up=[i for i in _with(state, "decoder.up_temporal.{}.upsample.conv.conv") if i in up],
         linear=linear,
         repeat_start=repeat_start,
     )
@@ -263,9 +265,10 @@ def _with(state: Tensors, name: str) -> list[int]:
     return [level for level in _levels(state) if f"{name.format(level)}.weight" in state]
 
 
-def _unused_levels(state: Tensors) -> list[str]:
+def _unused(state: Tensors) -> tuple[str, ...]:
+    """Upsampling in time where there is none in space: it is saved, but not used."""
     up = _with(state, "decoder.up.{}.upsample.conv")
-    return [f"decoder.up_temporal.{i}.upsample." for i in _levels(state) if i not in up]
+    return tuple(f"decoder.up_temporal.{i}.upsample" for i in _levels(state) if i not in up)
 
 
 def _numbered(state: Tensors, start: str) -> Iterator[int]:

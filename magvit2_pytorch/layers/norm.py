@@ -69,6 +69,8 @@ class FrameGroupNorm(nn.Module):
         groups = rearrange(
             at_least_float32(x), "b (g d) t h w -> b g t (d h w)", g=self.norm.num_groups
         )
+        if not x.shape[2]:  # at the end of a stream; PyTorch would warn
+            return groups[..., 0], groups[..., 0]
         variance, mean = torch.var_mean(groups, dim=-1, correction=0)
         return mean, variance
 
