@@ -61,11 +61,11 @@ def split(state: Tensors) -> Parts:
     unknown += [name for name in averages if not name.startswith(f"{AVERAGE}loss")]
     if "regularization.project_in.weight" in state:
         raise ValueError("a VidTok quantizer with projections cannot be converted")
-    unused = [name for name in tokenizer if name.startswith(_unused(tokenizer))]
+    unused = _unused(tokenizer)
     left_out = {name: len(tensors) for name, tensors in parts.items()} | {
         "weights before averaging": len(averaged),
         "counters": sum(counter is not None for counter in counters),
-        "upsampling that is not used": len(unused),
+        "upsampling that is not used": sum(name.startswith(unused) for name in tokenizer),
     }
     return Parts(tokenizer, {}, {name: num for name, num in left_out.items() if num}, unknown)
 
