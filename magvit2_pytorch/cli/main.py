@@ -48,7 +48,7 @@ A video tokenizer to train, stream and build on.
   magvit2 tokenize videos/ --model run -o codes/           encode to discrete codes
   magvit2 decode codes/ --model run -o decoded/            decode to videos
   magvit2 evaluate --model run --data videos/ -o report    measure it and write a report
-  magvit2 convert pytorch_model.bin -o o2                  convert O2-MAGVIT2 weights
+  magvit2 convert pytorch_model.bin -o o2                  convert O2-MAGVIT2 or VidTok weights
   magvit2 export run -o programs                           export to ONNX
 """
 
