@@ -204,8 +204,8 @@ class Net:
 
     def each_frame(self, x, name, **options):
         weight, bias = self.weights(name)
-        frames = [F.conv2d(frame, weight, bias, **options) for frame in x.unbind(2)]
-        return torch.stack(frames, dim=2)
+        frames = F.conv2d(x.transpose(1, 2).flatten(0, 1), weight, bias, **options)
+        return frames.unflatten(0, (len(x), -1)).transpose(1, 2)
 
     def norm(self, name, x):
         if self.shape.group_norm:

@@ -36,6 +36,7 @@ class VideoTokenizer(Pretrained, nn.Module):
         super().__init__()
         self.config = config = TokenizerConfig.from_dict(options)
         self.time_factor, self.space_factor = config.time_factor, config.space_factor
+        self.look_ahead = config.look_ahead
         self.quantizer = build_quantizer(**config.quantizer_options)
         self.encoder, self.decoder = build_encoder_decoder(
             config, self.quantizer.latent_dim, self.quantizer.quantized_dim
@@ -88,15 +89,6 @@ class VideoTokenizer(Pretrained, nn.Module):
     def device(self) -> torch.device:
         """Device of the weights; inputs must be there too, except with `tile_size`."""
         return next(self.parameters()).device
-
-    @property
-    def look_ahead(self) -> int:
-        """Frames before its own that a latent may change; 0 if the decoder is causal.
-
-        Streams and chunks return frames that no later latent changes. Only the first frame of a
-        video never depends on later latents.
-        """
-        return self.config.look_ahead
 
     def latent_grid(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
         """Latent frames, rows and columns for a video of this size."""
@@ -207,7 +199,7 @@ class VideoTokenizer(Pretrained, nn.Module):
         """Frames of a chunk, and the past for the next chunk.
 
         Arguments are those of `encode_chunk`. With a `look_ahead` so many frames wait for the next
-        chunk; the `last` chunk, which may hold no latents after others, returns all.
+        chunk; the `last` chunk, which may be empty, returns all.
         """
         dim, at_least = self.quantizer.quantized_dim, int(past is None or not last)
         if quantized.shape[1] != dim or quantized.shape[2] < at_least:
