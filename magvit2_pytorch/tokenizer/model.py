@@ -121,8 +121,7 @@ class VideoTokenizer(Pretrained, nn.Module):
         # Training checks its first batch: on a GPU, a look at the values waits for the device.
         is_training_step = self.training and torch.is_grad_enabled()
         video = pad_frames(self.prepare(video, not is_training_step), self.time_factor)
-        latents, _ = self.encode_chunk(video, None, cond, tile_size, last=True)
-        return latents
+        return self.encode_chunk(video, None, cond, tile_size, last=True)[0]
 
     def encode_chunk(
         self,
