@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 Tensors = dict[str, Tensor]
 """Tensors by name, as a state dict has them."""
@@ -33,17 +34,29 @@ def read_tensors(path: str | Path, accepted: str) -> Tensors:
     copy those that must outlive it. `accepted` completes "give ..." in error messages. Raises
     `FileNotFoundError`, or `ValueError` on a file without named tensors.
     """
+    return read_checkpoint_file(path, accepted)[0]
+
+
+def read_checkpoint_file(path: str | Path, accepted: str) -> tuple[Tensors, dict[str, int]]:
+    """`read_tensors`, and the number of tensors under each key beside "state_dict".
+
+    A training framework keeps there what it needs to go on, such as the state of optimizers.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}: give {accepted}")
     _check_start(path)
     if path.suffix == ".safetensors":
         try:
-            return load_file(path)
+            return load_file(path), {}
         except SafetensorError as error:
             raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from error
     content = _unpickle(path, accepted)
+    beside = {}
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        leaves = {str(key): tree_leaves(value) for key, value in content.items()}
+        counts = {key: sum(isinstance(x, Tensor) for x in leaves[key]) for key in leaves}
+        beside = {key: num for key, num in counts.items() if num and key != "state_dict"}
         content = content["state_dict"]
     items = content.items() if isinstance(content, dict) else ()
     tensors = {k: v for k, v in items if isinstance(k, str) and isinstance(v, Tensor)}
@@ -53,7 +66,7 @@ def read_tensors(path: str | Path, accepted: str) -> Tensors:
             f"{path} contains no named tensors{f', but dicts ({abbreviate(dicts)})' * bool(dicts)}"
             f": give {accepted}"
         )
-    return tensors
+    return tensors, beside
 
 
 @contextmanager

@@ -76,7 +76,7 @@ def build(*layers, quantizer="lfq", **options) -> VideoTokenizer:
 
 
 def narrow(name: str) -> VideoTokenizer:
-    """A preset in eval mode, for small frames; MAGVIT-v2's at a width of 8 with half of its units.
+    """A preset in eval mode, for small frames; published networks narrow, with half of the units.
 
     A copy of one that is made once: building takes longer than most of what is done with it.
     """
@@ -86,14 +86,17 @@ def narrow(name: str) -> VideoTokenizer:
 @cache
 def _narrow(name: str) -> VideoTokenizer:
     options = preset(name) | dict(image_size=32)
-    if options.get("norm") == "group":
+    if not {"norm", "norm_eps"}.isdisjoint(options):
         wide = options["init_dim"]
         options |= dict(init_dim=8, norm_groups=4)
-        # Entries are (layer, units) or (layer, dim, units).
-        options["layers"] = tuple(
-            (layer, *(dim * 8 // wide for dim in dims), units // 2)
-            for layer, *dims, units in options["layers"]
-        )
+        for name in ("layers", "decoder_layers"):
+            # Entries are names, (layer, units) or (layer, dim, units).
+            options[name] = options.get(name) and tuple(
+                entry
+                if isinstance(entry, str)
+                else (entry[0], *(dim * 8 // wide for dim in entry[1:-1]), entry[-1] // 2)
+                for entry in options[name]
+            )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return VideoTokenizer(**options).eval()

@@ -12,6 +12,7 @@ from magvit2_pytorch import VideoTokenizer
 from magvit2_pytorch.cli.main import main
 from magvit2_pytorch.media.images import write_image
 from magvit2_pytorch.pipelines.export_formats import OLDEST_TORCH
+from tests import vidtok
 from tests.data.clip_files import make_video
 from tests.o2_magvit2 import Shape, made_state, tokenizer_shapes
 
@@ -51,6 +52,8 @@ SMALLER_COMMANDS = {
     "--max_duration_s 900": "--num_train_steps 2",
     "--seconds 8": "--frames 20",
     "--num 4": "--num 1 --frames 18",
+    "--size 256": "--size 32",
+    "-o fine-tuned": "-o fine-tuned --model.image_size 16 --batch_size 2 --num_frames 5",
     "--preset small --num_train_steps 750": "--preset tiny --num_train_steps 2",
     "--preset o2-image-small": f"--preset o2-image-small {NARROW}".format(time="", view="frame"),
     "--preset o2-small": f"--preset o2-small {NARROW}".format(time="_time", view="video"),
@@ -111,6 +114,8 @@ def here(tmp_path_factory):
         write_image(folder / "images" / f"{number}.png", picture)
     VideoTokenizer.from_preset("tiny").save_pretrained(folder / "demo" / "tokenizer")
     torch.save(made_state(tokenizer_shapes(Shape()), seed=0), folder / "pytorch_model.bin")
+    state = vidtok.made_state(vidtok.Shape(8, (1, 2, 2), z=6, version="1.0"))
+    torch.save({"state_dict": state}, folder / "vidtok_fsq_causal_488_262144.ckpt")
     return folder
 
 
@@ -130,7 +135,7 @@ def test_python_blocks_run_in_order(here, monkeypatch, page, number):
 
 def test_the_command_lines_run(here, monkeypatch, capsys):
     monkeypatch.chdir(here)
-    assert len(COMMANDS) == 20
+    assert len(COMMANDS) == 24
     for command in dict.fromkeys(COMMANDS):
         line = reduced(command, SMALLER_COMMANDS)
         with monkeypatch.context() as context:

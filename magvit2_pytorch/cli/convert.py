@@ -1,4 +1,4 @@
-"""`magvit2 convert`: converts an O2-MAGVIT2 checkpoint."""
+"""`magvit2 convert`: converts another project's checkpoint."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,19 +20,26 @@ def convert(
     *,
     output: str,
     bit_order: Literal["msb", "lsb"] | None = None,
+    levels: str | None = None,
+    vidtok_version: Literal["1.0", "1.1"] | None = None,
+    interpolation_mode: Literal["nearest", "trilinear"] | None = None,
 ) -> int:
-    """Converts an O2-MAGVIT2 checkpoint into a tokenizer for the other commands.
+    """Converts a checkpoint of O2-MAGVIT2 or VidTok into a tokenizer for the other commands.
 
-    The kind of model (image or video), its size and its layers are read from the weights. A
-    pickle that would run code is refused. The output folder can be given to --model; if the
-    checkpoint contains a discriminator, it is saved there as discriminator.safetensors.
+    The kind of model, its size and its layers are read from the weights. A pickle that would run
+    code is refused. The output folder can be given to --model; if a checkpoint of O2-MAGVIT2
+    contains a discriminator, it is saved there as discriminator.safetensors.
 
     Args:
-        checkpoint: pytorch_model.bin, model.safetensors, iter_N.ckpt, iter_N_ema.ckpt, or the
-            folder of one.
+        checkpoint: O2-MAGVIT2: pytorch_model.bin, model.safetensors, iter_N.ckpt, iter_N_ema.ckpt,
+            or the folder of one. VidTok: vidtok_NAME.ckpt, or its tensors as .safetensors.
         output: Folder to create. It appears when everything is written, or not at all.
-        bit_order: Order of the bits in a code: the first bit is the most (msb) or the least (lsb)
-            significant one. By default the checkpoint's own order, which is msb.
+        bit_order: O2-MAGVIT2: order of the bits in a code: the first bit is the most (msb) or the
+            least (lsb) significant one. By default the checkpoint's own order, which is msb.
+        levels: VidTok: levels of the FSQ quantizer, such as 8,8,8,8,8,8. Published file names tell.
+        vidtok_version: VidTok: the version of its code. Published file names tell.
+        interpolation_mode: VidTok: how its decoder doubles frames; by default nearest in 1.0 and
+            trilinear in 1.1.
     """
     folder = Path(output).expanduser()
     _check_new(folder)
@@ -44,7 +51,14 @@ def convert(
 
     with user_errors():
         weights = read_checkpoint(Path(checkpoint).expanduser())
-        tokenizer = tokenizer_from_state(weights.tokenizer, checkpoint, bit_order)
+        tokenizer = tokenizer_from_state(
+            weights.tokenizer,
+            checkpoint,
+            bit_order=bit_order,
+            levels=levels,
+            vidtok_version=vidtok_version,
+            interpolation_mode=interpolation_mode,
+        )
     discriminator = _discriminator(weights.discriminator)
     write_errors = user_errors(SafetensorError, prefix=f"cannot write {output}")
     with write_errors, replacing_folder(folder.resolve()) as part:
@@ -89,14 +103,20 @@ def _summary(
     from magvit2_pytorch.pipelines.tokenizer_info import count
 
     config, space = tokenizer.config, tokenizer.space_factor
-    summary = {
+    summary: dict[str, Any] = {
         "model": "video" if config.residual_conv_kernel_size == 3 else "images",
         "parameters": count(tokenizer),
         "compression": f"{tokenizer.time_factor} x {space} x {space}",
-        "bits": f"{tokenizer.quantizer.num_bits} to a code, {config.lfq_bit_order}",
-        "bits_per_pixel": tokenizer.bits_per_pixel,
-        "discriminator": no_discriminator,
     }
+    if config.continuous_dim is not None:
+        summary["channels"] = f"{config.continuous_dim}, continuous"
+    elif config.use_fsq:
+        summary["levels"] = ", ".join(map(str, config.fsq_levels))
+    else:
+        summary["bits"] = f"{tokenizer.quantizer.num_bits} to a code, {config.lfq_bit_order}"
+    if tokenizer.bits_per_pixel is not None:
+        summary["bits_per_pixel"] = tokenizer.bits_per_pixel
+    summary["discriminator"] = no_discriminator
     if discriminator is not None:
         size = " x ".join(map(str, discriminator.network.head.input_size))
         summary["discriminator"] = f"{count(discriminator):,} parameters, for {size}"

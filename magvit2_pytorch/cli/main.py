@@ -62,7 +62,7 @@ A video tokenizer to train, stream and build on.
   magvit2 evaluate --model run --data videos/ -o report    measure it and write a report
   magvit2 train-generator codes/ -o gen                    train a generator of new video
   magvit2 generate --generator gen --model run -o films    sample films from it
-  magvit2 convert pytorch_model.bin -o o2                  convert O2-MAGVIT2 weights
+  magvit2 convert pytorch_model.bin -o o2                  convert O2-MAGVIT2 or VidTok weights
   magvit2 export run -o programs                           export to ONNX
 """
 

@@ -114,8 +114,9 @@ class RunOptions(TrainOptions):
     images: str | None = None
     """Folder of additional images to train on, in a fraction --image_frac of the passes."""
     init_from: str | None = None
-    """Start from a trained tokenizer or run, or hf://OWNER/NAME. An image tokenizer whose layers
-    are the same apart from time is inflated, such as o2-image to o2."""
+    """Start from a trained or converted tokenizer or run, or hf://OWNER/NAME. Without --preset and
+    --config it also gives the options of the model. An image tokenizer whose layers are the same
+    apart from time is inflated, such as o2-image to o2."""
 
 
 def train(
@@ -224,15 +225,20 @@ def files_first(
     """Moves --config and --preset to the front of the command line.
 
     The last of several values wins, so that typed options override those in files wherever --config
-    stands. The preset is the one that is typed, or that of the last file that names one.
+    stands. The preset is the one that is typed, or that of the last file that names one. There is
+    none if only --init_from says which model it is.
     """
     parser = argparse.ArgumentParser(prog=f"magvit2 {name}", add_help=False, allow_abbrev=False)
     parser.add_argument("--config", action="append", default=[])
     parser.add_argument("--preset")
+    parser.add_argument("--init_from")
     known, rest = parser.parse_known_args(args)
+    default = None if known.init_from and not known.config else default
     presets = [known.preset, *map(_preset_in, reversed(known.config)), default]
+    first = next(filter(None, presets), None)
     files = (word for file in known.config for word in ("--config", file))
-    return [*files, "--preset", next(filter(None, presets)), *rest]
+    start = ["--init_from", known.init_from] if known.init_from else []
+    return [*files, *(["--preset", first] if first else []), *start, *rest]
 
 
 def _preset_in(file: str) -> str | None:
@@ -257,6 +263,8 @@ def add_arguments(parser: ArgumentParser, args: Sequence[str]) -> None:
     name = args[args.index("--preset") + 1] if "--preset" in args else DEFAULT_PRESET
     with user_errors(to=UsageError):
         model, training = preset(name), recipe(name)
+    if "--preset" not in args and "--init_from" in args:
+        model, training = _options_of(args[args.index("--init_from") + 1])
     add_function(parser, train, skip=("preset", "model", "training"))
     add_files(parser, PRESETS, name)
     group = parser.add_argument_group(f"training, recommended values for {name}")
@@ -278,6 +286,19 @@ def add_files(parser: ArgumentParser, presets: Iterable[str], name: str) -> None
         action=ActionConfigFile,
         help="YAML file of options in the form of OUT/config.yaml.",
     )
+
+
+def _options_of(source: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of a trained tokenizer, and the recipe of the preset that equals it, if any."""
+    from magvit2_pytorch.tokenizer.model import VideoTokenizer
+    from magvit2_pytorch.tokenizer.presets import PRESETS, preset, recipe
+    from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
+
+    with user_errors(prefix=f"cannot start from {source}"):
+        config = VideoTokenizer.from_pretrained(find_tokenizer(source, "--init_from")).config
+    equal = (name for name in PRESETS if TokenizerConfig(**preset(name)) == config)
+    options = {field.name: getattr(config, field.name) for field in fields(config)}
+    return options, next(map(recipe, equal), {})
 
 
 def run(values: Any) -> int:

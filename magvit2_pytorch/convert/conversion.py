@@ -1,21 +1,20 @@
-"""Conversion of O2-MAGVIT2 checkpoints to tokenizers of this library."""
+"""Conversion of other projects' checkpoints to tokenizers of this library."""
 
-from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
-from magvit2_pytorch.convert import o2_magvit2
+from magvit2_pytorch.config import check_known
+from magvit2_pytorch.convert import o2_magvit2, vidtok  # noqa: F401  they register themselves
 from magvit2_pytorch.convert.name_table import convert
+from magvit2_pytorch.convert.project import PROJECTS, Project
+from magvit2_pytorch.quantizers import build_quantizer
 from magvit2_pytorch.quantizers.lfq import BitOrder
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
-from magvit2_pytorch.weights import Tensors, abbreviate, read_tensors
+from magvit2_pytorch.weights import Tensors, abbreviate, read_checkpoint_file
 
-ACCEPTED = (
-    "a checkpoint of O2-MAGVIT2: pytorch_model.bin, model.safetensors, iter_N.ckpt, "
-    "iter_N_ema.ckpt, or the folder of one"
-)
 FILES = ("model.safetensors", "pytorch_model.bin")
 """File names of a checkpoint in a folder; the first existing one is read."""
 OTHER_MODELS = {
@@ -24,28 +23,38 @@ OTHER_MODELS = {
     "encoder.mid_block.": "a model of Open-MAGVIT2 or of the W.A.L.T. code derived from it",
     "encoder.mid.": "an autoencoder of latent diffusion, or a similar one",
     "encoder.down_blocks.": "an autoencoder of diffusers",
+    "encoder.middle.": "the autoencoder of Wan",
+    "encoder.downsamples.": "the autoencoder of Wan",
 }
 """Other kinds of checkpoints, by the start of a tensor name (after any prefix)."""
 
 
 class Checkpoint(NamedTuple):
-    """Tensors of O2-MAGVIT2, by the names that its modules give them."""
+    """Tensors of another project, by the names that its modules give them."""
 
+    project: Project
     tokenizer: Tensors
     discriminator: Tensors
-    """Empty if the checkpoint holds only the tokenizer."""
+    """Empty if the checkpoint holds only the tokenizer, or one that cannot be converted."""
     left_out: dict[str, int]
     """Tensors that are not converted: their module or kind, and their number."""
 
 
-def convert_o2_magvit2(path: str | Path, bit_order: BitOrder | None = None) -> VideoTokenizer:
-    """The tokenizer in an O2-MAGVIT2 checkpoint, in eval mode and float32.
+def convert_checkpoint(path: str | Path, **options: Any) -> VideoTokenizer:
+    """The tokenizer in another project's checkpoint, in eval mode and float32.
 
-    All options, including video or image model, are read from tensor names and shapes. Codes equal
-    those of O2-MAGVIT2, or have the bit order `bit_order`. Raises `FileNotFoundError`, or
-    `ValueError` for missing, unknown or misshapen tensors.
+    What shapes show is read from them. `options` are what they do not show: `bit_order` of
+    O2-MAGVIT2 ("msb" or "lsb", by default the checkpoint's own); `levels`, `vidtok_version` and
+    `interpolation_mode` of VidTok (see `convert.vidtok`). Raises `FileNotFoundError`, or
+    `ValueError` for missing options and for missing, unknown or misshapen tensors.
     """
-    return tokenizer_from_state(read_checkpoint(path).tokenizer, str(path), bit_order)
+    checkpoint = read_checkpoint(path)
+    return tokenizer_from_state(checkpoint.tokenizer, str(path), **options)
+
+
+def convert_o2_magvit2(path: str | Path, bit_order: BitOrder | None = None) -> VideoTokenizer:
+    """`convert_checkpoint` of an O2-MAGVIT2 checkpoint."""
+    return convert_checkpoint(path, bit_order=bit_order)
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -54,63 +63,62 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     Tensors may share memory with the file.
     """
     path = _find_file(Path(path))
-    return split_checkpoint(read_tensors(path, ACCEPTED), str(path))
+    state, beside = read_checkpoint_file(path, accepted())
+    checkpoint = split_checkpoint(state, str(path))
+    return checkpoint._replace(left_out=checkpoint.left_out | beside)
 
 
 def split_checkpoint(state: Tensors, source: str) -> Checkpoint:
     """`read_checkpoint` for a state dict; `source` names it in errors."""
-    prefixes = [
-        prefix
-        for prefix in o2_magvit2.PREFIXES
-        if o2_magvit2.matches(
-            {n.removeprefix(prefix): x for n, x in state.items() if n.startswith(prefix)}
-        )
-    ]
-    if not prefixes:
+    project = _find_project(state, source)
+    parts = project.split(state)
+    if parts.unknown:
         raise ValueError(
-            f"{source} is not an O2-MAGVIT2 checkpoint{_likely_origin(state)}: it has no "
-            f"{o2_magvit2.FIRST_CONV}; give {ACCEPTED}"
+            f"{source} is not a checkpoint of {project.name}: it has "
+            f"{abbreviate(sorted(parts.unknown))}, which belong to none of its modules; give "
+            f"{project.accepted}"
         )
-    prefix = prefixes[0]
-    module = prefix.removesuffix("tokenizer.")
-    # The tokenizer's prefix comes last: it may be a prefix of the others.
-    parts = {f"{module}perceptual_model.": Tensors(), f"{module}discriminator.": Tensors()}
-    parts[prefix] = Tensors()
-    left_out, unknown = Counter(), []
-    for name, tensor in state.items():
-        part = next((start for start in parts if name.startswith(start)), None)
-        if "." not in name and tensor.numel() <= 1:
-            left_out["counters"] += 1  # such as the number of steps of an average
-        elif part is None:
-            unknown.append(name)
-        else:
-            parts[part][name.removeprefix(part)] = tensor
-    if unknown:
-        raise ValueError(
-            f"{source} is not an O2-MAGVIT2 checkpoint: its names begin with {prefix!r}, "
-            f"except for {abbreviate(sorted(unknown))}; give {ACCEPTED}"
-        )
-    perceptual, discriminator, tokenizer = parts.values()
-    left_out["perceptual_model"] = len(perceptual)
-    return Checkpoint(tokenizer, discriminator, {n: num for n, num in left_out.items() if num})
+    return Checkpoint(project, parts.tokenizer, parts.discriminator, parts.left_out)
 
 
 def tokenizer_from_state(
-    state: Tensors, source: str = "the state dict", bit_order: BitOrder | None = None
+    state: Tensors, source: str = "the state dict", **options: Any
 ) -> VideoTokenizer:
-    """The tokenizer with these tensors, copied; `source` names them in errors."""
+    """The tokenizer with these tensors, copied; `source` names them in errors.
+
+    Options are those of `convert_checkpoint`; None stands for the default.
+    """
+    project = _find_project(state, source)
+    options = {name: value for name, value in options.items() if value is not None}
     try:
-        options = o2_magvit2.config(state)
-        if bit_order is not None:
-            options["lfq_bit_order"] = bit_order
+        check_known(f"a checkpoint of {project.name}", options, project.options)
         # On the meta device, without memory and without consuming random numbers.
         with torch.device("meta"):
-            tokenizer = VideoTokenizer(**options)
-        weights = convert(state, o2_magvit2.names(state), tokenizer)
+            tokenizer = VideoTokenizer(**project.config(state, source, **options))
+        network = nn.ModuleDict({"encoder": tokenizer.encoder, "decoder": tokenizer.decoder})
+        weights = convert(state, project.names(state), network)
     except ValueError as error:
         raise ValueError(f"cannot convert {source}: {error}") from error
-    tokenizer.load_state_dict(weights, assign=True)
+    network.load_state_dict(weights, assign=True)
+    # A new one, on the CPU: quantizers of other projects have no weights.
+    tokenizer.quantizer = build_quantizer(**tokenizer.config.quantizer_options)
     return tokenizer.to(memory_format=torch.channels_last_3d).eval()
+
+
+def accepted() -> str:
+    """The files that can be converted, as the end of "give ..."."""
+    files = (f"a checkpoint of {p.name} ({p.accepted})" for p in PROJECTS.values())
+    return " or ".join(files)
+
+
+def _find_project(state: Tensors, source: str) -> Project:
+    for project in PROJECTS.values():
+        if project.matches(state):
+            return project
+    names = " or ".join(project.name for project in PROJECTS.values())
+    raise ValueError(
+        f"{source} is not a checkpoint of {names}{_likely_origin(state)}: give {accepted()}"
+    )
 
 
 def _find_file(path: Path) -> Path:
@@ -119,7 +127,7 @@ def _find_file(path: Path) -> Path:
     for name in FILES:
         if (path / name).is_file():
             return path / name
-    raise FileNotFoundError(f"{path} holds no {' or '.join(FILES)}: give {ACCEPTED}")
+    raise FileNotFoundError(f"{path} holds no {' or '.join(FILES)}: give {accepted()}")
 
 
 def _likely_origin(state: Tensors) -> str:

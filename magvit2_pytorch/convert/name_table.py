@@ -65,9 +65,11 @@ def nested(theirs: str, ours: str, rows: Iterable[Row]) -> Table:
     )
 
 
-def renamed(table: Table, rename: Callable[[str], str], layout: Layout = SAME) -> Table:
-    """A table for another layout and other names of theirs."""
-    return tuple(Row(tuple(map(rename, row.sources)), row.ours, layout) for row in table)
+def renamed(table: Table, rename: Callable[[str], str], layout: Layout | None = None) -> Table:
+    """A table for other names of theirs, and for another layout if one is given."""
+    return tuple(
+        Row(tuple(map(rename, row.sources)), row.ours, layout or row.layout) for row in table
+    )
 
 
 def find_sources(table: Table, module: nn.Module) -> dict[str, Row]:

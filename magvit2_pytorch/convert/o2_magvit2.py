@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from magvit2_pytorch.convert.name_table import Row, Table, convert, nested, renamed, without_axes
+from magvit2_pytorch.convert.project import PROJECTS, Parts, Project, group_by_prefix
 from magvit2_pytorch.discriminators.models import FrameDiscriminator, VideoDiscriminator
 from magvit2_pytorch.quantizers.lfq import BitOrder
 from magvit2_pytorch.tokenizer.presets import magvit2_options
@@ -63,7 +64,27 @@ NAMES: Table = (
 
 def matches(state: Tensors) -> bool:
     """True if the tensors have the names of a tokenizer of O2-MAGVIT2."""
-    return any(name.startswith(f"{FIRST_CONV}.") for name in state)
+    return any(name.startswith(_first_convs()) for name in state)
+
+
+def split(state: Tensors) -> Parts:
+    """The parts of a checkpoint of the release, the trainer, or its average."""
+    starts = [start for start in _first_convs() if any(n.startswith(start) for n in state)]
+    prefix = starts[0].removesuffix(f"{FIRST_CONV}.")
+    module = prefix.removesuffix("tokenizer.")
+    # The tokenizer's prefix comes last: it may be a prefix of the others.
+    prefixes = {f"{module}{name}.": name for name in ("perceptual_model", "discriminator")}
+    parts, unknown = group_by_prefix(state, prefixes | {prefix: "tokenizer"})
+    tokenizer, discriminator = (
+        {name.removeprefix(start): tensor for name, tensor in parts.pop(part).items()}
+        for start, part in ((prefix, "tokenizer"), (f"{module}discriminator.", "discriminator"))
+    )
+    left_out = {name: len(tensors) for name, tensors in parts.items() if tensors}
+    return Parts(tokenizer, discriminator, left_out, unknown)
+
+
+def _first_convs() -> tuple[str, ...]:
+    return tuple(f"{prefix}{FIRST_CONV}." for prefix in PREFIXES)
 
 
 def names(state: Tensors) -> Table:
@@ -122,6 +143,11 @@ def config(state: Tensors) -> dict[str, Any]:
     )
 
 
+def _config(state: Tensors, source: str = "", bit_order: BitOrder | None = None) -> dict[str, Any]:
+    options = config(state)
+    return options if bit_order is None else options | {"lfq_bit_order": bit_order}
+
+
 def has_time(state: Tensors) -> bool:
     """True for a video model, False for an image model."""
     return any(name.startswith(f"{FIRST_CONV}.conv.") for name in state)
@@ -167,6 +193,18 @@ def _bit_order(mask: Tensor, num_bits: int) -> BitOrder:
         f"its {MASK} is {mask.flatten().tolist()}: it should be the powers of two below "
         f"2^{num_bits}, from high to low or from low to high"
     )
+
+
+O2_MAGVIT2 = Project(
+    "O2-MAGVIT2",
+    "pytorch_model.bin, model.safetensors, iter_N.ckpt, iter_N_ema.ckpt, or the folder of one",
+    matches,
+    split,
+    _config,
+    names,
+    options=("bit_order",),
+)
+PROJECTS.register("o2-magvit2")(O2_MAGVIT2)
 
 
 DISCRIMINATOR_NAMES: Table = (

@@ -40,20 +40,21 @@ class AttentionSize:
 
 
 class SpaceAttention(StatefulLayer):
-    """Attention between all cells of one frame, with axial rotary positions."""
+    """Attention between all cells of one frame, by default with axial rotary positions."""
 
-    def __init__(self, dim: int, size: AttentionSize):
+    def __init__(self, dim: int, size: AttentionSize, rotary: bool = True, bias: bool = False):
         super().__init__()
-        self.size = size
-        self.to_qkv = Linear(dim, size.heads * size.dim_head * 3, bias=False)
-        self.to_out = Linear(size.heads * size.dim_head, dim, bias=False)
+        self.size, self.rotary = size, rotary
+        self.to_qkv = Linear(dim, size.heads * size.dim_head * 3, bias=bias)
+        self.to_out = Linear(size.heads * size.dim_head, dim, bias=bias)
 
     def forward(self, x, past: Past = None, context: Context = Context()):
         batch, _, _, height, width = x.shape
         tokens = rearrange(x, "b c t h w -> (b t) (h w) c")
         q, k, v = rearrange(self.to_qkv(tokens), "b n (s g d) -> s b g n d", s=3, g=self.size.heads)
-        angles = axial_angles(height, width, self.size.dim_head, q)
-        q, k = rotate(q, angles), rotate(k, angles)
+        if self.rotary:
+            angles = axial_angles(height, width, self.size.dim_head, q)
+            q, k = rotate(q, angles), rotate(k, angles)
         dropout = self.size.dropout if self.training else 0.0
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
         out = self.to_out(rearrange(out, "b g n d -> b n (g d)"))
@@ -86,7 +87,7 @@ class TimeAttention(StatefulLayer):
             k, v = torch.cat((past_k, k), dim=2), torch.cat((past_v, v), dim=2)
         angles = rotary_angles(k.shape[2], self.size.dim_head, k)
         out = F.scaled_dot_product_attention(
-            rotate(q, angles[-num_frames:]),
+            rotate(q, angles[k.shape[2] - num_frames :]),
             rotate(k, angles),
             v,
             attn_mask=self._mask(num_frames, k.shape[2], x.device),

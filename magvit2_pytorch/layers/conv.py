@@ -13,7 +13,7 @@ from magvit2_pytorch.layers.arithmetic import Conv3d, convolve
 from magvit2_pytorch.layers.stateful import ReceptiveField, StatefulLayer
 from magvit2_pytorch.types import Context, Past
 
-PadMode = Literal["constant", "replicate", "reflect"]
+PadMode = Literal["constant", "replicate", "reflect", "first_frame"]
 Triple = tuple[int, int, int]
 
 
@@ -30,8 +30,10 @@ class CausalConv3d(StatefulLayer):
 
     Before the first frame, time is padded with zeros (`pad_mode="constant"`) or with the first
     frame (the other modes, as a reflection in time would show it later frames). Space is padded
-    by `pad_mode`. With a stride in time, the window of output j ends on frame j * stride: the
-    first output depends on the first frame alone, and 1 + k * stride frames give 1 + k outputs.
+    by `pad_mode`, with zeros for "first_frame". With a stride in time, the window of output j ends
+    on frame j * stride: the first output depends on the first frame alone, and 1 + k * stride
+    frames give 1 + k outputs. `time_pad` puts fewer frames in front: with kernel - stride of them,
+    k * stride frames give k outputs. A chunk of no frames changes nothing.
     Source: MAGVIT-v2 (arXiv 2310.05737), the causal 3D CNN.
     """
 
@@ -43,6 +45,7 @@ class CausalConv3d(StatefulLayer):
         stride: int | Triple = 1,
         pad_mode: PadMode = "constant",
         bias: bool = True,
+        time_pad: int | None = None,
     ):
         super().__init__()
         kernel_size = triple(kernel_size)
@@ -56,7 +59,7 @@ class CausalConv3d(StatefulLayer):
                 f"a stride of {self.time_stride} frames with a kernel of {kernel_size[0]} skips "
                 f"frames: give a kernel of {self.time_stride} frames or more"
             )
-        self.time_pad = kernel_size[0] - 1
+        self.time_pad = kernel_size[0] - 1 if time_pad is None else time_pad
         self.zero_start = pad_mode == "constant"
         self.conv = Conv3d(
             dim,
@@ -64,11 +67,13 @@ class CausalConv3d(StatefulLayer):
             kernel_size,
             stride,
             padding=(0, kernel_size[1] // 2, kernel_size[2] // 2),
-            padding_mode="zeros" if self.zero_start else pad_mode,
+            padding_mode="zeros" if pad_mode in ("constant", "first_frame") else pad_mode,
             bias=bias,
         )
 
     def forward(self, x, past: Past = None, context: Context = Context()):
+        if past is not None and not x.shape[2]:
+            return self._no_frames(x), past
         if past is None and self.time_pad and x.shape[2] == 1:
             return self._convolve_first(x), () if context.last else self._past_after_first(x)
         if past is None:
@@ -100,13 +105,23 @@ class CausalConv3d(StatefulLayer):
 
         With zeros before it only the last tap in time counts, with copies the sum of all taps.
         """
-        conv = self.conv
+        conv, padding = self.conv, self.conv.padding
         weight = conv.weight[:, :, -1:] if self.zero_start else conv.weight.sum(2, keepdim=True)
-        if not self.zero_start:
-            height, width = conv.padding[1:]
+        if conv.padding_mode != "zeros":
+            _, height, width = padding
             x = F.pad(x, (width, width, height, height, 0, 0), mode=conv.padding_mode)
-        padding = (0, *conv.padding[1:]) if self.zero_start else (0, 0, 0)
+            padding = (0, 0, 0)
         return convolve(x, weight, conv.bias, (1, *conv.stride[1:]), padding)
+
+    def _no_frames(self, x: Float[Tensor, "b c 0 h w"]) -> Float[Tensor, "b d 0 y x"]:
+        conv = self.conv
+        sides = (
+            (side + 2 * padding - kernel) // stride + 1
+            for side, padding, kernel, stride in zip(
+                x.shape[3:], conv.padding[1:], conv.kernel_size[1:], conv.stride[1:], strict=True
+            )
+        )
+        return x.new_empty(x.shape[0], conv.out_channels, 0, *sides)
 
     def _past_after_first(self, x: Float[Tensor, "b c 1 h w"]) -> Float[Tensor, "b c p h w"]:
         return own_copy(torch.cat((self._first_past(x), x), dim=2)[:, :, self.time_stride :])

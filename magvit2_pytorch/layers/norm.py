@@ -69,6 +69,8 @@ class FrameGroupNorm(nn.Module):
         groups = rearrange(
             at_least_float32(x), "b (g d) t h w -> b g t (d h w)", g=self.norm.num_groups
         )
+        if not x.shape[2]:  # at the end of a stream; PyTorch would warn
+            return groups[..., 0], groups[..., 0]
         variance, mean = torch.var_mean(groups, dim=-1, correction=0)
         return mean, variance
 
@@ -92,6 +94,7 @@ class NormSpec(NamedTuple):
 
     name: NormName = "layer"
     num_groups: int = 32
+    eps: float = 1e-5
 
     def layer(self, dim: int) -> "NormLayer":
         """Builds the norm with learned gain and shift, as a layer."""
@@ -102,8 +105,8 @@ class NormSpec(NamedTuple):
         if self.name not in get_args(NormName):
             raise ValueError(f"norm {self.name!r}: use one of {get_args(NormName)}")
         if self.name == "layer":
-            return ChannelNorm(dim, affine)
-        return FrameGroupNorm(dim, self.num_groups, affine)
+            return ChannelNorm(dim, affine, self.eps)
+        return FrameGroupNorm(dim, self.num_groups, affine, self.eps)
 
 
 class NormLayer(Pointwise):

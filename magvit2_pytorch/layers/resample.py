@@ -1,10 +1,14 @@
-"""Changes of the grid: blocks of pixels as channels, strided and block-wise resampling."""
+"""Changes of the grid: blocks of pixels as channels, strided, block-wise and mixed resampling."""
 
 from fractions import Fraction
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from magvit2_pytorch.functional import own_copy
 from magvit2_pytorch.layers.conv import CausalConv3d, PadMode, Triple
 from magvit2_pytorch.layers.stateful import Chain, ReceptiveField, StatefulLayer
 from magvit2_pytorch.types import Context, Past
@@ -88,3 +92,154 @@ def upsample(
     """Convolution to `dim_out * time * space**2` channels, then depth to space."""
     conv = CausalConv3d(dim, dim_out * time * space**2, kernel_size, pad_mode=pad_mode)
     return Chain((conv, DepthToSpace(time, space)))
+
+
+class RepeatFirstFrame(StatefulLayer):
+    """Puts `num` copies of the first frame in front of a video."""
+
+    def __init__(self, num: int):
+        super().__init__()
+        self.num = num
+
+    def forward(self, x, past: Past = None, context: Context = Context()):
+        if past is None and self.num:
+            x = torch.cat((x[:, :, :1].expand(-1, -1, self.num, -1, -1), x), dim=2)
+        return x, ()
+
+    @property
+    def receptive_field(self) -> ReceptiveField:
+        return ReceptiveField()
+
+
+class DropFirstFrames(StatefulLayer):
+    """Drops the first `num` frames of a video; undoes `RepeatFirstFrame`."""
+
+    def __init__(self, num: int):
+        super().__init__()
+        self.num = num
+
+    def forward(self, x, past: Past = None, context: Context = Context()):
+        return x[:, :, self.num :] if past is None else x, ()
+
+    @property
+    def receptive_field(self) -> ReceptiveField:
+        return ReceptiveField()
+
+
+class EndPaddedDownsample(CausalConv3d):
+    """Halves height and width by a 3x3 convolution, zeros below and on the right only.
+
+    Output row i sees the rows 2i to 2i + 2. Source: latent diffusion (arXiv 2112.10752).
+    """
+
+    def __init__(self, dim: int):
+        super().__init__(dim, dim, (1, 3, 3), stride=(1, 2, 2))
+        self.conv.padding = (0, 0, 0)
+
+    def forward(self, x, past: Past = None, context: Context = Context()):
+        return super().forward(F.pad(x, (0, 1, 0, 1)), past, context)
+
+
+class NearestUpsample(StatefulLayer):
+    """Repeats every frame `time` times, every row and column `space` times."""
+
+    def __init__(self, time: int = 1, space: int = 1):
+        super().__init__()
+        self.time, self.space = time, space
+
+    def forward(self, x, past: Past = None, context: Context = Context()):
+        # One copy, directly into channels-last memory, as in `DepthToSpace`.
+        sizes = dict(r=self.time, p=self.space, q=self.space)
+        x = repeat(x, "b c t h w -> b (t r) (h p) (w q) c", **sizes)
+        return rearrange(x, "b t h w c -> b c t h w"), ()
+
+    @property
+    def receptive_field(self) -> ReceptiveField:
+        return ReceptiveField(Fraction(1, self.space))
+
+
+class LinearTimeUpsample(StatefulLayer):
+    """Doubles the frame rate by linear interpolation, which looks one input frame ahead.
+
+    Outputs lie a quarter before and after each input frame (half-pixel centres); beyond the ends
+    the last frame is repeated. The first `num_first` frames of a video, those of its first latent,
+    are interpolated by themselves, so they need no others. Of each chunk the last output waits
+    for the next one, or for the end of the video. Source: VidTok 1.1 (arXiv 2412.13061).
+    """
+
+    def __init__(self, num_first: int = 1):
+        super().__init__()
+        self.num_first = num_first
+
+    def forward(self, x, past: Past = None, context: Context = Context()):
+        parts = []
+        if past is None:
+            first, x = x[:, :, : self.num_first], x[:, :, self.num_first :]
+            parts.append(self._interpolate(first, starts=True, ends=True))
+            past = x[:, :, :0]
+        starts = not past.shape[2]
+        frames = torch.cat((past, x), dim=2)
+        parts.append(self._interpolate(frames, starts, ends=context.last))
+        return torch.cat(parts, dim=2), () if context.last else own_copy(frames[:, :, -1:])
+
+    @property
+    def receptive_field(self) -> ReceptiveField:
+        return ReceptiveField()
+
+    def _interpolate(
+        self, x: Float[Tensor, "b c t h w"], starts: bool, ends: bool
+    ) -> Float[Tensor, "b c u h w"]:
+        """The outputs between each two frames, and those beyond the ends that are final."""
+        x = torch.cat((*[x[:, :, :1]] * starts, x, *[x[:, :, -1:]] * ends), dim=2)
+        x = rearrange(x, "b c t h w -> b t h w c")
+        before, after = x[:, :-1], x[:, 1:]
+        pairs = torch.stack((before.lerp(after, 0.25), before.lerp(after, 0.75)), dim=2)
+        out = rearrange(pairs, "b t r h w c -> b c (t r) h w")
+        return out[:, :, int(starts) : out.shape[2] - int(ends)]
+
+
+class TimeAverage(StatefulLayer):
+    """Means of three frames, for every second one.
+
+    k * 2 frames give k, with one frame in front as `CausalConv3d` pads it.
+    """
+
+    def __init__(self, pad_mode: PadMode = "constant"):
+        super().__init__()
+        self.zero_start = pad_mode == "constant"
+
+    def forward(self, x, past: Past = None, context: Context = Context()):
+        if past is None:
+            past = torch.zeros_like(x[:, :, :1]) if self.zero_start else x[:, :, :1]
+        x = torch.cat((past, x), dim=2)
+        out = (x[:, :, :-2:2] + x[:, :, 1:-1:2] + x[:, :, 2::2]) / 3
+        return out, () if context.last else own_copy(x[:, :, -1:])
+
+    @property
+    def receptive_field(self) -> ReceptiveField:
+        return ReceptiveField()
+
+
+class Mix(StatefulLayer):
+    """a * layer(x) + (1 - a) * conv(x), where a is the sigmoid of a learned number.
+
+    `layer` acts on each position of a frame separately. Source: VidTok (arXiv 2412.13061), whose
+    resampling over time starts as 88 % of a mean or a copy.
+    """
+
+    def __init__(self, layer: StatefulLayer, conv: StatefulLayer):
+        super().__init__()
+        self.layer, self.conv = layer, conv
+        self.mix_factor = nn.Parameter(torch.tensor([2.0]))
+
+    def forward(self, x, past: Past = None, context: Context = Context()):
+        past, conv_past = (None, None) if past is None else past
+        out, past = self.layer(x, past, context)
+        conv, conv_past = self.conv(x, conv_past, context)
+        # The half-precision type of autocast, if any, is that of the convolution.
+        weight = self.mix_factor.sigmoid().to(conv.dtype)
+        return conv.lerp(out.to(conv.dtype), weight), (past, conv_past)
+
+    @property
+    def receptive_field(self) -> ReceptiveField | None:
+        return self.conv.receptive_field

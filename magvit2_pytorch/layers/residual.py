@@ -55,16 +55,17 @@ def basic_residual_block(
     kernel_size: int | Triple = 3,
     pad_mode: PadMode = "constant",
     norm: NormSpec = NormSpec(),
+    bias: bool = False,
 ) -> StatefulLayer:
     """x + conv3(silu(norm(conv3(silu(norm(x)))))), with a 1x1x1 shortcut where `dim` changes.
 
-    Nothing is scaled and no convolution has a bias.
-    Source: MAGVIT-v2 (arXiv 2310.05737), figure 7, with the details of O2-MAGVIT2's code.
+    Nothing is scaled. No convolution has a bias in the source, MAGVIT-v2 (arXiv 2310.05737),
+    figure 7, with the details of O2-MAGVIT2's code; all have one in VidTok (arXiv 2412.13061).
     """
 
     def half(dim: int, dim_out: int) -> tuple[StatefulLayer, ...]:
-        conv = CausalConv3d(dim, dim_out, kernel_size, pad_mode=pad_mode, bias=False)
+        conv = CausalConv3d(dim, dim_out, kernel_size, pad_mode=pad_mode, bias=bias)
         return norm.layer(dim), Pointwise(nn.SiLU()), conv
 
-    shortcut = None if dim == dim_out else CausalConv3d(dim, dim_out, 1, bias=False)
+    shortcut = None if dim == dim_out else CausalConv3d(dim, dim_out, 1, bias=bias)
     return Residual(Chain((*half(dim, dim_out), *half(dim_out, dim_out))), shortcut)

@@ -34,7 +34,7 @@ from magvit2_pytorch.pipelines.media_file import (
 )
 from magvit2_pytorch.pipelines.prefetch import background_writer, prefetch
 from magvit2_pytorch.pipelines.progress import FrameCallback
-from magvit2_pytorch.pipelines.round_trip import RoundTrip, encode_padded
+from magvit2_pytorch.pipelines.round_trip import encode_padded, reconstruct_chunks
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.types import VALUE_RANGE, Frames, Video
 
@@ -162,16 +162,15 @@ def reconstruct_file(
     check_writable(out_path, media.kind)
     frame_chunks = chunks(media.frames, inference.chunk_frames, tokenizer.time_factor)
     writer = media_writer(out_path, media.kind, media.fps, path, media.display)
-    round_trip, psnr, num_frames = RoundTrip(tokenizer, inference), StreamedPsnr(), 0
+    psnr, num_frames, device = StreamedPsnr(), 0, inference.frames_device(tokenizer)
     _report(on_frames, 0, media.num_frames)
     with prefetch(frame_chunks) as prefetched, background_writer(writer) as write:
-        for frames in prefetched:
-            video = _as_video(frames, round_trip.device)
-            recon, _ = round_trip.push(video)
+        videos = (_as_video(frames, device) for frames in prefetched)
+        for video, recon, _ in reconstruct_chunks(tokenizer, videos, inference):
             psnr.update(recon, video)
-            recon_bytes = _to_bytes(recon)
-            write(torch.cat((frames, recon_bytes), dim=2) if side_by_side else recon_bytes)
-            num_frames += len(frames)
+            shown = (_to_bytes(video), _to_bytes(recon)) if side_by_side else (_to_bytes(recon),)
+            write(torch.cat(shown, dim=2))
+            num_frames += video.shape[2]
             _report(on_frames, num_frames, media.num_frames)
     return Reconstruction(psnr.compute(), num_frames, media.height, media.width)
 
@@ -190,11 +189,16 @@ def decoded_frames(
     # The first latent stands for a single frame and belongs to the first chunk.
     starts = [0, *range(1 + step, len(codes), step)]
     _report(on_frames, 0, video.num_frames)
-    for start, stop in zip(starts, [*starts[1:], len(codes)], strict=True):
-        decoded = stream.push(codes[None, start:stop].to(device))
+
+    def shown(decoded: Video) -> Frames:
         frames = _to_bytes(decoded[..., : video.height, : video.width])
         _report(on_frames, stream.num_frames, video.num_frames)
-        yield frames
+        return frames
+
+    for start, stop in zip(starts, [*starts[1:], len(codes)], strict=True):
+        yield shown(stream.push(codes[None, start:stop].to(device)))
+    if (rest := stream.flush()) is not None:
+        yield shown(rest)
 
 
 def code_header(

@@ -1,5 +1,7 @@
 """Reconstruction of videos of any size: padded to the strides, and cropped again."""
 
+from collections.abc import Iterable, Iterator
+
 import torch
 
 from magvit2_pytorch.functional import pad_frames
@@ -21,20 +23,29 @@ def encode_padded(stream: EncodeStream, video: Video) -> Quantized:
     return stream.push_quantized(pad_frames(padded, stream.tokenizer.time_factor, is_first))
 
 
-class RoundTrip:
-    """Encodes and decodes one video, chunk by chunk."""
+def reconstruct_chunks(
+    tokenizer: VideoTokenizer, chunks: Iterable[Video], inference: Inference = Inference()
+) -> Iterator[tuple[Video, Video, Codes | None]]:
+    """Frames, their reconstruction, and the codes of each chunk of one video.
 
-    def __init__(self, tokenizer: VideoTokenizer, inference: Inference = Inference()):
-        self.device = inference.frames_device(tokenizer)
-        self.encoder = inference.encode_stream(tokenizer)
-        self.decoder = inference.decode_stream(tokenizer)
-
-    def push(self, video: Video) -> tuple[Video, Codes | None]:
-        """Reconstruction and codes of the next chunk; a continuous tokenizer has no codes."""
-        num_frames, height, width = video.shape[2:]
-        quantized = encode_padded(self.encoder, video.to(self.device))
-        recon = self.decoder.push(quantized.quantized.to(self.device))
-        return recon[:, :, :num_frames, :height, :width], quantized.codes
+    If the decoder looks ahead, frames wait for their reconstruction, and the last ones come without
+    codes. A continuous tokenizer has no codes.
+    """
+    device = inference.frames_device(tokenizer)
+    encoder, decoder = inference.encode_stream(tokenizer), inference.decode_stream(tokenizer)
+    waiting: Video | None = None
+    for video in chunks:
+        quantized = encode_padded(encoder, video.to(device))
+        recon = decoder.push(quantized.quantized.to(device))
+        waiting = video if waiting is None else torch.cat((waiting, video), dim=2)
+        num_frames, height, width = waiting.shape[2:]
+        recon = recon[:, :, :num_frames, :height, :width]
+        yield waiting[:, :, : recon.shape[2]], recon, quantized.codes
+        waiting = waiting[:, :, recon.shape[2] :]
+    recon = decoder.flush()
+    if recon is not None and waiting is not None:
+        num_frames, height, width = waiting.shape[2:]
+        yield waiting, recon[:, :, :num_frames, :height, :width], None
 
 
 def reconstruct_clip(
@@ -44,7 +55,7 @@ def reconstruct_clip(
     step = inference.chunk_latents(tokenizer) * tokenizer.time_factor
     # The first latent stands for a single frame and belongs to the first chunk.
     chunks = video.tensor_split(tuple(range(1 + step, video.shape[2], step)), dim=2)
-    round_trip = RoundTrip(tokenizer, inference)
-    recon, codes = zip(*(round_trip.push(chunk) for chunk in chunks), strict=True)
+    _, recon, codes = zip(*reconstruct_chunks(tokenizer, chunks, inference), strict=True)
+    codes = [new for new in codes if new is not None]
     video = torch.cat(recon, dim=2).to(tokenizer.device)
-    return video, None if codes[0] is None else torch.cat(codes, dim=1)
+    return video, torch.cat(codes, dim=1) if codes else None

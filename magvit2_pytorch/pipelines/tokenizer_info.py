@@ -118,10 +118,19 @@ def _layers(tokenizer: VideoTokenizer) -> list[Description]:
     input_layer, *down = tokenizer.encoder.layers
     output_layer, *up = reversed(tokenizer.decoder.layers)
     rows = [_row("pixels", first_grid, [input_layer], [output_layer])]
-    for entry, grid, encoder, decoder in zip(config.layers, grids, down, up, strict=False):
-        rows.append(_row(_name(entry), grid, [encoder], [decoder]))
-    num_layers = len(config.layers)
-    return [*rows, _row("latents", config.grids[-1], down[num_layers:], up[num_layers:])]
+    if config.decoder_layers is None:
+        layers = zip(config.layers, grids, down, up, strict=False)
+        rows += [
+            _row(_name(entry), grid, [module], [other]) for entry, grid, module, other in layers
+        ]
+        others = up[len(config.layers) :]
+    else:
+        layers = zip(config.layers, grids, down, strict=False)
+        rows += [_row(_name(entry), grid, [module], []) for entry, grid, module in layers]
+        layers = zip(config.decoder_layers, config.decoder_grids[1:], up, strict=False)
+        rows += [_row(f"decoder: {_name(e)}", grid, [], [module]) for e, grid, module in layers]
+        others = up[len(config.decoder_layers) :]
+    return [*rows, _row("latents", config.grids[-1], down[len(config.layers) :], others)]
 
 
 def _latent_statistics(continuous: Continuous) -> Description | str:

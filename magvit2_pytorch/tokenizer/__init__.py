@@ -1,7 +1,7 @@
 """The video tokenizer: config, layers, model, presets."""
 
 # Import the layers first: they register themselves in LAYERS, which the rest reads.
-from magvit2_pytorch.tokenizer import layer_types
+from magvit2_pytorch.tokenizer import layer_types, vidtok_layers
 from magvit2_pytorch.tokenizer.layer_spec import LAYERS
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.presets import PRESETS
@@ -17,4 +17,5 @@ __all__ = [
     "VideoTokenizer",
     "fit_tile_size",
     "layer_types",
+    "vidtok_layers",
 ]

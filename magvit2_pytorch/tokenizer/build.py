@@ -7,7 +7,12 @@ from torch import nn
 
 from magvit2_pytorch.layers.conv import CausalConv3d, PadMode, Triple, triple
 from magvit2_pytorch.layers.norm import NormSpec
-from magvit2_pytorch.layers.resample import DepthToSpace, SpaceToDepth
+from magvit2_pytorch.layers.resample import (
+    DepthToSpace,
+    DropFirstFrames,
+    RepeatFirstFrame,
+    SpaceToDepth,
+)
 from magvit2_pytorch.layers.stateful import Chain, Pointwise, ReceptiveField, StatefulLayer
 from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
 from magvit2_pytorch.types import Context, Past
@@ -82,42 +87,41 @@ def build_encoder_decoder(
     config: TokenizerConfig, latent_dim: int, quantized_dim: int
 ) -> tuple[Chain, Chain]:
     """Encoder from pixels to `latent_dim` channels, decoder from `quantized_dim`."""
-    options = replace(config.layer_options, quantized_dim=quantized_dim)
-    grids = config.grids
-    encoder_layers, decoder_layers = [], []
-    for spec, grid in zip(config.layer_specs, grids[:-1], strict=True):
-        encoder_layer, decoder_layer = spec.build(grid, options)
-        encoder_layers.append(encoder_layer)
-        decoder_layers.insert(0, decoder_layer)
+    num_copies = config.time_factor - 1 if config.repeat_first_frame else 0
+    options = replace(
+        config.layer_options, quantized_dim=quantized_dim, first_frames=1 + num_copies
+    )
+    grids, decoder_grids = config.grids, config.decoder_grids
+    pairs = [s.build(g, options) for s, g in zip(config.layer_specs, grids[:-1], strict=True)]
+    encoder_layers, decoder_layers = zip(*pairs, strict=True) if pairs else ((), ())
+    if config.decoder_layers is not None:
+        specs = zip(config.decoder_layer_specs, decoder_grids[:-1], strict=True)
+        decoder_layers = [spec.build(grid, options)[1] for spec, grid in specs]
 
     pixel_options = dict(
         patch=config.patch,
         pad_mode=config.pad_mode,
         separate_first_frame=config.separate_first_frame_encoding,
     )
-    first, last = grids[0].dim, grids[-1].dim
-    encoder = Chain(
-        (
-            input_layer(config.channels, first, config.input_conv_kernel_size, **pixel_options),
-            *encoder_layers,
-            options.norm.layer(last),
-            Pointwise(nn.SiLU()),
-            CausalConv3d(last, latent_dim, 1),
-        )
+    first, last, pad_mode = grids[0].dim, grids[-1].dim, config.pad_mode
+    stem = input_layer(config.channels, first, config.input_conv_kernel_size, **pixel_options)
+    to_latents = CausalConv3d(
+        last, latent_dim, config.last_encoder_conv_kernel_size, pad_mode=pad_mode
     )
-    decoder = Chain(
-        (
-            CausalConv3d(
-                quantized_dim, last, config.latent_conv_kernel_size, pad_mode=config.pad_mode
-            ),
-            *decoder_layers,
-            output_layer(
-                first,
-                config.channels,
-                config.output_conv_kernel_size,
-                norm=options.norm,
-                **pixel_options,
-            ),
-        )
+    from_latents = CausalConv3d(
+        quantized_dim, decoder_grids[-1].dim, config.latent_conv_kernel_size, pad_mode=pad_mode
     )
+    head = output_layer(
+        first,
+        config.channels,
+        config.output_conv_kernel_size,
+        norm=options.norm,
+        **pixel_options,
+    )
+    if config.repeat_first_frame:
+        stem = Chain((RepeatFirstFrame(num_copies), stem))
+        head = Chain((head, DropFirstFrames(num_copies)))
+    norm = options.norm.layer(last)
+    encoder = Chain((stem, *encoder_layers, norm, Pointwise(nn.SiLU()), to_latents))
+    decoder = Chain((from_latents, *reversed(decoder_layers), head))
     return encoder, decoder

@@ -38,10 +38,16 @@ class LayerOptions:
     """Width of the embedded condition; None if the model is unconditional."""
     attention: AttentionSize = field(default_factory=AttentionSize)
     linear_attention: AttentionSize = field(default_factory=lambda: AttentionSize(8, 16))
+    first_frames: int = 1
+    """Frames of the first latent, copies included; set when modules are built."""
 
     def doubled(self, dim: int) -> int:
         """Twice as many channels, at most `max_dim`."""
         return dim * 2 if self.max_dim is None else min(dim * 2, self.max_dim)
+
+    def first_cells(self, grid: Grid) -> int:
+        """Cells along time that the first latent has at a level."""
+        return max(self.first_frames // grid.time, 1)
 
 
 class LayerSpec(ABC):
@@ -49,6 +55,14 @@ class LayerSpec(ABC):
 
     name: str
     conditional = False
+    one_frame_start = False
+    """The layer takes a first latent of one frame only: it excludes `repeat_first_frame`."""
+    reads_latents = False
+    """The decoder module reads the quantized latents of the frames that it gets."""
+
+    def look_ahead(self, grid: Grid) -> int:
+        """Frames of video before those of a latent that the decoder module lets it change."""
+        return 0
 
     def after(self, grid: Grid, options: LayerOptions) -> Grid:
         """The grid after the encoder module."""

@@ -122,6 +122,8 @@ class CompressSpaceSpec(LayerSpec):
 class CompressTimeSpec(LayerSpec):
     """Halve the frame rate; `dim_out` channels, by default twice as many."""
 
+    one_frame_start = True
+
     dim_out: int | None = None
 
     def after(self, grid: Grid, options: LayerOptions) -> Grid:
@@ -234,6 +236,8 @@ class Magvit2EncoderResidualSpec(LayerSpec):
 class Magvit2DecoderResidualSpec(LayerSpec):
     """An adaptive norm and `num_units` residual units in the decoder only."""
 
+    one_frame_start = reads_latents = True
+
     num_units: int = 1
 
     def build(self, grid: Grid, options: LayerOptions) -> tuple[StatefulLayer, StatefulLayer]:
@@ -253,6 +257,7 @@ class Magvit2CompressSpaceSpec(LayerSpec):
     num_units: int = 1
 
     time = 1
+    one_frame_start = reads_latents = True
 
     def after(self, grid: Grid, options: LayerOptions) -> Grid:
         dim_out = self.dim_out or options.doubled(grid.dim)

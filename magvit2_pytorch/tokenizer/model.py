@@ -36,6 +36,7 @@ class VideoTokenizer(Pretrained, nn.Module):
         super().__init__()
         self.config = config = TokenizerConfig.from_dict(options)
         self.time_factor, self.space_factor = config.time_factor, config.space_factor
+        self.look_ahead = config.look_ahead
         self.quantizer = build_quantizer(**config.quantizer_options)
         self.encoder, self.decoder = build_encoder_decoder(
             config, self.quantizer.latent_dim, self.quantizer.quantized_dim
@@ -120,8 +121,7 @@ class VideoTokenizer(Pretrained, nn.Module):
         # Training checks its first batch: on a GPU, a look at the values waits for the device.
         is_training_step = self.training and torch.is_grad_enabled()
         video = pad_frames(self.prepare(video, not is_training_step), self.time_factor)
-        latents, _ = self.encode_chunk(video, None, cond, tile_size, last=True)
-        return latents
+        return self.encode_chunk(video, None, cond, tile_size, last=True)[0]
 
     def encode_chunk(
         self,
@@ -197,10 +197,11 @@ class VideoTokenizer(Pretrained, nn.Module):
     ) -> tuple[Video, Past]:
         """Frames of a chunk, and the past for the next chunk.
 
-        Arguments are those of `encode_chunk`.
+        Arguments are those of `encode_chunk`. With a `look_ahead` so many frames wait for the next
+        chunk; the `last` chunk, which may be empty, returns all.
         """
-        dim = self.quantizer.quantized_dim
-        if quantized.shape[1] != dim or quantized.shape[2] < 1:
+        dim, at_least = self.quantizer.quantized_dim, int(past is None or not last)
+        if quantized.shape[1] != dim or quantized.shape[2] < at_least:
             raise ValueError(
                 f"latents of shape {tuple(quantized.shape)}: give b {dim} t h w, one frame or more"
             )

@@ -117,7 +117,8 @@ class EncodeStream:
 class DecodeStream:
     """Stream from codes (or quantized latents) to at most `num_frames` frames.
 
-    The frames are those of the whole video, for any chunks.
+    The frames are those of the whole video, for any chunks. If the decoder looks ahead, the frames
+    that a later latent may change (`VideoTokenizer.look_ahead`) wait for it, or for `flush`.
     """
 
     def __init__(
@@ -132,6 +133,8 @@ class DecodeStream:
         self.tile_size = tile_size
         self.max_frames = num_frames
         self.past: Past = None
+        self.no_latents: Latents | None = None
+        """Latents of this stream's shape, but none of them, known after the first."""
         self.num_frames = 0
         """Frames returned so far."""
         self.ended = False
@@ -148,22 +151,29 @@ class DecodeStream:
         quantized = codes if is_latents else self.tokenizer.decode_codes(codes)
         if not quantized.shape[2]:
             raise ValueError("there are no codes: give those of one latent frame or more")
+        self.no_latents = quantized[:, :, :0].clone()
+        return self._decode(quantized)
+
+    def flush(self) -> Video | None:
+        """End the video. Returns the frames that wait; None if the decoder does not look ahead."""
+        if self.ended:
+            raise ValueError("this stream has ended already")
+        self.ended = True
+        if self.no_latents is None or not self.tokenizer.config.look_ahead:
+            return None
+        return self._decode(self.no_latents, last=True)
+
+    def _decode(self, quantized: Latents, last: bool = False) -> Video | None:
         with inference(self.tokenizer, self.precision):
             if self.tile_size == "auto":
                 self.tile_size = fit_tile_size(self.tokenizer, self.tokenizer.decoder, quantized)
             video, self.past = self.tokenizer.decode_chunk(
-                quantized, self.past, self.cond, self.tile_size
+                quantized, self.past, self.cond, self.tile_size, last=last
             )
         if self.max_frames is not None:
             video = video[:, :, : self.max_frames - self.num_frames]
         self.num_frames += video.shape[2]
         return video if video.shape[2] else None
-
-    def flush(self) -> None:
-        """End the video. Returns nothing: no frames wait in this stream."""
-        if self.ended:
-            raise ValueError("this stream has ended already")
-        self.ended = True
 
 
 def _codes_or_latents(quantized: Quantized | None) -> Codes | Latents | None:

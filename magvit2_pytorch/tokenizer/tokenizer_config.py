@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -70,6 +70,9 @@ class TokenizerConfig:
         default=("residual", "residual", "residual"), metadata=INFLATABLE
     )
     """Layers of the encoder, from pixels to latents; the decoder has them in reverse order."""
+    decoder_layers: tuple[LayerEntry, ...] | None = field(default=None, metadata=INFLATABLE)
+    """Layers of the decoder, also from pixels to latents, where they differ from `layers`. They
+    must compress as much."""
     residual_conv_kernel_size: int | Triple = field(default=3, metadata=INFLATABLE)
     """Kernel of the residual units: one odd number or (time, height, width)."""
     input_conv_kernel_size: int | Triple = field(default=(7, 7, 7), metadata=INFLATABLE)
@@ -78,18 +81,27 @@ class TokenizerConfig:
     """Kernel of the last convolution of the decoder."""
     latent_conv_kernel_size: int | Triple = field(default=3, metadata=INFLATABLE)
     """Kernel of the first convolution of the decoder."""
+    last_encoder_conv_kernel_size: int | Triple = field(default=1, metadata=INFLATABLE)
+    """Kernel of the last convolution of the encoder; 3 in VidTok."""
     norm: NormName = "layer"
     """Norm of convolutional layers: over the channels of each position (`layer`), or over groups of
     channels and all positions of a frame (`group`), as in MAGVIT-v2."""
     norm_groups: int = 32
     """Number of groups of `norm="group"`; it must divide the channels of every level."""
+    norm_eps: float = 1e-5
+    """Added to the variance by the norms of convolutional layers; 1e-6 in VidTok."""
     patch_size: int | tuple[int, int] = field(default=1, metadata=INFLATABLE)
     """Patches that the first convolution reads as channels: pixels to a side, or (frames, pixels).
     The first frame of a video is repeated to fill a patch of its own."""
     pad_mode: PadMode = "constant"
-    """Padding in space: zeros (`constant`), edge pixels (`replicate`) or mirrored (`reflect`)."""
+    """Padding in space: zeros (`constant`), edge pixels (`replicate`) or mirrored (`reflect`).
+    Before the first frame: zeros with `constant`, otherwise copies of it; `first_frame` has them
+    with zeros in space."""
     separate_first_frame_encoding: bool = False
     """Use separate two-dimensional input and output convolutions for the first frame."""
+    repeat_first_frame: bool = False
+    """Put copies of the first frame in front of the video, so that its latent stands for as many
+    frames as others, and drop their reconstructions, as VidTok does."""
     dim_cond: int | None = None
     """Size of the condition vector; None without conditional layers."""
     dim_cond_expansion_factor: float = 4.0
@@ -164,8 +176,10 @@ class TokenizerConfig:
     def __post_init__(self):
         if isinstance(self.layers, str):
             raise ValueError(f"layers is {self.layers!r}: give a tuple, ({self.layers!r},)")
-        object.__setattr__(self, "layers", tuple(normalize_entry(e) for e in self.layers))
-        for name in ("residual", "input", "output", "latent"):
+        for name in ("layers", "decoder_layers"):
+            if (entries := getattr(self, name)) is not None:
+                object.__setattr__(self, name, tuple(normalize_entry(e) for e in entries))
+        for name in ("residual", "input", "output", "latent", "last_encoder"):
             option = f"{name}_conv_kernel_size"
             size = getattr(self, option)
             object.__setattr__(self, option, size if isinstance(size, int) else triple(size))
@@ -197,7 +211,8 @@ class TokenizerConfig:
             raise ValueError(f"image_size {self.image_size}: give one number or (height, width)")
 
     def _check_layers(self):
-        conditional = [spec.name for spec in self.layer_specs if spec.conditional]
+        specs = (*self.layer_specs, *self.decoder_layer_specs)
+        conditional = [spec.name for spec in specs if spec.conditional]
         if conditional and self.dim_cond is None:
             raise ValueError(f"{conditional[0]!r} needs a condition: give dim_cond")
         if self.dim_cond is not None and not conditional:
@@ -205,6 +220,7 @@ class TokenizerConfig:
                 f"dim_cond={self.dim_cond}, but no layer is conditional: use cond_residual, "
                 "cond_attend_space, cond_linear_attend_space or cond_attend_time"
             )
+        self._check_time()
         size, stride = self.image_size, self.space_factor
         for side in self.height_and_width:
             if side < 1 or side % stride:
@@ -212,9 +228,42 @@ class TokenizerConfig:
                     f"image_size {size} is not a multiple of the layers' stride of {stride}"
                 )
 
+    def _check_time(self):
+        """Checks that encoder, decoder and the start of a video fit each other."""
+        encoder, decoder = self.grids[-1], self.decoder_grids[-1]
+        if (encoder.time, encoder.space) != (decoder.time, decoder.space):
+            raise ValueError(
+                f"layers compress {encoder.time} x {encoder.space} x {encoder.space} and "
+                f"decoder_layers {decoder.time} x {decoder.space} x {decoder.space}: they must "
+                "compress alike"
+            )
+        if self.repeat_first_frame:
+            specs = (*self.layer_specs, *self.decoder_layer_specs)
+            unfit = [spec.name for spec in specs if spec.one_frame_start]
+            unfit += ["separate_first_frame_encoding"] * self.separate_first_frame_encoding
+            unfit += [f"patch_size={self.patch_size}"] * (self.patch[0] > 1)
+            if unfit:
+                raise ValueError(
+                    f"repeat_first_frame: {unfit[0]} needs a first latent of one frame; use "
+                    "vidtok_compress_time to compress time"
+                )
+        delayed = [bool(frames) for frames in self._look_aheads]
+        for number, spec in enumerate(self.decoder_layer_specs):
+            if spec.reads_latents and any(delayed[number + 1 :]):
+                raise ValueError(
+                    f"{spec.name!r} reads the latents of its frames, which layers nearer to the "
+                    "latents delay: put those that look ahead before it"
+                )
+
     @property
     def layer_specs(self) -> tuple[LayerSpec, ...]:
         return tuple(parse_layer(entry) for entry in self.layers)
+
+    @property
+    def decoder_layer_specs(self) -> tuple[LayerSpec, ...]:
+        """Specs of the decoder's layers, from pixels to latents."""
+        entries = self.layers if self.decoder_layers is None else self.decoder_layers
+        return tuple(parse_layer(entry) for entry in entries)
 
     @property
     def layer_options(self) -> LayerOptions:
@@ -223,7 +272,7 @@ class TokenizerConfig:
             max_dim=self.max_dim,
             kernel_size=self.residual_conv_kernel_size,
             pad_mode=self.pad_mode,
-            norm=NormSpec(self.norm, self.norm_groups),
+            norm=NormSpec(self.norm, self.norm_groups, self.norm_eps),
             dim_cond=dim_cond,
             attention=AttentionSize(self.attn_dim_head, self.attn_heads, self.attn_dropout),
             linear_attention=AttentionSize(self.linear_attn_dim_head, self.linear_attn_heads),
@@ -248,12 +297,34 @@ class TokenizerConfig:
 
     @property
     def grids(self) -> list[Grid]:
-        """The grid before every layer and after the last."""
+        """The grid before every layer of the encoder and after the last."""
+        return self._grids(self.layer_specs)
+
+    @property
+    def decoder_grids(self) -> list[Grid]:
+        """`grids` of the decoder's layers, from pixels to latents."""
+        return self._grids(self.decoder_layer_specs)
+
+    def _grids(self, specs: Sequence[LayerSpec]) -> list[Grid]:
         time, space = self.patch
         grids = [Grid(dim=self.init_dim, time=time, space=space)]
-        for spec in self.layer_specs:
+        for spec in specs:
             grids.append(spec.after(grids[-1], self.layer_options))
         return grids
+
+    @property
+    def look_ahead(self) -> int:
+        """Frames before its own that a latent may change, except for the first frame of a video.
+
+        0 if the decoder is causal. A stream returns frames when no later latent can change them.
+        """
+        return sum(self._look_aheads)
+
+    @property
+    def _look_aheads(self) -> list[int]:
+        grids = self.decoder_grids[:-1]
+        specs = self.decoder_layer_specs
+        return [spec.look_ahead(grid) for spec, grid in zip(specs, grids, strict=True)]
 
     @property
     def time_factor(self) -> int:

@@ -12,6 +12,7 @@ from magvit2_pytorch.convert.conversion import convert_o2_magvit2
 from magvit2_pytorch.discriminators.models import load_discriminator
 from magvit2_pytorch.quantizers.lfq import convert_bit_order
 from magvit2_pytorch.tokenizer.pretrained import Pretrained
+from tests import vidtok
 from tests.conftest import random_video
 from tests.o2_magvit2 import Shape, discriminator_shapes, made_state, mask, tokenizer_shapes
 
@@ -62,6 +63,40 @@ def test_a_tokenizer(run, checkpoint, tmp_path):
     assert torch.equal(tokenizer(video), convert_o2_magvit2(checkpoint)(video))
     about = json.loads(run("info", tmp_path / "new" / "o2", "--json")[1])
     assert (about["parameters"], about["codebook_size"]) == (count, 64)
+
+
+def test_a_published_vidtok_tokenizer(run, tmp_path):
+    """All that it needs is in the name of the file; another name asks for it."""
+    shape, path = (
+        vidtok.Shape(8, (1, 2, 2), z=5),
+        tmp_path / "vidtok_fsq_causal_444_32768_v1_1.ckpt",
+    )
+    state = vidtok.made_state(shape) | {"loss.discriminator.main.0.bias": torch.ones(4)}
+    torch.save({"state_dict": state, "optimizer_states": [torch.ones(2)]}, path)
+    status, out, err = run("convert", path, "-o", tmp_path / "vidtok")
+    assert (status, err) == (0, "")
+    for line in (
+        "model           video",
+        "compression     4 x 4 x 4",
+        "levels          8, 8, 8, 8, 8",
+        "bits_per_pixel  0.234375",
+        "left_out        discriminator (1), optimizer_states (1)",
+    ):
+        assert line in out.splitlines(), out
+    video, other = random_video(5), path.rename(tmp_path / "last.ckpt")
+    status, _, err = run("convert", other, "-o", tmp_path / "again")
+    assert (status, "levels are not given: give the 5" in err) == (1, True)
+    asked = ("--levels", "8,8,8,8,8", "--vidtok_version", "1.1")
+    assert run("convert", other, "-o", tmp_path / "again", *asked)[0] == 0
+    first, second = (VideoTokenizer.from_pretrained(tmp_path / n) for n in ("vidtok", "again"))
+    assert torch.equal(first(video), second(video))
+    nearest = ("--interpolation_mode", "nearest", "--vidtok_version", "1.0")
+    assert (
+        run("convert", path.parent / "last.ckpt", "-o", tmp_path / "x", *asked[:2], *nearest)[0]
+        == 0
+    )
+    assert VideoTokenizer.from_pretrained(tmp_path / "x").look_ahead == 0
+    assert run("convert", other, "-o", tmp_path / "y", "--bit_order", "msb", *asked)[0] == 1
 
 
 def test_bits_in_the_other_order(run, checkpoint, tmp_path):
@@ -182,7 +217,7 @@ def missing(path):
         (truncated, "was refused: it is damaged"),
         (pointer, "is a git-LFS pointer"),
         (incomplete, "it lacks decoder.conv_last.conv.bias"),
-        (another, "is not an O2-MAGVIT2 checkpoint but looks like an autoencoder"),
+        (another, "is not a checkpoint of O2-MAGVIT2 or VidTok but looks like an autoencoder"),
         (missing, "there is no file"),
     ],
 )

@@ -1,10 +1,12 @@
 """Laws that hold for every layer a user can name, alone and among others."""
 
 from itertools import cycle, pairwise, product
+from typing import get_args
 
 import pytest
 import torch
 
+from magvit2_pytorch.layers.conv import PadMode
 from magvit2_pytorch.tokenizer.layer_spec import LAYERS, Grid, LayerOptions, parse_layer
 from tests.conftest import build, cond_of, random_video
 
@@ -59,7 +61,7 @@ def test_frames_depend_on_the_past_and_the_present_exactly(layer):
     latents = torch.randn(1, tokenizer.quantizer.quantized_dim, 4, 2, 2)
     moved = reach(tokenizer.decode, latents, cond_of(tokenizer))
     for latent in range(len(moved)):
-        first = max(0, 1 + (latent - 1) * factor)
+        first = max(1, 1 + (latent - 1) * factor - tokenizer.look_ahead) if latent else 0
         assert moved[latent, :first].eq(0).all(), f"latent {latent} reached frames before {first}"
         assert moved[latent, first] > 0, f"latent {latent} does not reach frame {first}"
 
@@ -68,7 +70,7 @@ def test_frames_depend_on_the_past_and_the_present_exactly(layer):
 def test_chunks_equal_the_whole(layer):
     """Chunks in latent frames: the first holds one frame, and `time_factor` for each more."""
     tokenizer = build(*around(layer)).double()
-    cond, factor = cond_of(tokenizer), tokenizer.time_factor
+    cond, factor, ahead = cond_of(tokenizer), tokenizer.time_factor, tokenizer.look_ahead
     video = random_video(1 + 3 * factor, dtype=torch.float64)
     whole = tokenizer.encode(video, cond)
     recon = tokenizer.decode(whole, cond)
@@ -80,15 +82,19 @@ def test_chunks_equal_the_whole(layer):
             parts.append(latents)
         torch.testing.assert_close(torch.cat(parts, dim=2), whole, atol=1e-10, rtol=0)
 
-        past, parts = None, []
-        for latents in whole.split(chunks, dim=2):
-            frames, past = tokenizer.decode_chunk(latents, past, cond)
+        past, parts, pieces = None, [], whole.split(chunks, dim=2)
+        for number, latents in enumerate(pieces, 1):
+            last = number == len(pieces)
+            frames, past = tokenizer.decode_chunk(latents, past, cond, last=last)
             parts.append(frames)
+            if not last:
+                num_final = sum(part.shape[2] for part in parts)
+                assert num_final == max(1, 1 + (sum(chunks[:number]) - 1) * factor - ahead)
         torch.testing.assert_close(torch.cat(parts, dim=2), recon, atol=1e-10, rtol=0)
 
 
 # Modes take turns; `test_conv` tries each on every shape of kernel and stride.
-PADDED = list(zip(LAYERS_TO_TRY, cycle(["constant", "replicate", "reflect"]), strict=False))
+PADDED = list(zip(LAYERS_TO_TRY, cycle(get_args(PadMode)), strict=False))
 
 
 @torch.no_grad()
@@ -134,11 +140,19 @@ def test_bf16_is_finite_and_close(layer):
     assert (low - latents).norm() / latents.norm() < 0.05
 
 
+AHEAD = [name for name in EVERY_LAYER if parse_layer(name).look_ahead(Grid(8))]
+READING = [name for name in EVERY_LAYER if parse_layer(name).reads_latents]
+
+
 def chains():
     """Few tuples of layers in which each layer follows each other one and itself."""
     grid, options = Grid(8), LayerOptions()
-    plain = [name for name in EVERY_LAYER if parse_layer(name).after(grid, options) == grid]
-    steps = [name for name in EVERY_LAYER if name not in plain]
+    rest = [name for name in EVERY_LAYER if name not in AHEAD]
+    plain = [name for name in rest if parse_layer(name).after(grid, options) == grid]
+    steps = [name for name in rest if name not in plain]
+    for layer in AHEAD:
+        yield from ((layer, other) for other in EVERY_LAYER)
+        yield from ((other, layer) for other in rest if other not in READING)
     for number, layer in enumerate(plain):
         # To each of those that come later in the list, and back.
         yield (layer, *(name for other in plain[number:] + steps for name in (other, layer)))
@@ -151,7 +165,13 @@ CHAINS = list(chains())
 
 def test_the_chains_hold_every_pair():
     pairs = {pair for chain in CHAINS for pair in pairwise(chain)}
-    assert pairs == set(product(EVERY_LAYER, repeat=2))
+    assert pairs == set(product(EVERY_LAYER, repeat=2)) - set(product(READING, AHEAD))
+
+
+@pytest.mark.parametrize(("reading", "ahead"), product(READING, AHEAD))
+def test_what_reads_latents_cannot_follow_a_delay(reading, ahead):
+    with pytest.raises(ValueError, match=f"'{reading}' reads the latents of its frames, which"):
+        build(reading, "residual", ahead)
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 import copy
 import pickle
 from itertools import cycle
+from typing import get_args
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from magvit2_pytorch.functional import padded_num_frames
+from magvit2_pytorch.layers.conv import PadMode
 from magvit2_pytorch.tokenizer.layer_spec import LAYERS
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.presets import PRESETS, preset
@@ -254,7 +256,7 @@ def test_codes_depend_on_the_last_frame_and_on_an_image(make):
         changed = torch.cat((video[:, :, :-1], video_for(tokenizer, 1)), dim=2)
         latents = torch.cat([tokenizer.encode(v, cond)[:, :, -1:] for v in (video, changed)])
         # Latents of an untrained network lie far from 0: look where signs would differ.
-        ours, theirs = tokenizer.quantize(latents - latents.mean(dim=0)).codes
+        ours, theirs = tokenizer.quantize(100 * (latents - latents.mean(dim=0))).codes
         assert (ours != theirs).any()
 
 
@@ -266,9 +268,10 @@ def test_chunks_of_video_and_of_latents_equal_the_whole(make):
     video = video_for(tokenizer, 1 + 5 * factor, dtype=torch.float64)
     latents, recon = [], []
     encoder_past = decoder_past = None
-    for chunk in video.split([1, 2 * factor, factor, 2 * factor], dim=2):
+    for number, chunk in enumerate(video.split([1, 2 * factor, factor, 2 * factor], dim=2)):
         found, encoder_past = tokenizer.encode_chunk(chunk, encoder_past, cond)
-        frames, decoder_past = tokenizer.decode_chunk(found, decoder_past, cond)
+        last = number == 3 and tokenizer.look_ahead > 0
+        frames, decoder_past = tokenizer.decode_chunk(found, decoder_past, cond, last=last)
         latents.append(found)
         recon.append(frames)
     whole, close = tokenizer.encode(video, cond), dict(atol=1e-10, rtol=1e-10)
@@ -282,10 +285,17 @@ def test_chunks_of_video_and_of_latents_equal_the_whole(make):
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(
     layers=st.lists(st.sampled_from(sorted(LAYERS)), min_size=1, max_size=6).filter(
-        lambda names: sum(name.startswith("compress") for name in names) <= 2
+        # Two steps at most, and no reading of latents that a layer has delayed.
+        lambda names: (
+            sum("compress" in name for name in names) <= 2
+            and not (
+                any(LAYERS[name].reads_latents for name in names)
+                and "vidtok_compress_time_linear" in names
+            )
+        )
     ),
     patch_size=st.sampled_from([1, 2, (2, 1), (2, 2)]),
-    pad_mode=st.sampled_from(["constant", "replicate", "reflect"]),
+    pad_mode=st.sampled_from(get_args(PadMode)),
     apart=st.booleans(),
 )
 def test_layers_go_together_in_any_order(layers, patch_size, pad_mode, apart):
@@ -309,7 +319,7 @@ def test_layers_go_together_in_any_order(layers, patch_size, pad_mode, apart):
     torch.testing.assert_close(torch.cat((first, rest), dim=2), latents, **close)
     quantized = tokenizer.quantize(latents).quantized
     first, past = tokenizer.decode_chunk(quantized[:, :, :1], None, cond)
-    rest, _ = tokenizer.decode_chunk(quantized[:, :, 1:], past, cond)
+    rest, _ = tokenizer.decode_chunk(quantized[:, :, 1:], past, cond, last=True)
     torch.testing.assert_close(torch.cat((first, rest), dim=2), recon, **close)
 
 

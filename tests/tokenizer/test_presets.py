@@ -9,7 +9,13 @@ import torch
 import yaml
 
 from magvit2_pytorch import VideoTokenizer
-from magvit2_pytorch.tokenizer.presets import PRESETS, magvit2_options, preset, recipe
+from magvit2_pytorch.tokenizer.presets import (
+    PRESETS,
+    magvit2_options,
+    preset,
+    recipe,
+    vidtok_options,
+)
 from magvit2_pytorch.training.training_config import TrainingConfig
 from tests.conftest import random_video
 
@@ -24,13 +30,23 @@ FACTORS = {
     "o2-image-small": (1, 16, 18),
     "walt": (4, 8, None),
     "walt-small": (4, 8, None),
+    "vidtok-fsq-488": (4, 8, 18),
+    "vidtok-fsq-888": (8, 8, 15),
+    "vidtok-fsq-41616": (4, 16, 18),
+    "vidtok-kl-488": (4, 8, None),
+    "vidtok-kl-288": (2, 8, None),
 }
 PUBLISHED = {
     "magvit2": (144_865_426, 225_682_051),
     "o2": (148_848_914, 230_997_891),
     "o2-image": (49_751_570, 65_376_387),
+    "vidtok-fsq-488": (69_230_472, 88_221_189),
+    "vidtok-fsq-888": (69_659_144, 95_285_766),
+    "vidtok-fsq-41616": (89_494_152, 109_473_797),
+    "vidtok-kl-488": (69_589_922, 88_359_429),
+    "vidtok-kl-288": (62_290_321, 86_479_108),
 }
-"""Parameters of encoder and decoder, as counted in O2-MAGVIT2's modules."""
+"""Parameters of encoder and decoder, as counted in the modules of O2-MAGVIT2 and VidTok."""
 FULL, REDUCED = dict(init_dim=128, num_units=4), dict(init_dim=64, num_units=2)
 COMPRESS_8X = dict(dim_mults=(1, 2, 2, 4), halve_time=(False, True, True))
 COMPRESS_16X = dict(dim_mults=(1, 1, 2, 2, 4), halve_time=(False, False, True, True))
@@ -103,6 +119,32 @@ def test_the_family_is_one_network_in_two_sizes(name):
     own = {"image_size", "continuous_dim" if "walt" in name else "codebook_size"}
     assert {n: v for n, v in options.items() if n not in own} == magvit2_options(**FAMILY[name])
     assert own < set(options)
+
+
+VIDTOK = {
+    "vidtok-fsq-488": dict(linear=False, repeat_start=False),
+    "vidtok-fsq-888": dict(time_down=(0, 1, 2), time_up=(1, 2, 3)),
+    "vidtok-fsq-41616": dict(dim_mults=(1, 2, 4, 4, 4)),
+    "vidtok-kl-488": {},
+    "vidtok-kl-288": dict(time_down=(1,), time_up=(2,)),
+}
+"""Where a network differs from the first of its family, as arguments of `vidtok_options`."""
+
+
+@pytest.mark.parametrize("name", VIDTOK)
+def test_vidtok_is_one_network_with_one_recipe(name):
+    options = preset(name)
+    quantizer = {"use_fsq", "fsq_levels", "continuous_dim", "use_kl"}
+    network = {n: v for n, v in options.items() if n not in {*quantizer, "image_size"}}
+    assert network == vidtok_options(128, **VIDTOK[name])
+    assert recipe(name) == recipe("vidtok-fsq-488")
+
+
+def test_levels_that_do_not_exist_are_refused():
+    with pytest.raises(
+        ValueError, match=r"levels \[0, 1, 2, 5\] of resampling must be among 0 to 2"
+    ):
+        vidtok_options(8, (1, 2, 2), time_up=(5,))
 
 
 @pytest.mark.parametrize("name", FAMILY)

@@ -29,7 +29,9 @@ def streamed(tokenizer, video, cuts, cond=None, **options):
             frames = decoder.push(new.quantized)
             if frames is not None:
                 seen.append(frames)
-    assert decoder.flush() is None
+    rest = decoder.flush()
+    assert rest is None or tokenizer.look_ahead
+    seen += [] if rest is None else [rest]
     assert encoder.num_frames == decoder.num_frames == video.shape[2]
     axis = 2 if said[0].is_floating_point() else 1
     return torch.cat(said, dim=axis), torch.cat(seen, dim=2)
