@@ -101,7 +101,7 @@ class Generator(Pretrained, nn.Module):
         super().__init__()
         known = [field.name for field in fields(self.config_class)]
         check_known(type(self).__name__, options, known)
-        self.config = config = self.config_class(**options)
+        self.config = config = self.config_class(**to_tuples(options))
         self.code_space = config.code_space
         self.pairs = axis_pairs(config.size.dim_head // 2, AXIS_WEIGHTS)
         self.head = CodeHead(config.dim, self.code_space, config.head)
