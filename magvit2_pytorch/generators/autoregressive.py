@@ -101,24 +101,7 @@ class AutoregressiveGenerator(Generator):
 
     # Likelihood
 
-    def forward(self, *args, **options):
-        """The same as `loss`, for wrappers of modules."""
-        return self.loss(*args, **options)
-
-    def loss(
-        self,
-        codes: Int[Tensor, "b j y x *q"],
-        condition: GeneratorCondition | None = None,
-        kept: Bool[Tensor, " b"] | None = None,
-        starts: Int[Tensor, " b"] | None = None,
-        context: Int[Tensor, "b j y x *q"] | None = None,
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, " g"]]:
-        """Mean negative log likelihood of a code in nats, and its terms by sub-token.
-
-        `starts` are the numbers of the clips' first frames in their videos, `kept` is False where
-        the condition is dropped. `context`, if given, is seen in place of the codes: with errors in
-        it a model learns to continue from its own.
-        """
+    def loss(self, codes, condition=None, *, kept=None, starts=None, context=None, draws=None):
         codes = self.code_space.check(codes)
         seen = codes if context is None else self.code_space.check(context)
         state = self.begin(codes.shape[0], codes.shape[2:4], condition, kept)
@@ -127,6 +110,11 @@ class AutoregressiveGenerator(Generator):
         target = order.to_sequence(self.code_space.to_sub_tokens(codes))
         terms = self.head.nll(x, target).mean(dim=(0, 1))
         return terms.sum(), terms
+
+    def measure(self, codes, num_context, condition=None):
+        """Exact bits of a code, given all before it."""
+        bits, _ = self.bits(codes, condition)
+        return {"bits": float(bits[:, num_context:].mean())}
 
     @torch.no_grad()
     def bits(
@@ -267,9 +255,10 @@ class AutoregressiveGenerator(Generator):
                 return attend_causal
             if stop - start == 1:
                 return attend_all
-            shape = stop - start, stop - state.start
-            ones = torch.ones(shape, dtype=torch.bool, device=self.device)
-            return attend_masked(ones.tril(start - state.start))
+            # Added to the scores: attention would turn a bool mask into this in every block.
+            later = torch.full((stop - start, stop - start), float("-inf"), device=self.device)
+            mask = nn.functional.pad(later.triu(1), (start - state.start, 0))
+            return attend_masked(mask.to(self.dtype))
         queries = torch.arange(start, stop, device=self.device)[:, None]
         keys = torch.arange(state.start, stop, device=self.device)
         visible = keys <= queries

@@ -27,12 +27,10 @@ class ConditionTokens(nn.Module):
     classifier-free guidance compares with it.
     """
 
-    def __init__(
-        self, dim: int, num_classes: int | None, text_dim: int | None, num_scalars: int | None
-    ):
+    def __init__(self, dim: int, num_classes: int, text_dim: int | None, num_scalars: int | None):
         super().__init__()
         self.num_classes = num_classes
-        self.classes = None if num_classes is None else nn.Embedding(num_classes, dim)
+        self.classes = None if not num_classes else nn.Embedding(num_classes, dim)
         self.text = None if text_dim is None else Linear(text_dim, dim)
         self.scalars = None
         if num_scalars is not None:

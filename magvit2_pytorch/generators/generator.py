@@ -1,17 +1,19 @@
 """Parts that all generators share: configuration, conditions, and saved folders."""
 
 import json
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
 
 from magvit2_pytorch.config import Registry, check_known, to_tuples
 from magvit2_pytorch.generators.code_head import CodeHead, HeadName
 from magvit2_pytorch.generators.code_space import CodeSpace
-from magvit2_pytorch.generators.conditions import ConditionTokens
+from magvit2_pytorch.generators.conditions import ConditionTokens, GeneratorCondition
 from magvit2_pytorch.layers.rotary import axis_pairs
 from magvit2_pytorch.layers.transformer import Transformer, TransformerSize
 from magvit2_pytorch.tokenizer.pretrained import CONFIG_FILE, Pretrained
@@ -42,8 +44,8 @@ class GeneratorConfig:
     """Base of the rotary frequencies; it suits distances of up to about a hundred cells."""
     head: HeadName = "chain"
     """Distribution of a code: `chain` is exact, `independent` a comparison; see `CodeHead`."""
-    num_classes: int | None = None
-    """Number of classes to condition on."""
+    classes: tuple[str, ...] | None = None
+    """Names of the classes to condition on."""
     text_dim: int | None = None
     """Channels of text features to condition on."""
     num_scalars: int | None = None
@@ -86,7 +88,7 @@ generator = load_generator("FOLDER")
 """
 
 
-class Generator(Pretrained, nn.Module):
+class Generator(Pretrained, nn.Module, ABC):
     """A model of codes `b j y x`, or `b j y x q` with several codebooks or residual levels.
 
     Options are the fields of the generator's config, as keyword arguments. It knows no tokenizer:
@@ -95,6 +97,8 @@ class Generator(Pretrained, nn.Module):
 
     config_class: ClassVar[type[GeneratorConfig]]
     config: GeneratorConfig
+    measures: ClassVar[tuple[str, ...]] = ("bits",)
+    """Names of the numbers that `measure` returns."""
     card = CARD
 
     def __init__(self, **options: Any):
@@ -106,9 +110,40 @@ class Generator(Pretrained, nn.Module):
         self.pairs = axis_pairs(config.size.dim_head // 2, AXIS_WEIGHTS)
         self.head = CodeHead(config.dim, self.code_space, config.head)
         self.conditions = ConditionTokens(
-            config.dim, config.num_classes, config.text_dim, config.num_scalars
+            config.dim, len(config.classes or ()), config.text_dim, config.num_scalars
         )
         self.transformer = Transformer(config.size, config.dropout, bool(self.conditions.names))
+
+    def forward(self, *args: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        """The same as `loss`, for wrappers of modules."""
+        return self.loss(*args, **options)
+
+    @abstractmethod
+    def loss(
+        self,
+        codes: Int[Tensor, "b j y x *q"],
+        condition: GeneratorCondition | None = None,
+        *,
+        kept: Bool[Tensor, " b"] | None = None,
+        starts: Int[Tensor, " b"] | None = None,
+        context: Int[Tensor, "b j y x *q"] | None = None,
+        draws: torch.Generator | None = None,
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, " g"]]:
+        """Mean negative log likelihood of a code in nats, and its terms by sub-token.
+
+        `starts` are the numbers of the clips' first frames in their videos, `kept` is False where
+        the condition is dropped. `context`, if given, is seen in place of the codes: with errors in
+        it a model learns to go on from its own. `draws` makes random choices repeatable.
+        """
+
+    @abstractmethod
+    def measure(
+        self,
+        codes: Int[Tensor, "b j y x *q"],
+        num_context: int,
+        condition: GeneratorCondition | None = None,
+    ) -> dict[str, float]:
+        """Numbers of a validation on the frames after the first `num_context`, by `measures`."""
 
     @property
     def device(self) -> torch.device:

@@ -26,6 +26,9 @@ from magvit2_pytorch.layers.arithmetic import Conv3d
 from magvit2_pytorch.layers.rotary import position_angles
 from magvit2_pytorch.layers.transformer import attend_all
 
+MEASURED_RATIOS = (1.0, 0.75, 0.5, 0.25)
+"""Shares of hidden cells in a validation."""
+
 
 class MaskedState(NamedTuple):
     """What a masked generator remembers of earlier frames."""
@@ -52,6 +55,7 @@ class MaskedGenerator(Generator):
 
     config_class = MaskedConfig
     config: MaskedConfig
+    measures = ("bits", *(f"bits_at_{round(100 * ratio)}" for ratio in MEASURED_RATIOS))
 
     def __init__(self, **options):
         super().__init__(**options)
@@ -63,35 +67,17 @@ class MaskedGenerator(Generator):
 
     # Likelihood
 
-    def forward(self, *args, **options):
-        """The same as `loss`, for wrappers of modules."""
-        return self.loss(*args, **options)
-
-    def loss(
-        self,
-        codes: Int[Tensor, "b j y x *q"],
-        condition: GeneratorCondition | None = None,
-        kept: Bool[Tensor, " b"] | None = None,
-        starts: Int[Tensor, " b"] | None = None,
-        context: Int[Tensor, "b j y x *q"] | None = None,
-        generator: torch.Generator | None = None,
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, " g"]]:
-        """Mean negative log likelihood of a hidden code in nats, and its terms by sub-token.
-
-        Tasks and hidden cells are drawn by `generator`. Other arguments are those of
-        `AutoregressiveGenerator.loss`.
-        """
+    def loss(self, codes, condition=None, *, kept=None, starts=None, context=None, draws=None):
+        """As in `Generator`, of hidden cells; tasks and cells are drawn by `draws`."""
         codes = self.code_space.check(codes)
         seen = codes if context is None else self.code_space.check(context)
         grid = tuple(codes.shape[1:4])
-        task, given = draw_tasks(
-            self.config.tasks, len(codes), grid, self.config.geometry, generator
-        )
-        hidden = draw_hidden(given.known, generator).to(self.device)
+        task, given = draw_tasks(self.config.tasks, len(codes), grid, self.config.geometry, draws)
+        hidden = draw_hidden(given.known, draws).to(self.device)
         hinted, task = given.hinted.to(self.device), task.to(self.device)
         digits = self.code_space.to_digits(seen)
-        wrong = torch.rand(digits.shape, generator=generator) < self.config.hint_errors
-        moves = wrong * torch.randint(-1, 2, digits.shape, generator=generator)
+        wrong = torch.rand(digits.shape, generator=draws) < self.config.hint_errors
+        moves = wrong * torch.randint(-1, 2, digits.shape, generator=draws)
         hints = self.code_space.neighbours_of(digits, moves.to(self.device))
         tokens = self.conditions(len(codes), condition, kept)
         x = self._outputs(digits, hidden, hints, hinted, task, tokens, starts)
@@ -106,10 +92,11 @@ class MaskedGenerator(Generator):
         self,
         codes: Int[Tensor, "b j y x *q"],
         condition: GeneratorCondition | None = None,
-        ratios: Sequence[float] = (1.0, 0.75, 0.5, 0.25),
+        ratios: Sequence[float] = MEASURED_RATIOS,
         known: Bool[Tensor, "b j y x"] | None = None,
         task: str = "unconditional",
         seed: int = 0,
+        start: int = 0,
     ) -> Float[Tensor, "b r"]:
         """Mean bits of a hidden code if this share of the cells that are not `known` is hidden.
 
@@ -125,14 +112,29 @@ class MaskedGenerator(Generator):
         digits = self.code_space.to_digits(codes)
         target = self.code_space.to_sub_tokens(codes).flatten(1, 3)
         tokens, bits = self.conditions(batch, condition), []
+        none, numbers = torch.zeros_like(known), self._task(task, batch)
+        starts = torch.full((batch,), start, device=self.device)
         for ratio in ratios:
             hidden = choose_hidden(known, torch.full((batch,), ratio, device=self.device), scores)
-            x = self._outputs(
-                digits, hidden, digits, torch.zeros_like(hidden), self._task(task, batch), tokens
-            )
+            x = self._outputs(digits, hidden, digits, none, numbers, tokens, starts)
             nats = self.head.nll(x, target).sum(dim=-1) * hidden.flatten(1)
             bits.append(nats.sum(dim=1) / hidden.flatten(1).sum(dim=1) / math.log(2))
         return torch.stack(bits, dim=-1)
+
+    def measure(self, codes, num_context, condition=None):
+        """Mean bits of a hidden code of a frame after others, for several shares of hidden ones."""
+        frames = []
+        for frame in range(num_context, codes.shape[1]):
+            start = max(0, frame + 1 - self.config.window)
+            part = codes[:, start : frame + 1]
+            known = torch.ones(part.shape[:4], dtype=torch.bool, device=self.device)
+            known[:, -1] = False
+            task = "frame_prediction" if frame else "unconditional"
+            frames.append(
+                self.bits(part, condition, MEASURED_RATIOS, known, task, start=start).mean(dim=0)
+            )
+        means = torch.stack(frames).mean(dim=0)
+        return dict(zip(self.measures, [means.mean().item(), *means.tolist()], strict=True))
 
     # Generation
 

@@ -34,8 +34,14 @@ def rotate(
     x: Float[Tensor, "... n d"], angles: Float[Tensor, "... n f"]
 ) -> Float[Tensor, "... n d"]:
     """Rotates channel pairs i, i + d / 2 in the type of `angles`."""
-    cos, sin = angles.cos(), angles.sin()
-    real, imaginary = x.to(angles.dtype).chunk(2, dim=-1)
+    return turn(x, angles.cos(), angles.sin())
+
+
+def turn(
+    x: Float[Tensor, "... n d"], cos: Float[Tensor, "... n f"], sin: Float[Tensor, "... n f"]
+) -> Float[Tensor, "... n d"]:
+    """`rotate` by the cosines and sines of the angles."""
+    real, imaginary = x.to(cos.dtype).chunk(2, dim=-1)
     rotated = torch.cat((real * cos - imaginary * sin, real * sin + imaginary * cos), dim=-1)
     return rotated.to(x.dtype)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from magvit2_pytorch.layers.arithmetic import LayerNorm, Linear
-from magvit2_pytorch.layers.rotary import rotate
+from magvit2_pytorch.layers.rotary import turn
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Attention of queries `b h n d` over keys and values `b h m d`."""
@@ -40,6 +40,10 @@ def attend_masked(mask: Tensor) -> Attend:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
     return attend
+
+
+Rotation = tuple[Float[Tensor, "*batch 1 n f"], Float[Tensor, "*batch 1 n f"]]
+"""Cosines and sines of positions, the same for all heads."""
 
 
 @dataclass(frozen=True)
@@ -103,16 +107,15 @@ class SelfAttention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b n c"],
-        angles: Float[Tensor, "*batch n f"] | None,
+        rotation: Rotation | None,
         attend: Attend,
         past: KeyValues | None = None,
     ) -> tuple[Float[Tensor, "b n c"], KeyValues]:
         qkv = rearrange(self.to_qkv(x), "b n (g d) -> b g n d", g=self.heads + 2 * self.kv_heads)
         q, k, v = qkv.split((self.heads, self.kv_heads, self.kv_heads), dim=1)
         q, k = self.query_norm(q), self.key_norm(k)
-        if angles is not None:
-            angles = angles.unsqueeze(-3)  # the heads
-            q, k = rotate(q, angles), rotate(k, angles)
+        if rotation is not None:
+            q, k = turn(q, *rotation), turn(k, *rotation)
         if past is not None:
             k, v = torch.cat((past[0], k), dim=2), torch.cat((past[1], v), dim=2)
         shared = self.heads // self.kv_heads
@@ -165,8 +168,8 @@ class TransformerBlock(nn.Module):
                 out = part.to_out
                 nn.init.normal_(out.weight, std=(2 * size.depth * out.in_features) ** -0.5)
 
-    def forward(self, x, angles, attend, past=None, context=None):
-        mixed, past = self.attention(self.attention_norm(x), angles, attend, past)
+    def forward(self, x, rotation, attend, past=None, context=None):
+        mixed, past = self.attention(self.attention_norm(x), rotation, attend, past)
         x = x + self.dropout(mixed)
         if self.cross_attention is not None:
             x = x + self.dropout(self.cross_attention(self.cross_norm(x), context))
@@ -196,8 +199,11 @@ class Transformer(nn.Module):
         `angles` are those of `position_angles`, for all samples alike or for each. `context` are
         tokens that all tokens see, such as conditions; they have no positions.
         """
-        pasts = []
+        rotation, pasts = None, []
+        if angles is not None:
+            angles = angles.unsqueeze(-3)  # the heads
+            rotation = angles.cos(), angles.sin()
         for block, block_past in zip(self.blocks, past or [None] * len(self.blocks), strict=True):
-            x, keys_values = block(x, angles, attend, block_past, context)
+            x, keys_values = block(x, rotation, attend, block_past, context)
             pasts.append(keys_values)
         return self.norm(x), tuple(pasts)

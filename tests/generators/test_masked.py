@@ -165,7 +165,7 @@ def test_frame_by_frame_is_filling_after_the_last_frames():
 
 
 def test_guidance_of_nothing_is_no_guidance():
-    generator = wake(make(num_classes=3))
+    generator = wake(make(classes=("a", "b", "c")))
     codes, known = random_codes(generator), random_known()
     condition = GeneratorCondition(classes=torch.tensor([0, 2]))
     plain = generator.fill(codes, known, condition=condition)
@@ -185,7 +185,7 @@ def test_guidance_of_nothing_is_no_guidance():
 def test_loss_and_bits_of_an_untrained_model_are_those_of_equal_codes():
     generator = make("lfq")
     codes = random_codes(generator, 4)
-    loss, terms = generator.loss(codes, generator=torch.Generator().manual_seed(0))
+    loss, terms = generator.loss(codes, draws=torch.Generator().manual_seed(0))
     assert loss.item() / math.log(2) == pytest.approx(6, abs=0.05)
     assert loss.item() == pytest.approx(terms.sum().item())
     torch.testing.assert_close(
@@ -207,13 +207,29 @@ def test_bits_are_those_of_hidden_cells_only():
         torch.testing.assert_close(bits[sample], mean)
 
 
+def test_measures_are_bits_of_the_frames_after_the_context():
+    generator = wake(make(window=2))
+    codes = random_codes(generator, 1, (5, 3, 4))
+    measured = generator.measure(codes, 3)
+    assert tuple(measured) == generator.measures
+    known = torch.zeros(1, 2, 3, 4, dtype=torch.bool)
+    known[:, 0] = True
+    bits = [
+        generator.bits(
+            codes[:, i - 1 : i + 1], None, (0.5,), known, "frame_prediction", start=i - 1
+        )
+        for i in (3, 4)
+    ]
+    assert measured["bits_at_50"] == pytest.approx(torch.stack(bits).mean().item())
+
+
 def test_the_loss_depends_on_its_generator_only():
     generator = make()
     codes = random_codes(generator)
 
     def loss(seed):
         torch.rand(3)
-        return generator.loss(codes, generator=torch.Generator().manual_seed(seed))[0]
+        return generator.loss(codes, draws=torch.Generator().manual_seed(seed))[0]
 
     assert loss(0) == loss(0)
     assert loss(0) != loss(1)
@@ -221,10 +237,10 @@ def test_the_loss_depends_on_its_generator_only():
 
 @pytest.mark.parametrize("loss_on", ["masked", "all"])
 def test_every_parameter_gets_a_gradient(loss_on):
-    generator = make("several", num_classes=2, loss_on=loss_on).train()
+    generator = make("several", classes=("a", "b"), loss_on=loss_on).train()
     condition = GeneratorCondition(classes=torch.tensor([0, 1]))
     kept = torch.tensor([True, False])
-    generator.loss(random_codes(generator), condition, kept)[0].backward()
+    generator.loss(random_codes(generator), condition, kept=kept)[0].backward()
     assert [name for name, p in generator.named_parameters() if p.grad is None] == []
 
 
@@ -252,7 +268,7 @@ def test_one_grid_is_learned_by_heart():
     draws = torch.Generator().manual_seed(0)
     for _ in range(100):
         optimizer.zero_grad()
-        generator.loss(codes, generator=draws)[0].backward()
+        generator.loss(codes, draws=draws)[0].backward()
         optimizer.step()
     generator.eval()
     assert generator.bits(codes[:1]).max() < 0.1

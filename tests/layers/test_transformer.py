@@ -56,7 +56,9 @@ def test_attention_equals_plain_formulas():
         scores = rotate(attention.query_norm(head), angles) @ k.T / 8**0.5
         heads.append((scores + torch.full((5, 5), -torch.inf).triu(1)).softmax(-1) @ v)
     wanted = attention.to_out(torch.cat(heads, dim=-1))
-    torch.testing.assert_close(attention(x, angles, attend_causal)[0][0], wanted, **EXACT)
+    torch.testing.assert_close(
+        attention(x, (angles.cos()[None], angles.sin()[None]), attend_causal)[0][0], wanted, **EXACT
+    )
 
 
 @pytest.mark.parametrize("kv_heads", [None, 1])
