@@ -119,6 +119,8 @@ def test_hints_are_seen_until_they_are_replaced():
     without = generator._outputs(digits, ~known, digits, none, task, None)
     with_hints = generator._outputs(digits, ~known, hints, hinted, task, None)
     assert (with_hints != without).any()
+    others = generator.code_space.to_digits(random_codes(generator))
+    assert (generator._outputs(digits, ~known, others, hinted, task, None) != with_hints).any()
     # A hinted cell differs from a known one of the same code.
     assert (generator._outputs(digits, none, digits, none, task, None)
             != generator._outputs(digits, ~none, digits, ~none, task, None)).any()  # fmt: skip
@@ -158,6 +160,9 @@ def test_frame_by_frame_is_filling_after_the_last_frames():
         part = film[:, start : start + 3]
         filled = generator.fill(part, known, task="frame_prediction", start=start)
         assert torch.equal(part, filled)
+    # Draws belong to the frames' numbers in the video.
+    one, other = (generator.fill(part, known, start=start) for start in (7, 8))
+    assert (one != other).any()
     # A prompt gives the same as frames of its own.
     state = generator.read(film[:, :4], generator.begin(2, GRID[1:]))
     assert torch.equal(generator.next_frame(state)[0], film[:, 4:])
