@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from magvit2_pytorch.config import Registry, check_known, to_tuples
+from magvit2_pytorch.config import Presets, Registry, check_known, to_tuples
 from magvit2_pytorch.generators.code_head import CodeHead, HeadName
 from magvit2_pytorch.generators.code_space import CodeSpace
 from magvit2_pytorch.generators.conditions import ConditionTokens, GeneratorCondition
@@ -56,8 +56,6 @@ class GeneratorConfig:
     """Fingerprint of the tokenizer of the codes, for checks; training sets it."""
 
     def __post_init__(self):
-        for field in fields(self):
-            object.__setattr__(self, field.name, to_tuples(getattr(self, field.name)))
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}: give a number from 0 to below 1")
 
@@ -155,6 +153,8 @@ class Generator(Pretrained, nn.Module, ABC):
 
 
 GENERATORS: Registry[type[Generator]] = Registry("generator")
+
+GENERATOR_PRESETS = Presets(Path(__file__).with_name("presets"))
 
 
 def build_generator(kind: str, **options: Any) -> Generator:

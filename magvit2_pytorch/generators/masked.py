@@ -72,7 +72,9 @@ class MaskedGenerator(Generator):
         codes = self.code_space.check(codes)
         seen = codes if context is None else self.code_space.check(context)
         grid = tuple(codes.shape[1:4])
-        task, given = draw_tasks(self.config.tasks, len(codes), grid, self.config.geometry, draws)
+        task, given = draw_tasks(
+            self.config.task_weights, len(codes), grid, self.config.geometry, draws
+        )
         hidden = draw_hidden(given.known, draws).to(self.device)
         hinted, task = given.hinted.to(self.device), task.to(self.device)
         digits = self.code_space.to_digits(seen)

@@ -1,7 +1,6 @@
 """Options of a masked generator."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from magvit2_pytorch.generators.generator import GeneratorConfig
@@ -18,8 +17,8 @@ class MaskedConfig(GeneratorConfig):
     """Latent frames that are generated together, with those that are given."""
     next_frames: int = 1
     """Latent frames to generate at a time after the first `window`; those before are given."""
-    tasks: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(TASKS, 1.0))
-    """Tasks to train, with the weight of each."""
+    tasks: dict[str, float] | None = None
+    """Tasks to train, with the weight of each; all alike by default."""
     loss_on: Literal["masked", "all"] = "masked"
     """Cells with a loss; with `all`, visible codes are learned too (MAGVIT)."""
     hint_errors: float = 0.2
@@ -44,15 +43,20 @@ class MaskedConfig(GeneratorConfig):
             raise ValueError(
                 f"next_frames is {self.next_frames}: give 1 to {self.window} frames, the window"
             )
-        for name in self.tasks:
+        weights = self.task_weights
+        for name in weights:
             TASKS[name]
-        if not self.tasks or min(self.tasks.values()) < 0 or not any(self.tasks.values()):
-            raise ValueError(f"tasks {self.tasks}: give weights of 0 or more, one above 0")
+        if not weights or min(weights.values()) < 0 or not any(weights.values()):
+            raise ValueError(f"tasks {weights}: give weights of 0 or more, one above 0")
         if self.loss_on not in ("masked", "all"):
             raise ValueError(f"loss_on {self.loss_on!r}: use 'masked' or 'all'")
         if not 0 <= self.hint_errors <= 1:
             raise ValueError(f"hint_errors is {self.hint_errors}: give a share of 0 to 1")
         _ = self.schedule  # raises
+
+    @property
+    def task_weights(self) -> dict[str, float]:
+        return dict.fromkeys(TASKS, 1.0) if self.tasks is None else self.tasks
 
     @property
     def geometry(self) -> CodeGeometry:

@@ -89,17 +89,13 @@ class ResidualConfig(AutoregressiveConfig):
 
     kind: Literal["residual"] = "residual"
     depth_layers: int = 2
-    """Blocks of the transformer over levels; 0 for the chain of an `AutoregressiveGenerator`."""
+    """Blocks of the transformer over levels; with 0, or one level, codes are the chain
+    of an `AutoregressiveGenerator`."""
 
     def __post_init__(self):
         super().__post_init__()
         if self.depth_layers < 0:
             raise ValueError(f"depth_layers is {self.depth_layers}: give 0 or more")
-        if len(self.levels) < 2:
-            raise ValueError(
-                "a residual generator needs codes of two levels or more: use a tokenizer with "
-                "residual_levels, or an autoregressive generator"
-            )
 
 
 @GENERATORS.register("residual")
@@ -116,6 +112,6 @@ class ResidualGenerator(AutoregressiveGenerator):
     def __init__(self, **options):
         super().__init__(**options)
         config = self.config
-        if config.depth_layers:
+        if config.depth_layers and len(config.levels) > 1:
             size = TransformerSize(config.dim, config.depth_layers, config.heads)
             self.head = DepthHead(size, self.code_space, config.head)

@@ -107,8 +107,7 @@ def test_an_untrained_model_has_the_bits_of_equal_codes():
     assert max(max(p.shape) for p in generator.parameters()) < 2**11
 
 
-def test_one_level_is_refused():
-    with pytest.raises(ValueError, match="needs codes of two levels or more"):
-        make(1, ((4, 4),))
+def test_one_level_has_no_depth(without_type_checks):
+    assert type(make(1, ((4, 4),)).head).__name__ == "CodeHead"
     with pytest.raises(ValueError, match="depth_layers is -1"):
         make(-1)
