@@ -1,6 +1,5 @@
 """VideoTokenizer: video to codes and back, without losses, optimizers or data sets."""
 
-from math import ceil
 from typing import Any
 
 import torch
@@ -89,12 +88,6 @@ class VideoTokenizer(Pretrained, nn.Module):
     def device(self) -> torch.device:
         """Device of the weights; inputs must be there too, except with `tile_size`."""
         return next(self.parameters()).device
-
-    @property
-    def halo(self) -> int | None:
-        """Pixels around its own block that a code depends on; None for the full frame."""
-        field = self.encoder.receptive_field
-        return None if field is None else ceil(field.halo)
 
     def latent_grid(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
         """Latent frames, rows and columns for a video of this size."""

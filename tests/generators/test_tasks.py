@@ -14,6 +14,7 @@ from magvit2_pytorch.generators.tasks import (
     task_cells,
     task_number,
 )
+from magvit2_pytorch.tokenizer.tiling import encoder_halo
 from tests.conftest import build, random_video
 
 LAYERS = {
@@ -23,7 +24,7 @@ LAYERS = {
 
 
 def geometry_of(tokenizer):
-    return CodeGeometry(tokenizer.time_factor, tokenizer.space_factor, tokenizer.halo)
+    return CodeGeometry(tokenizer.time_factor, tokenizer.space_factor, encoder_halo(tokenizer))
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -143,6 +144,6 @@ def test_videos_that_do_not_fit_are_refused():
 
 
 def test_halo_is_that_of_the_encoder():
-    assert build(*LAYERS["full frame"]).halo is None
+    assert encoder_halo(build(*LAYERS["full frame"])) is None
     tokenizer = build(*LAYERS["small field"])
-    assert tokenizer.halo == math.ceil(tokenizer.encoder.receptive_field.halo)
+    assert encoder_halo(tokenizer) == math.ceil(tokenizer.encoder.receptive_field.halo)
