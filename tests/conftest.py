@@ -42,6 +42,8 @@ QUANTIZERS = {
     "lfq-norm": dict(codebook_size=2**6, lfq_norm="layer"),
     "fsq": dict(use_fsq=True, fsq_levels=(8, 5, 5)),
     "fsq-several": dict(use_fsq=True, fsq_levels=(4, 4), num_codebooks=2),
+    "lfq-residual": dict(codebook_size=2**4, residual_levels=3),
+    "fsq-residual": dict(use_fsq=True, fsq_levels=(4, 5), residual_levels=2),
     "vq": dict(vq_type="vq", codebook_size=50, vq_dim=4),
     "vq-sim": dict(vq_type="simvq", codebook_size=50, vq_dim=4),
     "vq-residual": dict(vq_type="residual", codebook_size=16, vq_dim=4, vq_num_levels=3),

@@ -1,4 +1,4 @@
-"""Generators of codes: autoregressive and masked."""
+"""Generators of codes: autoregressive, masked, and of residual levels."""
 
 from magvit2_pytorch.generators.autoregressive import AutoregressiveGenerator
 from magvit2_pytorch.generators.code_space import CodeSpace
@@ -9,6 +9,8 @@ from magvit2_pytorch.generators.generator import (
     build_generator,
     load_generator,
 )
+from magvit2_pytorch.generators.masked import MaskedGenerator
+from magvit2_pytorch.generators.residual_generator import ResidualGenerator
 from magvit2_pytorch.generators.sampling import Sampling
 
 __all__ = [
@@ -17,6 +19,8 @@ __all__ = [
     "AutoregressiveGenerator",
     "CodeSpace",
     "GeneratorCondition",
+    "MaskedGenerator",
+    "ResidualGenerator",
     "Sampling",
     "build_generator",
     "load_generator",

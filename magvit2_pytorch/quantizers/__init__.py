@@ -9,6 +9,7 @@ from magvit2_pytorch.quantizers.quantizer import (
     Quantizer,
     build_quantizer,
 )
+from magvit2_pytorch.quantizers.residual_scalar import ResidualFSQ, ResidualLFQ
 from magvit2_pytorch.quantizers.vector import VectorQuantizer
 
 __all__ = [
@@ -18,6 +19,8 @@ __all__ = [
     "Continuous",
     "Quantized",
     "Quantizer",
+    "ResidualFSQ",
+    "ResidualLFQ",
     "VectorQuantizer",
     "build_quantizer",
     "convert_bit_order",

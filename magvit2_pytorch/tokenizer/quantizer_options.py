@@ -21,6 +21,8 @@ def quantizer_options(options: Mapping[str, Any]) -> dict[str, Any]:
         kl = dict(kl=options["use_kl"], kl_loss_weight=options["kl_loss_weight"])
         return dict(name="continuous", dim=options["continuous_dim"], **kl)
     num_codebooks, size = options["num_codebooks"], options["codebook_size"]
+    if options["residual_levels"] > 1:
+        return _residual(options, with_prefix("lfq_"))
     if options["use_fsq"]:
         return dict(name="fsq", levels=options["fsq_levels"], num_codebooks=num_codebooks)
     if options["vq_type"] is not None:
@@ -28,6 +30,16 @@ def quantizer_options(options: Mapping[str, Any]) -> dict[str, Any]:
         return dict(name="vector", codebook_size=size, vq_type=vq.pop("type"), **vq)
     lfq = with_prefix("lfq_")
     return dict(name="lfq", codebook_size=size, num_codebooks=num_codebooks, **lfq)
+
+
+def _residual(options: Mapping[str, Any], lfq: dict[str, Any]) -> dict[str, Any]:
+    levels = dict(
+        residual_levels=options["residual_levels"], level_dropout=options["level_dropout"]
+    )
+    if options["use_fsq"]:
+        return dict(name="residual_fsq", levels=options["fsq_levels"], **levels)
+    del lfq["spherical"]
+    return dict(name="residual_lfq", codebook_size=options["codebook_size"], **levels, **lfq)
 
 
 def check_quantizer_options(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
@@ -66,6 +78,24 @@ def check_quantizer_options(options: Mapping[str, Any], defaults: Mapping[str, A
         )
     if options["num_codebooks"] > 1 and "quantizer" in chosen:
         raise ValueError("num_codebooks has no effect here: give it among those of quantizer")
+
+    _check_residual(options)
+
+
+def _check_residual(options: Mapping[str, Any]) -> None:
+    if options["residual_levels"] == 1:
+        if options["level_dropout"]:
+            raise ValueError("level_dropout has no effect without residual_levels")
+        return
+    if options["residual_levels"] < 1:
+        raise ValueError(f"residual_levels is {options['residual_levels']}: give 1 or more")
+    for name in ("quantizer", "continuous_dim", "vq_type"):
+        if options[name] is not None:
+            raise ValueError(
+                f"residual_levels={options['residual_levels']} is for LFQ and FSQ, not {name}"
+            )
+    if options["num_codebooks"] > 1 or options["lfq_spherical"]:
+        raise ValueError("residual_levels does not work with num_codebooks or lfq_spherical")
 
 
 def _check_vq(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:

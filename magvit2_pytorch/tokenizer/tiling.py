@@ -57,6 +57,12 @@ def crop(x: Features, rows: Span, columns: Span) -> Output:
     return x[:, :, :, slice(*rows), slice(*columns)]
 
 
+def encoder_halo(tokenizer: CausalTokenizer) -> int | None:
+    """Pixels around its own block that a code depends on; None for the full frame."""
+    field = tokenizer.encoder.receptive_field
+    return None if field is None else ceil(field.halo)
+
+
 class Tiling:
     """Runs layers tile by tile.
 

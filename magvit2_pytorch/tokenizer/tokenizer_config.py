@@ -112,6 +112,12 @@ class TokenizerConfig:
     `vq_type`."""
     num_codebooks: int = 1
     """Codes per position, each from its own codebook."""
+    residual_levels: int = 1
+    """Levels of LFQ or FSQ, each of what those before it left over; a position then has one code
+    per level, and the first levels alone decode too."""
+    level_dropout: float = field(default=0.0, metadata=INFLATABLE)
+    """Share of the samples that keep a random number of levels in training; needs
+    `residual_levels`."""
     quantizer: dict[str, Any] | None = None
     """Any registered quantizer, as {"name": "fsq", "levels": [8, 5, 5]}, instead of the options
     below and `codebook_size`."""

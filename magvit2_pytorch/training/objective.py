@@ -23,6 +23,7 @@ class Reconstruction(NamedTuple):
     latents: Latents
     codes: Codes | None
     quantizer_terms: dict[str, Tensor]
+    quantized: Latents | None = None
 
 
 class Autoencoder(nn.Module):
@@ -43,7 +44,7 @@ class Autoencoder(nn.Module):
             quantized, codes = self.tokenizer.quantize(latents)
             recon = self.tokenizer.decode(quantized, cond, num_frames=video.shape[2])
             terms = self.tokenizer.quantizer.loss_terms(latents)
-        return Reconstruction(recon, latents, codes, terms)
+        return Reconstruction(recon, latents, codes, terms, quantized)
 
 
 class Loss(NamedTuple):

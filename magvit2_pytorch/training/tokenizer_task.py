@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from magvit2_pytorch.data.split import HeldOut, write_held_out
+from magvit2_pytorch.functional import autocast
+from magvit2_pytorch.generators.latent_prior import LatentPrior
 from magvit2_pytorch.losses.adversarial import adaptive_weight_from_gradients
 from magvit2_pytorch.metrics.codebook import CodebookUsage, bits_per_pixel
 from magvit2_pytorch.quantizers.continuous import STATISTICS
@@ -82,6 +84,12 @@ class TokenizerTask(Task):
             ),
             **{d.module_name: d.trainable() for d in self.discriminators},
         }
+        if config.prior_loss_weight:
+            self.trainables["prior"] = Trainable(
+                module=LatentPrior(tokenizer.quantizer, **(config.prior or {})),
+                options=config.prior_optimizer_options(),
+                option_prefix="prior_",
+            )
         self.begin_log()
 
     # Training
@@ -130,12 +138,24 @@ class TokenizerTask(Task):
                 total = total + result.feature_matching_gradient
         # The derivative of `proxy` with respect to the reconstruction is `total`.
         proxy = (out.recon.float() * total).sum()
-        micro.backward(proxy + loss.latent_loss, value=loss.total)
+        prior_loss, terms = self._prior_loss(out, micro)
+        value = loss.total + prior_loss
+        micro.backward(proxy + loss.latent_loss + prior_loss, value=value)
         if self._usage is not None:
             self._usage.update(out.codes)
         error = (out.recon.detach().float() - video).square().mean()
         weights = {f"weight/{name}": weight for name, weight in loss.weights.items()}
-        return {"loss": loss.total, "mse": error} | loss.terms | weights | measured
+        return {"loss": value, "mse": error} | loss.terms | terms | weights | measured
+
+    def _prior_loss(
+        self, out: Reconstruction, micro: MicroStep
+    ) -> tuple[Float[Tensor, ""] | float, dict[str, Tensor]]:
+        """Weighted loss of the codes under the prior, 0 without one, and its terms."""
+        if not self.config.prior_loss_weight:
+            return 0.0, {}
+        with autocast(out.quantized.device, self.config.precision):
+            nats = micro.modules["prior"](out.quantized, out.codes)
+        return self.config.prior_loss_weight * nats, {"prior": nats}
 
     def adaptive_weight(
         self, recon: Video, reference: Video, adversarial: Video

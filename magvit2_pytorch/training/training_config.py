@@ -1,6 +1,6 @@
 """Options of training a `VideoTokenizer` as a frozen dataclass."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from magvit2_pytorch.losses.adversarial import ADVERSARIAL_LOSSES
@@ -84,6 +84,14 @@ class TrainingConfig(LoopConfig):
     """Weight of LeCAM regularization of logits towards their running means (arXiv 2104.03310). The
     means include earlier steps only and are updated at the end of a step. In the first step there
     are none, and the loss is 0."""
+    prior_loss_weight: float = 0.0
+    """Weight of the negative log likelihood of the codes, in nats, by a small autoregressive model
+    that trains with the tokenizer, so that generators predict its codes better; LARP (arXiv
+    2410.21264) has 0.06. 0 builds none."""
+    prior_learning_rate: float = 2e-3
+    """Learning rate of that model, with AdamW and the tokenizer's schedule."""
+    prior: dict[str, Any] | None = None
+    """Options of that model, a `LatentPrior`: `dim`, `depth` and `heads`."""
     checkpoint_activations: bool = False
     """Recompute residual layers in the backward pass instead of keeping their activations: a third
     more computation for a fraction of the memory."""
@@ -118,7 +126,7 @@ class TrainingConfig(LoopConfig):
 
     positive = (
         *LoopConfig.positive, "num_frames", "frame_stride", "perceptual_num_frames",
-        "discriminator_learning_rate", "gradient_penalty_every",
+        "discriminator_learning_rate", "gradient_penalty_every", "prior_learning_rate",
     )  # fmt: skip
 
     def __post_init__(self):
@@ -143,14 +151,21 @@ class TrainingConfig(LoopConfig):
         adversarial = any(
             getattr(self, f"{name}_adversarial_weight") for name in ("frame", "video", "multiscale")
         )
-        if self.precision == "fp16" and adversarial:
-            raise ValueError(f"{FP16_WITH_ONE_OPTIMIZER}: with discriminators use 'bf16' or 'fp32'")
+        if self.precision == "fp16" and (adversarial or self.prior_loss_weight):
+            raise ValueError(
+                f"{FP16_WITH_ONE_OPTIMIZER}: with discriminators or a prior use 'bf16' or 'fp32'"
+            )
         if self.adversarial_start_step < self.discriminator_start_step:
             raise ValueError(
                 f"adversarial_start_step is {self.adversarial_start_step}, before "
                 f"discriminator_start_step {self.discriminator_start_step}: an adversarial loss "
                 "needs a discriminator that runs"
             )
+
+    def prior_optimizer_options(self) -> OptimizerOptions:
+        """Options of the prior's optimizer."""
+        options = self.optimizer_options()
+        return replace(options, optimizer="adamw", learning_rate=self.prior_learning_rate)
 
     def discriminator_optimizer_options(self) -> OptimizerOptions:
         """Options of each discriminator's optimizer, which never follows time."""

@@ -19,7 +19,9 @@ LARGE = {
     "lfq-2^63": lambda: LFQ(2**63, entropy_groups=9, bit_order="lsb"),
     "lfq-one-bit": lambda: LFQ(2),
 }
-SCALAR = {name: MAKE[name] for name in DISCRETE if not name.startswith("vq")} | LARGE
+# What residual levels add up to is tested in test_residual_scalar.py.
+ONE_LEVEL = [name for name in DISCRETE if not name.startswith("vq") and "residual" not in name]
+SCALAR = {name: MAKE[name] for name in ONE_LEVEL} | LARGE
 
 
 def value_of(quantizer, digit, level):

@@ -11,6 +11,7 @@ from magvit2_pytorch.quantizers.continuous import Continuous
 from magvit2_pytorch.quantizers.fsq import FSQ
 from magvit2_pytorch.quantizers.lfq import LFQ
 from magvit2_pytorch.quantizers.quantizer import QUANTIZERS
+from magvit2_pytorch.quantizers.residual_scalar import ResidualFSQ, ResidualLFQ
 from magvit2_pytorch.quantizers.vector import VectorQuantizer
 
 MAKE = {
@@ -23,6 +24,8 @@ MAKE = {
     "fsq": lambda: FSQ((8, 5, 5)),
     "fsq-several": lambda: FSQ((4, 4), num_codebooks=2),
     "fsq-norm": lambda: FSQ((8, 5, 5), norm="rms"),
+    "lfq-residual": lambda: ResidualLFQ(2**4, residual_levels=3, norm="rms", bit_order="lsb"),
+    "fsq-residual": lambda: ResidualFSQ((4, 5, 2), residual_levels=3, level_dropout=0.5),
     "vq": lambda: VectorQuantizer(4, 50),
     "vq-sim": lambda: VectorQuantizer(4, 50, "simvq"),
     "vq-residual": lambda: VectorQuantizer(4, 16, "residual", num_levels=3),

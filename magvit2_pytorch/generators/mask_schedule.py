@@ -1,0 +1,145 @@
+"""Steps of masked generation: cells to fix in each step, their noise and their order."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from magvit2_pytorch.generators.sampling import cell_noise
+
+FillOrder = Literal["confidence", "halton"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskSchedule:
+    """Number of steps of masked generation, and the order in which cells are fixed."""
+
+    num_steps: int = 12
+    confidence_temperature: float = 4.5
+    order: FillOrder = "confidence"
+
+    def __post_init__(self):
+        if self.num_steps < 1:
+            raise ValueError(f"num_steps is {self.num_steps}: give 1 or more")
+        if self.confidence_temperature < 0:
+            raise ValueError(
+                f"confidence_temperature is {self.confidence_temperature}: give 0 or more"
+            )
+        if self.order not in ("confidence", "halton"):
+            raise ValueError(f"order {self.order!r}: use 'confidence' or 'halton'")
+
+    def number_left(self, step: int, total: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
+        """Cells of `total` that are still hidden after a step, counted from 1; 0 after the last."""
+        return (math.cos(math.pi / 2 * step / self.num_steps) * total.double()).long()
+
+    def still_hidden(
+        self,
+        step: int,
+        hidden: Bool[Tensor, "b j y x"],
+        total: Int[Tensor, " b"],
+        certainty: Float[Tensor, " n"],
+        uniform: Float[Tensor, " n"],
+    ) -> Bool[Tensor, "b j y x"]:
+        """Cells that a step leaves hidden, given the certainty of each hidden cell's new code.
+
+        The step fixes at least one cell of a sample that has any. `uniform` are random numbers.
+        """
+        chosen = hidden.flatten(1)
+        if self.order == "halton":
+            ranks = halton_ranks(tuple(hidden.shape[1:])).to(hidden.device)
+            certainty = -ranks.expand(len(hidden), -1)[chosen].to(certainty)
+        else:
+            gumbel = -(-uniform.log()).log()
+            falling = self.confidence_temperature * (1 - step / self.num_steps)
+            certainty = certainty + falling * gumbel
+        left = torch.minimum(self.number_left(step, total), chosen.sum(dim=1) - 1)
+        scores = certainty.new_full(chosen.shape, float("inf"))
+        scores = scores.masked_scatter(chosen, certainty)
+        return _lowest(scores, left).view(hidden.shape)
+
+
+def draw_hidden(
+    known: Bool[Tensor, "b j y x"], generator: torch.Generator | None = None
+) -> Bool[Tensor, "b j y x"]:
+    """Cells to hide in training: a share cos(pi u / 2) of those not known, u uniform in [0, 1)."""
+    ratios = torch.cos(torch.rand(len(known), generator=generator) * (math.pi / 2))
+    return choose_hidden(known, ratios, torch.rand(known.shape, generator=generator))
+
+
+def choose_hidden(
+    known: Bool[Tensor, "b j y x"], ratios: Float[Tensor, " b"], scores: Float[Tensor, "b j y x"]
+) -> Bool[Tensor, "b j y x"]:
+    """Hides this share of each sample's cells that are not known, those with the lowest scores.
+
+    At least one, if there is any.
+    """
+    candidates = ~known.flatten(1)
+    total = candidates.sum(dim=1)
+    number = torch.minimum((ratios * total).long().clamp(min=1), total)
+    return _lowest(scores.flatten(1).masked_fill(~candidates, 2.0), number).view(known.shape)
+
+
+def _lowest(scores: Float[Tensor, "b n"], number: Int[Tensor, " b"]) -> Bool[Tensor, "b n"]:
+    """True for so many lowest scores of each row."""
+    return scores.argsort(dim=1, stable=True).argsort(dim=1) < number[:, None]
+
+
+def like_codes(mask: Bool[Tensor, "b j y x"], codes: Tensor) -> Tensor:
+    """A mask of cells in the shape of codes, which may have several per cell."""
+    return mask if codes.ndim == 4 else mask[..., None].expand(codes.shape)
+
+
+def grid_cells(grid: tuple[int, int, int], device: torch.device) -> Int[Tensor, "n 3"]:
+    """Frame, row and column of all cells."""
+    return torch.cartesian_prod(*(torch.arange(size, device=device) for size in grid))
+
+
+def grid_noise(
+    seed: int,
+    samples: Int[Tensor, " b"],
+    start: int,
+    grid: Sequence[int],
+    count: int,
+    purpose: str,
+) -> Float[Tensor, "b n k"]:
+    """Uniform numbers of all cells of some frames, of which the first has number `start`."""
+    cells = grid_cells((1, *grid[1:]), samples.device)[:, 1:]
+    return torch.cat(
+        [
+            cell_noise(seed, samples, start + frame, cells, count, purpose)
+            for frame in range(grid[0])
+        ],
+        dim=1,
+    )
+
+
+@lru_cache(maxsize=16)
+def halton_ranks(grid: tuple[int, int, int]) -> Int[Tensor, " n"]:
+    """Place of each cell in an order that spreads over the grid evenly.
+
+    The cells that points of the Halton sequence with bases 5, 3 and 2 visit, one after the other;
+    those not visited for long come last.
+    """
+    number = 32 * math.prod(grid)
+    index = torch.zeros(number, dtype=torch.long)
+    for size, base in zip(grid, (5, 3, 2), strict=True):
+        index = index * size + (_radical_inverse(number, base) * size).long()
+    seen, first = torch.full((math.prod(grid),), number), torch.arange(number)
+    seen = seen.scatter_reduce(0, index, first, "amin")
+    return seen.argsort(stable=True).argsort()
+
+
+def _radical_inverse(number: int, base: int) -> Float[Tensor, " n"]:
+    """Numbers 0, 1, ... with their digits in a base mirrored at the point."""
+    rest, place = torch.arange(number), 1.0
+    inverse = torch.zeros(number, dtype=torch.float64)
+    while rest.any():
+        place /= base
+        inverse += rest.remainder(base) * place
+        rest = rest.div(base, rounding_mode="floor")
+    return inverse
