@@ -14,6 +14,7 @@ from magvit2_pytorch.tokenizer.layer_spec import LAYERS
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.presets import preset
 from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
+from magvit2_pytorch.training import meters, trainer
 
 # Tests press Ctrl-C, which processes in the background of a shell script are born deaf to.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -58,6 +59,20 @@ DISCRETE = [name for name in QUANTIZERS if not name.startswith("continuous")]
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _without_curves():
+    """Curves take ten times as long as the trainings of tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "plot_curves", lambda log, names, path: path.touch())
+        yield
+
+
+@pytest.fixture
+def with_curves(monkeypatch):
+    """Curves are drawn at the end of a training, as by users."""
+    monkeypatch.setattr(trainer, "plot_curves", meters.plot_curves)
 
 
 @pytest.fixture
