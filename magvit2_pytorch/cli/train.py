@@ -131,8 +131,8 @@ def train(
             column `path`, or one video.
     """
     trainer = _build_trainer(data, options, model, training)
+    from magvit2_pytorch.training.optimization import NonFiniteTraining
     from magvit2_pytorch.training.processes import LostProcess
-    from magvit2_pytorch.training.update import NonFiniteTraining
 
     echo = trainer.accelerator.print
     if options.dry_run:

@@ -21,6 +21,12 @@ from tests.processes import Started
 SPEC = ClipSpec(num_frames=5, image_size=16)
 
 
+@pytest.fixture(autouse=True)
+def _looking_often(monkeypatch):
+    """The loader looks for dead workers every 5 seconds, which most of these tests would wait."""
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.3)
+
+
 class _Dying(torch.utils.data.Dataset):
     """Items of a dataset; the process that reads the last one ends by `end`."""
 

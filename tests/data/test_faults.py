@@ -105,8 +105,9 @@ def test_references_of_files_are_never_followed(answers):
 
 @pytest.mark.parametrize(("kind", "num_workers"), [(VideoDataset, 2), (ImageDataset, 0)])
 def test_the_loader_skips_unusable_files(variants, answers, kind, num_workers):
-    """All files in one folder: unusable ones are replaced, named and counted once."""
-    dataset = kind(variants[0], SPEC, train=False)
+    """Unusable ones of a folder are replaced, named and counted once."""
+    folder = variants[0] / "odd" if kind is VideoDataset else variants[0]
+    dataset = kind(folder, SPEC, train=False)
     shape = (3, 5, 16, 16) if kind is VideoDataset else (3, 16, 16)
     for _ in range(2):
         batches = InfiniteBatches(dataset, 16, num_workers=num_workers, shuffle=False)
@@ -125,8 +126,8 @@ def test_the_loader_skips_unusable_files(variants, answers, kind, num_workers):
 def test_commands_skip_unusable_files(variants, answers, tmp_path):
     """One command over a whole folder: an output or a line for each file, and status 0."""
     build("compress_space", image_size=16).save_pretrained(tmp_path / "model")
-    folders = {"tokenize": (variants[0], 500), "reconstruct": (variants[0] / "odd", 100)}
-    for command, (folder, at_least) in folders.items():
+    folder = variants[0] / "odd"
+    for command in ("tokenize", "reconstruct"):
         jobs = {path for path in answers if not path.is_dir() and folder in path.parents}
         out = tmp_path / command
         options = ["--model", str(tmp_path / "model"), "-o", str(out), "--size", "16"]
@@ -137,7 +138,7 @@ def test_commands_skip_unusable_files(variants, answers, tmp_path):
         skipped = re.findall(r"^magvit2: skipped: (.+?): ", said, re.MULTILINE)
         made = [path for path in out.rglob("*") if path.is_file()]
         assert len(skipped) == len(set(skipped))
-        assert len(skipped) + len(made) == len(jobs) > at_least
+        assert len(skipped) + len(made) == len(jobs) > 100
         assert {Path(name) for name in skipped} <= jobs
         assert {Path(name) for name in skipped} == {p for p in jobs if not answers[p]["usable"]}
 

@@ -6,9 +6,8 @@ from torch.utils._pytree import tree_leaves
 
 from magvit2_pytorch.layers.stateful import Residual
 from magvit2_pytorch.tokenizer.layer_spec import LAYERS
-from magvit2_pytorch.tokenizer.presets import PRESETS
 from magvit2_pytorch.tokenizer.tiling import MemoryTracker
-from tests.conftest import build, cond_of, narrow, random_video
+from tests.conftest import EVERY_PRESET, build, cond_of, narrow, random_video
 from tests.processes import Started
 from tests.tokenizer import compile_worker
 
@@ -63,7 +62,7 @@ def test_recomputing_keeps_a_fraction(name):
     assert bytes_kept(tokenizer, video) < before / 2
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", EVERY_PRESET)
 def test_without_gradients_no_activation_outlives_its_use(name):
     """A past that is a view would keep all activations of the encoder in memory."""
     tokenizer = narrow(name)

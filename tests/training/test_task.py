@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from magvit2_pytorch.training.dry_run import dry_run
+from magvit2_pytorch.training.optimization import NonFiniteTraining
 from magvit2_pytorch.training.tracking import read_log
-from magvit2_pytorch.training.update import NonFiniteTraining
 from tests.training.denoiser import Denoiser, denoising
 from tests.training.test_dry_run import CLOCK
 from tests.training.test_trainer import assert_same
@@ -28,7 +28,7 @@ def log_of(trainer):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_it_learns_and_is_saved(tmp_path, with_curves, optimizer):
+def test_it_learns_and_is_saved(tmp_path, with_drawings, optimizer):
     trainer = denoising(tmp_path, num_train_steps=200, optimizer=optimizer)
     trainer.train()
     losses = [line["loss"] for line in log_of(trainer) if "loss" in line]
