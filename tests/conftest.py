@@ -1,6 +1,7 @@
 """What every test starts from: one thread's worth of determinism, and small tokenizers."""
 
 import copy
+import hashlib
 import os
 import signal
 from functools import cache
@@ -9,11 +10,13 @@ import jaxtyping
 import pytest
 import torch
 
+from magvit2_pytorch.evaluation import report_picture
 from magvit2_pytorch.quantizers import QUANTIZERS as REGISTERED
 from magvit2_pytorch.tokenizer.layer_spec import LAYERS
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
-from magvit2_pytorch.tokenizer.presets import preset
+from magvit2_pytorch.tokenizer.presets import PRESETS, preset
 from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
+from magvit2_pytorch.training import trainer
 
 # Tests press Ctrl-C, which processes in the background of a shell script are born deaf to.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -34,6 +37,10 @@ SMALL = dict(
     linear_attn_heads=2,
 )
 DIM_COND = 6
+EVERY_PRESET = [
+    pytest.param(name, marks=[pytest.mark.slow] * (f"{name}-small" in PRESETS)) for name in PRESETS
+]
+"""Presets with a small sibling are slow: once narrow, both differ in the number of units alone."""
 
 QUANTIZERS = {
     "lfq": dict(codebook_size=2**6),
@@ -60,6 +67,35 @@ DISCRETE = [name for name in QUANTIZERS if not name.startswith("continuous")]
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+DRAWN = {
+    (trainer, "plot_curves"): trainer.plot_curves,
+    (report_picture, "_draw"): report_picture._draw,
+}
+"""What matplotlib draws takes ten times as long as the trainings and evaluations of tests."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _without_drawings():
+    """Files that depend on what would be drawn take the place of drawings."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "plot_curves", lambda log, names, path: path.touch())
+        patch.setattr(report_picture, "_draw", _write_digest)
+        yield
+
+
+def _write_digest(path, title, examples):
+    arrays = [array.tobytes() for *_, real, recon in examples for array in (real, recon)]
+    names = [(which, name) for which, name, *_ in examples]
+    path.write_text(hashlib.sha256(repr((title, names, arrays)).encode()).hexdigest())
+
+
+@pytest.fixture
+def with_drawings(monkeypatch):
+    """Curves and pages of pictures are drawn, as for users."""
+    for place, function in DRAWN.items():
+        monkeypatch.setattr(*place, function)
 
 
 @pytest.fixture

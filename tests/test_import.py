@@ -16,8 +16,8 @@ new = {{name.split(".")[0] for name in set(sys.modules) - before}}
 assert not new & set({HEAVY.split()!r}), new
 assert len(set(sys.modules) - before) < 10, set(sys.modules) - before
 assert magvit2_pytorch.__version__
-import magvit2_pytorch.data
-assert not set(sys.modules) & {{"av", "PIL", "torchvision", "matplotlib"}}
+import magvit2_pytorch.data, magvit2_pytorch.tokenizer.model
+assert not set(sys.modules) & {{"av", "PIL", "torchvision", "matplotlib", "torch._dynamo"}}
 """
 
 BLOCKED = """

@@ -29,14 +29,18 @@ SMALLER = {
     "batch_size=4": "batch_size=2",
     "grad_accum_every=8": "grad_accum_every=1",
     "num_train_steps=1_000_000": "num_train_steps=2",
-    '"num_train_steps": 10_000': '"num_train_steps": 2',
+    '"num_train_steps": 10_000': '"num_train_steps": 2, "num_frames": 5, "batch_size": 2',
     "num_train_steps=10_000": "num_train_steps=2",
+    'results_folder="long-run"': 'results_folder="long-run", num_frames=5',
     "discriminator_start_step=2_000": "discriminator_start_step=0",
     "adversarial_start_step=3_000": "adversarial_start_step=1",
     "adversarial_ramp_steps=1_000": "adversarial_ramp_steps=1",
     "torch.randn(1, 3, 17, 128, 128)": "torch.randn(1, 3, 17, 32, 32)",
+    "torch.rand(1, 3, 17, 128, 192)": "torch.rand(1, 3, 17, 32, 48)",
     '"path/to/videos"': '"videos"',
 }
+
+NUM_FILES = 6
 
 NARROW = (
     "--model.init_dim 32 --model.image_size 16 --num_train_steps 2 --batch_size 2 --num_frames 5 "
@@ -46,7 +50,8 @@ NARROW = (
 )
 SMALLER_COMMANDS = {
     "path/to/": "",
-    "10_000": "2",
+    "-o run --num_train_steps 10_000": "-o run --num_train_steps 2 --preset tiny",
+    "export run": "export run --part decode",
     "--size 720": "--size 32",
     "--size 128": "--size 16",
     "--max_duration_s 900": "--num_train_steps 2",
@@ -108,7 +113,7 @@ def here(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     for name in ("videos", "images"):
         (folder / name).mkdir()
-    for number in range(8):
+    for number in range(NUM_FILES):
         make_video(folder / "videos" / f"{number}.mp4", num_frames=20)
         picture = torch.randint(256, (20, 24, 3), dtype=torch.uint8)
         write_image(folder / "images" / f"{number}.png", picture)
@@ -146,7 +151,7 @@ def test_the_command_lines_run(here, monkeypatch, capsys):
                 context.setattr(jaxtyping.config, "jaxtyping_disable", True)
             assert main(shlex.split(line)[1:]) == 0, capsys.readouterr().err
     decoded = sorted(path.name for path in (here / "decoded").rglob("*.mp4"))
-    assert decoded == [f"{number}.mp4" for number in range(8)]
+    assert decoded == [f"{number}.mp4" for number in range(NUM_FILES)]
 
 
 def test_the_two_commands_are_one_line_each_and_do_all():

@@ -164,8 +164,8 @@ def run_training(
     Raises `UserError` where training cannot go on.
     """
     from magvit2_pytorch.training.dry_run import dry_run
+    from magvit2_pytorch.training.optimization import NonFiniteTraining
     from magvit2_pytorch.training.processes import LostProcess
-    from magvit2_pytorch.training.update import NonFiniteTraining
 
     echo = trainer.accelerator.print
     if options.dry_run:

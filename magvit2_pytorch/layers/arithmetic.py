@@ -34,7 +34,6 @@ def half_precision(x: Tensor) -> torch.dtype | None:
     return dtype if dtype in (torch.bfloat16, torch.float16) else None
 
 
-@torch.compiler.assume_constant_result
 @cache
 def has_kernels(dtype: torch.dtype) -> bool:
     """Returns whether this CPU has oneDNN's convolutions and matrix products in `dtype`.
@@ -55,6 +54,10 @@ def has_kernels(dtype: torch.dtype) -> bool:
     except RuntimeError:
         return False
     return True
+
+
+# As `torch.compiler.assume_constant_result` marks it, which imports the whole compiler: 2 seconds.
+has_kernels._dynamo_marked_constant = True
 
 
 def linear(

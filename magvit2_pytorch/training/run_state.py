@@ -7,9 +7,9 @@ from typing import Any
 from ema_pytorch import EMA
 
 from magvit2_pytorch.training.loop_config import LoopConfig
+from magvit2_pytorch.training.optimization import Optimization
 from magvit2_pytorch.training.state import SavedState, add_prefix, select_prefix
 from magvit2_pytorch.training.task import Task
-from magvit2_pytorch.training.update import Optimization
 from magvit2_pytorch.weights import mismatches
 
 FOLDER_OPTIONS = ("results_folder", "checkpoints_folder")

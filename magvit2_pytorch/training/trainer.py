@@ -15,6 +15,7 @@ from magvit2_pytorch.training.arithmetic_check import ArithmeticCheck
 from magvit2_pytorch.training.checkpoints import Checkpoints
 from magvit2_pytorch.training.loop_config import LoopConfig
 from magvit2_pytorch.training.meters import Meters, Progress, plot_curves
+from magvit2_pytorch.training.optimization import NonFiniteTraining, Optimization
 from magvit2_pytorch.training.optimizer import build_ema
 from magvit2_pytorch.training.processes import (
     Interruptible,
@@ -28,7 +29,6 @@ from magvit2_pytorch.training.run_state import TrainingState
 from magvit2_pytorch.training.state import SavedState, load_state, save_state
 from magvit2_pytorch.training.task import MicroStep, Task
 from magvit2_pytorch.training.tracking import DEFAULT_PROJECT, Tracking, read_log
-from magvit2_pytorch.training.update import NonFiniteTraining, Optimization
 
 
 class Trainer:

@@ -7,6 +7,7 @@ from magvit2_pytorch import VideoTokenizer
 from magvit2_pytorch.cli.main import main
 from magvit2_pytorch.media.images import write_image
 from tests.data.clip_files import make_video
+from tests.pipelines.test_export import without_tracing  # noqa: F401
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,8 @@
 
 import os
 import signal
-import sys
 
-from magvit2_pytorch.cli.main import main
+from magvit2_pytorch.cli.main import main as command
 from magvit2_pytorch.codes import code_file
 from magvit2_pytorch.pipelines import corpus
 
@@ -23,20 +22,19 @@ def die_in_the_middle_of(function, number):
     return dies
 
 
-if __name__ == "__main__":
-    where, number, *words = sys.argv[1:]
+def main(where, number, *words):
     if where == "file":
-        corpus.tokenize_file = die_in_the_middle_of(corpus.tokenize_file, int(number))
+        corpus.tokenize_file = die_in_the_middle_of(corpus.tokenize_file, number)
     elif where == "shard":
-        code_file.save_file = die_in_the_middle_of(code_file.save_file, int(number))
+        code_file.save_file = die_in_the_middle_of(code_file.save_file, number)
     elif where == "interrupt":
         tokenize_file, calls = corpus.tokenize_file, []
 
         def interrupted(*args, **options):
             calls.append(args)
-            if len(calls) == int(number):
+            if len(calls) == number:
                 os.kill(os.getpid(), signal.SIGINT)
             return tokenize_file(*args, **options)
 
         corpus.tokenize_file = interrupted
-    sys.exit(main(words))
+    return command(words)

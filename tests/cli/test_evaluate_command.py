@@ -1,20 +1,20 @@
 """`magvit2 evaluate` as users run it."""
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
 
+from magvit2_pytorch.cli.main import main
+from magvit2_pytorch.evaluation import evaluator
 from magvit2_pytorch.losses.perceptual_networks import TRUNKS
 from tests.conftest import build
 from tests.data.clip_files import make_video
 from tests.evaluation.reports import fake_i3d
+from tests.processes import Started
 
 OPTIONS = ("--num_frames", 3, "--device", "cpu")
 
@@ -115,6 +115,11 @@ def test_nothing_usable_is_status_1(run, tmp_path, model, clips):
     assert "no clip could be measured: broken.mp4" in err
 
 
+def saving_each_clip(words):
+    evaluator.SAVE_EVERY_S = 0.0
+    return main(words)
+
+
 def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(run, tmp_path, model):
     (tmp_path / "data").mkdir()
     for number in range(40):
@@ -122,27 +127,15 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(run, tmp_path, m
     words = ("evaluate", "--model", model, "--data", tmp_path / "data", "-o", tmp_path / "report")
     words = [*map(str, words), "--num_frames", "5", "--device", "cpu"]
     journal = tmp_path / "report" / "clips.jsonl"
-    code = (
-        "import sys; from magvit2_pytorch.cli.main import main; "
-        "import magvit2_pytorch.evaluation.evaluator as e; e.SAVE_EVERY_S = 0.0; "
-        "sys.exit(main(sys.argv[1:]))"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    while process.poll() is None:
-        if journal.exists() and journal.read_bytes().count(b"\n") > 3:
-            break
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate()
-    assert process.returncode == 130, err
-    assert "run the same command again to continue" in err
-    assert "Traceback" not in err
+    with Started(saving_each_clip, words) as process:
+        while process.poll() is None:
+            if journal.exists() and journal.read_bytes().count(b"\n") > 3:
+                break
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 130, process.stderr
+        assert "run the same command again to continue" in process.stderr
+        assert "Traceback" not in process.stderr
     done = journal.read_bytes().count(b"\n") - 1
     assert 3 <= done < 40
     assert not (tmp_path / "report" / "report.json").exists()

@@ -9,14 +9,12 @@ import torch
 from magvit2_pytorch.pipelines import export_formats
 from magvit2_pytorch.pipelines.export_formats import FORMATS
 from tests.conftest import build
-from tests.pipelines.test_export import exports
 
 
-@exports
 @pytest.mark.parametrize(
     ("options", "files", "said"),
     [
-        ([], ["encode.onnx", "decode.onnx"], [r"\d+ of \d+ codes equal", r"max error \S+e-\d+"]),
+        ([], ["encode.onnx", "decode.onnx"], [r"\d+ of \d+ codes equal", r"max error \S+"]),
         (
             ["--format", "both", "--part", "decode"],
             ["decode.onnx", "decode.pt2"],
@@ -24,7 +22,9 @@ from tests.pipelines.test_export import exports
         ),
     ],
 )
-def test_programs_are_written_and_their_agreement_said(run, tmp_path, options, files, said):
+def test_programs_are_written_and_their_agreement_said(
+    run, tmp_path, without_tracing, options, files, said
+):
     build("compress_time").save_pretrained(tmp_path / "tokenizer")
     folder = tmp_path / "new"
     status, out, err = run("export", tmp_path / "tokenizer", "-o", folder, *options)
@@ -37,8 +37,9 @@ def test_programs_are_written_and_their_agreement_said(run, tmp_path, options, f
     assert about["tokenizer"] == str(tmp_path / "tokenizer")
 
 
-@exports
-def test_a_program_that_differs_is_an_error_and_no_file(run, tmp_path, model, monkeypatch):
+def test_a_program_that_differs_is_an_error_and_no_file(
+    run, tmp_path, model, monkeypatch, without_tracing
+):
     monkeypatch.setattr(FORMATS["pt2"], "load", lambda path: lambda codes: torch.zeros(1))
     status, out, err = run(
         "export", model, "-o", tmp_path / "new", "--format", "pt2", "--part", "decode"

@@ -6,8 +6,6 @@ import pty
 import re
 import signal
 import struct
-import subprocess
-import sys
 import termios
 from contextlib import contextmanager
 
@@ -15,11 +13,13 @@ import pytest
 import torch
 
 from magvit2_pytorch import VideoTokenizer
+from magvit2_pytorch.cli.main import main
 from magvit2_pytorch.codes.code_file import write_codes
 from magvit2_pytorch.codes.code_header import CodedVideo
 from magvit2_pytorch.media.video_reader import VideoFile
 from magvit2_pytorch.pipelines.files import code_header
 from tests.data.clip_files import make_video
+from tests.processes import Started
 
 NUM_FRAMES = 4000
 """More than are done before a signal arrives."""
@@ -56,19 +56,10 @@ def running(name, *inputs, model, output):
     terminal, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 100, 0, 0))
     words = [name, *inputs, "--model", model, "-o", output, "--chunk_frames", 2, "--device", "cpu"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "magvit2_pytorch", *map(str, words)],
-        stdout=subprocess.DEVNULL,
-        stderr=theirs,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    os.close(theirs)
-    try:
+    with Started(main, [str(word) for word in words], stderr=os.ttyname(theirs)) as process:
+        os.close(theirs)
         yield process, terminal
-    finally:
-        process.kill()
-        process.wait()
-        os.close(terminal)
+    os.close(terminal)
 
 
 def read(terminal, until=None):
@@ -120,7 +111,7 @@ def test_a_killed_command_leaves_a_hidden_part_until_the_next_run(tmp_path, film
         terminal,
     ):
         read(terminal, until=rf"\b{SOME}/{NUM_FRAMES} ")
-        process.kill()
+        process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
     (part,) = names(tmp_path)
     assert part.startswith(".part-")

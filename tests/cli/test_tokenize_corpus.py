@@ -4,8 +4,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from collections import Counter
 
 import pytest
@@ -19,6 +17,7 @@ from tests.cli import corpus_worker
 from tests.cli.test_interrupted import read, running
 from tests.data.clip_files import make_video
 from tests.pipelines.test_corpus import manifest
+from tests.processes import Started
 
 NUM_CLIPS = 11
 ALL = sorted([*(f"more/{n}.mkv" if n % 3 == 0 else f"{n}.mkv" for n in range(NUM_CLIPS))])
@@ -36,12 +35,8 @@ def many(tmp_path_factory):
 
 
 def start(rank, world_size, *words, where="nowhere", number=0):
-    command = [sys.executable, corpus_worker.__file__, where, str(number), *map(str, words)]
-    names = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=world_size, OMP_NUM_THREADS=1)
-    env = {**os.environ, **{name: str(value) for name, value in names.items()}}
-    return subprocess.Popen(
-        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    names = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=world_size)
+    return Started(corpus_worker.main, where, number, *map(str, words), **names)
 
 
 def shards_words(many, model, out):
@@ -64,11 +59,10 @@ def test_a_killed_process_is_made_up_for_by_any_number(
     words = shards_words(many, model, out)
     killed = start(1, 2, *words, where=where, number=number)
     whole = start(0, 2, *words)
-    said, err = whole.communicate(timeout=300)
-    assert whole.returncode == 0, err
-    assert "process 1 of 2: 6 inputs, 6 to do" in said
-    killed.communicate(timeout=300)
-    assert killed.returncode == -signal.SIGKILL
+    with killed, whole:
+        assert whole.wait() == 0, whole.stderr
+        assert "process 1 of 2: 6 inputs, 6 to do" in whole.stdout
+        assert killed.wait() == -signal.SIGKILL
     assert len(list(out.glob(".part*"))) == (where == "shard")
     left = len(ALL) - len(paths_in(out))
     assert 0 < left <= 4
@@ -76,7 +70,7 @@ def test_a_killed_process_is_made_up_for_by_any_number(
     for rank in range(again):
         monkeypatch.setenv("RANK", str(rank))
         monkeypatch.setenv("WORLD_SIZE", str(again))
-        status, said, err = run(*words)
+        status, said, _ = run(*words)
         assert status == 0
         told += re.findall(r"(\d+) done[;,]", said)
     assert sum(map(int, told)) == left
@@ -92,11 +86,10 @@ def test_a_killed_process_is_made_up_for_by_any_number(
 
 def test_ctrl_c_keeps_what_is_whole_and_says_how_to_go_on(run, tmp_path, many, model):
     words = (*shards_words(many, model, tmp_path / "out")[:-1], 10)
-    stopped = start(0, 1, *words, where="interrupt", number=4)
-    _, err = stopped.communicate(timeout=300)
-    assert stopped.returncode == 130
-    assert "run the same command again to continue" in err
-    assert "Traceback" not in err
+    with start(0, 1, *words, where="interrupt", number=4) as stopped:
+        assert stopped.wait() == 130
+        assert "run the same command again to continue" in stopped.stderr
+        assert "Traceback" not in stopped.stderr
     assert paths_in(tmp_path / "out") == ALL[:3]
     assert "3 done before" in run(*words)[1]
     assert paths_in(tmp_path / "out") == ALL

@@ -52,7 +52,7 @@ def examine(path: Path) -> dict:
 def _reasons(kind: type, path: Path, spec: ClipSpec, broken: list[str]) -> Iterator[str]:
     """Why an item cannot be had, time after time; nothing where it can."""
     shape = (spec.num_frames, *spec.size) if kind is VideoDataset else spec.size
-    for epoch in range(4):
+    for epoch in range(2):
         try:
             if epoch == 0:
                 dataset = kind([path], spec)

@@ -1,11 +1,7 @@
-"""Training whose data worker is killed after the first steps; prints how it ends.
-
-python -m tests.data.killed_worker FOLDER waiting|computing
-"""
+"""Training whose data worker is killed after the first steps; prints how it ends."""
 
 import json
 import os
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -15,8 +11,8 @@ from torch import multiprocessing
 from magvit2_pytorch import VideoTokenizer, VideoTokenizerTrainer
 
 
-def main() -> None:
-    folder = Path(sys.argv[1])
+def main(folder: Path, then: str) -> None:
+    """`then` is "waiting" or "computing"."""
     # Not below the folder: workers hand tensors over by sockets, whose whole path has 107 letters.
     temporary = Path(tempfile.mkdtemp(prefix="kill-"))
     tempfile.tempdir = str(temporary)
@@ -37,7 +33,7 @@ def main() -> None:
         if trainer.step == 2:
             for worker in multiprocessing.active_children():
                 os.kill(worker.pid, 9)
-            if sys.argv[2] == "computing":
+            if then == "computing":
                 time.sleep(60)
 
     trainer.train_step = step
@@ -46,7 +42,3 @@ def main() -> None:
     except Exception as error:
         said = {"error": type(error).__name__, "text": str(error), "steps": trainer.step}
         print(json.dumps({**said, "temporary": str(temporary)}))
-
-
-if __name__ == "__main__":
-    main()

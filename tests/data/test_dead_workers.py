@@ -4,8 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from itertools import islice
 from pathlib import Path
 
@@ -16,10 +14,17 @@ from magvit2_pytorch.data.clips import ClipSpec
 from magvit2_pytorch.data.datasets import VideoDataset
 from magvit2_pytorch.data.loader import InfiniteBatches
 from magvit2_pytorch.data.workers import DeadWorker
+from tests.data import killed_worker
 from tests.data.clip_files import make_video
-from tests.data.faults import ROOT
+from tests.processes import Started
 
 SPEC = ClipSpec(num_frames=5, image_size=16)
+
+
+@pytest.fixture(autouse=True)
+def _looking_often(monkeypatch):
+    """The loader looks for dead workers every 5 seconds, which most of these tests would wait."""
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.3)
 
 
 class _Dying(torch.utils.data.Dataset):
@@ -83,13 +88,10 @@ def test_training_ends_when_a_worker_is_killed(tmp_path, then):
     """A real kill during training gives an error within a minute instead of a hang."""
     for number in range(3):
         make_video(tmp_path / f"{number}.mp4", 12)
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.data.killed_worker", str(tmp_path), then],
-        capture_output=True, text=True, cwd=ROOT, timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    said = json.loads(done.stdout.splitlines()[-1])
-    assert said["error"] == "DeadWorker", done.stderr
+    with Started(killed_worker.main, tmp_path, then) as done:
+        assert done.wait() == 0, done.stderr
+        said = json.loads(done.stdout.splitlines()[-1])
+        assert said["error"] == "DeadWorker", done.stderr
     assert re.search(r"data worker 0 \(process \d+\), whose last file was \S+\.mp4", said["text"])
     assert said["steps"] >= 1
     # No temporary files are left.

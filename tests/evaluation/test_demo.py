@@ -23,7 +23,7 @@ def videos(tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("quantizer", demo.QUANTIZERS)
+@pytest.mark.parametrize("quantizer", ["fsq", pytest.param("lfq", marks=pytest.mark.slow)])
 def test_it_writes_what_it_says(videos, tmp_path, quantizer, capsys):
     out = tmp_path / "out"
     options = ("--data", str(videos), "--minutes", "0.02", "--quantizer", quantizer)
@@ -47,6 +47,13 @@ def test_it_writes_what_it_says(videos, tmp_path, quantizer, capsys):
     assert read_log(out / "log.jsonl")
     tokenizer = VideoTokenizer.from_pretrained(out / "tokenizer")
     assert tokenizer.config.use_fsq == (quantizer == "fsq")
+
+
+def test_every_quantizer_makes_a_tokenizer_of_at_most_16_bits():
+    for name, options in demo.QUANTIZERS.items():
+        tokenizer = VideoTokenizer.from_preset("small", **options)
+        assert tokenizer.config.use_fsq == (name == "fsq")
+        assert tokenizer.bits_per_pixel <= 0.0625
 
 
 def test_frames_held_out_are_not_trained_on(videos):

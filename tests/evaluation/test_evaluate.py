@@ -430,8 +430,9 @@ def test_before_any_work(tmp_path, data, networks):
         evaluate.Evaluation(exact(), data, ClipChoice(num_frames=2), networks=networks)
 
 
-def test_the_pictures_show_the_clips_that_are_meant(whole, data):
-    folder, _, report, _ = whole
+def test_the_pictures_show_the_clips_that_are_meant(tmp_path, data, with_drawings):
+    folder = tmp_path / "report"
+    report = evaluated(exact(), data, folder)
     numbers = []
     for which, line in report["videos"]["examples"].items():
         start, width = line["start_frame"], line["width"]

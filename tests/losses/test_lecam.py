@@ -6,7 +6,7 @@ import torch
 from magvit2_pytorch.losses.regularizers import LeCamRegularizer, lecam_loss
 from tests.losses import lecam_worker as worker
 from tests.losses.test_adversarial import O2
-from tests.two_processes import run_two_processes
+from tests.processes import run_two_processes
 
 O2_AFTER_ONE_UPDATE = {
     # Mean of real, mean of fake, loss, from the same run as the logits.

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from magvit2_pytorch.metrics.quality import StreamedPsnr, psnr
 
@@ -15,6 +14,9 @@ def test_each_clip_is_as_torchmetrics_says(shape):
     real = torch.rand(shape) * 2 - 1
     strength = torch.linspace(0.05, 1.5, shape[0]).view(-1, *[1] * (len(shape) - 1))
     recon = real + strength * torch.randn(shape)
+    # Imported here: it takes 5 seconds, and all processes of a test run collect all tests.
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
     expected = peak_signal_noise_ratio(
         recon, real, data_range=(-1.0, 1.0), dim=tuple(range(1, len(shape))), reduction="none"
     )

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from tests.processes import run_two_processes
 from tests.quantizers import distributed_worker as worker
-from tests.two_processes import run_two_processes
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from magvit2_pytorch.quantizers.vector import VectorQuantizer, _library
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
 from tests.conftest import QUANTIZERS, SMALL, random_video
+from tests.processes import run_two_processes
 from tests.quantizers import vector_worker as worker
-from tests.two_processes import run_two_processes
 
 TYPES = ("vq", "simvq", "residual")
 

@@ -1,7 +1,6 @@
 """Compiled against eager, in a process of its own: the tests' type checks do not compile."""
 
 import copy
-import sys
 
 import torch
 
@@ -33,7 +32,3 @@ def main(kind: str) -> None:
         )
         assert torch.equal(codes, same_codes)
         torch.testing.assert_close(frames, same_frames, atol=1e-5, rtol=1e-5)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -7,8 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from magvit2_pytorch import VideoTokenizer
-from magvit2_pytorch.tokenizer.presets import PRESETS
-from tests.conftest import QUANTIZERS, build, cond_of, narrow, random_video
+from tests.conftest import EVERY_PRESET, QUANTIZERS, build, cond_of, narrow, random_video
 
 
 def saved(tokenizer, folder):
@@ -34,7 +33,7 @@ def test_saved_and_loaded_is_the_same(tmp_path, quantizer, layers):
     assert torch.equal(tokenizer(video, cond), loaded(video, cond))
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", EVERY_PRESET)
 def test_presets_too(tmp_path, name):
     tokenizer = narrow(name)
     loaded = saved(tokenizer, tmp_path)

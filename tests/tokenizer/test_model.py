@@ -14,10 +14,18 @@ from magvit2_pytorch.functional import padded_num_frames
 from magvit2_pytorch.layers.conv import PadMode
 from magvit2_pytorch.tokenizer.layer_spec import LAYERS
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
-from magvit2_pytorch.tokenizer.presets import PRESETS, preset
+from magvit2_pytorch.tokenizer.presets import preset
 from magvit2_pytorch.training.objective import Autoencoder, Objective
 from magvit2_pytorch.training.training_config import TrainingConfig
-from tests.conftest import DISCRETE, QUANTIZERS, build, cond_of, narrow, random_video
+from tests.conftest import (
+    DISCRETE,
+    EVERY_PRESET,
+    QUANTIZERS,
+    build,
+    cond_of,
+    narrow,
+    random_video,
+)
 
 # The layers of magvit2-pytorch's README, at a size for tests.
 UPSTREAM = (
@@ -48,10 +56,10 @@ LAYER_TUPLES = {
 
 def models():
     """Every preset that has codes, and a few tuples of layers, by name."""
-    for name in PRESETS:
+    for name, marks in ((*param.values, param.marks) for param in EVERY_PRESET):
         if "continuous_dim" in preset(name):
             continue  # the network is another preset's
-        yield pytest.param(lambda n=name: narrow(n), id=name)
+        yield pytest.param(lambda n=name: narrow(n), id=name, marks=marks)
     for name, (layers, options) in LAYER_TUPLES.items():
         yield pytest.param(lambda x=layers, y=options: build(*x, max_dim=16, **y), id=name)
 
@@ -282,7 +290,7 @@ def test_chunks_of_video_and_of_latents_equal_the_whole(make):
             tokenizer.encode_chunk(video[:, :, : factor + 1], encoder_past, cond)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(
     layers=st.lists(st.sampled_from(sorted(LAYERS)), min_size=1, max_size=6).filter(
         # Two steps at most, and no reading of latents that a layer has delayed.

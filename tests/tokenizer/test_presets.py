@@ -2,6 +2,7 @@ import math
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,7 @@ def head(name):
     return PRESETS[name].read_text(encoding="utf-8").partition("\n\n")[0]
 
 
+@cache
 def weightless(name, **options):
     """Large ones take neither memory nor time."""
     with torch.device("meta"):

@@ -1,19 +1,15 @@
 """How a tokenizer runs: recomputed, compiled, and with nothing kept that nobody asked for."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
 from magvit2_pytorch.layers.stateful import Residual
 from magvit2_pytorch.tokenizer.layer_spec import LAYERS
-from magvit2_pytorch.tokenizer.presets import PRESETS
 from magvit2_pytorch.tokenizer.tiling import MemoryTracker
-from tests.conftest import build, cond_of, narrow, random_video
+from tests.conftest import EVERY_PRESET, build, cond_of, narrow, random_video
+from tests.processes import Started
+from tests.tokenizer import compile_worker
 
 
 def gradients(tokenizer, video, cond):
@@ -66,7 +62,7 @@ def test_recomputing_keeps_a_fraction(name):
     assert bytes_kept(tokenizer, video) < before / 2
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", EVERY_PRESET)
 def test_without_gradients_no_activation_outlives_its_use(name):
     """A past that is a view would keep all activations of the encoder in memory."""
     tokenizer = narrow(name)
@@ -96,11 +92,5 @@ def test_an_image_makes_no_past():
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["own", "magvit2"])
 def test_encoder_and_decoder_compile_into_one_graph_each(kind):
-    worker = Path(__file__).with_name("compile_worker.py")
-    run = subprocess.run(
-        [sys.executable, str(worker), kind],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
+    with Started(compile_worker.main, kind) as run:
+        assert run.wait() == 0, run.stderr[-3000:]

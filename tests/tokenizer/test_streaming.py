@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from magvit2_pytorch.tokenizer.layer_spec import LAYERS
-from magvit2_pytorch.tokenizer.presets import PRESETS
-from tests.conftest import QUANTIZERS, build, cond_of, narrow, random_video
+from tests.conftest import EVERY_PRESET, QUANTIZERS, build, cond_of, narrow, random_video
 
 LAYERS_TO_TRY = [*sorted(LAYERS), ("attend_time", {"window": 2}), ("cond_attend_time", 2)]
 MIXED = [3, 1, 5, 2, 3]
@@ -68,7 +67,7 @@ def test_every_layer_streams(layer):
     assert_equal_to_whole(tokenizer, MIXED)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", EVERY_PRESET)
 def test_every_preset_streams(name):
     assert_equal_to_whole(narrow(name), MIXED)
 

@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 from magvit2_pytorch.tokenizer.layer_spec import LAYERS
-from magvit2_pytorch.tokenizer.presets import PRESETS
 from magvit2_pytorch.tokenizer.tiling import fit_tile_size, peak_bytes
-from tests.conftest import QUANTIZERS, build, cond_of, narrow, random_video
+from tests.conftest import EVERY_PRESET, QUANTIZERS, build, cond_of, narrow, random_video
 
 LAYERS_TO_TRY = [*sorted(LAYERS), ("attend_time", {"window": 2})]
 GRID = (5, 3)
@@ -60,7 +59,7 @@ def test_every_layer_goes_by_tiles_with_the_statistics_of_the_whole(layer):
     assert_tiles_equal_whole(tokenizer, 2, num_frames=5, batch=2)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", EVERY_PRESET)
 def test_every_preset_goes_by_tiles(name):
     assert_tiles_equal_whole(narrow(name), 2, num_frames=5)
 
@@ -115,7 +114,7 @@ def test_codes_are_those_of_the_whole(quantizer):
 
 @pytest.mark.parametrize(
     ("name", "cuts"),
-    [("small", [2, 4, 3]), ("tiny", [1] * 9), ("magvit2", [9]), ("magvit2", [2, 4, 3])],
+    [("small", [2, 4, 3]), ("tiny", [1] * 9), ("magvit2-small", [9]), ("magvit2-small", [2, 4, 3])],
 )
 def test_streams_go_by_tiles(name, cuts):
     tokenizer = with_lively_norms(narrow(name).double())
@@ -132,7 +131,7 @@ def test_streams_go_by_tiles(name, cuts):
     torch.testing.assert_close(frames, recon, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["small", "magvit2"])
+@pytest.mark.parametrize("name", ["small", "magvit2-small"])
 def test_single_precision_is_within_rounding(name):
     tokenizer = narrow(name)
     video, size = frames_for(tokenizer, dtype=torch.float32), 2 * tokenizer.space_factor
@@ -161,8 +160,7 @@ def test_a_tile_sees_no_further_than_its_halo():
     assert max(seen) == (112 // 4) ** 2 < whole == (256 // 4) ** 2
 
 
-@pytest.mark.parametrize("name", ["small", "tiny"])
-@pytest.mark.parametrize("part", ["encoder", "decoder"])
+@pytest.mark.parametrize(("name", "part"), [("small", "encoder"), ("tiny", "decoder")])
 def test_auto_takes_the_largest_tile_that_fits(name, part):
     tokenizer = narrow(name)
     factor, module = tokenizer.space_factor, getattr(tokenizer, part)
@@ -173,7 +171,7 @@ def test_auto_takes_the_largest_tile_that_fits(name, part):
     def bytes_of(tile):
         return peak_bytes(tokenizer, module, (*x.shape[:3], tile * cells, tile * cells))
 
-    for tile in (1, 3, 7):
+    for tile in (1, 4):
         assert fit_tile_size(tokenizer, module, x, bytes_of(tile)) == tile * factor
         assert bytes_of(tile) < bytes_of(tile + 1)
     assert fit_tile_size(tokenizer, module, x, 2**50) == 30 * factor

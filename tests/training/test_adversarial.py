@@ -159,7 +159,14 @@ def test_everything_is_in_the_log_under_its_own_name(make_trainer):
     assert penalized == [False, True, False, True]
 
 
-@pytest.mark.parametrize("adversarial_loss", ADVERSARIAL_LOSSES)
+# The losses themselves have no state.
+@pytest.mark.parametrize(
+    "adversarial_loss",
+    [
+        pytest.param(loss, marks=[pytest.mark.slow] * (loss != "hinge"))
+        for loss in ADVERSARIAL_LOSSES
+    ],
+)
 def test_resuming_equals_never_stopping(make_trainer, adversarial_loss):
     options = EVERYTHING | dict(adversarial_loss=adversarial_loss, grad_accum_every=2)
     whole = make_trainer("whole", **options)

@@ -8,9 +8,9 @@ from magvit2_pytorch import TrainingConfig, VideoTokenizer
 from magvit2_pytorch.training.latent_statistics import measure_latents
 from magvit2_pytorch.training.tracking import read_log
 from tests.conftest import build, random_video
+from tests.processes import run_two_processes
 from tests.training import latents_worker as worker
 from tests.training.conftest import clips
-from tests.two_processes import run_two_processes
 
 CONTINUOUS = ["continuous", "continuous-kl"]
 LAYERS = ("compress_space", "compress_time", "residual")

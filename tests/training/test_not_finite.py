@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from magvit2_pytorch.training.optimization import NonFiniteTraining
 from magvit2_pytorch.training.task import finite_or_nan
-from magvit2_pytorch.training.update import NonFiniteTraining
 from tests.conftest import QUANTIZERS
 from tests.training.conftest import clips, micro_step
 from tests.training.test_adversarial import EVERYTHING, ONE

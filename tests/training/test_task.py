@@ -1,4 +1,7 @@
-"""What a `Trainer` gives a task that is no tokenizer and says nothing of any of it."""
+"""What a `Trainer` gives a task that is no tokenizer and says nothing of any of it.
+
+`test_two_processes.py` trains it by two processes.
+"""
 
 import json
 
@@ -7,13 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from magvit2_pytorch.training.dry_run import dry_run
+from magvit2_pytorch.training.optimization import NonFiniteTraining
 from magvit2_pytorch.training.tracking import read_log
-from magvit2_pytorch.training.update import NonFiniteTraining
-from tests.training import denoiser_worker
 from tests.training.denoiser import Denoiser, denoising
 from tests.training.test_dry_run import CLOCK
 from tests.training.test_trainer import assert_same
-from tests.training.test_two_processes import TORCHRUN, both_ranks, launch
 
 
 def state_of(trainer):
@@ -27,14 +28,14 @@ def log_of(trainer):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_it_learns_and_is_saved(tmp_path, optimizer):
+def test_it_learns_and_is_saved(tmp_path, with_drawings, optimizer):
     trainer = denoising(tmp_path, num_train_steps=200, optimizer=optimizer)
     trainer.train()
     losses = [line["loss"] for line in log_of(trainer) if "loss" in line]
     assert sum(losses[-20:]) < 0.2 * sum(losses[:20])
     saved = load_file(tmp_path / "denoiser.safetensors")
     assert_same(saved, trainer.averaged_model.state_dict(), atol=0, rtol=0)
-    assert (tmp_path / "curves.png").exists()
+    assert (tmp_path / "curves.png").stat().st_size > 0
 
 
 def test_resuming_equals_never_stopping(tmp_path):
@@ -57,15 +58,6 @@ def test_accumulating_equals_the_large_batch(tmp_path, monkeypatch):
         trainer.train()
     for name, value in large.task.model.state_dict().items():
         torch.testing.assert_close(small.task.model.state_dict()[name], value, atol=1e-5, rtol=1e-4)
-
-
-def test_two_processes_equal_each_other_and_learn(tmp_path):
-    done = launch(*TORCHRUN, denoiser_worker.__file__, tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
-    first, second = both_ranks(tmp_path)
-    assert_same(first, second, atol=0, rtol=0)
-    lines = [line["loss"] for line in read_log(tmp_path / "log.jsonl") if "loss" in line]
-    assert lines[-1] < lines[0]
 
 
 def test_a_dry_run_changes_nothing(tmp_path):

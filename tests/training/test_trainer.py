@@ -115,7 +115,7 @@ def test_values_out_of_range_are_named_before_the_first_step(make_trainer):
     assert trainer.step == 0
 
 
-def test_a_run_leaves_a_tokenizer_curves_and_pictures(make_trainer):
+def test_a_run_leaves_a_tokenizer_curves_and_pictures(make_trainer, with_drawings):
     trainer = make_trainer(validate_every_step=3)
     trainer.train()
     folder = trainer.results_folder

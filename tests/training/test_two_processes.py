@@ -3,27 +3,33 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from magvit2_pytorch.training.tracking import read_log
+from tests.processes import ROOT, start_ranks
 from tests.training import faults_worker, lost_worker
 from tests.training import two_processes_worker as worker
+from tests.training.test_trainer import assert_same
 
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+HANG_S = 5.0
+"""After this long without an answer a process is lost."""
 
 
-def launch(*command: object, timeout: float = 300) -> subprocess.CompletedProcess:
-    """Runs Python with these words to its end, in the folder of this repository."""
+def torchrun(*command: object) -> subprocess.CompletedProcess:
+    """Runs a script in two processes to its end, in the folder of this repository."""
+    # It ends one process for the other at its next look, so that one has a moment to speak first.
+    words = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     return subprocess.run(
-        [sys.executable, *map(str, command)],
+        [sys.executable, *words, "--monitor_interval=10", *map(str, command)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=timeout,
-        cwd=Path(__file__).parents[2],
+        timeout=300,
+        cwd=ROOT,
     )
 
 
@@ -31,11 +37,13 @@ def both_ranks(folder: Path) -> list[dict]:
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
-@pytest.fixture(scope="module", params=["plain", "adversarial"])
+@pytest.fixture(
+    scope="module", params=["adversarial", pytest.param("plain", marks=pytest.mark.slow)]
+)
 def runs(request, tmp_path_factory):
     """Results of both ranks, their folder, and the run of one process."""
     two, one = (tmp_path_factory.mktemp(name) for name in ("two", "one"))
-    done = launch(*TORCHRUN, worker.__file__, two, request.param)
+    done = torchrun(worker.__file__, two, request.param)
     assert done.returncode == 0, done.stderr[-3000:]
     return both_ranks(two), two, worker.train(one, 4, request.param), one
 
@@ -87,14 +95,41 @@ def test_resuming_on_two_processes_equals_never_stopping(runs):
         torch.testing.assert_close(second["resumed"][name], value, atol=0, rtol=0)
 
 
+def test_another_task_equals_itself_in_both_and_learns(runs):
+    _, two, *_ = runs
+    first, second = both_ranks(two / "denoiser")
+    assert_same(first, second, atol=0, rtol=0)
+    lines = read_log(two / "denoiser" / "log.jsonl")
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses[-1] < losses[0]
+
+
 # What befalls one process
 
 
+def assert_it_was_said(status: int, stderr: str, folder: Path) -> None:
+    assert status == 1
+    assert "LostProcess: process 0 of 2 lost the connection to another one" in stderr
+    assert "--resume auto" in stderr
+    # What was saved before is there to go on from.
+    again = worker.train(folder, 4, "plain", resume="auto")
+    assert again.step == 5
+
+
 @pytest.fixture(scope="module")
-def faults(tmp_path_factory):
+def faulty(tmp_path_factory):
+    """Rank 0's process and its folder, at the end of a run of all faults."""
     folder = tmp_path_factory.mktemp("faults")
-    done = launch(*TORCHRUN, faults_worker.__file__, folder)
-    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = start_ranks(faults_worker.main, folder)
+    with first, second:
+        first.wait()
+        yield first, folder
+
+
+@pytest.fixture(scope="module")
+def faults(faulty):
+    first, folder = faulty
+    assert (folder / "rank-0.pt").exists(), first.stderr[-3000:]
     ranks = both_ranks(folder)
     assert [rank["num_processes"] for rank in ranks] == [2, 2]
     return ranks
@@ -140,21 +175,20 @@ def test_a_parameter_that_no_gradient_reaches(faults):
     assert_equal_state(faults, "parameter_without_gradient")
 
 
-@pytest.mark.parametrize(
-    ("launcher", "way"), [("torchrun", "kill"), (None, "kill"), (None, "hang")]
-)
-def test_a_process_that_dies_or_hangs_ends_the_run_with_a_message(tmp_path, launcher, way):
+def test_a_process_that_dies_ends_the_run_with_a_message(faults, faulty):
+    first, folder = faulty
+    assert_it_was_said(first.wait(), first.stderr, folder / "killed")
+
+
+def test_a_process_that_hangs_ends_the_run_with_a_message(tmp_path):
     """The other process reports it before the test times out."""
-    script = [lost_worker.__file__, tmp_path, way]
-    if launcher:
-        # It ends the other one at its next look, so that one needs a moment to speak first.
-        done = launch(*TORCHRUN, "--monitor_interval=10", *script, timeout=120)
-        code, said = done.returncode, done.stderr
-    else:
-        code, said = lost_worker.start_both(script)
-    assert code != 0
-    assert "LostProcess: process 0 of 2 lost the connection to another one" in said
-    assert "--resume auto" in said
-    # What was saved before is there to go on from.
-    again = worker.train(tmp_path, 4, "plain", resume="auto")
-    assert again.step == 5
+    options = dict(process_timeout_s=HANG_S)
+    first, second = start_ranks(partial(lost_worker.main, **options), tmp_path, "hang")
+    with first, second:
+        assert_it_was_said(first.wait(), first.stderr, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_message_comes_before_torchrun_ends_the_others(tmp_path):
+    done = torchrun(lost_worker.__file__, tmp_path)
+    assert_it_was_said(done.returncode, done.stderr, tmp_path)

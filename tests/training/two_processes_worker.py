@@ -1,4 +1,4 @@
-"""A short training by the trainer, run by torchrun; what each process ends with goes to a file."""
+"""Short trainings, run by torchrun; what each process ends with goes to a file."""
 
 import sys
 from pathlib import Path
@@ -7,8 +7,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from magvit2_pytorch import VideoTokenizer, VideoTokenizerTrainer
+from magvit2_pytorch.training import trainer as trainer_module
 from tests.conftest import QUANTIZERS, SMALL
 from tests.training.conftest import clips
+from tests.training.denoiser import denoising
 
 LAYERS = ("compress_space", "residual", "compress_time")
 
@@ -26,6 +28,7 @@ def train(
 ) -> VideoTokenizerTrainer:
     torch.manual_seed(0 if resume is None else 1)
     torch.set_num_threads(1)
+    trainer_module.plot_curves = lambda *_: None  # slow, and not in question
     tokenizer = VideoTokenizer(**SMALL, **QUANTIZERS["lfq"], layers=LAYERS)
     trainer = VideoTokenizerTrainer(
         tokenizer,
@@ -64,14 +67,12 @@ def all_state(trainer: VideoTokenizerTrainer) -> dict[str, torch.Tensor]:
     return trainer.state.gather(trainer.step, trainer.elapsed_s)[0]
 
 
-if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    trainer = train(folder, 2, sys.argv[2])
-    accelerator = trainer.accelerator
+def main(folder: Path, kind: str) -> None:
+    trainer = train(folder, 2, kind)
     checkpoint = folder / "checkpoints" / "step-3"
-    resumed = train(folder / "resumed", 2, sys.argv[2], resume=checkpoint)
+    resumed = train(folder / "resumed", 2, kind, resume=checkpoint)
     result = {
-        "num_processes": accelerator.num_processes,
+        "num_processes": trainer.accelerator.num_processes,
         "step": trainer.step,
         "tokenizer": trainer.tokenizer.state_dict(),
         "adversary": {
@@ -83,5 +84,19 @@ if __name__ == "__main__":
         "whole": all_state(trainer),
         "resumed": all_state(resumed),
     }
-    torch.save(result, folder / f"rank-{accelerator.process_index}.pt")
-    accelerator.end_training()
+    torch.save(result, folder / f"rank-{trainer.accelerator.process_index}.pt")
+
+
+def denoise(folder: Path) -> None:
+    """The same for the second task."""
+    trainer = denoising(folder, batch_size=2)
+    trainer.train()
+    state = trainer.state.gather(trainer.step, 0.0)[0]
+    torch.save(state, folder / f"rank-{trainer.accelerator.process_index}.pt")
+
+
+if __name__ == "__main__":
+    folder, kind = Path(sys.argv[1]), sys.argv[2]
+    main(folder, kind)
+    denoise(folder / "denoiser")
+    torch.distributed.destroy_process_group()
