@@ -5,7 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magvit2_pytorch.cli.jobs import Job, frame_count, has_suffix, plan_jobs, resumable, run_jobs
+from magvit2_pytorch.cli.jobs import (
+    Job,
+    Process,
+    current_process,
+    frame_count,
+    has_suffix,
+    plan_jobs,
+    resumable,
+    run_jobs,
+)
 from magvit2_pytorch.cli.model_folder import (
     UsageError,
     UserError,
@@ -15,7 +24,6 @@ from magvit2_pytorch.cli.model_folder import (
 )
 from magvit2_pytorch.cli.options import Inputs, Model, Size, StreamOptions
 from magvit2_pytorch.cli.progress_bar import interruptible_bar
-from magvit2_pytorch.cli.train import Process, current_process
 from magvit2_pytorch.pipelines.progress import FrameCallback, Plan
 
 if TYPE_CHECKING:

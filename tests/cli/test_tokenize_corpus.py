@@ -220,7 +220,7 @@ def test_impossible_processes_are_refused(run, monkeypatch, tmp_path, many, mode
 
 
 def test_each_process_has_its_own_gpu(monkeypatch):
-    from magvit2_pytorch.cli.train import current_process
+    from magvit2_pytorch.cli.jobs import current_process
 
     chosen = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
