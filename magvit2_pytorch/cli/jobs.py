@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from magvit2_pytorch.cli.model_folder import UserError
+from magvit2_pytorch.cli.model_folder import UserError, user_errors
 from magvit2_pytorch.cli.progress_bar import ProgressBar
 from magvit2_pytorch.pipelines.progress import FrameCallback
 
@@ -38,8 +38,10 @@ def plan_jobs(
     mirrors the names and sub-folders of the inputs. Raises `UserError` before any work if an input
     is missing or an output is in the way.
     """
-    found = [pair for path in inputs for pair in _find_sources(Path(path).expanduser(), sources)]
     target = Path(output).expanduser()
+    found = [
+        pair for path in inputs for pair in _find_sources(Path(path).expanduser(), sources, target)
+    ]
     one_file = len(inputs) == 1 and not Path(inputs[0]).expanduser().is_dir()
     if has_suffix(target, file_suffixes) and not target.is_dir():
         if not one_file:
@@ -48,6 +50,12 @@ def plan_jobs(
     else:
         _check_folder(target, one_file, file_suffixes)
         jobs = _mirror(found, target, sources, target_suffix)
+        if any(has_suffix(job.target, sources) for job in jobs):
+            from magvit2_pytorch.media.sources import check_not_output
+
+            with user_errors():
+                for path in inputs:
+                    check_not_output(Path(path).expanduser(), [target])
     for job in jobs:
         # Not Path.resolve, which raises on a link to itself.
         if os.path.realpath(job.target) == os.path.realpath(job.source):
@@ -60,16 +68,16 @@ def has_suffix(path: Path, suffixes: Sequence[str]) -> bool:
     return path.name.lower().endswith(tuple(suffixes))
 
 
-def _find_sources(given: Path, sources: Sequence[str]) -> list[tuple[Path, Path]]:
-    """Files with their paths relative to the named folder."""
-    from magvit2_pytorch.media.sources import log_left_out, walk
+def _find_sources(given: Path, sources: Sequence[str], target: Path) -> list[tuple[Path, Path]]:
+    """Files with their paths relative to the named folder, none of them in `target`."""
+    from magvit2_pytorch.media.sources import log_left_out, walk_inputs
     from magvit2_pytorch.media.unusable import printable
 
     if not given.exists():
         raise UserError(f"there is no {given}")
     known = ", ".join(suffix.lstrip(".") for suffix in sources)
     if given.is_dir():
-        files = sorted(walk(given))
+        files = sorted(walk_inputs(given, [target]))
         paths = [path for path in files if has_suffix(path, sources)]
         if not paths:
             raise UserError(f"{given} holds no file that can be used here ({known})")

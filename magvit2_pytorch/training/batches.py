@@ -61,7 +61,8 @@ def open_datasets(
 
     kind = MEDIA_KINDS[dataset_type]
     spec = clip_spec(config, tokenizer, kind)
-    paths = find_media(source, kind)
+    written = (config.results_folder, config.checkpoints_folder, config.cache_dir)
+    paths = find_media(source, kind, outputs=[folder for folder in written if folder])
     if valid_dataset is not None:
         return _open(kind, paths, spec, config), valid_dataset
     if len(paths) > 1:
