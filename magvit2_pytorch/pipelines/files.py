@@ -155,9 +155,9 @@ def reconstruct_file(
 ) -> Reconstruction:
     """Writes the reconstruction of a file, `side_by_side` with the original or alone.
 
-    A video keeps its frame rate or the time of each frame, the shape of its pixels, its colour tags, and its sound (the
-    default audio stream; a gif has none). Works for continuous tokenizers too. Raises as
-    `tokenize_file` and `decode_file` do.
+    A video keeps its frame rate or the time of each frame, the shape of its pixels, its colour
+    tags, and its sound (the default audio stream; a gif has none). Works for continuous tokenizers
+    too. Raises as `tokenize_file` and `decode_file` do.
     """
     check_supports_files(tokenizer, needs_codes=False)
     media = open_media(path, tokenizer.config.channels, size, square_pixels=False)

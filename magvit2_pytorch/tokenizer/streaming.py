@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from magvit2_pytorch.functional import autocast, pad_frames
+from magvit2_pytorch.functional import autocast, check_finite, pad_frames
 from magvit2_pytorch.quantizers.quantizer import Quantized
 from magvit2_pytorch.tokenizer.protocol import CausalTokenizer
 from magvit2_pytorch.tokenizer.tiling import TileSize, fit_tile_size
@@ -59,9 +59,10 @@ class EncodeStream:
         """Codes that these frames complete, or None.
 
         Takes one frame or more; the first frame completes a latent by itself. The value range of
-        the first chunk is checked as in `tokenize`.
+        the first chunk is checked as in `tokenize`, later ones as by `check_finite`.
         """
         frames = self.tokenizer.prepare(frames, check_values=self.num_frames == 0)
+        check_finite(frames, "frames")
         return _codes_or_latents(self.push_quantized(frames))
 
     def flush(self) -> Codes | Latents | None:
@@ -132,6 +133,8 @@ class DecodeStream:
         self.tile_size = tile_size
         self.max_frames = num_frames
         self.past: Past = None
+        self.size: tuple[int, int, int] | None = None
+        """Batch, rows and columns, known after the first codes."""
         self.num_frames = 0
         """Frames returned so far."""
         self.ended = False
@@ -144,10 +147,18 @@ class DecodeStream:
         """
         if self.ended:
             raise ValueError("this stream has ended: start another with decode_stream()")
+        check_finite(codes, "quantized latents")
         is_latents = codes.is_floating_point()
         quantized = codes if is_latents else self.tokenizer.decode_codes(codes)
         if not quantized.shape[2]:
             raise ValueError("there are no codes: give those of one latent frame or more")
+        size = (len(quantized), *quantized.shape[3:])
+        if self.size not in (None, size):
+            raise ValueError(
+                f"codes of batch, rows and columns {size} after {self.size}: give a stream codes "
+                "of one size"
+            )
+        self.size = size
         with inference(self.tokenizer, self.precision):
             if self.tile_size == "auto":
                 self.tile_size = fit_tile_size(self.tokenizer, self.tokenizer.decoder, quantized)

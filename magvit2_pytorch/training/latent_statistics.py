@@ -141,4 +141,4 @@ def _encode(tokenizer: VideoTokenizer, clip: Tensor, precision: Precision) -> La
         # Not `encode`: it would warn about bright clips, and the range is checked already.
         frames = pad_frames(tokenizer.prepare(video, check_values=False), tokenizer.time_factor)
         latents, _ = tokenizer.encode_chunk(frames, last=True)
-        return tokenizer.quantize(latents).quantized
+        return tokenizer.quantizer(latents).quantized
