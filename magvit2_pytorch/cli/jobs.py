@@ -1,12 +1,13 @@
 """Input files of a command, their targets, and the loop over them."""
 
+import errno
 import os
 import signal
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -138,33 +139,44 @@ def _stem(path: Path, sources: Sequence[str]) -> str:
 def run_jobs(jobs: Sequence[Job], work: Callable[[Job, FrameCallback], str]) -> int:
     """Runs every job, prints its result and returns the exit status.
 
-    A file that cannot be used is named on stderr and skipped. The status is 0 if at least one file
-    succeeded; if the only file fails, that is an error. Like Ctrl-C, SIGTERM raises an exception
-    (`SystemExit`), so that no partial file stays behind. Partial files of killed runs are removed.
+    A file that cannot be used or written is named on stderr and skipped. The status is 0 if at
+    least one file succeeded and every output could be written; if the only file fails, that is an
+    error. A full disk ends the run, as no other output would fit. Like Ctrl-C, SIGTERM raises an
+    exception (`SystemExit`), so that no partial file stays behind. Partial files of killed runs are
+    removed.
     """
     from magvit2_pytorch.atomic import remove_abandoned
-    from magvit2_pytorch.media.unusable import UnusableMedia
+    from magvit2_pytorch.functional import NotFinite
+    from magvit2_pytorch.media.unusable import UnusableMedia, printable
     from magvit2_pytorch.pipelines.fingerprint import TokenizerMismatch
 
     for folder in {job.target.parent for job in jobs}:
-        if folder.is_dir():
+        with suppress(OSError):  # reported when its files are written
             remove_abandoned(folder)
-    skipped = 0
+    skipped, failed = 0, 0
     for number, job in enumerate(jobs, start=1):
         counter = f"[{number}/{len(jobs)}] " if len(jobs) > 1 else ""
         try:
             with _signals_as_exceptions(), ProgressBar(" frames", counter + job.source.name) as bar:
                 result = work(job, partial(bar.frames, job.source.name))
-        except (UnusableMedia, TokenizerMismatch) as error:
+        except (UnusableMedia, TokenizerMismatch, NotFinite) as error:
             if len(jobs) == 1:
                 raise UserError(str(error)) from error
             print(f"magvit2: skipped: {error}", file=sys.stderr)
             skipped += 1
+        except OSError as error:
+            if len(jobs) == 1 or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EPIPE):
+                raise
+            target = printable(job.target)
+            print(f"magvit2: cannot write {target}: {error.strerror or error}", file=sys.stderr)
+            failed += 1
         else:
             print(f"{job.target}: {result}", flush=True)
     if skipped:
         print(f"magvit2: {skipped} of {len(jobs)} files were skipped", file=sys.stderr)
-    return 1 if skipped == len(jobs) else 0
+    if failed:
+        print(f"magvit2: {failed} of {len(jobs)} files could not be written", file=sys.stderr)
+    return 1 if failed or skipped == len(jobs) else 0
 
 
 def frame_count(number: int) -> str:
