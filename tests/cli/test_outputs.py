@@ -65,11 +65,11 @@ def test_a_name_may_be_as_long_as_the_file_system_allows(run, tmp_path, four, mo
     longest, longer = "x" * 251, "y" * 245
     (four / "a.mp4").rename(four / f"{longest}.mp4")
     (four / "c.mp4").rename(four / f"{longer}.mp4")
-    status, said, err = run("reconstruct", four, "--model", model, "-o", tmp_path / "out")
+    status, _, err = run("reconstruct", four, "--model", model, "-o", tmp_path / "out")
     assert (status, err) == (0, "")
     assert (tmp_path / "out" / f"{longest}.mp4").is_file()
     # With our suffix the names are too long: these two, and no other.
-    status, said, err = run("tokenize", four, "--model", model, "-o", tmp_path / "codes")
+    status, _, err = run("tokenize", four, "--model", model, "-o", tmp_path / "codes")
     assert status == 1
     assert err.count("File name too long") == 2
     assert "2 of 4 files could not be written" in err
