@@ -33,7 +33,8 @@ def main():
 
     decoder = tokenizer.decode_stream(num_frames=file.num_frames)
     num_codes = 0
-    with VideoWriter(args.target, file.fps, audio_from=args.source) as writer:
+    timing = dict(audio_from=args.source, durations=file.durations)
+    with VideoWriter(args.target, file.fps, **timing) as writer:
         for codes in stream_codes(file, size, tokenizer):
             if codes is None:
                 continue

@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+# Of all common file systems.
+_MAX_NAME_BYTES = 255
+
 
 def sha256_of(path: str | os.PathLike) -> str:
     """SHA-256 of a file's contents, in hexadecimal, in constant memory."""
@@ -26,12 +29,15 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Gives a temporary path that replaces `path` on success.
 
     On an error the temporary file is removed and an older file stays as it was. Its name starts
-    with a dot, so no dataset reads it, and keeps the suffix, which selects the format. If the
-    process is killed the file stays until `remove_abandoned` removes it.
+    with a dot, so no dataset reads it, and keeps the suffix, which selects the format; of a long
+    name it keeps nothing else. If the process is killed the file stays until `remove_abandoned`
+    removes it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".part-{_host()}-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+    prefix = f".part-{_host()}-{os.getpid()}-{secrets.token_hex(4)}-"
+    too_long = len(os.fsencode(prefix + path.name)) > _MAX_NAME_BYTES
+    part = path.with_name(prefix + (path.suffix if too_long else path.name))
     try:
         yield part
         os.replace(part, path)

@@ -1,6 +1,8 @@
 """Small pure functions on tensors that several subpackages share."""
 
+import math
 import warnings
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -15,6 +17,8 @@ def autocast(device: torch.device | str, precision: Precision) -> torch.autocast
     if precision not in dtypes:
         raise ValueError(f"precision {precision!r}: use 'fp32', 'bf16' or 'fp16'")
     device_type = torch.device(device).type
+    if not torch.amp.is_autocast_available(device_type):  # such as "meta", which has no values
+        return torch.autocast("cpu", enabled=False)
     return torch.autocast(device_type, dtypes[precision], enabled=precision != "fp32")
 
 
@@ -86,6 +90,37 @@ def _scan_dynamic_length(
     return value
 
 
+NOT_FINITE = "values that are not finite: infinity, or not numbers (NaN)"
+
+
+class NotFinite(ValueError):
+    """Latents or a condition with NaN or infinity."""
+
+
+def check_tensor(x: Any, name: str) -> None:
+    """Raises `TypeError` on arrays, pictures and lists."""
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"{name} are a {type(x).__module__}.{type(x).__name__}: give a tensor, such as "
+            "torch.from_numpy(array)"
+        )
+
+
+def check_finite(x: Tensor, name: str) -> None:
+    """Raises `NotFinite` on NaN and infinity.
+
+    Only for values on a CPU: reading them on a GPU waits for the device at each call, and while
+    compiling it breaks the graph. Videos are checked everywhere, by `check_range`.
+    """
+    check_tensor(x, name)
+    is_values = x.is_floating_point() and x.device.type == "cpu" and x.numel()
+    if not is_values or torch.compiler.is_compiling():
+        return
+    low, high = (float(value) for value in x.detach().aminmax())
+    if not math.isfinite(high - low):
+        raise NotFinite(f"{name} hold {NOT_FINITE}")
+
+
 def range_warning(video: Float[Tensor, "..."]) -> str:
     """Message if values do not look like [-1, 1], else "".
 
@@ -95,8 +130,8 @@ def range_warning(video: Float[Tensor, "..."]) -> str:
     if not video.numel():
         return ""
     low, high = (float(value) for value in video.detach().aminmax())
-    if low != low:
-        return "the video holds values that are not numbers (NaN)"
+    if not math.isfinite(high - low):
+        return f"the video holds {NOT_FINITE}"
     if low < 0 or high <= 0.5 or (high <= 1 and low > 0.05) or 1 < high <= 2:
         return ""
     kind, fix = ("[0, 1]", "2 * video - 1") if high <= 1 else ("bytes", "video / 127.5 - 1")
@@ -104,7 +139,7 @@ def range_warning(video: Float[Tensor, "..."]) -> str:
 
 
 def check_range(video: Tensor) -> None:
-    """Raises `ValueError` on NaN and on values like bytes, warns of [0, 1].
+    """Raises `ValueError` on NaN, infinity and values like bytes, warns of [0, 1].
 
     Does nothing while compiling: reading values would break the graph.
     """

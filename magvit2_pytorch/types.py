@@ -5,6 +5,7 @@ that have both frames and latents, j y x are the frame, row and column of the la
 A video is `b c t h w`, floating point, in [-1, 1]. An image is a video of one frame.
 """
 
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int, UInt8
@@ -36,12 +37,14 @@ Past = Any
 
 
 @runtime_checkable
-class Clips(Protocol):
-    """Dataset or list of clips (c t h w) or images (c h w)."""
-
-    def __len__(self) -> int: ...
+class Items(Protocol):
+    """Dataset or list, with or without a length."""
 
     def __getitem__(self, number: int, /) -> Any: ...
+
+
+Clips = Items | Iterable[Any]
+"""Clips (c t h w) or images (c h w), or items that contain them (`data.user_clips`)."""
 
 
 MediaKind = Literal["video", "image"]

@@ -1,5 +1,7 @@
 """Tensor files: reads them without executing code, and checks names and shapes."""
 
+import errno
+import os
 import re
 import warnings
 import zipfile
@@ -71,15 +73,21 @@ def read_checkpoint_file(path: str | Path, accepted: str) -> tuple[Tensors, dict
 
 @contextmanager
 def default_file_mode(path: str | Path) -> Iterator[None]:
-    """Gives a file written in this context the default permissions.
+    """Gives a file written in this context the default permissions, and errors their class.
 
     Safetensors makes files readable by their owner only, and the rest of a group could not read
-    weights that one of them has trained.
+    weights that one of them has trained. Where the disk is full, it raises an error of its own,
+    which becomes an `OSError`.
     """
     path = Path(path)
     path.touch()
     mode = path.stat().st_mode
-    yield
+    try:
+        yield
+    except SafetensorError as error:
+        match = re.search(r"os error (\d+)", str(error))
+        number = int(match[1]) if match else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from error
     path.chmod(mode)
 
 

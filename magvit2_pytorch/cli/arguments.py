@@ -7,9 +7,10 @@ for one option per field. The help text comes from the docstring's `Args`, from 
 a field, or from the type: `Annotated[str, "the help"]`.
 """
 
+import ast
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from inspect import Parameter, signature
+from inspect import Parameter, getsource, signature
 from typing import Annotated, Any, get_args, get_origin
 
 from docstring_parser import parse, parse_from_object
@@ -25,7 +26,7 @@ def add_function(
     parser: ArgumentParser, function: Callable[..., int], skip: Iterable[str] = ()
 ) -> None:
     """Adds an argument for each parameter of `function`."""
-    help_of = _texts(parse(function.__doc__))
+    help_of = _texts(parse(docstring(function)))
     for name, parameter in signature(function).parameters.items():
         if name in skip:
             continue
@@ -86,18 +87,26 @@ def _value(parameter: Parameter, value: Any) -> Any:
 
 def summary(function: Callable[..., int]) -> str:
     """The first line of the docstring."""
-    return parse(function.__doc__).short_description
+    return parse(docstring(function)).short_description
 
 
 def description(function: Callable[..., int]) -> str:
     """The docstring up to its `Args`, with its line breaks."""
-    parsed = parse(function.__doc__)
+    parsed = parse(docstring(function))
     return "\n\n".join(filter(None, (parsed.short_description, parsed.long_description)))
 
 
-def _texts(docstring: Any) -> dict[str, str]:
+def docstring(function: Callable[..., int]) -> str:
+    """The docstring, from the source if `python -OO` has removed it."""
+    if function.__doc__ is not None:
+        return function.__doc__
+    (definition,) = ast.parse(getsource(function)).body
+    return ast.get_docstring(definition) or ""
+
+
+def _texts(parsed: Any) -> dict[str, str]:
     """The help of each name that a parsed docstring describes, on one line."""
-    return {p.arg_name: " ".join((p.description or "").split()) for p in docstring.params}
+    return {p.arg_name: " ".join((p.description or "").split()) for p in parsed.params}
 
 
 def _field_texts(config: type) -> dict[str, str]:

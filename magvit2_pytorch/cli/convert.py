@@ -43,8 +43,6 @@ def convert(
     """
     folder = Path(output).expanduser()
     _check_new(folder)
-    from safetensors import SafetensorError
-
     from magvit2_pytorch.atomic import replacing_folder
     from magvit2_pytorch.convert.conversion import read_checkpoint, tokenizer_from_state
     from magvit2_pytorch.discriminators.models import save_discriminator
@@ -60,7 +58,7 @@ def convert(
             interpolation_mode=interpolation_mode,
         )
     discriminator = _discriminator(weights.discriminator)
-    write_errors = user_errors(SafetensorError, prefix=f"cannot write {output}")
+    write_errors = user_errors(OSError, prefix=f"cannot write {output}")
     with write_errors, replacing_folder(folder.resolve()) as part:
         tokenizer.save_pretrained(part)
         if discriminator is not None:

@@ -29,9 +29,10 @@ def demo(
 
     if minutes <= 0:
         raise UsageError(f"--minutes {minutes:g}: must be above 0")
+    folder = Path(output).expanduser()
     with user_errors():
-        paths = usable_clips(demo_clips() if data is None else find_media(data))
-    folder = Path(output)
+        clips = demo_clips() if data is None else find_media(data, outputs=[folder])
+        paths = usable_clips(clips)
     names = ", ".join(path.stem for path in paths)
     print(f"Training on {len(paths)} clips for {minutes:g} minutes: {names}")
     torch.manual_seed(seed)

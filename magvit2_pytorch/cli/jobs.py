@@ -1,17 +1,18 @@
 """Input files of a command, their targets, the loop over them, and processes that share it."""
 
+import errno
 import os
 import signal
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from magvit2_pytorch.cli.model_folder import UserError
+from magvit2_pytorch.cli.model_folder import UserError, user_errors
 from magvit2_pytorch.cli.progress_bar import ProgressBar
 from magvit2_pytorch.pipelines.progress import FrameCallback
 
@@ -77,8 +78,10 @@ def plan_jobs(
     mirrors the names and sub-folders of the inputs. Raises `UserError` before any work if an input
     is missing or an output is in the way.
     """
-    found = [pair for path in inputs for pair in _find_sources(Path(path).expanduser(), sources)]
     target = Path(output).expanduser()
+    found = [
+        pair for path in inputs for pair in _find_sources(Path(path).expanduser(), sources, target)
+    ]
     one_file = len(inputs) == 1 and not Path(inputs[0]).expanduser().is_dir()
     if has_suffix(target, file_suffixes) and not target.is_dir():
         if not one_file:
@@ -87,6 +90,12 @@ def plan_jobs(
     else:
         _check_folder(target, one_file, file_suffixes)
         jobs = _mirror(found, target, sources, target_suffix)
+        if any(has_suffix(job.target, sources) for job in jobs):
+            from magvit2_pytorch.media.sources import check_not_output
+
+            with user_errors():
+                for path in inputs:
+                    check_not_output(Path(path).expanduser(), [target])
     for job in jobs:
         # Not Path.resolve, which raises on a link to itself.
         if os.path.realpath(job.target) == os.path.realpath(job.source):
@@ -99,16 +108,16 @@ def has_suffix(path: Path, suffixes: Sequence[str]) -> bool:
     return path.name.lower().endswith(tuple(suffixes))
 
 
-def _find_sources(given: Path, sources: Sequence[str]) -> list[tuple[Path, Path]]:
-    """Files with their paths relative to the named folder."""
-    from magvit2_pytorch.media.sources import log_left_out, walk
+def _find_sources(given: Path, sources: Sequence[str], target: Path) -> list[tuple[Path, Path]]:
+    """Files with their paths relative to the named folder, none of them in `target`."""
+    from magvit2_pytorch.media.sources import log_left_out, walk_inputs
     from magvit2_pytorch.media.unusable import printable
 
     if not given.exists():
         raise UserError(f"there is no {given}")
     known = ", ".join(suffix.lstrip(".") for suffix in sources)
     if given.is_dir():
-        files = sorted(walk(given))
+        files = sorted(walk_inputs(given, [target]))
         paths = [path for path in files if has_suffix(path, sources)]
         if not paths:
             raise UserError(f"{given} holds no file that can be used here ({known})")
@@ -169,33 +178,44 @@ def _stem(path: Path, sources: Sequence[str]) -> str:
 def run_jobs(jobs: Sequence[Job], work: Callable[[Job, FrameCallback], str]) -> int:
     """Runs every job, prints its result and returns the exit status.
 
-    A file that cannot be used is named on stderr and skipped. The status is 0 if at least one file
-    succeeded; if the only file fails, that is an error. Like Ctrl-C, SIGTERM raises an exception
-    (`SystemExit`), so that no partial file stays behind. Partial files of killed runs are removed.
+    A file that cannot be used or written is named on stderr and skipped. The status is 0 if at
+    least one file succeeded and every output could be written; if the only file fails, that is an
+    error. A full disk ends the run, as no other output would fit. Like Ctrl-C, SIGTERM raises an
+    exception (`SystemExit`), so that no partial file stays behind. Partial files of killed runs are
+    removed.
     """
     from magvit2_pytorch.atomic import remove_abandoned
-    from magvit2_pytorch.media.unusable import UnusableMedia
+    from magvit2_pytorch.functional import NotFinite
+    from magvit2_pytorch.media.unusable import UnusableMedia, printable
     from magvit2_pytorch.pipelines.fingerprint import TokenizerMismatch
 
     for folder in {job.target.parent for job in jobs}:
-        if folder.is_dir():
+        with suppress(OSError):  # reported when its files are written
             remove_abandoned(folder)
-    skipped = 0
+    skipped, failed = 0, 0
     for number, job in enumerate(jobs, start=1):
         counter = f"[{number}/{len(jobs)}] " if len(jobs) > 1 else ""
         try:
             with _signals_as_exceptions(), ProgressBar(" frames", counter + job.source.name) as bar:
                 result = work(job, partial(bar.frames, job.source.name))
-        except (UnusableMedia, TokenizerMismatch) as error:
+        except (UnusableMedia, TokenizerMismatch, NotFinite) as error:
             if len(jobs) == 1:
                 raise UserError(str(error)) from error
             print(f"magvit2: skipped: {error}", file=sys.stderr)
             skipped += 1
+        except OSError as error:
+            if len(jobs) == 1 or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EPIPE):
+                raise
+            target = printable(job.target)
+            print(f"magvit2: cannot write {target}: {error.strerror or error}", file=sys.stderr)
+            failed += 1
         else:
             print(f"{job.target}: {result}", flush=True)
     if skipped:
         print(f"magvit2: {skipped} of {len(jobs)} files were skipped", file=sys.stderr)
-    return 1 if skipped == len(jobs) else 0
+    if failed:
+        print(f"magvit2: {failed} of {len(jobs)} files could not be written", file=sys.stderr)
+    return 1 if failed or skipped == len(jobs) else 0
 
 
 def frame_count(number: int) -> str:

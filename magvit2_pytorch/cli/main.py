@@ -7,7 +7,8 @@ import os
 import sys
 import warnings
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
@@ -69,7 +70,7 @@ A video tokenizer to train, stream and build on.
 EPILOG = """\
 `magvit2 COMMAND --help` lists a command's options.
 exit status: 0 success, 1 something is missing, damaged or does not fit, 2 wrong usage, 130 Ctrl-C,
-143 terminated.
+141 the reader of a pipe has gone, 143 terminated.
 MAGVIT2_DEBUG=1 shows the tracebacks of errors, which are otherwise one line.
 """
 
@@ -78,6 +79,32 @@ def main(args: Sequence[str] | None = None) -> int:
     """Runs a command line, by default `sys.argv`; returns the status."""
     args = list(sys.argv[1:] if args is None else args)
     debug = os.environ.get("MAGVIT2_DEBUG", "") not in ("", "0")
+    with _writable_streams():
+        try:
+            status = _run_and_report(args, debug)
+            sys.stdout.flush()
+            return status
+        except BrokenPipeError:  # as `head` does; the interpreter would complain at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
+
+
+@contextmanager
+def _writable_streams() -> Iterator[None]:
+    """Lets everything be printed: streams may lack letters, be closed or be missing."""
+    streams = {name: getattr(sys, name) for name in ("stdout", "stderr")}
+    with ExitStack() as stack:
+        for name, stream in streams.items():
+            if stream is None or stream.closed:
+                nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+                setattr(sys, name, nowhere)
+                stack.callback(setattr, sys, name, stream)
+            elif hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")
+        yield
+
+
+def _run_and_report(args: list[str], debug: bool) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
@@ -90,7 +117,7 @@ def main(args: Sequence[str] | None = None) -> int:
         print("magvit2: interrupted", file=sys.stderr)
         return 130
     except (UserError, OSError) as error:
-        if debug:
+        if debug or isinstance(error, BrokenPipeError):
             raise
         print("magvit2: error:", *str(error).split(), file=sys.stderr)
         return getattr(error, "exit_code", 1)

@@ -3,8 +3,8 @@
 import json
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from types import UnionType
 from typing import Any, get_args
 
@@ -22,6 +22,20 @@ VideoCodes = Int[Tensor, "..."]
 
 Several codebooks or residual levels have a last axis `q`.
 """
+
+
+TICKS_PER_S = 10_000
+"""Unit of the times of frames; rounding is not heard or seen, and numbers stay short."""
+
+
+def in_ticks(durations: Sequence[float] | None, num_frames: int) -> tuple[int, ...] | None:
+    """Durations of frames for `CodedVideo`, whose sums are rounded, not they themselves."""
+    if durations is None:
+        return None
+    # A damaged file may have other frames than its index.
+    seconds = np.append(durations, np.full(num_frames, np.mean(durations)))[:num_frames]
+    ends = np.rint(np.cumsum(seconds) * TICKS_PER_S).astype(np.int64)
+    return tuple(np.maximum(np.diff(ends, prepend=0), 1).tolist())
 
 
 def file_state(path: str | os.PathLike) -> str | None:
@@ -104,6 +118,12 @@ class CodedVideo:
     """Shape of the codes, of any number of axes."""
     state: str | None = None
     """The source's `file_state` when it was encoded; None if it was not a file."""
+    primaries: int = 1
+    """Colour primaries by their number in ITU-T H.273; 1 is Rec. 709."""
+    transfer: int = 1
+    """Transfer characteristics by the same standard."""
+    durations: tuple[int, ...] | None = None
+    """Ticks of 1 / `TICKS_PER_S` that each frame is shown; None at an even rate."""
 
     def __post_init__(self):
         _check(self, str, "source")
@@ -111,6 +131,11 @@ class CodedVideo:
         _check(self, float | int | None, "fps")
         _check(self, str | None, "state")
         _check_integers(self, "shape", 1)
+        _check(self, int, "primaries", "transfer", minimum=0)
+        if self.durations is not None:
+            _check_integers(self, "durations", 1)
+            if len(self.durations) != self.num_frames:
+                raise ValueError(f"{len(self.durations)} durations of {self.num_frames} frames")
         if self.kind not in get_args(MediaKind):
             raise ValueError(f"kind is {self.kind!r}: use 'video' or 'image'")
         if (self.fps is None) != (self.kind == "image"):
@@ -123,6 +148,11 @@ class CodedVideo:
                 f"codes of shape {self.shape} do not have {num_codebooks} codebooks on their last "
                 "axis"
             )
+
+    @property
+    def durations_s(self) -> list[float] | None:
+        """Seconds that each frame is shown; None at an even rate."""
+        return self.durations and [ticks / TICKS_PER_S for ticks in self.durations]
 
     def check_codes(self, codes: VideoCodes) -> None:
         """Raises `ValueError` unless codes are integers of this shape and codebook."""
@@ -150,12 +180,15 @@ def to_json(metadata: CodeHeader | CodedVideo, **more: Any) -> str:
 def from_json(
     cls: type[CodeHeader] | type[CodedVideo], values: Mapping[str, Any], **more: Any
 ) -> CodeHeader | CodedVideo:
-    """Inverse of `to_json` for parsed JSON; `ValueError` if keys are missing or unknown."""
+    """Inverse of `to_json` for parsed JSON; `ValueError` if keys are missing or unknown.
+
+    Keys with a default may be missing.
+    """
     if not isinstance(values, dict):
         raise ValueError(f"metadata are {values!r}, not a JSON object")
     values = to_tuples(values) | more
-    wrong = {field.name for field in fields(cls)} ^ set(values)
-    if wrong:
+    optional = {field.name for field in fields(cls) if field.default is not MISSING}
+    if wrong := ({field.name for field in fields(cls)} ^ set(values)) - (optional - set(values)):
         raise ValueError(f"missing or unknown in the metadata: {', '.join(sorted(wrong))}")
     return cls(**values)
 

@@ -28,6 +28,9 @@ from magvit2_pytorch.types import Frames
 # Raised when the meaning of an entry changes: older entries are then not found.
 _VERSION = 3
 
+_CACHE_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n"
+"""Of the Cache Directory Tagging Specification, bford.info/cachedir."""
+
 # A video that needs more than this fraction of the cache is read from its file: one film would
 # take the space of many clips, and minutes of decoding before its first item.
 _MAX_SHARE = 0.1
@@ -60,6 +63,10 @@ class FrameCache:
         self.folder = Path(folder).expanduser()
         self.max_bytes = int(max_gb * 1e9)
         self.folder.mkdir(parents=True, exist_ok=True)
+        # By this file, backups and our own search for media leave the folder out.
+        with suppress(OSError):
+            if not any(self.folder.iterdir()):
+                (self.folder / "CACHEDIR.TAG").write_text(_CACHE_TAG)
         self._writable = True
 
     def get(self, video: VideoFile, size: tuple[int, int]) -> CachedVideo | None:

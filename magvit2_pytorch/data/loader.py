@@ -2,7 +2,7 @@
 
 import gc
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -108,6 +108,7 @@ class InfiniteBatches:
         shuffle: bool = True,
         pin_memory: bool = False,
         position: int = 0,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
     ):
         self.dataset = dataset
         self.batch_size = batch_size
@@ -131,6 +132,7 @@ class InfiniteBatches:
             dataset if getattr(dataset, "takes_epoch", False) else _WithoutEpoch(dataset),
             batch_sampler=sampler,
             num_workers=num_workers,
+            collate_fn=collate_fn,
             worker_init_fn=WorkerFiles() if num_workers else None,
             pin_memory=pin_memory,
             # Without its own generator the loader draws from the global state, which then

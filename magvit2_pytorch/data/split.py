@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from magvit2_pytorch.atomic import replacing
 from magvit2_pytorch.media.sources import Source
+from magvit2_pytorch.media.unusable import AnyPath, as_path
 from magvit2_pytorch.runtime import keyed_seed
 from magvit2_pytorch.types import MediaKind
 
@@ -56,9 +57,9 @@ def split_names(source: Source, paths: Sequence[Path]) -> list[str]:
 
     They stay the same when the folder moves. Several given paths have themselves as names.
     """
-    if not isinstance(source, str | os.PathLike):
+    if not isinstance(source, AnyPath):
         return [path.as_posix() for path in paths]
-    root = Path(source).expanduser()
+    root = as_path(source)
     root = root if root.is_dir() else root.parent
     return [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
 

@@ -29,7 +29,7 @@ def pick_frames(
 
     Of a shorter clip all frames are taken. Drawn on the CPU.
     """
-    check_positive(num_frames_in_video=num_frames_in_video, num=num, batch=batch)
+    check_positive(num_frames_in_video=num_frames_in_video, num=num)
     order = torch.rand(batch, num_frames_in_video, generator=generator).argsort(dim=1)
     return order[:, :num].sort(dim=1).values
 
@@ -45,9 +45,7 @@ def pick_consecutive_frames(
 
     If the clip is too short, as many frames are taken as fit, at least one. Drawn on the CPU.
     """
-    check_positive(
-        num_frames_in_video=num_frames_in_video, num_frames=num_frames, stride=stride, batch=batch
-    )
+    check_positive(num_frames_in_video=num_frames_in_video, num_frames=num_frames, stride=stride)
     num_frames = min(num_frames, (num_frames_in_video - 1) // stride + 1)
     num_starts = num_frames_in_video - (num_frames - 1) * stride
     starts = torch.randint(num_starts, (batch, 1), generator=generator)

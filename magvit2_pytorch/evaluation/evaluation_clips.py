@@ -16,7 +16,7 @@ from magvit2_pytorch.data.clips import ClipSpec, choose_clip, choose_window, cro
 from magvit2_pytorch.data.split import HeldOut, split_files, split_names
 from magvit2_pytorch.evaluation.clip_choice import ClipChoice
 from magvit2_pytorch.media.sources import SUFFIXES, Source, find_media
-from magvit2_pytorch.media.unusable import UnusableMedia, decoding_errors
+from magvit2_pytorch.media.unusable import AnyPath, UnusableMedia, as_path, decoding_errors
 from magvit2_pytorch.media.video_reader import VideoFile
 from magvit2_pytorch.pipelines.media_file import media_kind, open_media, resized_size
 from magvit2_pytorch.runtime import keyed_seed
@@ -161,6 +161,6 @@ def _split_side(
 
 def _root(source: Source, paths: Sequence[Path]) -> Path:
     """The folder that file names are relative to."""
-    if isinstance(source, str | os.PathLike) and Path(source).expanduser().is_dir():
-        return Path(source).expanduser()
+    if isinstance(source, AnyPath) and as_path(source).is_dir():
+        return as_path(source)
     return Path(os.path.commonpath([path.parent for path in paths]))

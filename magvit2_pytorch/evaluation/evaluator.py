@@ -33,7 +33,8 @@ from magvit2_pytorch.evaluation.measure import (
 from magvit2_pytorch.evaluation.report import FORMAT, FORMAT_VERSION, summarize, write_report
 from magvit2_pytorch.evaluation.report_picture import Example, write_pictures
 from magvit2_pytorch.media.frames import to_uint8
-from magvit2_pytorch.media.sources import Source
+from magvit2_pytorch.media.sources import Source, check_not_output
+from magvit2_pytorch.media.unusable import AnyPath, as_path, printable
 from magvit2_pytorch.pipelines.corpus import OUT_OF_MEMORY
 from magvit2_pytorch.pipelines.fingerprint import TokenizerId, check_supports_files, weights_hash
 from magvit2_pytorch.pipelines.inference import Inference
@@ -70,7 +71,9 @@ class Evaluation:
         self.tokenizer, self.inference = tokenizer, inference
         self.choice, self.networks = choice or ClipChoice(), networks
         self.tokenizer_id = tokenizer_id or TokenizerId.of(tokenizer)
-        self.source = _source_name(source)
+        is_path = isinstance(source, AnyPath)
+        self.source = printable(as_path(source)) if is_path else f"{len(source)} files"
+        self._read_folder = as_path(source) if is_path else None
         self.files = find_files(source, self.choice, held_out)
         has_videos = any(media_kind(file.path) == "video" for file in self.files)
         if self.networks.i3d is not None and has_videos:
@@ -83,9 +86,15 @@ class Evaluation:
 
         The report is `report.json`, and `report.md` for people, with pictures of the worst, the
         median and the best clip. `clips.jsonl` has a line for each clip. Files that cannot be used
-        are named. An interrupted run is continued. Raises `EvaluationError` if `folder` holds
-        another evaluation, no clip can be measured, or a reconstruction is not finite.
+        are named. An interrupted run is continued. Raises `EvaluationError` if `folder` is the
+        one that is read or holds another evaluation, no clip can be measured, or a reconstruction
+        is not finite.
         """
+        if self._read_folder is not None:
+            try:
+                check_not_output(self._read_folder, [folder])
+            except ValueError as error:
+                raise EvaluationError(str(error)) from error
         metadata = self._metadata()
         times = dict(digest_with_times=files_digest(self.files, with_times=True))
         with Journal(folder, metadata | dict(data=metadata["data"] | times)) as journal:
@@ -236,10 +245,6 @@ class _Position:
     def _set_left(self, number: int) -> None:
         self.sum_left += number - self.left[self.file]
         self.left[self.file] = number
-
-
-def _source_name(source: Source) -> str:
-    return os.fspath(source) if isinstance(source, str | os.PathLike) else f"{len(source)} files"
 
 
 def _model_metadata(tokenizer: VideoTokenizer, tokenizer_id: TokenizerId) -> dict[str, Any]:

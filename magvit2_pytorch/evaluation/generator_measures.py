@@ -153,7 +153,9 @@ def predict(
     last = stream.push(before.to(tokenizer.device))[:, :, -1:]
 
     def decoded(new: Tensor) -> Video:
-        frames = copy.copy(stream).push(new.to(tokenizer.device))
+        branch = copy.copy(stream)
+        parts = branch.push(new.to(tokenizer.device)), branch.flush()
+        frames = torch.cat([part for part in parts if part is not None], dim=2)
         return frames[..., : real.shape[-2], : real.shape[-1]].cpu()
 
     def drawn(sampling: Sampling, number: int) -> Tensor:

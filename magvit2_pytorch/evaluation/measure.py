@@ -10,6 +10,7 @@ from torch import Tensor
 
 from magvit2_pytorch.evaluation.evaluation_clips import Clip
 from magvit2_pytorch.evaluation.journal import EvaluationError
+from magvit2_pytorch.functional import NotFinite
 from magvit2_pytorch.losses.perceptual import PerceptualLoss
 from magvit2_pytorch.media.frames import to_float
 from magvit2_pytorch.metrics.codebook import CodebookUsage, bits_per_pixel
@@ -118,10 +119,14 @@ def reconstruct(
     it is not finite.
     """
     real = to_float(clip.frames.to(tokenizer.device))[None]
-    recon, codes = reconstruct_clip(tokenizer, real, inference)
+    advice = "is it damaged?" if inference.precision == "fp32" else "try precision fp32"
+    message = f"the reconstruction of {clip.name} is not finite: {advice}"
+    try:
+        recon, codes = reconstruct_clip(tokenizer, real, inference)
+    except NotFinite as error:
+        raise EvaluationError(message) from error
     if not recon.isfinite().all():
-        advice = "is it damaged?" if inference.precision == "fp32" else "try precision fp32"
-        raise EvaluationError(f"the reconstruction of {clip.name} is not finite: {advice}")
+        raise EvaluationError(message)
     return real, recon.float().clamp(*VALUE_RANGE), codes
 
 

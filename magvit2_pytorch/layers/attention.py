@@ -49,16 +49,17 @@ class SpaceAttention(StatefulLayer):
         self.to_out = Linear(size.heads * size.dim_head, dim, bias=bias)
 
     def forward(self, x, past: Past = None, context: Context = Context()):
-        batch, _, _, height, width = x.shape
+        # All of them: of a batch of nothing, einops could not compute any.
+        sizes = dict(zip("bthw", (x.shape[0], *x.shape[2:]), strict=True))
         tokens = rearrange(x, "b c t h w -> (b t) (h w) c")
         q, k, v = rearrange(self.to_qkv(tokens), "b n (s g d) -> s b g n d", s=3, g=self.size.heads)
         if self.rotary:
-            angles = axial_angles(height, width, self.size.dim_head, q)
+            angles = axial_angles(sizes["h"], sizes["w"], self.size.dim_head, q)
             q, k = rotate(q, angles), rotate(k, angles)
         dropout = self.size.dropout if self.training else 0.0
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
         out = self.to_out(rearrange(out, "b g n d -> b n (g d)"))
-        return rearrange(out, "(b t) (h w) c -> b c t h w", b=batch, h=height), ()
+        return rearrange(out, "(b t) (h w) c -> b c t h w", **sizes), ()
 
 
 class TimeAttention(StatefulLayer):
@@ -79,7 +80,7 @@ class TimeAttention(StatefulLayer):
         self.to_out = Linear(size.heads * size.dim_head, dim, bias=False)
 
     def forward(self, x, past: Past = None, context: Context = Context()):
-        batch, _, num_frames, height, _ = x.shape
+        batch, _, num_frames, height, width = x.shape
         tokens = rearrange(x, "b c t h w -> (b h w) t c")
         q, k, v = rearrange(self.to_qkv(tokens), "b n (s g d) -> s b g n d", s=3, g=self.size.heads)
         if past is not None:
@@ -95,7 +96,7 @@ class TimeAttention(StatefulLayer):
         )
         out = self.to_out(rearrange(out, "b g n d -> b n (g d)"))
         start = 0 if self.window is None else max(0, k.shape[2] - (self.window - 1))
-        out = rearrange(out, "(b h w) t c -> b c t h w", b=batch, h=height)
+        out = rearrange(out, "(b h w) t c -> b c t h w", b=batch, h=height, w=width)
         return out, () if context.last else (own_copy(k[:, :, start:]), own_copy(v[:, :, start:]))
 
     @property
@@ -164,7 +165,7 @@ class LinearSpaceAttention(StatefulLayer):
         self.to_out = Linear(heads * dim_head, dim, bias=False)
 
     def forward(self, x, past: Past = None, context: Context = Context()):
-        batch, _, _, height, _ = x.shape
+        sizes = dict(zip("bthw", (x.shape[0], *x.shape[2:]), strict=True))
         tokens = rearrange(x, "b c t h w -> (b t) (h w) c")
         q, k, v = rearrange(self.to_qkv(tokens), "b n (s g d) -> s b g n d", s=3, g=self.heads)
         dtype = torch.promote_types(x.dtype, torch.float32)
@@ -173,4 +174,4 @@ class LinearSpaceAttention(StatefulLayer):
         summary = einsum("b g n d, b g n e -> b g d e", k, v)
         out = einsum("b g n d, b g d e -> b g n e", q, summary)
         out = self.to_out(rearrange(out, "b g n d -> b n (g d)"))
-        return rearrange(out, "(b t) (h w) c -> b c t h w", b=batch, h=height), ()
+        return rearrange(out, "(b t) (h w) c -> b c t h w", **sizes), ()

@@ -61,16 +61,17 @@ class FrameGroupNorm(nn.Module):
         # A view in channels-last memory, for which the native norm has a fast path.
         frames = rearrange(x, "b c t h w -> (b t) c h w")
         out = self.norm(frames).to(x.dtype)
-        # Not len(x): an int would fix the batch size of an exported program.
-        return rearrange(out, "(b t) c h w -> b c t h w", b=x.shape[0])
+        # Not len(x): an int would fix the batch size of an exported program. Both sizes: of a batch
+        # of nothing, einops could not compute one.
+        return rearrange(out, "(b t) c h w -> b c t h w", b=x.shape[0], t=x.shape[2])
 
     def statistics(self, x: Float[Tensor, "b c t h w"]) -> FrameStatistics:
         """Mean and variance of each group and frame, in float32 or float64."""
         groups = rearrange(
             at_least_float32(x), "b (g d) t h w -> b g t (d h w)", g=self.norm.num_groups
         )
-        if not x.shape[2]:  # at the end of a stream; PyTorch would warn
-            return groups[..., 0], groups[..., 0]
+        if not groups.numel():  # a batch of nothing, or the end of a stream; PyTorch would warn
+            return groups.sum(dim=-1), groups.sum(dim=-1)
         variance, mean = torch.var_mean(groups, dim=-1, correction=0)
         return mean, variance
 

@@ -142,7 +142,8 @@ class AudioTrack:
 
     Packets are copied if the container accepts them, and encoded as AAC otherwise. Times are
     relative to the first frame of the file's video (to zero if it has no video), so that sound
-    and picture stay in sync. One packet is in memory at a time.
+    and picture stay in sync. Sound that begins earlier than that begins at zero, and the frames
+    have to begin at `lead_s`. One packet is in memory at a time.
 
     Create it before the container's first packet is written. A file without sound adds no
     stream. Sound that cannot be read or written ends with a warning, not an error.
@@ -154,6 +155,8 @@ class AudioTrack:
         self._exits = ExitStack()
         self._packets: Iterator[Any] = iter(())
         self._next: Any = None
+        self.lead_s = Fraction(0)
+        """Seconds by which the sound begins before the first frame."""
         with self._stopping_on_errors():
             self._packets = self._open_packets()
             self._next = next(self._packets, None)
@@ -179,6 +182,10 @@ class AudioTrack:
         if source.codec_context is None:
             raise UnusableMedia(self.path, "no decoder for its audio stream")
         start = _first_frame_time(self.path)
+        begin = (source.start_time or 0) * as_fraction(source.time_base)
+        # AAC and others begin earlier by the delay of their encoder, which players hide.
+        if start - begin > _PAUSE_S:
+            start, self.lead_s = begin, start - begin
         packets = copied_packets(source, self._target, start)
         self._exits.callback(packets.close)
         try:

@@ -58,12 +58,27 @@ class FrameIndex:
     fps: float
     """Mean frame rate; that of the container if there is only one frame."""
 
+    last_s: float
+    """Seconds that the last frame is shown."""
+
     decoded: bool
     """True if the index comes from decoded frames, and so is certain to be right."""
 
     @property
     def num_frames(self) -> int:
         return len(self.times)
+
+    @property
+    def durations(self) -> list[float] | None:
+        """Seconds that each frame is shown; None at an even rate, up to 2 ms.
+
+        That is what times in milliseconds and the clocks of cameras do to an even rate.
+        """
+        even = np.arange(self.num_frames) / self.fps
+        is_even = np.abs(self.times - even).max() <= min(2e-3, 0.25 / self.fps)
+        if is_even and abs(self.last_s - 1 / self.fps) <= 0.5 / self.fps:
+            return None
+        return [*np.diff(self.times).tolist(), self.last_s]
 
 
 def build_index(path: str | os.PathLike, num_threads: int, by_decoding: bool = False) -> FrameIndex:
@@ -75,7 +90,10 @@ def build_index(path: str | os.PathLike, num_threads: int, by_decoding: bool = F
     with container:
         index = None if by_decoding else _from_packets(container, stream)
     if index is None:
-        frames = [(frame.pts, frame.key_frame) for frame in decode_all(path, num_threads)]
+        frames = [
+            (frame.pts, frame.key_frame, getattr(frame, "duration", 0))  # new in PyAV 14
+            for frame in decode_all(path, num_threads)
+        ]
         container, stream = open_video(path, num_threads)
         with container:
             index = _from_frames(container, stream, frames)
@@ -90,7 +108,7 @@ def _from_packets(container: Any, stream: Any) -> FrameIndex | None:
         codec in _REORDERED and has_format(container, _STORES_TIMES)
     ):
         return None
-    pts, keyframes, first = [], [], None
+    pts, keyframes, durations, first = [], [], {}, None
     for packet in demux(container, stream):
         first = packet.pts if first is None else first
         # Without a keyframe first, it is unknown which frames can be decoded.
@@ -101,26 +119,37 @@ def _from_packets(container: Any, stream: Any) -> FrameIndex | None:
             keyframes.append(packet.pts)
         if not packet.is_discard:
             pts.append(packet.pts)
+            durations[packet.pts] = packet.duration
     # Frames shown before the first keyframe lack their references and may not be decodable.
     if not pts or min(pts) < first or len(pts) != len(set(pts)):
         return None
     ordered = np.array(sorted(pts), np.int64)
-    return _index(container, stream, ordered, sorted(keyframes), decoded=False)
+    last = durations[int(ordered[-1])]
+    return _index(container, stream, ordered, sorted(keyframes), False, last)
 
 
-def _from_frames(container: Any, stream: Any, frames: list[tuple[int | None, bool]]) -> FrameIndex:
-    pts = [tick for tick, _ in frames]
-    keyframes = [tick for tick, is_keyframe in frames if is_keyframe]
+def _from_frames(
+    container: Any, stream: Any, frames: list[tuple[int | None, bool, int | None]]
+) -> FrameIndex:
+    pts = [tick for tick, *_ in frames]
+    keyframes = [tick for tick, is_keyframe, _ in frames if is_keyframe]
     ordered = None not in pts and all(a < b for a, b in pairwise(pts))
     # A bare MPEG-1 or 2 stream has no times, and those that FFmpeg makes up have gaps.
     if ordered and container.format.name != "mpegvideo":
-        return _index(container, stream, np.array(pts, np.int64), keyframes, decoded=True)
+        last = frames[-1][2] if frames else None
+        return _index(container, stream, np.array(pts, np.int64), keyframes, True, last)
     fps = _plausible(as_fraction(stream.average_rate)) or 25.0
-    return FrameIndex(None, np.array([], np.int64), np.arange(len(pts)) / fps, fps, True)
+    times = np.arange(len(pts)) / fps
+    return FrameIndex(None, np.array([], np.int64), times, fps, 1 / fps, True)
 
 
 def _index(
-    container: Any, stream: Any, pts: np.ndarray, keyframes: list[int], decoded: bool
+    container: Any,
+    stream: Any,
+    pts: np.ndarray,
+    keyframes: list[int],
+    decoded: bool,
+    last: int | None = None,
 ) -> FrameIndex:
     seekable = has_format(container, _SEEKABLE)
     time_base = as_fraction(stream.time_base)
@@ -128,7 +157,13 @@ def _index(
     ticks = [int(tick) - int(pts[0]) for tick in pts]
     times = np.array([tick * time_base.numerator / time_base.denominator for tick in ticks])
     fps = _mean_rate(ticks, time_base, as_fraction(stream.average_rate))
-    return FrameIndex(pts, np.array(keyframes if seekable else [], np.int64), times, fps, decoded)
+    between = np.diff(times) if len(times) > 1 else np.array([0.0])
+    last_s = float((last or 0) * time_base)
+    # Writers that do not know the end put a tick there; more than a day is a damaged header.
+    if not between.min() / 2 < last_s < 86400:
+        last_s = float(np.median(between)) or 1 / fps
+    keyframes = np.array(keyframes if seekable else [], np.int64)
+    return FrameIndex(pts, keyframes, times, fps, last_s, decoded)
 
 
 def _mean_rate(ticks: list[int], time_base: Fraction, stated: Fraction | None) -> float:

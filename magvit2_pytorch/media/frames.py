@@ -11,6 +11,8 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from magvit2_pytorch.functional import NOT_FINITE
+
 CHANNELS = (1, 3, 4)
 """Grey, RGB and RGBA."""
 
@@ -56,8 +58,8 @@ def check_range(video: Float[Tensor, "..."], tolerance: float = 1e-3) -> None:
     low, high = (float(value) for value in video.detach().aminmax())
     if -1 - tolerance <= low and high <= 1 + tolerance:
         return
-    if low != low or high != high:
-        advice = "it holds values that are not numbers (NaN)"
+    if not np.isfinite(high - low):
+        advice = f"it holds {NOT_FINITE}"
     elif low >= 0 and high > 2:
         advice = "these look like bytes: to_float(frames) takes uint8 `t h w c` to this range"
     else:

@@ -9,7 +9,7 @@ import io
 import logging
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -31,13 +31,26 @@ Source = AnyPath | Sequence[AnyPath]
 """A folder, a `.txt` list, a `.csv` table, one media file, or several media files."""
 
 
+_OUTPUTS = {
+    "a training run": {"run.json", "log.jsonl"},
+    "an evaluation": {"report.json", "clips.jsonl"},
+    "a corpus of codes": {"codes-0000-00000-00000.safetensors"},
+    "a cache": {"CACHEDIR.TAG"},
+}
+"""Files by which a folder that we have written is known."""
+
+
 def find_media(
-    source: Source, kind: MediaKind = "video", beside: Collection[MediaKind] = ()
+    source: Source,
+    kind: MediaKind = "video",
+    beside: Collection[MediaKind] = (),
+    outputs: Collection[AnyPath] = (),
 ) -> list[Path]:
     """Media files of one kind in `source`, in a fixed order.
 
     A folder is searched recursively, through links, and gives its files sorted by name; names
-    that start with a dot are left out (they are incomplete or belong to the system).
+    that start with a dot are left out (they are incomplete or belong to the system), and so are
+    folders that we have written, such as `outputs`, which the caller writes (see `walk_inputs`).
     A `.txt` list holds one path per line (`#` starts a comment line, unless it is the name of
     a file). A `.csv` table has paths in its column `path`, or in its first column. Relative
     paths start at the list's folder. Lists keep their order and lose duplicates. The files of
@@ -46,8 +59,8 @@ def find_media(
     One line of the log counts what was left out, by suffix. `beside` names kinds that the
     caller reads too, and that are not left out.
 
-    Raises `FileNotFoundError` if the source is missing, and `ValueError` if it holds no file of
-    this kind; the message lists what was found and what is accepted.
+    Raises `FileNotFoundError` if the source is missing, and `ValueError` if it is one of `outputs`,
+    or holds no file of this kind; the message lists what was found and what is accepted.
     """
     if kind not in SUFFIXES:
         raise ValueError(f"kind is {kind!r}: use 'video' or 'image'")
@@ -62,7 +75,8 @@ def find_media(
                 f"or a file ({suffix_list(kind)})"
             )
         if root.is_dir():
-            paths = sorted(walk(root))
+            check_not_output(root, outputs)
+            paths = sorted(walk_inputs(root, outputs))
         elif root.suffix.lower() == ".txt":
             paths = [root.parent / as_path(line) for line in read_list(root)]
         elif root.suffix.lower() == ".csv":
@@ -110,13 +124,53 @@ def no_media_message(name: str, paths: Sequence[Path], kind: MediaKind) -> str:
     return f"no {kind}s in {name} (found: {found}); accepted: {suffix_list(kind)}{hint}"
 
 
-def walk(folder: Path) -> Iterator[Path]:
-    """All files below `folder` whose names do not start with a dot."""
+def check_not_output(folder: Path, outputs: Collection[AnyPath]) -> None:
+    """Raises `ValueError` if the outputs would lie among the inputs in this folder."""
+    if os.path.realpath(folder) in _real_paths(outputs):
+        raise ValueError(
+            f"{printable(folder)} is read and written: outputs would be taken for inputs the next "
+            "time; choose another folder for the outputs, which may be inside this one"
+        )
+
+
+def walk_inputs(folder: Path, outputs: Collection[AnyPath] = ()) -> Iterator[Path]:
+    """As `walk`, without the folders `outputs` and others that hold outputs of this library.
+
+    These are training runs, evaluations, corpora and caches. One line of the log names each. The
+    given folder itself is not left out.
+    """
+    written = _real_paths(outputs)
+
+    def is_output(parent: str, files: Sequence[str]) -> bool:
+        is_ours = os.path.realpath(parent) in written
+        contents = "the outputs" if is_ours else _contents_if_ours(files)
+        if contents is not None:
+            _log_once(f"{printable(folder)}: {printable(parent)}, {contents}, is left out")
+        return contents is not None
+
+    return walk(folder, is_output)
+
+
+def _real_paths(paths: Collection[AnyPath]) -> set[str]:
+    return {os.path.realpath(as_path(path)) for path in paths}
+
+
+def _contents_if_ours(files: Sequence[str]) -> str | None:
+    return next((kind for kind, names in _OUTPUTS.items() if names <= set(files)), None)
+
+
+def walk(
+    folder: Path, leave_out: Callable[[str, Sequence[str]], bool] = lambda parent, files: False
+) -> Iterator[Path]:
+    """All files below `folder` whose names do not start with a dot.
+
+    `leave_out` gets the path and the files of each folder below this one.
+    """
     visited = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
         # A link to a parent folder would be followed for ever.
         real_path = os.path.realpath(parent)
-        if real_path in visited:
+        if real_path in visited or (visited and leave_out(parent, files)):
             folders.clear()
             continue
         visited.add(real_path)

@@ -196,12 +196,17 @@ class VideoFile:
     @property
     def duration_s(self) -> float:
         """Seconds from the first frame to the end of the last."""
-        return float(self.index.times[-1]) + 1 / self.fps
+        return float(self.index.times[-1]) + self.index.last_s
 
     @property
     def times(self) -> Float[np.ndarray, " t"]:
         """Presentation time of each frame, in seconds from the first."""
         return self.index.times
+
+    @property
+    def durations(self) -> list[float] | None:
+        """Seconds that each frame is shown; None at an even rate."""
+        return self.index.durations
 
     @property
     def height(self) -> int:

@@ -1,6 +1,7 @@
 """Writing of video files (mp4, mov, m4v, mkv, gif) frame by frame."""
 
 import warnings
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from fractions import Fraction
 from typing import Any
@@ -27,6 +28,11 @@ from magvit2_pytorch.types import Frames
 
 WRITABLE = (".mp4", ".mov", ".m4v", ".mkv", ".gif")
 
+# Times that are not multiples of a frame: exact for milliseconds and all usual rates, and the
+# largest that MPEG-4 part 2 allows.
+_FINE_TICK = Fraction(1, 60000)
+_GIF_TICK = Fraction(1, 100)
+
 
 class VideoWriter:
     """Writes a video file frame by frame, in constant memory and atomically.
@@ -36,7 +42,10 @@ class VideoWriter:
     are made even by repeating the last row or column. A gif has a palette for each frame. Grey
     becomes RGB; opacity is resolved over black. The default audio stream of the file
     `audio_from`, if it has one, goes along as far as the frames do (never into a gif); see
-    `AudioTrack`.
+    `AudioTrack`. Where it begins before the frames of its own file, so it does here.
+
+    A gif has times in hundredths of a second, and players show frames of less than two of them
+    far too long: of more than 50 frames a second, as many are left out, and a warning says so.
 
         with VideoWriter("out.mp4", fps=25) as writer:
             for frame in frames:        # uint8 h w c, or float c h w in [-1, 1]
@@ -53,6 +62,7 @@ class VideoWriter:
         crf: int = 17,
         audio_from: AnyPath | None = None,
         display: Display = Display(),
+        durations: Sequence[float] | None = None,
     ):
         self.path = as_path(path)
         if self.path.suffix.lower() not in WRITABLE:
@@ -72,7 +82,15 @@ class VideoWriter:
         self.display = display
         """Shape of the pixels and colours of the frames, written as tags. A gif has none: its
         pixels are made square, and colours of high dynamic range give a warning."""
+        self.durations = durations
+        """Seconds that each frame is shown, as `VideoFile.durations`; by default, and for further
+        frames, 1 / fps."""
         self.num_frames = 0
+        """Frames so far, with those that a gif leaves out."""
+        self._time = Fraction(0)
+        self._last_pts: int | None = None
+        self._num_left_out = 0
+        self._packet_ticks: dict[int, int] = {}
         self.size: tuple[int, int] | None = None
 
     def __enter__(self) -> "VideoWriter":
@@ -84,6 +102,8 @@ class VideoWriter:
         # An mp4's table of contents in front: it plays before it is loaded.
         has_table = self.path.suffix.lower() in (".mp4", ".mov", ".m4v")
         options = {"movflags": "+faststart"} if has_table else {}
+        if is_gif and self.durations is not None and len(self.durations):
+            options["final_delay"] = str(max(2, round(self.durations[-1] * 100)))
         self._has_x264 = "libx264" in av.codecs_available
         # FFmpeg's own muxer for m4v writes no colour tag: H.264 has its own, mpeg4 has none.
         tag_is_lost = self.path.suffix.lower() == ".m4v" and not self._has_x264
@@ -104,7 +124,13 @@ class VideoWriter:
                 raise ValueError(f"no frame was written to {self.path}")
             self._mux(self._stream.encode())
             if self._audio is not None:
-                self._audio.write_until(self.num_frames / self.rate)
+                self._audio.write_until(self._time)
+        if self._num_left_out:
+            warnings.warn(
+                f"{self.path.name}: {self._num_left_out} of {self.num_frames} frames are left out, "
+                "as a gif shows at most 50 a second: write mp4, mov or mkv",
+                stacklevel=2,
+            )
 
     def write(self, frame: UInt8[Tensor, "h w c"] | Float[Tensor, "c h w"]) -> None:
         """Adds a frame: bytes, or floats in [-1, 1]."""
@@ -119,16 +145,43 @@ class VideoWriter:
             if self.audio_from is not None and not self._is_gif:
                 audio = AudioTrack(self.audio_from, self._container)
                 self._audio = self._exits.enter_context(closing(audio))
+                self._time = audio.lead_s
+            self._set_tick()
         elif self.size != array.shape[:2]:
             raise ValueError(f"a frame of {array.shape[:2]} in a video of {self.size}: resize it")
-        picture = _palette_frame(array) if self._is_gif else _even_frame(array)
-        picture.pts = self.num_frames
-        picture.time_base = 1 / self.rate
-        self._mux(self._stream.encode(picture))
+        pts, duration = self._next_time()
         self.num_frames += 1
+        if self._is_gif and self._last_pts is not None and pts < self._last_pts + 2:
+            self._num_left_out += 1
+            return
+        picture = _palette_frame(array) if self._is_gif else _even_frame(array)
+        picture.pts = self._last_pts = pts
+        picture.time_base = self._tick
+        self._packet_ticks[pts] = duration
+        self._mux(self._stream.encode(picture))
+
+    def _set_tick(self) -> None:
+        """Sets the unit of times: a frame, unless frames begin or end between."""
+        self._tick = 1 / self.rate
+        if self._is_gif:
+            self._tick = _GIF_TICK
+        elif self.durations is not None or self._time:
+            self._tick = _FINE_TICK
+        self._stream.codec_context.time_base = self._tick
+
+    def _next_time(self) -> tuple[int, int]:
+        """Start and duration of the next frame in ticks."""
+        listed = self.durations is not None and self.num_frames < len(self.durations)
+        duration = Fraction(self.durations[self.num_frames]) if listed else 1 / self.rate
+        start, self._time = self._time, self._time + duration
+        pts = round(start / self._tick)
+        if self._last_pts is not None and not self._is_gif:
+            pts = max(pts, self._last_pts + 1)
+        return pts, max(round(self._time / self._tick) - pts, 1)
 
     def _mux(self, packets: list[Any]) -> None:
         for packet in packets:
+            packet.duration = self._packet_ticks.pop(packet.pts, packet.duration)
             # Audio goes just before the video of the same time: a player reads both at once.
             if self._audio is not None:
                 self._audio.write_until(packet.dts * as_fraction(packet.time_base))
@@ -167,6 +220,7 @@ def write_video(
     video: Frames | Float[Tensor, "c t h w"],
     fps: float | int,
     crf: int = 17,
+    durations: Sequence[float] | None = None,
 ) -> None:
     """Writes a clip of bytes, or of floats in [-1, 1], with `VideoWriter`."""
     if video.ndim != 4:
@@ -174,7 +228,7 @@ def write_video(
             f"one video has 4 axes, `t h w c` bytes or `c t h w` floats, not {tuple(video.shape)}"
         )
     frames = video if video.dtype == torch.uint8 else to_uint8(video)
-    with VideoWriter(path, fps, crf) as writer:
+    with VideoWriter(path, fps, crf, durations=durations) as writer:
         for frame in frames:
             writer.write(frame)
 

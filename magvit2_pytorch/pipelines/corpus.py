@@ -19,6 +19,7 @@ from magvit2_pytorch.atomic import remove_abandoned
 from magvit2_pytorch.codes.code_file import CodeFile, DamagedCodes, ShardName, ShardWriter
 from magvit2_pytorch.codes.code_header import CodedVideo, CodeHeader, VideoCodes, file_state
 from magvit2_pytorch.codes.views import View
+from magvit2_pytorch.functional import NotFinite
 from magvit2_pytorch.media.unusable import UnusableMedia
 from magvit2_pytorch.pipelines.corpus_folder import CorpusFolder, Failure, Stored
 from magvit2_pytorch.pipelines.files import code_header, tokenize_file
@@ -172,5 +173,7 @@ def _try_tokenize(
         return tokenize_file(tokenizer, file, **options)
     except UnusableMedia as error:
         return error.reason
+    except NotFinite as error:
+        return str(error)
     except OUT_OF_MEMORY as error:
         return f"is too large for the memory ({type(error).__name__}): try a smaller size"

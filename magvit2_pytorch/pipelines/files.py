@@ -8,16 +8,21 @@ are padded by repeating the last row, column and frame, and cropped to the true 
 """
 
 import os
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from magvit2_pytorch.codes.code_header import CodedVideo, CodeHeader, VideoCodes, file_state
+from magvit2_pytorch.codes.code_header import (
+    CodedVideo,
+    CodeHeader,
+    VideoCodes,
+    file_state,
+    in_ticks,
+)
 from magvit2_pytorch.codes.views import View
-from magvit2_pytorch.media.frames import to_float, to_uint8
+from magvit2_pytorch.media.frames import Display, to_float, to_uint8
 from magvit2_pytorch.metrics.quality import StreamedPsnr
 from magvit2_pytorch.pipelines.fingerprint import (
     TokenizerId,
@@ -70,12 +75,6 @@ def tokenize_file(
     header = code_header(tokenizer, size=size, inference=inference, tokenizer_id=tokenizer_id)
     state = file_state(path)
     media = open_media(path, tokenizer.config.channels, size).seen_as(path, view)
-    if media.display.hdr:
-        warnings.warn(
-            f"{path}: a code file cannot say that its colours are {media.display.hdr} (HDR): "
-            "decoded, they will look pale",
-            stacklevel=2,
-        )
     stream = inference.encode_stream(tokenizer)
     device = inference.frames_device(tokenizer)
     # One block for all codes: small ones that stay, between freed chunks, fragment the heap.
@@ -106,6 +105,9 @@ def tokenize_file(
         fps=media.fps,
         shape=tuple(codes.shape),
         state=state,
+        primaries=media.display.primaries,
+        transfer=media.display.transfer,
+        durations=in_ticks(media.durations, num_frames),
     )
 
 
@@ -120,7 +122,7 @@ def decode_file(
     force: bool = False,
     on_frames: FrameCallback | None = None,
 ) -> None:
-    """Decodes codes to a video or image file.
+    """Decodes codes to a video or image file, with the times of frames and the colour tags.
 
     Raises `TokenizerMismatch` (a `ValueError`) if another tokenizer made the codes, unless `force`
     is given, and `ValueError` if the suffix of `out_path` does not fit the kind of file, or the
@@ -136,7 +138,9 @@ def decode_file(
             f"codes of shape {video.shape} do not fit {video.num_frames} frames of {video.height} "
             f"x {video.width}: this tokenizer makes codes of shape {expected} of them"
         )
-    with background_writer(media_writer(out_path, video.kind, video.fps)) as write:
+    display = Display(primaries=video.primaries, transfer=video.transfer)
+    options = dict(display=display, durations=video.durations_s)
+    with background_writer(media_writer(out_path, video.kind, video.fps, **options)) as write:
         for frames in decoded_frames(tokenizer, codes, video, inference, on_frames):
             write(frames)
 
@@ -153,15 +157,16 @@ def reconstruct_file(
 ) -> Reconstruction:
     """Writes the reconstruction of a file, `side_by_side` with the original or alone.
 
-    A video keeps its frame rate, the shape of its pixels, its colour tags, and its sound (the
-    default audio stream; a gif has none). Works for continuous tokenizers too. Raises as
-    `tokenize_file` and `decode_file` do.
+    A video keeps its frame rate or the time of each frame, the shape of its pixels, its colour
+    tags, and its sound (the default audio stream; a gif has none). Works for continuous tokenizers
+    too. Raises as `tokenize_file` and `decode_file` do.
     """
     check_supports_files(tokenizer, needs_codes=False)
     media = open_media(path, tokenizer.config.channels, size, square_pixels=False)
     check_writable(out_path, media.kind)
     frame_chunks = chunks(media.frames, inference.chunk_frames, tokenizer.time_factor)
-    writer = media_writer(out_path, media.kind, media.fps, path, media.display)
+    options = dict(audio_from=path, display=media.display, durations=media.durations)
+    writer = media_writer(out_path, media.kind, media.fps, **options)
     psnr, num_frames, device = StreamedPsnr(), 0, inference.frames_device(tokenizer)
     _report(on_frames, 0, media.num_frames)
     with prefetch(frame_chunks) as prefetched, background_writer(writer) as write:

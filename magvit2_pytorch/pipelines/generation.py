@@ -140,6 +140,8 @@ def generate_films(
         writers = [stack.enter_context(media_writer(path, "video", fps)) for path in paths]
         while stream.num_frames < num_frames:
             video = stream.push(next(codes).to(device))
+            if video is None:  # the decoder looks ahead
+                continue
             video = video[..., : prompt.height, : prompt.width].clamp(*VALUE_RANGE)
             for write, film in zip(writers, video, strict=True):
                 write(to_uint8(film).cpu())

@@ -1,7 +1,7 @@
 """A video or image file as the pipelines read and write it."""
 
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -85,6 +85,8 @@ class Media:
     """According to the file; the actual number may differ."""
     frames: Generator[UInt8[Tensor, "h w c"], None, None]
     display: Display = field(default_factory=Display)
+    durations: Sequence[float] | None = None
+    """Seconds that each frame is shown; None at an even rate."""
 
     def seen_as(self, path: str | os.PathLike, view: View) -> "Media":
         """Mirrored and from a later frame on; `UnusableMedia` if no frame is left."""
@@ -102,7 +104,8 @@ class Media:
                     yield frame
 
         num_frames = self.num_frames - view.shift
-        return replace(self, frames=frames(), num_frames=num_frames)
+        durations = None if self.durations is None else self.durations[view.shift :]
+        return replace(self, frames=frames(), num_frames=num_frames, durations=durations)
 
 
 def open_media(
@@ -127,7 +130,9 @@ def open_media(
     file = VideoFile(path, channels, square_pixels=square_pixels or size is not None)
     height, width = resized_size(path, file.height, file.width, size)
     frames = file.frames((height, width))
-    return Media("video", height, width, file.fps, file.num_frames, frames, file.display)
+    return Media(
+        "video", height, width, file.fps, file.num_frames, frames, file.display, file.durations
+    )
 
 
 def chunks(
@@ -164,16 +169,19 @@ def media_writer(
     fps: float | None,
     audio_from: str | os.PathLike | None = None,
     display: Display = Display(),
+    durations: Sequence[float] | None = None,
 ) -> Iterator[Callable[[Frames], None]]:
     """Yields a function that writes the next chunk of frames.
 
     The file appears atomically. A video is written in constant memory and gets the sound of the
-    file `audio_from` and the tags `display`, as with `VideoWriter`. An image is the first frame.
+    file `audio_from`, the tags `display` and the times of `durations`, as with `VideoWriter`. An
+    image is the first frame.
     """
     if kind == "image":
         yield lambda chunk: write_image(path, chunk[0])
         return
-    with VideoWriter(path, fps, audio_from=audio_from, display=display) as writer:
+    options = dict(audio_from=audio_from, display=display, durations=durations)
+    with VideoWriter(path, fps, **options) as writer:
 
         def write(chunk: Frames) -> None:
             for frame in chunk:

@@ -4,6 +4,7 @@ from einops import rearrange
 from jaxtyping import Int
 from torch import Tensor
 
+from magvit2_pytorch.functional import check_tensor
 from magvit2_pytorch.types import Codes, Video
 
 
@@ -12,6 +13,7 @@ def validate_video(video: Tensor, channels: int, space_factor: int) -> Video:
 
     Raises `TypeError` unless it is floating point, `ValueError` for a wrong shape.
     """
+    check_tensor(video, "frames")
     if not video.is_floating_point():
         raise TypeError(
             f"video is {video.dtype}: give floating point in [-1, 1] "
@@ -55,6 +57,7 @@ def unflatten_codes(
     frames, rows, columns); without one, on as many frames of `default_size`, (rows, columns), as
     they fill. Raises `ValueError` if they do not fit.
     """
+    check_tensor(codes, "codes")
     axes = codes.ndim - (num_codebooks > 1)
     if axes == 4:
         return codes

@@ -7,7 +7,12 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from magvit2_pytorch.config import keyword_signature
-from magvit2_pytorch.functional import check_range, pad_frames, padded_num_frames
+from magvit2_pytorch.functional import (
+    check_finite,
+    check_range,
+    pad_frames,
+    padded_num_frames,
+)
 from magvit2_pytorch.layers.arithmetic import Linear
 from magvit2_pytorch.layers.stateful import Chain, Residual
 from magvit2_pytorch.quantizers import Quantized, build_quantizer
@@ -118,9 +123,7 @@ class VideoTokenizer(Pretrained, nn.Module):
         or has a height or width that is not a multiple of `space_factor`. Except in training mode
         with gradients, also checks the value range as `tokenize` does.
         """
-        # Training checks its first batch: on a GPU, a look at the values waits for the device.
-        is_training_step = self.training and torch.is_grad_enabled()
-        video = pad_frames(self.prepare(video, not is_training_step), self.time_factor)
+        video = pad_frames(self.prepare(video, not self._in_training_step), self.time_factor)
         return self.encode_chunk(video, None, cond, tile_size, last=True)[0]
 
     def encode_chunk(
@@ -149,7 +152,12 @@ class VideoTokenizer(Pretrained, nn.Module):
         return latents.to(self.device), past
 
     def quantize(self, latents: Latents) -> Quantized:
-        """Quantized latents and their codes, with straight-through gradients."""
+        """Quantized latents and their codes, with straight-through gradients.
+
+        Raises `NotFinite` (a `ValueError`) as `check_finite` does, but in training mode with
+        gradients.
+        """
+        self._check_finite(latents, "latents")
         return self.quantizer(latents)
 
     @torch.no_grad()
@@ -182,8 +190,10 @@ class VideoTokenizer(Pretrained, nn.Module):
 
         It has 1 + (t - 1) * time_factor frames, of which `num_frames` keeps the first. Values
         approximate [-1, 1] and are not clamped, so that losses see their full error. `tile_size` is
-        that of `encode`; the video is then on the device of the latents.
+        that of `encode`; the video is then on the device of the latents. Raises `NotFinite` as
+        `quantize` does.
         """
+        self._check_finite(quantized, "quantized latents")
         video, _ = self.decode_chunk(quantized, None, cond, tile_size, last=True)
         return video if num_frames is None else video[:, :, :num_frames]
 
@@ -280,10 +290,12 @@ class VideoTokenizer(Pretrained, nn.Module):
         statistics at its end, `training.latent_statistics.measure_latents` at any time. Raises
         `ValueError` for a discrete tokenizer and for one without measured statistics.
         """
+        self._check_finite(latents, "latents")
         return self.quantizer.normalize(latents)
 
     def denormalize_latents(self, normalized: Latents) -> Latents:
         """The inverse of `normalize_latents`; raises the same errors."""
+        self._check_finite(normalized, "normalized latents")
         return self.quantizer.denormalize(normalized)
 
     # Execution
@@ -322,11 +334,13 @@ class VideoTokenizer(Pretrained, nn.Module):
         """
         # Training and evaluation read files, whose bright clips only look like another range.
         frames = self.prepare(video, check_values=False)
+        self._check_finite(frames, "frames")
         latents, _ = self.encode_chunk(pad_frames(frames, self.time_factor), None, cond, last=True)
-        quantized, codes = self.quantize(latents)
+        # Weights that have diverged give a reconstruction with NaN, which validation logs.
+        quantized, codes = self.quantizer(latents)
         if return_codes and not return_recon:
             return codes
-        recon = self.decode(quantized, cond, num_frames=frames.shape[2])
+        recon = self.decode_chunk(quantized, None, cond, last=True)[0][:, :, : frames.shape[2]]
         recon = recon[:, :, 0] if video.ndim == 4 else recon
         return (codes, recon) if return_codes else recon
 
@@ -342,6 +356,15 @@ class VideoTokenizer(Pretrained, nn.Module):
             check_range(video)
         return video
 
+    @property
+    def _in_training_step(self) -> bool:
+        """Training checks its first batch and counts its steps that are not finite."""
+        return self.training and torch.is_grad_enabled()
+
+    def _check_finite(self, x: Tensor, name: str) -> None:
+        if not self._in_training_step:
+            check_finite(x, name)
+
     def _embed(self, name: str, cond: Condition | None) -> Tensor | None:
         """Embedding of the condition for `name`, encoder or decoder; None if unconditional."""
         dim = self.config.dim_cond
@@ -354,6 +377,7 @@ class VideoTokenizer(Pretrained, nn.Module):
         if cond.ndim != 2 or cond.shape[1] != dim:
             shape = tuple(cond.shape)
             raise ValueError(f"cond has shape {shape}, but dim_cond is {dim}: give b x {dim}")
+        self._check_finite(cond, "values of cond")
         return self.embed_cond[name](cond.to(self.dtype))
 
 

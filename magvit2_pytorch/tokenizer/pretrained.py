@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from magvit2_pytorch.atomic import replacing
 from magvit2_pytorch.weights import default_file_mode
 
 CONFIG_FILE = "config.json"
@@ -40,12 +41,13 @@ class Pretrained(ModelHubMixin):
     """Text of the model card on the hub."""
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        text = json.dumps(self.config.to_dict(), indent=2)
-        (save_directory / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
         # The format has one memory order; loading restores channels-last.
         state = {name: value.contiguous() for name, value in self.state_dict().items()}
-        with default_file_mode(save_directory / WEIGHTS_FILE):
-            save_file(state, save_directory / WEIGHTS_FILE, metadata={"format": "pt"})
+        with replacing(save_directory / WEIGHTS_FILE) as part, default_file_mode(part):
+            save_file(state, part, metadata={"format": "pt"})
+        text = json.dumps(self.config.to_dict(), indent=2)
+        with replacing(save_directory / CONFIG_FILE) as part:
+            part.write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any):

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from magvit2_pytorch.functional import autocast, pad_frames
+from magvit2_pytorch.functional import autocast, check_finite, pad_frames
 from magvit2_pytorch.quantizers.quantizer import Quantized
 from magvit2_pytorch.tokenizer.protocol import CausalTokenizer
 from magvit2_pytorch.tokenizer.tiling import TileSize, fit_tile_size
@@ -59,9 +59,10 @@ class EncodeStream:
         """Codes that these frames complete, or None.
 
         Takes one frame or more; the first frame completes a latent by itself. The value range of
-        the first chunk is checked as in `tokenize`.
+        the first chunk is checked as in `tokenize`, later ones as by `check_finite`.
         """
         frames = self.tokenizer.prepare(frames, check_values=self.num_frames == 0)
+        check_finite(frames, "frames")
         return _codes_or_latents(self.push_quantized(frames))
 
     def flush(self) -> Codes | Latents | None:
@@ -147,11 +148,18 @@ class DecodeStream:
         """
         if self.ended:
             raise ValueError("this stream has ended: start another with decode_stream()")
+        check_finite(codes, "quantized latents")
         is_latents = codes.is_floating_point()
         quantized = codes if is_latents else self.tokenizer.decode_codes(codes)
         if not quantized.shape[2]:
             raise ValueError("there are no codes: give those of one latent frame or more")
-        self.no_latents = quantized[:, :, :0].clone()
+        before, self.no_latents = self.no_latents, quantized[:, :, :0].clone()
+        if before is not None and before.shape != self.no_latents.shape:
+            sizes = [(len(x), *x.shape[3:]) for x in (self.no_latents, before)]
+            raise ValueError(
+                f"codes of batch, rows and columns {sizes[0]} after {sizes[1]}: give a stream "
+                "codes of one size"
+            )
         return self._decode(quantized)
 
     def flush(self) -> Video | None:

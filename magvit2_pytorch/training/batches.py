@@ -7,20 +7,32 @@ from fractions import Fraction
 from itertools import count
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import Subset
 
 from magvit2_pytorch.data.clips import ClipSpec
-from magvit2_pytorch.data.datasets import ImageDataset, VideoDataset
+from magvit2_pytorch.data.datasets import ImageDataset, MediaDataset, VideoDataset
 from magvit2_pytorch.data.loader import InfiniteBatches
 from magvit2_pytorch.data.split import HeldOut, read_held_out, split_files, split_names
+from magvit2_pytorch.data.user_clips import (
+    StreamedClips,
+    num_clips,
+    share_of_clips,
+    stack_clips,
+    user_clips,
+)
 from magvit2_pytorch.functional import range_warning
 from magvit2_pytorch.media.frames import check_range
 from magvit2_pytorch.media.sources import Source, find_media
+from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
 from magvit2_pytorch.training.training_config import TrainingConfig
 from magvit2_pytorch.types import Clips, MediaKind, Video
+
+NUM_TRIED = 4
+"""Items that are tried of each data set before training starts."""
 
 MEDIA_KINDS: dict[str, MediaKind] = {"videos": "video", "images": "image"}
 """Media kind of each `dataset_type`."""
@@ -49,21 +61,24 @@ def open_datasets(
 ) -> tuple[Clips, Clips]:
     """Training and held-out clips, from the user's datasets or a folder.
 
-    A folder is split by file. Raises `ValueError` or `FileNotFoundError`, before training starts,
-    if there is no data, both kinds of data, or a folder that is missing or has no usable file.
+    A folder is split by file, a dataset with a length by item. Raises `ValueError` or
+    `FileNotFoundError`, before training starts, if there is no data, both kinds of data, or a
+    folder that is missing or has no usable file.
     """
     if (dataset is None) == (source is None):
         raise ValueError("give either dataset_folder (a folder of media) or dataset")
     if dataset_type not in MEDIA_KINDS:
         raise ValueError(f"dataset_type is {dataset_type!r}: use 'videos' or 'images'")
     if dataset is not None:
-        return (dataset, valid_dataset) if valid_dataset else _split_items(dataset, config)
+        clips, valid = user_clips(dataset), user_clips(valid_dataset)
+        return _split_items(clips, config) if valid is None else (clips, valid)
 
     kind = MEDIA_KINDS[dataset_type]
     spec = clip_spec(config, tokenizer, kind)
-    paths = find_media(source, kind)
+    written = (config.results_folder, config.checkpoints_folder, config.cache_dir)
+    paths = find_media(source, kind, outputs=[folder for folder in written if folder])
     if valid_dataset is not None:
-        return _open(kind, paths, spec, config), valid_dataset
+        return _open(kind, paths, spec, config), user_clips(valid_dataset)
     if len(paths) > 1:
         train, valid = _hold_out(source, kind, paths, spec, config)
         return _open(kind, train, spec, config), _open(kind, valid, spec, config, train=False)
@@ -139,7 +154,10 @@ def _split_one_video(
 
 
 def _split_items(dataset: Clips, config: TrainingConfig) -> tuple[Clips, Clips]:
-    indices = list(range(len(dataset)))
+    number = num_clips(dataset)
+    if number is None:
+        raise ValueError("a dataset without a length cannot be split: give a valid_dataset")
+    indices = list(range(number))
     if len(indices) < 2:
         raise ValueError(
             f"the dataset has {len(indices)} item(s): give two or more, or a valid_dataset"
@@ -183,16 +201,21 @@ def training_batches(
     They are on the device. The first one is checked: values outside [-1, 1], or all of them in
     [0, 1], raise `ValueError` before the first step.
     """
-    batches = InfiniteBatches(
-        dataset,
-        batch_size or config.batch_size,
-        position=position,
-        num_workers=config.num_workers,
-        seed=config.seed,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        pin_memory=accelerator.device.type == "cuda",
-    )
+    share = dict(rank=accelerator.process_index, world_size=accelerator.num_processes)
+    batch_size = batch_size or config.batch_size
+    if isinstance(dataset, StreamedClips):
+        batches = dataset.batches(batch_size, position, **share)
+    else:
+        batches = InfiniteBatches(
+            dataset,
+            batch_size,
+            position=position,
+            num_workers=config.num_workers,
+            seed=config.seed,
+            pin_memory=accelerator.device.type == "cuda",
+            collate_fn=None if isinstance(dataset, MediaDataset) else stack_clips,
+            **share,
+        )
     for number, batch in enumerate(batches):
         if number == 0:
             _check_values(batch, dataset)
@@ -203,8 +226,26 @@ def training_batches(
 def _check_values(batch: Tensor, dataset: Clips) -> None:
     check_range(batch)
     # Our own datasets return values in [-1, 1], even if a bright clip happens to be in [0, 1].
-    if not isinstance(dataset, VideoDataset | ImageDataset) and (mistake := range_warning(batch)):
+    if not isinstance(dataset, MediaDataset) and (mistake := range_warning(batch)):
         raise ValueError(mistake)
+
+
+def check_clips(clips: Clips | None, name: str, tokenizer: VideoTokenizer) -> None:
+    """Tries the first items of a user's data set.
+
+    Raises `TypeError` or `ValueError`, with its name, if they hold no clip, or one of another shape
+    or range than the tokenizer takes; of the range, several clips say more than one.
+    """
+    if clips is None or isinstance(clips, MediaDataset):
+        return
+    try:
+        first = list(share_of_clips(clips, NUM_TRIED))
+        if not first:
+            raise ValueError("it is empty")
+        tokenizer.prepare(first[0][None], check_values=False)
+        _check_values(torch.cat([clip.flatten() for clip in first]), clips)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name} data cannot be used: {error}") from error
 
 
 def mixed_batches(

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from jaxtyping import Bool
 from torch import Tensor
 
+from magvit2_pytorch.data.user_clips import share_of_clips, user_clips
 from magvit2_pytorch.functional import autocast, pad_frames
 from magvit2_pytorch.media.frames import check_range
 from magvit2_pytorch.metrics.moments import ChannelMoments, Moments
@@ -46,6 +47,7 @@ def measure_latents(
     `ValueError` if the tokenizer is discrete or conditional or there are no clips, and
     `FloatingPointError`, before anything is stored, if latents are not finite.
     """
+    clips = user_clips(clips)
     _check(tokenizer, clips, max_clips)
     return _measure(tokenizer, clips, max_clips, precision)
 
@@ -83,21 +85,17 @@ def _measure(
 ) -> Moments:
     count = num_processes()
     rank = dist.get_rank() if count > 1 else 0
-    num_clips = min(len(clips), max_clips)
     accumulator, was_training = ChannelMoments(), tokenizer.training
     tokenizer.eval()
     try:
-        for number in range(rank, num_clips, count):
-            # At even intervals, as neighbours in a dataset are often alike.
-            clip = clips[number * len(clips) // num_clips]
+        for clip in share_of_clips(clips, max_clips, rank, count, spread=True):
             accumulator.update(_encode(tokenizer, clip, precision))
     finally:
         tokenizer.train(was_training)
     moments = accumulator.gathered().compute()
     if not (moments.mean.isfinite().all() and moments.std.isfinite().all()):
         raise FloatingPointError(
-            f"some latents of {num_clips} clips are not finite, so no statistics were stored: try "
-            "precision='fp32'"
+            "some latents are not finite, so no statistics were stored: try precision='fp32'"
         )
     constant = _constant(moments)
     if constant.any() and rank == 0:
@@ -122,9 +120,11 @@ def _check(tokenizer: VideoTokenizer, clips: Clips, max_clips: int) -> None:
             "no condition: compute metrics.ChannelMoments of your own latents and pass them to "
             "tokenizer.quantizer.store_statistics"
         )
-    if not len(clips) or max_clips < 1:
-        raise ValueError(f"{len(clips)} clips and max_clips {max_clips}: both must be at least 1")
-    check_range(clips[0])
+    first = next(share_of_clips(clips, 1), None)
+    if first is None or max_clips < 1:
+        number = "no" if first is None else "some"
+        raise ValueError(f"{number} clips and max_clips {max_clips}: both must be at least 1")
+    check_range(first)
 
 
 def _constant(moments: Moments) -> Bool[Tensor, " c"]:
@@ -141,4 +141,4 @@ def _encode(tokenizer: VideoTokenizer, clip: Tensor, precision: Precision) -> La
         # Not `encode`: it would warn about bright clips, and the range is checked already.
         frames = pad_frames(tokenizer.prepare(video, check_values=False), tokenizer.time_factor)
         latents, _ = tokenizer.encode_chunk(frames, last=True)
-        return tokenizer.quantize(latents).quantized
+        return tokenizer.quantizer(latents).quantized

@@ -1,5 +1,6 @@
 """Measurements of a run between two log lines, its progress bar, and its curves."""
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -92,11 +93,12 @@ class Progress:
         self.shown = (*shown, "steps_per_s")
         self.by_time = config.max_duration_s is not None
         total = round(config.max_duration_s) if self.by_time else config.num_train_steps
+        visible = main_process and sys.stderr is not None and not sys.stderr.closed
         self.bar = tqdm(
             total=total,
             initial=0 if self.by_time else step,
             unit="s" if self.by_time else "step",
-            disable=None if config.progress_bar and main_process else True,
+            disable=None if config.progress_bar and visible else True,
             dynamic_ncols=True,
         )
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
@@ -53,7 +52,7 @@ def save_state(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any])
             (part / STATE_FILE).write_text(text, encoding="utf-8")
             lines = [_checksum(part / name) for name in (TENSORS_FILE, STATE_FILE)]
             (part / CHECKSUMS_FILE).write_bytes(b"".join(lines))
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise CheckpointNotSaved(
             f"the checkpoint {folder} could not be written: {error}. It needs "
             f"{num_bytes / 1e6:,.1f} MB"

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from magvit2_pytorch.data.split import HeldOut, write_held_out
+from magvit2_pytorch.data.user_clips import num_clips
 from magvit2_pytorch.functional import autocast
 from magvit2_pytorch.generators.latent_prior import LatentPrior
 from magvit2_pytorch.losses.adversarial import adaptive_weight_from_gradients
@@ -18,7 +19,12 @@ from magvit2_pytorch.metrics.codebook import CodebookUsage, bits_per_pixel
 from magvit2_pytorch.quantizers.continuous import STATISTICS
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
-from magvit2_pytorch.training.batches import images_per_batch, mixed_batches, training_batches
+from magvit2_pytorch.training.batches import (
+    check_clips,
+    images_per_batch,
+    mixed_batches,
+    training_batches,
+)
 from magvit2_pytorch.training.gan import build_discriminators
 from magvit2_pytorch.training.latent_statistics import record_latents
 from magvit2_pytorch.training.objective import Autoencoder, Objective, Reconstruction
@@ -90,6 +96,7 @@ class TokenizerTask(Task):
                 options=config.prior_optimizer_options(),
                 option_prefix="prior_",
             )
+        self._checked_data = False
         self.begin_log()
 
     # Training
@@ -99,6 +106,12 @@ class TokenizerTask(Task):
             write_held_out(folder, self.held_out)
 
     def batches(self, start: int, kind: str | None = None) -> Iterator[Video]:
+        if not self._checked_data:
+            sets = {"training": self.data, "validation": self.valid_data}
+            sets |= {"training images": self.images, "validation images": self.valid_images}
+            for name, clips in sets.items():
+                check_clips(clips, f"the {name}", self.model)
+            self._checked_data = True
         if kind is None:
             return mixed_batches(self.data, self.images, self.config, self.accelerator, start)
         clips, size = {
@@ -247,8 +260,12 @@ class TokenizerTask(Task):
         return step + (self.config.discriminator_start_step - step) % every
 
     def validation_rounds(self) -> int:
-        counts = (min(len(x), self.config.num_valid_clips) for x in self._held_out().values())
+        counts = map(self._num_validated, self._held_out().values())
         return max(-(-count // self.accelerator.num_processes) for count in counts)
+
+    def _num_validated(self, clips: Clips) -> int:
+        limit, number = self.config.num_valid_clips, num_clips(clips)
+        return limit if number is None else min(number, limit)
 
     def plan(self, batch: Video) -> "TokenizerPlan":
         clip = tuple(batch.shape[2:])
@@ -261,11 +278,20 @@ class TokenizerTask(Task):
             num_codebooks=self.model.num_codebooks,
             codebook_size=self.model.codebook_size,
             bits_per_pixel=None if bits is None else bits_per_pixel(bits, grid, clip),
-            num_clips=len(self.data),
-            num_images=0 if self.images is None else len(self.images),
-            num_valid_clips=sum(map(len, self._held_out().values())),
+            num_clips=num_clips(self.data),
+            num_images=0 if self.images is None else num_clips(self.images),
+            num_valid_clips=_total(map(num_clips, self._held_out().values())),
             num_skipped_files=sum(len(getattr(x, "skipped", ())) for x in (self.data, self.images)),
         )
+
+
+def _total(numbers: Iterable[int | None]) -> int | None:
+    numbers = list(numbers)
+    return None if None in numbers else sum(numbers)
+
+
+def _count_text(number: int | None) -> str:
+    return "an unknown number of" if number is None else f"{number:,}"
 
 
 def _flatten(gradients: Iterable[Tensor | None]) -> Float[Tensor, " n"]:
@@ -288,10 +314,11 @@ class TokenizerPlan(TaskPlan):
     codebook_size: int | None
     bits_per_pixel: float | None
     """Of such a clip with fixed-length codes. None for continuous latents, like `codebook_size`."""
-    num_clips: int
-    num_images: int
+    num_clips: int | None
+    """None if it is not known, as the next two."""
+    num_images: int | None
     """Training images in addition to the clips."""
-    num_valid_clips: int
+    num_valid_clips: int | None
     """Held-out clips and images."""
     num_skipped_files: int
     """Files found to be unusable so far."""
@@ -301,9 +328,11 @@ class TokenizerPlan(TaskPlan):
         """Codes of a clip over all codebooks, or positions of continuous latents."""
         return prod(self.latent_grid) * self.num_codebooks
 
-    def num_epochs(self, num_steps: int, examples_per_step: int) -> float:
-        """Number of times that each clip is used."""
-        share = 1 - self.config.image_frac if self.num_images else 1.0
+    def num_epochs(self, num_steps: int, examples_per_step: int) -> float | None:
+        """Number of times that each clip is used; None if the number of clips is not known."""
+        share = 1.0 if self.num_images == 0 else 1 - self.config.image_frac
+        if not self.num_clips:
+            return None
         return num_steps * examples_per_step * share / self.num_clips
 
     def rows(self, num_steps: int, examples_per_step: int) -> list[tuple[str, str]]:
@@ -312,13 +341,15 @@ class TokenizerPlan(TaskPlan):
             tokens = f"{self.tokens_per_clip:,} latents"
         else:
             tokens += f", {self.bits_per_pixel:.4f} bits per pixel"
-        images = f" and {self.num_images:,} images" if self.num_images else ""
+        images = "" if self.num_images == 0 else f" and {_count_text(self.num_images)} images"
         epochs = self.num_epochs(num_steps, examples_per_step)
+        epochs_text = "" if epochs is None else f"; {epochs:.2f} epochs in total"
         return [
             ("clip", f"{_size_text(self.clip)} to {_size_text(self.latent_grid)}: {tokens}"),
-            ("data", f"{self.num_clips:,} clips{images} to train on, {self.num_valid_clips:,} "
-             f"held out, {self.num_skipped_files:,} files skipped so far"),
-            ("step", f"{examples_per_step:,} clips; {epochs:.2f} epochs in total"),
+            ("data", f"{_count_text(self.num_clips)} clips{images} to train on, "
+             f"{_count_text(self.num_valid_clips)} held out, "
+             f"{self.num_skipped_files:,} files skipped so far"),
+            ("step", f"{examples_per_step:,} clips{epochs_text}"),
         ]  # fmt: skip
 
     def warnings(self, num_steps: int, examples_per_step: int) -> list[str]:

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from magvit2_pytorch.data.user_clips import share_of_clips
 from magvit2_pytorch.functional import autocast
 from magvit2_pytorch.media.frames import to_uint8
 from magvit2_pytorch.media.images import write_grid
@@ -57,9 +58,8 @@ def validate(
         usage = CodebookUsage(tokenizer.codebook_size, tokenizer.num_codebooks)
     total = torch.zeros(3, device=accelerator.device)
     examples: list[Example] = []
-    num_clips = min(len(clips), max_clips)
-    for index in range(accelerator.process_index, num_clips, accelerator.num_processes):
-        clip: Tensor = clips[index]
+    share = accelerator.process_index, accelerator.num_processes
+    for clip in share_of_clips(clips, max_clips, *share):
         video = clip[None].to(accelerator.device)
         video = video[:, :, None] if video.ndim == 4 else video
         with autocast(accelerator.device, config.precision):

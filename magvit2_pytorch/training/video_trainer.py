@@ -25,8 +25,9 @@ class VideoTokenizerTrainer(Trainer):
 
     Options are the fields of `TrainingConfig`, as keyword arguments. `dataset_folder` may also be a
     list file, a table or one media file (see `magvit2_pytorch.data`); alternatively, `dataset`
-    returns clips `c t h w` (or images `c h w`) in [-1, 1]. Validation uses `valid_dataset`, or a
-    fraction of the files. With `image_folder` or `image_dataset`, a fraction `image_frac` of the
+    returns clips `c t h w` (or images `c h w`) in [-1, 1], or items that contain them (see
+    `data.user_clips.as_clip`); it may lack a length. Validation uses `valid_dataset`, or a fraction
+    of the files. With `image_folder` or `image_dataset`, a fraction `image_frac` of the
     forward passes uses images, so that one tokenizer learns both. `perceptual_loss` is a module
     that replaces the network of `perceptual_weights`: it takes reconstructed and real frames
     `b c t h w` and returns a scalar. Devices and processes are handled by accelerate.

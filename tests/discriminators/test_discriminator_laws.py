@@ -248,3 +248,11 @@ def test_wrong_videos_are_named(name, without_type_checks):
 def test_an_unknown_name_is_an_error_with_a_hint():
     with pytest.raises(ValueError, match="did you mean 'frame'"):
         build_discriminator("frames")
+
+
+@every_name
+@every_head
+def test_a_batch_of_nothing_gives_nothing(name, head):
+    for num_frames in (1, 5):
+        output = judge(small(name, head=head), random_video(num_frames, (9, 7), batch=0))
+        assert all(len(x) == 0 for x in (*output.logits, *output.features))

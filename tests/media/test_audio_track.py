@@ -181,8 +181,7 @@ def test_sound_stays_in_sync_with_the_first_frame(
         # A tone begins where it is first heard; what an encoder puts before is silence.
         assert ours.starts + loud.argmax() / ours.rate == pytest.approx(late, abs=5e-3)
     else:
-        # An mp4 hides what comes before the first frame, an mkv plays it before.
-        assert ours.starts == pytest.approx(late if suffix == "mkv" else 0, abs=0.03)
+        assert ours.starts == pytest.approx(late, abs=0.03)
         assert ours.ends == pytest.approx(2 + late, abs=0.05)
 
 

@@ -293,13 +293,17 @@ def test_codes_stand_for_square_pixels(tmp_path):
 
 
 @pytest.mark.parametrize(("colours", "name"), [((9, 16), "PQ"), ((9, 18), "HLG")])
-def test_colours_that_cannot_be_carried_are_named(tmp_path, colours, name):
+def test_colours_that_cannot_be_carried_are_named(tmp_path, colours, name, recwarn):
     source = make_video(tmp_path / "a.mkv", 1, colours=colours)
     tokenizer = build("residual", "compress_space")
     with pytest.warns(UserWarning, match=rf"b\.gif: a gif cannot say that its colours are {name}"):
         reconstruct_file(tokenizer, source, tmp_path / "b.gif")
-    with pytest.warns(UserWarning, match=rf"a\.mkv: a code file .* colours are {name}"):
-        tokenize_file(tokenizer, source)
+    recwarn.clear()
+    # A code file carries them.
+    codes, video = tokenize_file(tokenizer, source)
+    decode_file(tokenizer, codes, video, tmp_path / "c.mp4")
+    assert VideoFile(tmp_path / "c.mp4").display == Display(Fraction(1), *colours)
+    assert not recwarn.list
 
 
 def with_clap(path: Path, top: int, bottom: int, left: int, right: int) -> Path:

@@ -204,3 +204,25 @@ def compile_and_compare(name):
 def test_compiles_in_one_graph(name):
     with Started(compile_and_compare, name) as run:
         assert run.wait() == 0, run.stderr[-3000:]
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_batch_of_nothing_gives_nothing(quantizer, training):
+    quantizer.train(training)
+    before = {name: value.clone() for name, value in quantizer.state_dict().items()}
+    latents = random_latents(quantizer)[:0].requires_grad_()
+    quantized, codes = quantizer(latents)
+    assert quantized.shape == (0, quantizer.quantized_dim, 3, 4, 5)
+    if codes is not None:
+        assert (codes.shape[:4], codes.dtype) == ((0, 3, 4, 5), torch.long)
+        assert quantizer.decode_codes(codes).shape == quantized.shape
+    for name, value in quantizer.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_meta_tensors_give_shapes(quantizer):
+    quantizer.to("meta")
+    quantized, codes = quantizer(random_latents(quantizer).to("meta"))
+    assert quantized.shape == (2, quantizer.quantized_dim, 3, 4, 5)
+    if codes is not None:
+        assert quantizer.decode_codes(codes).shape == quantized.shape

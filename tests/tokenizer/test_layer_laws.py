@@ -199,3 +199,35 @@ def test_channels_stay_last_in_memory(layer):
     assert inputs
     for x in inputs:
         assert x.stride(1) == 1, (x.shape, x.stride())
+
+
+@pytest.mark.parametrize(
+    ("layer", "norm"), zip(LAYERS_TO_TRY, cycle(["layer", "group"]), strict=False), ids=str
+)
+def test_a_batch_of_nothing_gives_nothing(layer, norm):
+    """Whole, in a stream, in tiles and with gradients."""
+    tokenizer = build(*around(layer), norm=norm, norm_groups=4)
+    factor, cond = tokenizer.time_factor, cond_of(tokenizer, batch=0)
+    nothing = random_video(1 + factor, batch=0)
+    codes = tokenizer.tokenize(nothing, cond)
+    assert codes.shape == (0, *tokenizer.code_shape(1 + factor, 16, 16))
+    assert tokenizer.decode_from_code_indices(codes, cond).shape == nothing.shape
+    assert tokenizer.encode(nothing, cond, tile_size=8).shape[0] == 0
+    encoder, decoder = tokenizer.encode_stream(cond), tokenizer.decode_stream(cond)
+    for chunk in (nothing, nothing[:, :, 1:]):
+        assert decoder.push(encoder.push(chunk)).shape == chunk.shape
+    assert encoder.flush() is None
+    tokenizer.train()(nothing, cond).sum().backward()
+    assert all(not p.grad.any() for p in tokenizer.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("layer", LAYERS_TO_TRY, ids=str)
+def test_meta_tensors_give_shapes(layer):
+    tokenizer = build(*around(layer)).to("meta")
+    video = random_video(1 + tokenizer.time_factor, batch=2).to("meta")
+    cond = cond_of(tokenizer, batch=2)
+    cond = None if cond is None else cond.to("meta")
+    codes = tokenizer.tokenize(video, cond)
+    assert codes.shape == (2, *tokenizer.code_shape(1 + tokenizer.time_factor, 16, 16))
+    assert tokenizer.decode_from_code_indices(codes, cond).shape == video.shape
+    assert tokenizer.encode_stream(cond).push(video).shape == codes.shape

@@ -1,8 +1,11 @@
 """Errors and warnings about wrong input."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from magvit2_pytorch.media.frames import check_range
 from tests.conftest import build, random_video
 
 
@@ -41,11 +44,79 @@ def test_another_range_is_named(low, high):
         tokenizer.tokenize(unit[:, :, 0] * 255)
 
 
-def test_values_that_are_not_numbers_are_named():
-    video = random_video(5)
-    video[0, 1, 2, 3, 4] = float("nan")
-    with pytest.raises(ValueError, match=r"not numbers \(NaN\)"):
-        build("compress_space").tokenize(video)
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_values_that_are_not_finite_are_named_at_every_door(value):
+    """Frames, later chunks, latents and conditions."""
+
+    def bad(*shape):
+        x = torch.zeros(shape)
+        x.view(-1)[7 % x.numel()] = float(value)
+        return x
+
+    tokenizer, continuous = build("compress_space"), build("residual", quantizer="continuous")
+    continuous.quantizer.store_statistics(torch.zeros(4), torch.ones(4), 10)
+    conditional, stream = build("cond_residual"), tokenizer.encode_stream()
+    stream.push(random_video(1))
+    frames, latents = bad(1, 3, 5, 16, 16), bad(1, 6, 2, 4, 4)
+    doors = {
+        "tokenize": lambda: tokenizer.tokenize(frames),
+        "an image": lambda: tokenizer.encode(frames[:, :, 0]),
+        "encode": lambda: continuous.encode(frames),
+        "forward": lambda: tokenizer(frames),
+        "a tile": lambda: tokenizer.encode(frames, tile_size=8),
+        "the first chunk": lambda: tokenizer.encode_stream().push(frames),
+        "a later chunk": lambda: stream.push(frames),
+        "quantize": lambda: tokenizer.quantize(latents),
+        "decode": lambda: tokenizer.decode(latents),
+        "continuous": lambda: continuous.decode(bad(1, 4, 2, 4, 4)),
+        "decode_stream": lambda: tokenizer.decode_stream().push(latents),
+        "normalize": lambda: continuous.normalize_latents(bad(1, 4, 2, 4, 4)),
+        "denormalize": lambda: continuous.denormalize_latents(bad(1, 4, 2, 4, 4)),
+        "cond": lambda: conditional.encode(random_video(1), bad(1, 6)),
+        "cond of codes": lambda: conditional.decode(torch.zeros(1, 6, 1, 2, 2), bad(1, 6)),
+        "check_range": lambda: check_range(frames),
+    }
+    for door in doors.values():
+        with pytest.raises(ValueError, match="not finite"):
+            door()
+    # Steps of training are counted instead, and a model that has diverged can be validated.
+    assert not tokenizer.train()(frames).isfinite().all()
+
+
+def test_weights_that_have_diverged_give_no_codes_but_a_reconstruction():
+    tokenizer = build("compress_space")
+    for parameter in tokenizer.parameters():
+        parameter.data.fill_(float("nan"))
+    assert tokenizer(random_video(1)).isnan().all()
+    for door in (tokenizer.tokenize, tokenizer.encode_stream().push):
+        with pytest.raises(ValueError, match="latents hold values that are not finite"):
+            door(random_video(1))
+
+
+def test_what_is_not_a_tensor_is_named(without_type_checks):
+    tokenizer = build("compress_space")
+    for wrong in (np.zeros((1, 3, 1, 16, 16), np.float32), [[0.0]], Image.new("RGB", (16, 16))):
+        for door in (
+            tokenizer.tokenize,
+            tokenizer,
+            tokenizer.encode_stream().push,
+            tokenizer.quantize,
+            tokenizer.decode,
+            tokenizer.decode_from_code_indices,
+            tokenizer.decode_stream().push,
+        ):
+            with pytest.raises(TypeError, match="give a tensor"):
+                door(wrong)
+
+
+@pytest.mark.parametrize("other", [(1, 1, 4, 8), (1, 1, 8, 4), (2, 1, 8, 8)])
+def test_a_stream_decodes_codes_of_one_size(other):
+    stream = build("compress_space").decode_stream()
+    codes = torch.zeros(1, 1, 8, 8, dtype=torch.long)
+    frames = stream.push(codes)
+    with pytest.raises(ValueError, match=r"\(1, 8, 8\): give a stream codes of one size"):
+        stream.push(torch.zeros(other, dtype=torch.long))
+    assert stream.push(codes).shape == frames.shape  # nothing has changed
 
 
 @pytest.mark.parametrize(("low", "high"), [(-1, 1), (-0.01, 1), (0.2, 1), (0, 0.3), (-3, 3)])

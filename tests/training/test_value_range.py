@@ -1,4 +1,4 @@
-"""Clips outside the range [-1, 1] raise an error at the first batch, before the first step."""
+"""Clips outside the range [-1, 1] raise an error before the first step."""
 
 import pytest
 import torch
@@ -48,7 +48,7 @@ def test_another_range_is_named_at_the_first_batch(tmp_path, mistake, where):
     run = trainer(tmp_path, **data)
     with pytest.raises(ValueError, match=words):
         run.train()
-    assert run.step == (where == "images")  # the first batch of all, and the first with images
+    assert run.step == 0
     assert not (tmp_path / "checkpoints").exists()
 
 
