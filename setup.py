@@ -30,7 +30,10 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["magvit2_pytorch*"]),
-    package_data={"magvit2_pytorch.tokenizer": ["presets/*.yaml"]},
+    package_data={
+        "magvit2_pytorch.tokenizer": ["presets/*.yaml"],
+        "magvit2_pytorch.tokenizer_1d": ["presets/*.yaml"],
+    },
     python_requires=">=3.10",
     install_requires=[
         "accelerate>=1.0",

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
     from magvit2_pytorch.tokenizer.presets import PRESETS, recipe
     from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
+    from magvit2_pytorch.tokenizer_1d.model_1d import PRESETS_1D, Tokenizer1d
+    from magvit2_pytorch.tokenizer_1d.sequence_config import Tokenizer1dConfig
     from magvit2_pytorch.training.loop_config import LoopConfig
     from magvit2_pytorch.training.task import Task
     from magvit2_pytorch.training.trainer import Trainer
@@ -22,7 +24,10 @@ if TYPE_CHECKING:
 _MODULES = {
     "LoopConfig": "training.loop_config",
     "PRESETS": "tokenizer.presets",
+    "PRESETS_1D": "tokenizer_1d.model_1d",
     "Task": "training.task",
+    "Tokenizer1d": "tokenizer_1d.model_1d",
+    "Tokenizer1dConfig": "tokenizer_1d.sequence_config",
     "TokenizerConfig": "tokenizer.tokenizer_config",
     "Trainer": "training.trainer",
     "TrainingConfig": "training.training_config",
@@ -33,8 +38,11 @@ _MODULES = {
 
 __all__ = [
     "PRESETS",
+    "PRESETS_1D",
     "LoopConfig",
     "Task",
+    "Tokenizer1d",
+    "Tokenizer1dConfig",
     "TokenizerConfig",
     "Trainer",
     "TrainingConfig",

@@ -13,31 +13,37 @@ import yaml
 from magvit2_pytorch.config import Registry, to_tuples
 from magvit2_pytorch.tokenizer.layer_spec import LayerEntry
 
-PRESETS: Registry[Path] = Registry("preset")
+
+def find_presets(folder: Path) -> Registry[Path]:
+    """The file of each preset in a folder, by name."""
+    presets: Registry[Path] = Registry("preset")
+    for path in sorted(folder.glob("*.yaml"), key=lambda path: path.stem):
+        presets.register(path.stem)(path)
+    return presets
+
+
+PRESETS = find_presets(Path(__file__).with_suffix(""))
 """The file of each preset; its first lines say the size, cost and expected quality."""
 
-for _path in sorted(Path(__file__).with_suffix("").glob("*.yaml"), key=lambda path: path.stem):
-    PRESETS.register(_path.stem)(_path)
 
-
-def preset(name: str) -> dict[str, Any]:
+def preset(name: str, presets: Registry[Path] = PRESETS) -> dict[str, Any]:
     """Options of a preset, a new dict of keyword arguments for `VideoTokenizer`."""
-    return to_tuples(_read(name)["model"])
+    return to_tuples(_read(presets[name])["model"])
 
 
-def recipe(name: str) -> dict[str, Any]:
+def recipe(name: str, presets: Registry[Path] = PRESETS) -> dict[str, Any]:
     """Training options of a preset, a new dict of keyword arguments for `VideoTokenizerTrainer`.
 
     They are the paper's or were found by experiment. A preset without any is trained with the
     defaults of `TrainingConfig`.
     """
-    training = _read(name).get("training", {})
+    training = _read(presets[name]).get("training", {})
     # Options of discriminators are dicts, which stay as JSON has them.
     return {n: tuple(v) if isinstance(v, list) else v for n, v in training.items()}
 
 
-def _read(name: str) -> dict[str, Any]:
-    return yaml.safe_load(PRESETS[name].read_text(encoding="utf-8"))
+def _read(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def magvit2_layer_tuple(
