@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from magvit2_pytorch.layers.arithmetic import LayerNorm, Linear
+from magvit2_pytorch.layers.arithmetic import LayerNorm, Linear, half_precision, has_kernels
 from magvit2_pytorch.layers.rotary import rotate
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -66,6 +66,10 @@ def attend_spans(pairs: Sequence[tuple[Span, Span]]) -> Attend:
         groups.setdefault(lengths, []).append(number)
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        dtype = half_precision(q)
+        if dtype is not None and not has_kernels(dtype):
+            with torch.autocast("cpu", enabled=False):
+                return attend(q.float(), k.float(), v.float()).to(dtype)
         outs: list[Tensor] = [q] * len(pairs)
         for numbers in groups.values():
             stacked = (
