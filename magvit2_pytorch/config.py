@@ -1,10 +1,13 @@
-"""Registries of names, checks of option names, and suggestions for unknown ones."""
+"""Registries of names, presets, checks of option names, and suggestions for unknown ones."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from inspect import Parameter, Signature
+from pathlib import Path
 from typing import Any, Generic, TypeVar
+
+import yaml
 
 T = TypeVar("T")
 
@@ -41,6 +44,38 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+class Presets(Registry[Path]):
+    """Files NAME.yaml of a folder: a model's options and its recipe.
+
+    A file has the form of a run's `config.yaml`: options of the model under `model:`, options of
+    training, the recipe, under `training:`. Its first lines say the size, cost and expected
+    quality. `preset:` is the name on which a copy of the file is based when it is given to
+    `--config`.
+    """
+
+    def __init__(self, folder: Path):
+        super().__init__("preset")
+        for path in sorted(folder.glob("*.yaml"), key=lambda path: path.stem):
+            self.register(path.stem)(path)
+
+    def model(self, name: str) -> dict[str, Any]:
+        """Options of a model, a new dict of keyword arguments."""
+        return to_tuples(self._read(name)["model"])
+
+    def training(self, name: str) -> dict[str, Any]:
+        """Training options, a new dict of keyword arguments.
+
+        They are a paper's or were found by experiment. A preset without any is trained with the
+        defaults of its trainer.
+        """
+        training = self._read(name).get("training", {})
+        # Options that are dicts stay as JSON has them.
+        return {n: tuple(v) if isinstance(v, list) else v for n, v in training.items()}
+
+    def _read(self, name: str) -> dict[str, Any]:
+        return yaml.safe_load(self[name].read_text(encoding="utf-8"))
 
 
 def check_known(

@@ -6,7 +6,6 @@ Keys and values of earlier tokens go in and come out. What a token sees is decid
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 import torch
 from einops import rearrange
@@ -14,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from magvit2_pytorch.layers.arithmetic import LayerNorm, Linear, half_precision, has_kernels
+from magvit2_pytorch.layers.arithmetic import LayerNorm, Linear
 from magvit2_pytorch.layers.rotary import rotate
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -39,47 +38,6 @@ def attend_masked(mask: Tensor) -> Attend:
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-
-    return attend
-
-
-Span = tuple[int, int]
-"""First token and the one after the last of a run of tokens."""
-
-
-def attend_packed(lengths: Sequence[int]) -> Attend:
-    """Each token sees its own sample; samples of these lengths follow each other."""
-    stops = list(accumulate(lengths))
-    spans = [(stop - length, stop) for stop, length in zip(stops, lengths, strict=True)]
-    return attend_spans([(span, span) for span in spans])
-
-
-def attend_spans(pairs: Sequence[tuple[Span, Span]]) -> Attend:
-    """Queries of one span see keys of another; the queries' spans follow each other.
-
-    Pairs of equal lengths share one call: a call costs as much as the work of some dozen tokens,
-    and a mask over all pairs would cost the square of the sum of their lengths.
-    """
-    groups: dict[tuple[int, int], list[int]] = {}
-    for number, (queries, keys) in enumerate(pairs):
-        lengths = (queries[1] - queries[0], keys[1] - keys[0])
-        groups.setdefault(lengths, []).append(number)
-
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        dtype = half_precision(q)
-        if dtype is not None and not has_kernels(dtype):
-            with torch.autocast("cpu", enabled=False):
-                return attend(q.float(), k.float(), v.float()).to(dtype)
-        outs: list[Tensor] = [q] * len(pairs)
-        for numbers in groups.values():
-            stacked = (
-                torch.cat([x[:, :, slice(*pairs[number][side])] for number in numbers])
-                for x, side in ((q, 0), (k, 1), (v, 1))
-            )
-            out = F.scaled_dot_product_attention(*stacked).chunk(len(numbers))
-            for number, part in zip(numbers, out, strict=True):
-                outs[number] = part
-        return torch.cat(outs, dim=2)
 
     return attend
 

@@ -1,49 +1,22 @@
-"""Presets: named configurations with their training options, read from `presets/NAME.yaml`.
-
-A file has the form of a run's `config.yaml`: options of the model under `model:`, options of
-training, the recipe, under `training:`. `preset:` is the name on which a copy of the file is based
-when it is given to `magvit2 train --config`.
-"""
+"""Presets of tokenizers: named configurations with their training options."""
 
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from magvit2_pytorch.config import Registry, to_tuples
+from magvit2_pytorch.config import Presets
 from magvit2_pytorch.tokenizer.layer_spec import LayerEntry
 
-
-def find_presets(folder: Path) -> Registry[Path]:
-    """The file of each preset in a folder, by name."""
-    presets: Registry[Path] = Registry("preset")
-    for path in sorted(folder.glob("*.yaml"), key=lambda path: path.stem):
-        presets.register(path.stem)(path)
-    return presets
+PRESETS = Presets(Path(__file__).with_suffix(""))
 
 
-PRESETS = find_presets(Path(__file__).with_suffix(""))
-"""The file of each preset; its first lines say the size, cost and expected quality."""
-
-
-def preset(name: str, presets: Registry[Path] = PRESETS) -> dict[str, Any]:
+def preset(name: str) -> dict[str, Any]:
     """Options of a preset, a new dict of keyword arguments for `VideoTokenizer`."""
-    return to_tuples(_read(presets[name])["model"])
+    return PRESETS.model(name)
 
 
-def recipe(name: str, presets: Registry[Path] = PRESETS) -> dict[str, Any]:
-    """Training options of a preset, a new dict of keyword arguments for `VideoTokenizerTrainer`.
-
-    They are the paper's or were found by experiment. A preset without any is trained with the
-    defaults of `TrainingConfig`.
-    """
-    training = _read(presets[name]).get("training", {})
-    # Options of discriminators are dicts, which stay as JSON has them.
-    return {n: tuple(v) if isinstance(v, list) else v for n, v in training.items()}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+def recipe(name: str) -> dict[str, Any]:
+    """Training options of a preset, keyword arguments for `VideoTokenizerTrainer`."""
+    return PRESETS.training(name)
 
 
 def magvit2_layer_tuple(

@@ -11,11 +11,10 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from magvit2_pytorch.config import keyword_signature
+from magvit2_pytorch.config import Presets, keyword_signature
 from magvit2_pytorch.functional import check_range
 from magvit2_pytorch.quantizers import Quantized, build_quantizer
 from magvit2_pytorch.tokenizer.inputs import validate_video
-from magvit2_pytorch.tokenizer.presets import find_presets, preset
 from magvit2_pytorch.tokenizer.pretrained import Pretrained
 from magvit2_pytorch.tokenizer_1d.patches import (
     Size,
@@ -35,8 +34,7 @@ from magvit2_pytorch.tokenizer_1d.token_counts import (
 from magvit2_pytorch.tokenizer_1d.towers import Decoder, Encoder
 from magvit2_pytorch.types import Condition, Image, Latents, Precision, Video
 
-PRESETS_1D = find_presets(Path(__file__).with_name("presets"))
-"""The file of each preset of a 1-D tokenizer."""
+PRESETS_1D = Presets(Path(__file__).with_name("presets"))
 
 TokenCodes = Int[Tensor, "_ _"]
 """Codes `b k`."""
@@ -85,7 +83,7 @@ class Tokenizer1d(Pretrained, nn.Module):
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> "Tokenizer1d":
         """A named configuration (see `PRESETS_1D`), with options overridden by keyword."""
-        return cls(**{**preset(name, PRESETS_1D), **overrides})
+        return cls(**{**PRESETS_1D.model(name), **overrides})
 
     # Sizes
 

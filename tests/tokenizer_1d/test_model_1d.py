@@ -3,7 +3,6 @@ import math
 import pytest
 import torch
 
-from magvit2_pytorch.tokenizer.presets import preset
 from magvit2_pytorch.tokenizer.protocol import Tokenizer
 from magvit2_pytorch.tokenizer_1d import PRESETS_1D, Tokenizer1d, Tokenizer1dConfig
 from magvit2_pytorch.tokenizer_1d.anchors import MAX_TOKENS, anchor_distances, anchors
@@ -149,7 +148,7 @@ def test_presets_say_what_they_are(name):
     bits = high * math.log2(8575) / (config.num_frames * math.prod(config.height_and_width))
     assert high <= patches
     assert tokenizer.bits_per_pixel == pytest.approx(bits)
-    assert preset(name, PRESETS_1D)["num_tokens"] == config.num_tokens
+    assert PRESETS_1D.model(name)["num_tokens"] == config.num_tokens
 
 
 @pytest.mark.parametrize(

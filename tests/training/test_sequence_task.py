@@ -7,7 +7,6 @@ import torch
 
 from magvit2_pytorch import Tokenizer1d
 from magvit2_pytorch.data.packs import PackGroup
-from magvit2_pytorch.tokenizer.presets import recipe
 from magvit2_pytorch.tokenizer_1d import PRESETS_1D
 from magvit2_pytorch.training.sequence_task import (
     SequenceAutoencoder,
@@ -34,7 +33,9 @@ def training(folder, model=None, **options):
 
 
 def test_it_learns_and_is_saved(tmp_path):
-    trainer = training(tmp_path, num_train_steps=30, pack_length=80, optimizer="muon", learning_rate=0.02)
+    trainer = training(
+        tmp_path, num_train_steps=30, pack_length=80, optimizer="muon", learning_rate=0.02
+    )
     before = trainer.validate()["valid/psnr"]
     trainer.train()
     lines = log_of(trainer)
@@ -134,7 +135,7 @@ def test_a_dry_run_leaves_no_files(tmp_path):
 
 @pytest.mark.parametrize("name", PRESETS_1D)
 def test_recipes_are_options(name):
-    config = SequenceTrainingConfig(**recipe(name, PRESETS_1D))
+    config = SequenceTrainingConfig(**PRESETS_1D.training(name))
     model = Tokenizer1d.from_preset(name, encoder_depth=1, decoder_depth=1).config
     assert config.num_frames == model.num_frames
     patches = model.num_patches((model.num_frames, *model.height_and_width))
