@@ -44,7 +44,7 @@ def check_counts(**counts: int | None) -> None:
 
 if TYPE_CHECKING:
     from magvit2_pytorch.pipelines.fingerprint import TokenizerId
-    from magvit2_pytorch.tokenizer.model import VideoTokenizer
+    from magvit2_pytorch.tokenizer_1d import AnyTokenizer
 
 Device = Literal["auto", "cpu", "cuda"]
 HUB = "hf://"
@@ -69,15 +69,15 @@ def find_tokenizer(model: str, option: str = "--model") -> str:
     )
 
 
-def load_tokenizer(model: str, device: Device) -> "tuple[VideoTokenizer, TokenizerId]":
+def load_tokenizer(model: str, device: Device) -> "tuple[AnyTokenizer, TokenizerId]":
     """The tokenizer in eval mode, and its ID."""
     name = find_tokenizer(model)
     from magvit2_pytorch.pipelines.fingerprint import TokenizerId
-    from magvit2_pytorch.tokenizer.model import VideoTokenizer
+    from magvit2_pytorch.pipelines.inference import load_tokenizer
 
     device = find_device(device)
     with user_errors(prefix=f"cannot use {model}"):
-        tokenizer = VideoTokenizer.from_pretrained(name)
+        tokenizer = load_tokenizer(name)
     return tokenizer.to(device), TokenizerId.of(tokenizer, model)
 
 

@@ -63,9 +63,49 @@ def current_process() -> Process:
     return Process(rank, world_size, local_rank)
 
 
+class ModelKind(NamedTuple):
+    """Presets and classes of one kind of tokenizer."""
+
+    presets: Any
+    model: Any
+    config: type
+    trainer: type
+    training: type
+
+    @classmethod
+    def all(cls) -> "tuple[ModelKind, ...]":
+        """All kinds that `magvit2 train` trains."""
+        from magvit2_pytorch.tokenizer.model import VideoTokenizer
+        from magvit2_pytorch.tokenizer.presets import PRESETS
+        from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
+        from magvit2_pytorch.tokenizer_1d import PRESETS_1D, Tokenizer1d, Tokenizer1dConfig
+        from magvit2_pytorch.training.sequence_task import SequenceTrainingConfig
+        from magvit2_pytorch.training.sequence_trainer import Tokenizer1dTrainer
+        from magvit2_pytorch.training.training_config import TrainingConfig
+        from magvit2_pytorch.training.video_trainer import VideoTokenizerTrainer
+
+        return (
+            cls(PRESETS, VideoTokenizer, TokenizerConfig, VideoTokenizerTrainer, TrainingConfig),
+            cls(
+                PRESETS_1D,
+                Tokenizer1d,
+                Tokenizer1dConfig,
+                Tokenizer1dTrainer,
+                SequenceTrainingConfig,
+            ),
+        )
+
+    @classmethod
+    def of_preset(cls, name: str) -> "ModelKind":
+        """The kind of a preset; of an unknown one the first, whose registry names others."""
+        return next((kind for kind in cls.all() if name in kind.presets), cls.all()[0])
+
+
 if TYPE_CHECKING:
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
     from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
+    from magvit2_pytorch.tokenizer_1d import Tokenizer1d, Tokenizer1dConfig
+    from magvit2_pytorch.training.sequence_trainer import Tokenizer1dTrainer
     from magvit2_pytorch.training.training_config import TrainingConfig
     from magvit2_pytorch.training.video_trainer import VideoTokenizerTrainer
 
@@ -110,7 +150,7 @@ def train(
     *,
     preset: str = DEFAULT_PRESET,
     options: RunOptions,
-    model: "TokenizerConfig",
+    model: "TokenizerConfig | Tokenizer1dConfig",
     training: "TrainingConfig",
 ) -> int:
     """Trains a tokenizer on a folder of videos or images.
@@ -130,7 +170,7 @@ def train(
         data: Folder of media files, searched recursively; or a .txt list, a .csv table with a
             column `path`, or one video.
     """
-    trainer = _build_trainer(data, options, model, training)
+    trainer = _build_trainer(data, options, ModelKind.of_preset(preset), model, training)
     from magvit2_pytorch.training.processes import LostProcess
     from magvit2_pytorch.training.update import NonFiniteTraining
 
@@ -154,8 +194,12 @@ def train(
 
 
 def _build_trainer(
-    data: str, options: RunOptions, model: "TokenizerConfig", training: "TrainingConfig"
-) -> "VideoTokenizerTrainer":
+    data: str,
+    options: RunOptions,
+    kind: ModelKind,
+    model: "TokenizerConfig | Tokenizer1dConfig",
+    training: "TrainingConfig",
+) -> "VideoTokenizerTrainer | Tokenizer1dTrainer":
     """The trainer of a new run, or of one that is resumed."""
     if not Path(data).expanduser().exists():
         raise UserError(f"there is no {data}: DATA is a folder of {options.type}")
@@ -166,17 +210,14 @@ def _build_trainer(
     checkpoint = find_checkpoint(options.folder / "checkpoints", options.resume)
     import torch
 
-    from magvit2_pytorch.tokenizer.model import VideoTokenizer
-    from magvit2_pytorch.training.video_trainer import VideoTokenizerTrainer
-
     on_cpu = device != "auto" and find_device(device) == "cpu"
     torch.manual_seed(training.seed)
     with user_errors(to=UsageError):
-        tokenizer = VideoTokenizer.from_config(model)
+        tokenizer = kind.model.from_config(model)
     if start is not None and checkpoint is None:
         start_from(tokenizer, start)
     with user_errors():
-        trainer = VideoTokenizerTrainer(
+        trainer = kind.trainer(
             tokenizer,
             dataset_folder=data,
             dataset_type=options.type,
@@ -217,19 +258,16 @@ def _preset_in(file: str) -> str | None:
 
 def add_arguments(parser: ArgumentParser, args: Sequence[str]) -> None:
     """Adds all options, with the defaults of the preset in `args`, which `files_first` sorted."""
-    from magvit2_pytorch.tokenizer.presets import PRESETS, preset, recipe
-    from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
-    from magvit2_pytorch.training.training_config import TrainingConfig
-
     # A usage line with a hundred options would not be readable.
     parser.usage = "magvit2 train DATA -o OUTPUT [--preset NAME] [--config FILE] [options]"
     name = args[args.index("--preset") + 1] if "--preset" in args else DEFAULT_PRESET
+    kind = ModelKind.of_preset(name)
     with user_errors(to=UsageError):
-        model, training = preset(name), recipe(name)
+        model, training = kind.presets.model(name), kind.presets.training(name)
     add_function(parser, train, skip=("preset", "model", "training"))
     parser.add_argument(
         "--preset",
-        type=Literal[tuple(PRESETS)],
+        type=Literal[tuple(name for each in ModelKind.all() for name in each.presets)],
         default=name,
         help="Preset that sets the defaults of model and training.",
     )
@@ -239,23 +277,21 @@ def add_arguments(parser: ArgumentParser, args: Sequence[str]) -> None:
         help="YAML file of options in the form of OUT/config.yaml.",
     )
     group = parser.add_argument_group(f"training, recommended values for {name}")
-    add_fields(group, TrainingConfig, training, section="training", skip=FROM_OUTPUT)
+    add_fields(group, kind.training, training, section="training", skip=FROM_OUTPUT)
     group = parser.add_argument_group(f"model, values of the preset {name}")
-    add_fields(group, TokenizerConfig, model, section="model", prefix="model.")
+    add_fields(group, kind.config, model, section="model", prefix="model.")
 
 
 def run(values: Any) -> int:
     """Trains with the parsed values of the arguments that `add_arguments` added."""
-    from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
-    from magvit2_pytorch.training.training_config import TrainingConfig
-
+    kind = ModelKind.of_preset(values.preset)
     options = vars(values.training)
     if values.wandb:
         options["use_wandb_tracking"] = True
     folder = Path(values.output).expanduser()
     with user_errors(to=UsageError):
-        model = TokenizerConfig.from_dict(vars(values.model))
-        training = TrainingConfig(
+        model = kind.config.from_dict(vars(values.model))
+        training = kind.training(
             **options,
             results_folder=str(folder),
             checkpoints_folder=str(folder / "checkpoints"),
@@ -263,7 +299,7 @@ def run(values: Any) -> int:
     return call_function(train, vars(values) | dict(model=model, training=training))
 
 
-def write_config(path: Path, model: "TokenizerConfig", training: "TrainingConfig", **others: Any):
+def write_config(path: Path, model: Any, training: "TrainingConfig", **others: Any):
     """Writes all options of a run in the form of a preset, for --config."""
     import yaml
 
@@ -276,12 +312,16 @@ def write_config(path: Path, model: "TokenizerConfig", training: "TrainingConfig
         part.write_text(text, encoding="utf-8")
 
 
-def start_from(tokenizer: "VideoTokenizer", source: str) -> None:
+def start_from(tokenizer: "VideoTokenizer | Tokenizer1d", source: str) -> None:
     """Loads the weights of a trained tokenizer, inflated if needed."""
     from magvit2_pytorch.convert.inflate import inflate_into
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
 
-    with user_errors(prefix=f"cannot start from {source}"):
+    with user_errors((ValueError, OSError, RuntimeError), prefix=f"cannot start from {source}"):
+        if not isinstance(tokenizer, VideoTokenizer):
+            # No weight depends on sizes or numbers of tokens.
+            tokenizer.load_state_dict(type(tokenizer).from_pretrained(source).state_dict())
+            return
         inflate_into(tokenizer, VideoTokenizer.from_pretrained(source))
 
 

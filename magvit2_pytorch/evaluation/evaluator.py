@@ -40,7 +40,7 @@ from magvit2_pytorch.pipelines.inference import Inference
 from magvit2_pytorch.pipelines.media_file import media_kind
 from magvit2_pytorch.pipelines.prefetch import prefetch
 from magvit2_pytorch.pipelines.progress import FileProgress, Plan
-from magvit2_pytorch.tokenizer.model import VideoTokenizer
+from magvit2_pytorch.tokenizer_1d import AnyTokenizer
 
 Line = dict[str, Any]
 """Values of a clip, or the reason why a file is skipped, as in clips.jsonl."""
@@ -56,7 +56,7 @@ class Evaluation:
 
     def __init__(
         self,
-        tokenizer: VideoTokenizer,
+        tokenizer: AnyTokenizer,
         source: Source,
         choice: ClipChoice | None = None,
         *,
@@ -242,7 +242,7 @@ def _source_name(source: Source) -> str:
     return os.fspath(source) if isinstance(source, str | os.PathLike) else f"{len(source)} files"
 
 
-def _model_metadata(tokenizer: VideoTokenizer, tokenizer_id: TokenizerId) -> dict[str, Any]:
+def _model_metadata(tokenizer: AnyTokenizer, tokenizer_id: TokenizerId) -> dict[str, Any]:
     return dict(
         name=tokenizer_id.name,
         fingerprint=tokenizer_id.fingerprint,

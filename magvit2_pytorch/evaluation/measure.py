@@ -26,7 +26,7 @@ from magvit2_pytorch.metrics.quality import (
 from magvit2_pytorch.pipelines.inference import Inference
 from magvit2_pytorch.pipelines.media_file import space_padding
 from magvit2_pytorch.pipelines.round_trip import reconstruct_clip
-from magvit2_pytorch.tokenizer.model import VideoTokenizer
+from magvit2_pytorch.tokenizer_1d import AnyTokenizer, TokenCodes, Tokenizer1d
 from magvit2_pytorch.types import VALUE_RANGE, Codes, MediaKind, Video
 
 QUALITIES = ("psnr", "ssim", "ms_ssim", "perceptual", "temporal_error", "motion_energy")
@@ -48,7 +48,7 @@ class ClipMeasurement(NamedTuple):
     values: dict[str, float | int | None]
     """By name. None if a metric does not apply (clip too small, one frame, no network, no codes),
     and for the infinite PSNR of a clip that equals its original."""
-    codes: Codes | None
+    codes: Codes | TokenCodes | None
     features: dict[str, FeaturePair]
     """By the name of the Fréchet distance."""
 
@@ -56,7 +56,7 @@ class ClipMeasurement(NamedTuple):
 class Totals:
     """Codebook usage and Fréchet distances over all clips of each kind."""
 
-    def __init__(self, tokenizer: VideoTokenizer, networks: EvaluationNetworks):
+    def __init__(self, tokenizer: AnyTokenizer, networks: EvaluationNetworks):
         self.tokenizer, self.networks = tokenizer, networks
         self.parts: dict[str, CodebookUsage | FrechetDistance] = {}
         """By kind and name, such as "video/usage"."""
@@ -110,8 +110,8 @@ class Totals:
 
 @torch.no_grad()
 def reconstruct(
-    tokenizer: VideoTokenizer, clip: Clip, inference: Inference = Inference()
-) -> tuple[Video, Video, Codes | None]:
+    tokenizer: AnyTokenizer, clip: Clip, inference: Inference = Inference()
+) -> tuple[Video, Video, Codes | TokenCodes | None]:
     """A clip, its reconstruction and its codes.
 
     The reconstruction is clamped to [-1, 1] but not rounded to bytes. Raises `EvaluationError` if
@@ -127,7 +127,7 @@ def reconstruct(
 
 @torch.no_grad()
 def measure(
-    tokenizer: VideoTokenizer,
+    tokenizer: AnyTokenizer,
     clip: Clip,
     networks: EvaluationNetworks = EvaluationNetworks(),
     inference: Inference = Inference(),
@@ -179,9 +179,13 @@ def _perceptual_metrics(
 
 
 def _rates(
-    tokenizer: VideoTokenizer, clip: Clip, codes: Codes | None
+    tokenizer: AnyTokenizer, clip: Clip, codes: Codes | TokenCodes | None
 ) -> dict[str, float | int | None]:
     num_frames, height, width = clip.frames.shape[:3]
+    if isinstance(tokenizer, Tokenizer1d):
+        bits = codes.numel() * math.log2(tokenizer.codebook_size) / (num_frames * height * width)
+        per_second = None if clip.fps is None else codes.numel() / num_frames * clip.fps
+        return dict(bits_per_pixel=bits, tokens=codes.numel(), tokens_per_second=per_second)
     below, right = space_padding(height, width, tokenizer.space_factor)
     grid = tokenizer.latent_grid(num_frames, height + below, width + right)
     tokens, bits = math.prod(grid), None

@@ -15,6 +15,7 @@ from magvit2_pytorch.config import Presets, keyword_signature
 from magvit2_pytorch.functional import check_range
 from magvit2_pytorch.quantizers import Quantized, build_quantizer
 from magvit2_pytorch.tokenizer.inputs import validate_video
+from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.pretrained import Pretrained
 from magvit2_pytorch.tokenizer_1d.patches import (
     Size,
@@ -59,11 +60,11 @@ class Tokenizer1d(Pretrained, nn.Module):
     def __init__(self, **options: Any):
         super().__init__()
         self.config = config = Tokenizer1dConfig.from_dict(options)
-        self.quantizer = build_quantizer(**config.quantizer)
+        self.quantizer = build_quantizer(**config.quantizer_options)
         if self.quantizer.codebook_size is None or self.quantizer.num_codebooks > 1:
             raise ValueError(
-                f"quantizer {config.quantizer['name']!r}: tokens are one code each; use one "
-                "codebook of fsq, lfq or vector"
+                f"quantizer {config.quantizer}: tokens are one code each; use one codebook of fsq, "
+                "lfq or vector"
             )
         patch_dim = config.channels * math.prod(config.patch)
         options = dict(
@@ -346,3 +347,6 @@ class Tokenizer1d(Pretrained, nn.Module):
 
 
 Tokenizer1d.__signature__ = keyword_signature(Tokenizer1dConfig)
+
+AnyTokenizer = VideoTokenizer | Tokenizer1d
+"""A tokenizer of a grid of latents, or of a sequence of tokens."""

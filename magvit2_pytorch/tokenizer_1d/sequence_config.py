@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from magvit2_pytorch.config import check_known, to_tuples
@@ -42,10 +42,8 @@ class Tokenizer1dConfig:
     """Attention heads of the decoder."""
     heads_per_kv_head: int = 1
     """Attention heads that share keys and values."""
-    quantizer: dict[str, Any] = field(
-        default_factory=lambda: {"name": "fsq", "levels": (7, 7, 7, 5, 5)}
-    )
-    """Name and options of the quantizer."""
+    quantizer: dict[str, Any] | None = None
+    """Name and options of the quantizer; None is FSQ with the levels 7, 7, 7, 5, 5."""
     slots: Slots = "anchored"
     """`anchored` begins each token with the mean of the patches around its anchor; `learned` gives
     all tokens one learned vector and tells them apart by their positions, as TiTok-Video does."""
@@ -62,7 +60,8 @@ class Tokenizer1dConfig:
             value = getattr(self, name)
             if not isinstance(value, int):
                 object.__setattr__(self, name, tuple(value))
-        object.__setattr__(self, "quantizer", to_tuples(dict(self.quantizer)))
+        if self.quantizer is not None:
+            object.__setattr__(self, "quantizer", to_tuples(dict(self.quantizer)))
         if self.channels not in (1, 3, 4):
             raise ValueError(f"channels is {self.channels}: use 1 (grey), 3 (RGB) or 4 (RGBA)")
         for name in ("num_frames", "rope_theta", "heads_per_kv_head", "block_window"):
@@ -104,6 +103,11 @@ class Tokenizer1dConfig:
     def chunk_frames(self) -> int:
         """Frames that a stream encodes together."""
         return self.block_frames or self.num_frames
+
+    @property
+    def quantizer_options(self) -> dict[str, Any]:
+        """Name and options for `build_quantizer`."""
+        return self.quantizer or {"name": "fsq", "levels": (7, 7, 7, 5, 5)}
 
     @property
     def encoder_size(self) -> TransformerSize:

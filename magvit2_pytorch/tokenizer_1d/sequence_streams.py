@@ -51,6 +51,8 @@ class TokenEncodeStream:
         self.num_frames = 0
         """Frames pushed so far."""
         self.num_encoded = 0
+        self.count: int | None = None
+        """Tokens of each part, known from the first part on."""
         self.ended = False
 
     def push(self, frames: Video | Image) -> Int[Tensor, "b k"] | None:
@@ -76,6 +78,12 @@ class TokenEncodeStream:
         self.waiting = None if is_whole else parts.pop().clone()
         return self._encode(parts) if parts else None
 
+    def encode_parts(self, frames: Video) -> Quantized:
+        """Latents and codes `b k` of whole parts; the last part of the video may be shorter."""
+        self.num_frames += frames.shape[2]
+        quantized, codes = self._encode(list(frames.split(self.tokenizer.time_factor, dim=2)))
+        return Quantized(quantized, codes.flatten(1))
+
     def flush_quantized(self) -> Quantized | None:
         """`flush` that returns quantized latents and codes."""
         if self.ended:
@@ -84,14 +92,14 @@ class TokenEncodeStream:
         waiting, self.waiting = self.waiting, None
         return None if waiting is None else self._encode([waiting])
 
-    def _encode(self, parts: list[Video]) -> Quantized:
+    def _encode(self, parts: list[Tensor]) -> Quantized:
         tokenizer, latents = self.tokenizer, []
         with torch.no_grad(), autocast(tokenizer.device, self.precision):
             for part in parts:
                 size = tuple(part.shape[2:])
-                whole = (tokenizer.time_factor, *size[1:])
-                count = tokenizer.counts([whole if self.causal else size], self.num_tokens)[0]
-                block = _block(tokenizer, size, count, self.num_encoded)
+                if self.count is None:
+                    self.count = tokenizer.counts([size], self.num_tokens)[0]
+                block = _block(tokenizer, size, self.count, self.num_encoded)
                 patches = to_patches(part.to(tokenizer.dtype), tokenizer.config.patch)
                 latents.append(self.state.push(patches, block))
                 self.num_encoded += 1
@@ -118,12 +126,13 @@ class TokenDecodeStream:
         """Frames returned so far."""
         self.num_decoded = 0
 
-    def push(self, codes: Tensor) -> Video | None:
+    def push(self, codes: Tensor, num_frames: int | None = None) -> Video | None:
         """The frames of one part from its codes `b k`, or its quantized latents `b d 1 1 k`.
 
-        None after the last of `num_frames`.
+        `num_frames` are those of the part; by default it is whole, or ends with the last frame of
+        the stream. None after the last frame.
         """
-        tokenizer, frames = self.tokenizer, self.tokenizer.time_factor
+        tokenizer, frames = self.tokenizer, num_frames or self.tokenizer.time_factor
         if self.max_frames is not None:
             frames = min(frames, self.max_frames - self.num_frames)
         if frames < 1:
