@@ -31,7 +31,7 @@ from magvit2_pytorch.evaluation.measure import (
     reconstruct,
 )
 from magvit2_pytorch.evaluation.report import FORMAT, FORMAT_VERSION, summarize, write_report
-from magvit2_pytorch.evaluation.report_picture import Example, write_pictures
+from magvit2_pytorch.evaluation.report_picture import Example, write_pictures, write_token_curve
 from magvit2_pytorch.media.frames import to_uint8
 from magvit2_pytorch.media.sources import Source
 from magvit2_pytorch.pipelines.corpus import OUT_OF_MEMORY
@@ -104,6 +104,7 @@ class Evaluation:
             if report[kind] is not None:
                 examples = self._examples(report[kind]["examples"])
                 pictures += write_pictures(Path(folder), report, kind, examples)
+                pictures += write_token_curve(Path(folder), report, kind)
         write_report(Path(folder), report, pictures)
         return report
 
@@ -186,6 +187,8 @@ class Evaluation:
         if i3d is not None:
             networks["i3d"] = dict(protocol=i3d.protocol, file=i3d.file_hash)
         computing = dict(precision=self.inference.precision, tile_size=self.inference.tile_size)
+        if self.inference.num_tokens is not None:
+            computing["num_tokens"] = self.inference.num_tokens
         return dict(
             format=FORMAT,
             format_version=FORMAT_VERSION,

@@ -1,7 +1,8 @@
 """Measurements of one clip, and totals over clips."""
 
 import math
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from einops import reduce
@@ -27,6 +28,7 @@ from magvit2_pytorch.pipelines.inference import Inference
 from magvit2_pytorch.pipelines.media_file import space_padding
 from magvit2_pytorch.pipelines.round_trip import reconstruct_clip
 from magvit2_pytorch.tokenizer_1d import AnyTokenizer, TokenCodes, Tokenizer1d
+from magvit2_pytorch.tokenizer_1d.token_counts import count_steps
 from magvit2_pytorch.types import VALUE_RANGE, Codes, MediaKind, Video
 
 QUALITIES = ("psnr", "ssim", "ms_ssim", "perceptual", "temporal_error", "motion_energy")
@@ -45,9 +47,10 @@ class EvaluationNetworks(NamedTuple):
 class ClipMeasurement(NamedTuple):
     """Metrics, codes and features of one clip."""
 
-    values: dict[str, float | int | None]
-    """By name. None if a metric does not apply (clip too small, one frame, no network, no codes),
-    and for the infinite PSNR of a clip that equals its original."""
+    values: dict[str, Any]
+    """Numbers by name, and of a 1-D tokenizer `by_tokens`. None if a metric does not apply (clip
+    too small, one frame, no network, no codes), and for the infinite PSNR of a clip that equals its
+    original."""
     codes: Codes | TokenCodes | None
     features: dict[str, FeaturePair]
     """By the name of the Fréchet distance."""
@@ -136,7 +139,7 @@ def measure(
     real, recon, codes = reconstruct(tokenizer, clip, inference)
     num_frames, height, width = real.shape[2:]
     short_side = min(height, width)
-    values: dict[str, float | int | None] = dict.fromkeys(QUALITIES)
+    values: dict[str, Any] = dict.fromkeys(QUALITIES)
     if math.isfinite(decibels := float(psnr(recon, real))):
         values["psnr"] = decibels
     if short_side >= MIN_SIDE:
@@ -153,7 +156,23 @@ def measure(
     if i3d is not None and clip.kind == "video":
         pair = (i3d.features(recon), i3d.features(real))
         features[f"fvd_{i3d.protocol.replace('-', '_')}"] = pair
+    if isinstance(tokenizer, Tokenizer1d):
+        values["by_tokens"] = _by_tokens(tokenizer, real, inference)
     return ClipMeasurement(values | _rates(tokenizer, clip, codes), codes, features)
+
+
+def _by_tokens(
+    tokenizer: Tokenizer1d, real: Video, inference: Inference
+) -> dict[str, dict[str, float]]:
+    """PSNR and bits per pixel of a clip with fewer and more tokens, up to the most configured."""
+    low, high = tokenizer.config.num_tokens
+    rows = {}
+    for count in count_steps(low, high)[::2]:
+        asked = replace(inference, num_tokens=count)
+        recon, codes = reconstruct_clip(tokenizer, real, asked)
+        bits = codes.numel() * math.log2(tokenizer.codebook_size) / math.prod(real.shape[2:])
+        rows[str(count)] = dict(psnr=float(psnr(recon.float(), real)), bits_per_pixel=bits)
+    return rows
 
 
 def _perceptual_metrics(

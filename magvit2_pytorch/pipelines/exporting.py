@@ -67,11 +67,7 @@ def export_tokenizer(
     torch is too old, a package is missing or the tokenizer is on a GPU, and `ProgramMismatch` if
     the results of a program differ.
     """
-    if isinstance(tokenizer, Tokenizer1d):
-        raise ValueError(
-            "a 1-D tokenizer cannot be exported: its programs would hold one size and one number "
-            "of tokens; use tokenize and decode in Python, or the commands of the same names"
-        )
+    check_exportable(tokenizer)
     for name in formats:
         FORMATS[name].check_installed()
     device = next(tokenizer.parameters()).device
@@ -97,6 +93,15 @@ def export_tokenizer(
         for path in Path(unfinished).iterdir():
             os.replace(path, folder / path.name)
     return agreements
+
+
+def check_exportable(tokenizer: AnyTokenizer) -> None:
+    """Raises `ValueError` for a kind of tokenizer that cannot be exported."""
+    if isinstance(tokenizer, Tokenizer1d):
+        raise ValueError(
+            "a 1-D tokenizer cannot be exported: its programs would hold one size and one number "
+            "of tokens; use tokenize and decode in Python, or the commands of the same names"
+        )
 
 
 def describe_export(tokenizer: AnyTokenizer, tokenizer_id: TokenizerId) -> dict[str, Any]:

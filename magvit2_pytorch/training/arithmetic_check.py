@@ -62,9 +62,11 @@ class ArithmeticCheck:
 
     def _comparing(self, name: str, layer: nn.Module):
         def after_forward(_, args, kwargs, output):
-            x, out = args[0], _first(output)
-            # A module that takes a list of tensors is checked by its layers.
-            dtype = half_precision(x) if isinstance(x, Tensor) else None
+            x = args[0]
+            if not isinstance(x, Tensor):
+                return  # a module that takes a list of tensors is checked by its layers
+            out = _first(output)
+            dtype = half_precision(x)
             if dtype is None or not out.requires_grad:
                 return
             self._hooks.pop(layer).remove()
