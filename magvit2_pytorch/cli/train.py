@@ -265,11 +265,13 @@ def add_arguments(parser: ArgumentParser, args: Sequence[str]) -> None:
     with user_errors(to=UsageError):
         model, training = kind.presets.model(name), kind.presets.training(name)
     add_function(parser, train, skip=("preset", "model", "training"))
+    names = tuple(name for each in ModelKind.all() for name in each.presets)
     parser.add_argument(
         "--preset",
-        type=Literal[tuple(name for each in ModelKind.all() for name in each.presets)],
+        type=Literal[names],
         default=name,
-        help="Preset that sets the defaults of model and training.",
+        metavar="NAME",
+        help=f"Preset that sets the defaults of model and training: {', '.join(names)}.",
     )
     parser.add_argument(
         "--config",

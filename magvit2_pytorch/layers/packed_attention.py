@@ -32,16 +32,22 @@ def attend_spans(pairs: Sequence[tuple[Span, Span]]) -> Attend:
         lengths = (queries[1] - queries[0], keys[1] - keys[0])
         groups.setdefault(lengths, []).append(number)
 
+    num_queries = [stop - start for (start, stop), _ in pairs]
+    keys = [span for _, span in pairs]
+    overlap = keys != [span for span, _ in pairs]
+
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         dtype = half_precision(q)
         if dtype is not None and not has_kernels(dtype):
             with torch.autocast("cpu", enabled=False):
                 return attend(q.float(), k.float(), v.float()).to(dtype)
-        outs: list[Tensor] = [q] * len(pairs)
+        q_parts = q.split(num_queries, dim=2)
+        k_parts, v_parts = (_cut(x, keys, num_queries, overlap) for x in (k, v))
+        outs: list[Tensor] = list(q_parts)
         for numbers in groups.values():
             stacked = (
-                torch.cat([x[:, :, slice(*pairs[number][side])] for number in numbers])
-                for x, side in ((q, 0), (k, 1), (v, 1))
+                torch.cat([parts[number] for number in numbers])
+                for parts in (q_parts, k_parts, v_parts)
             )
             out = F.scaled_dot_product_attention(*stacked).chunk(len(numbers))
             for number, part in zip(numbers, out, strict=True):
@@ -49,3 +55,12 @@ def attend_spans(pairs: Sequence[tuple[Span, Span]]) -> Attend:
         return torch.cat(outs, dim=2)
 
     return attend
+
+
+def _cut(
+    x: Tensor, spans: Sequence[Span], lengths: Sequence[int], overlap: bool
+) -> Sequence[Tensor]:
+    """Parts of keys or values, by a split if possible: a slice has a gradient as large as `x`."""
+    if not overlap:
+        return x.split(lengths, dim=2)
+    return [x[:, :, start:stop] for start, stop in spans]
