@@ -33,6 +33,7 @@ setup(
     package_data={
         "magvit2_pytorch.tokenizer": ["presets/*.yaml"],
         "magvit2_pytorch.generators": ["presets/*.yaml"],
+        "magvit2_pytorch.tokenizer_1d": ["presets/*.yaml"],
     },
     python_requires=">=3.10",
     install_requires=[

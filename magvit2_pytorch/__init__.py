@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
     from magvit2_pytorch.tokenizer.presets import PRESETS, recipe
     from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
+    from magvit2_pytorch.tokenizer_1d.model_1d import PRESETS_1D, Tokenizer1d
+    from magvit2_pytorch.tokenizer_1d.sequence_config import Tokenizer1dConfig
     from magvit2_pytorch.training.generator_trainer import GeneratorTrainer
     from magvit2_pytorch.training.loop_config import LoopConfig
     from magvit2_pytorch.training.task import Task
@@ -25,7 +27,10 @@ _MODULES = {
     "GeneratorTrainer": "training.generator_trainer",
     "LoopConfig": "training.loop_config",
     "PRESETS": "tokenizer.presets",
+    "PRESETS_1D": "tokenizer_1d.model_1d",
     "Task": "training.task",
+    "Tokenizer1d": "tokenizer_1d.model_1d",
+    "Tokenizer1dConfig": "tokenizer_1d.sequence_config",
     "TokenizerConfig": "tokenizer.tokenizer_config",
     "Trainer": "training.trainer",
     "TrainingConfig": "training.training_config",
@@ -37,9 +42,12 @@ _MODULES = {
 
 __all__ = [
     "PRESETS",
+    "PRESETS_1D",
     "GeneratorTrainer",
     "LoopConfig",
     "Task",
+    "Tokenizer1d",
+    "Tokenizer1dConfig",
     "TokenizerConfig",
     "Trainer",
     "TrainingConfig",

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from magvit2_pytorch import VideoTokenizer
+from magvit2_pytorch import Tokenizer1d, VideoTokenizer
 from magvit2_pytorch.media.video_reader import VideoFile
 from tests.data.clip_files import make_video
+from tests.tokenizer_1d.narrow import SMALL
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -63,3 +64,11 @@ def test_generate(here, monkeypatch, capsys):
     run(monkeypatch, "generate.py", *arguments, "--size", "16", "--num_frames", "21")
     assert "out.mp4: 21 frames" in capsys.readouterr().out
     assert VideoFile("out.mp4").num_frames == 21
+
+
+def test_any_number_of_tokens(here, monkeypatch, capsys):
+    Tokenizer1d(**SMALL).save_pretrained("tokens")
+    run(monkeypatch, "any_number_of_tokens.py", "tokens", "videos", "--total", "20")
+    said = capsys.readouterr().out
+    assert "the first 6 of 16 tokens" in said
+    assert said.count("tokens of 20") == 4

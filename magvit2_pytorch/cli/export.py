@@ -33,7 +33,11 @@ def export(
         raise UserError(f"{folder} is a file: name a folder")
     find_tokenizer(model, "MODEL")
     from magvit2_pytorch.pipelines.export_formats import FORMATS
-    from magvit2_pytorch.pipelines.exporting import ProgramMismatch, export_tokenizer
+    from magvit2_pytorch.pipelines.exporting import (
+        ProgramMismatch,
+        check_exportable,
+        export_tokenizer,
+    )
 
     formats = ("onnx", "pt2") if format == "both" else (format,)
     parts = ("encode", "decode") if part == "both" else (part,)
@@ -41,6 +45,8 @@ def export(
         for name in formats:
             FORMATS[name].check_installed()
     tokenizer, tokenizer_id = load_tokenizer(model, "cpu")
+    with user_errors():
+        check_exportable(tokenizer)
     with user_errors(ProgramMismatch):
         agreements = export_tokenizer(tokenizer, folder, formats, parts, tokenizer_id)
     width = max(map(len, agreements))

@@ -73,10 +73,11 @@ def _text(value: Any) -> str:
 
 def _describe_preset(name: str) -> dict[str, Any]:
     from magvit2_pytorch.pipelines.tokenizer_info import describe_preset
-    from magvit2_pytorch.tokenizer.presets import preset
+    from magvit2_pytorch.tokenizer.presets import PRESETS
+    from magvit2_pytorch.tokenizer_1d import PRESETS_1D
 
     with user_errors(to=UsageError):
-        options = preset(name)
+        options = (PRESETS_1D if name in PRESETS_1D else PRESETS).model(name)
     return describe_preset(options)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 
 class UserError(Exception):
@@ -44,7 +44,7 @@ def check_counts(**counts: int | None) -> None:
 
 if TYPE_CHECKING:
     from magvit2_pytorch.pipelines.fingerprint import TokenizerId
-    from magvit2_pytorch.tokenizer.model import VideoTokenizer
+    from magvit2_pytorch.tokenizer_1d import AnyTokenizer
 
 Device = Literal["auto", "cpu", "cuda"]
 HUB = "hf://"
@@ -74,16 +74,48 @@ def find_model(name: str, kind: str, option: str) -> str:
     )
 
 
-def load_tokenizer(model: str, device: Device) -> "tuple[VideoTokenizer, TokenizerId]":
+def load_tokenizer(model: str, device: Device) -> "tuple[AnyTokenizer, TokenizerId]":
     """The tokenizer in eval mode, and its ID."""
     name = find_tokenizer(model)
     from magvit2_pytorch.pipelines.fingerprint import TokenizerId
-    from magvit2_pytorch.tokenizer.model import VideoTokenizer
+    from magvit2_pytorch.pipelines.inference import load_tokenizer
 
     device = find_device(device)
     with user_errors(prefix=f"cannot use {model}"):
-        tokenizer = VideoTokenizer.from_pretrained(name)
+        tokenizer = load_tokenizer(name)
     return tokenizer.to(device), TokenizerId.of(tokenizer, model)
+
+
+class ModelKind(NamedTuple):
+    """Presets and classes of one kind of tokenizer."""
+
+    presets: Any
+    model: Any
+    config: type
+    trainer: type
+    training: type
+
+    @classmethod
+    def all(cls) -> "tuple[ModelKind, ...]":
+        """All kinds that `magvit2 train` trains."""
+        from magvit2_pytorch.tokenizer.model import VideoTokenizer
+        from magvit2_pytorch.tokenizer.presets import PRESETS
+        from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
+        from magvit2_pytorch.tokenizer_1d import PRESETS_1D, Tokenizer1d, Tokenizer1dConfig
+        from magvit2_pytorch.training.sequence_task import SequenceTrainingConfig
+        from magvit2_pytorch.training.sequence_trainer import Tokenizer1dTrainer
+        from magvit2_pytorch.training.training_config import TrainingConfig
+        from magvit2_pytorch.training.video_trainer import VideoTokenizerTrainer
+
+        return (
+            cls(PRESETS, VideoTokenizer, TokenizerConfig, VideoTokenizerTrainer, TrainingConfig),
+            cls(PRESETS_1D, Tokenizer1d, Tokenizer1dConfig, Tokenizer1dTrainer, SequenceTrainingConfig),
+        )  # fmt: skip
+
+    @classmethod
+    def of_preset(cls, name: str) -> "ModelKind":
+        """The kind of a preset; of an unknown one the first, whose registry names others."""
+        return next((kind for kind in cls.all() if name in kind.presets), cls.all()[0])
 
 
 def find_device(device: Device) -> str:

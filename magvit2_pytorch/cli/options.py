@@ -8,7 +8,7 @@ from magvit2_pytorch.cli.model_folder import Device, check_counts, load_tokenize
 if TYPE_CHECKING:
     from magvit2_pytorch.pipelines.fingerprint import TokenizerId
     from magvit2_pytorch.pipelines.inference import Inference
-    from magvit2_pytorch.tokenizer.model import VideoTokenizer
+    from magvit2_pytorch.tokenizer_1d import AnyTokenizer
 
 Model = Annotated[str, "Folder of the tokenizer or of the run that trained it, or hf://OWNER/NAME."]
 Inputs = Annotated[list[str], "Video and image files, and folders of them."]
@@ -38,9 +38,13 @@ class ComputeOptions:
     """Precision of the tokenizer's convolutions. bf16 is faster on hardware that supports it;
     about one code in 50 changes, and the codes decode as well."""
 
+    num_tokens: str | None = None
+    """Tokens of each part of a video, of a 1-D tokenizer: a number, or a share of the patches such
+    as share:0.1; in decoding, at most so many of those that there are."""
+
     def load(
         self, model: str, needs_codes: bool = False
-    ) -> "tuple[VideoTokenizer, TokenizerId, Inference]":
+    ) -> "tuple[AnyTokenizer, TokenizerId, Inference]":
         """The tokenizer, its ID, and these options for the library.
 
         Raises `UserError` if the tokenizer does not support files or these options.
@@ -49,8 +53,10 @@ class ComputeOptions:
         from magvit2_pytorch.pipelines.fingerprint import check_supports_files
         from magvit2_pytorch.pipelines.inference import Inference
 
-        names = {field.name for field in fields(self)} - {"device"}
-        inference = Inference(**{name: getattr(self, name) for name in names})
+        names = {field.name for field in fields(self)} - {"device", "num_tokens"}
+        asked = self.num_tokens
+        asked = int(asked) if asked is not None and asked.isdecimal() else asked
+        inference = Inference(**{name: getattr(self, name) for name in names}, num_tokens=asked)
         with user_errors():
             check_supports_files(tokenizer, needs_codes)
             inference.check(tokenizer)

@@ -5,7 +5,7 @@ of `TrainingConfig`, as --NAME. In a file they stand under `model:` and `trainin
 """
 
 import argparse
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +15,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser
 from magvit2_pytorch.cli.arguments import add_fields, add_function, call_function
 from magvit2_pytorch.cli.model_folder import (
     Device,
+    ModelKind,
     UsageError,
     UserError,
     find_device,
@@ -25,7 +26,9 @@ from magvit2_pytorch.cli.model_folder import (
 if TYPE_CHECKING:
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
     from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
+    from magvit2_pytorch.tokenizer_1d import Tokenizer1d, Tokenizer1dConfig
     from magvit2_pytorch.training.loop_config import LoopConfig
+    from magvit2_pytorch.training.sequence_trainer import Tokenizer1dTrainer
     from magvit2_pytorch.training.trainer import Trainer
     from magvit2_pytorch.training.training_config import TrainingConfig
     from magvit2_pytorch.training.video_trainer import VideoTokenizerTrainer
@@ -84,7 +87,7 @@ def train(
     *,
     preset: str = DEFAULT_PRESET,
     options: RunOptions,
-    model: "TokenizerConfig",
+    model: "TokenizerConfig | Tokenizer1dConfig",
     training: "TrainingConfig",
 ) -> int:
     """Trains a tokenizer on a folder of videos or images.
@@ -104,7 +107,7 @@ def train(
         data: Folder of media files, searched recursively; or a .txt list, a .csv table with a
             column `path`, or one video.
     """
-    trainer = _build_trainer(data, options, model, training)
+    trainer = _build_trainer(data, options, ModelKind.of_preset(preset), model, training)
     names = ("output", "type", "device", "images", "init_from")
     run = {"data": data, "preset": preset} | {name: getattr(options, name) for name in names}
     return run_training(
@@ -144,8 +147,12 @@ def run_training(
 
 
 def _build_trainer(
-    data: str, options: RunOptions, model: "TokenizerConfig", training: "TrainingConfig"
-) -> "VideoTokenizerTrainer":
+    data: str,
+    options: RunOptions,
+    kind: ModelKind,
+    model: "TokenizerConfig | Tokenizer1dConfig",
+    training: "TrainingConfig",
+) -> "VideoTokenizerTrainer | Tokenizer1dTrainer":
     """The trainer of a new run, or of one that is resumed."""
     if not Path(data).expanduser().exists():
         raise UserError(f"there is no {data}: DATA is a folder of {options.type}")
@@ -156,16 +163,13 @@ def _build_trainer(
     checkpoint = find_checkpoint(options.folder / "checkpoints", options.resume)
     import torch
 
-    from magvit2_pytorch.tokenizer.model import VideoTokenizer
-    from magvit2_pytorch.training.video_trainer import VideoTokenizerTrainer
-
     torch.manual_seed(training.seed)
     with user_errors(to=UsageError):
-        tokenizer = VideoTokenizer.from_config(model)
+        tokenizer = kind.model.from_config(model)
     if start is not None and checkpoint is None:
         start_from(tokenizer, start)
     with user_errors():
-        trainer = VideoTokenizerTrainer(
+        trainer = kind.trainer(
             tokenizer,
             dataset_folder=data,
             dataset_type=options.type,
@@ -213,32 +217,30 @@ def _preset_in(file: str) -> str | None:
 
 def add_arguments(parser: ArgumentParser, args: Sequence[str]) -> None:
     """Adds all options, with the defaults of the preset in `args`, which `files_first` sorted."""
-    from magvit2_pytorch.tokenizer.presets import PRESETS, preset, recipe
-    from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
-    from magvit2_pytorch.training.training_config import TrainingConfig
-
     # A usage line with a hundred options would not be readable.
     parser.usage = "magvit2 train DATA -o OUTPUT [--preset NAME] [--config FILE] [options]"
     name = args[args.index("--preset") + 1] if "--preset" in args else DEFAULT_PRESET
+    kind = ModelKind.of_preset(name)
     with user_errors(to=UsageError):
-        model, training = preset(name), recipe(name)
+        model, training = kind.presets.model(name), kind.presets.training(name)
     if "--preset" not in args and "--init_from" in args:
         model, training = _options_of(args[args.index("--init_from") + 1])
     add_function(parser, train, skip=("preset", "model", "training"))
-    add_files(parser, PRESETS, name)
+    add_files(parser, [name for each in ModelKind.all() for name in each.presets], name)
     group = parser.add_argument_group(f"training, recommended values for {name}")
-    add_fields(group, TrainingConfig, training, section="training", skip=FROM_OUTPUT)
+    add_fields(group, kind.training, training, section="training", skip=FROM_OUTPUT)
     group = parser.add_argument_group(f"model, values of the preset {name}")
-    add_fields(group, TokenizerConfig, model, section="model", prefix="model.")
+    add_fields(group, kind.config, model, section="model", prefix="model.")
 
 
-def add_files(parser: ArgumentParser, presets: Iterable[str], name: str) -> None:
+def add_files(parser: ArgumentParser, presets: Sequence[str], name: str) -> None:
     """Adds --preset, with the default `name`, and --config."""
     parser.add_argument(
         "--preset",
         type=Literal[tuple(presets)],
         default=name,
-        help="Preset that sets the defaults of model and training.",
+        metavar="NAME",
+        help=f"Preset that sets the defaults of model and training: {', '.join(presets)}.",
     )
     parser.add_argument(
         "--config",
@@ -262,12 +264,10 @@ def _options_of(source: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def run(values: Any) -> int:
     """Trains with the parsed values of the arguments that `add_arguments` added."""
-    from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
-    from magvit2_pytorch.training.training_config import TrainingConfig
-
+    kind = ModelKind.of_preset(values.preset)
     with user_errors(to=UsageError):
-        model = TokenizerConfig.from_dict(vars(values.model))
-        training = TrainingConfig(**training_options(values))
+        model = kind.config.from_dict(vars(values.model))
+        training = kind.training(**training_options(values))
     return call_function(train, vars(values) | dict(model=model, training=training))
 
 
@@ -292,12 +292,16 @@ def write_config(path: Path, model: dict[str, Any], training: "LoopConfig", **ot
         part.write_text(text, encoding="utf-8")
 
 
-def start_from(tokenizer: "VideoTokenizer", source: str) -> None:
+def start_from(tokenizer: "VideoTokenizer | Tokenizer1d", source: str) -> None:
     """Loads the weights of a trained tokenizer, inflated if needed."""
     from magvit2_pytorch.convert.inflate import inflate_into
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
 
-    with user_errors(prefix=f"cannot start from {source}"):
+    with user_errors((ValueError, OSError, RuntimeError), prefix=f"cannot start from {source}"):
+        if not isinstance(tokenizer, VideoTokenizer):
+            # No weight depends on sizes or numbers of tokens.
+            tokenizer.load_state_dict(type(tokenizer).from_pretrained(source).state_dict())
+            return
         inflate_into(tokenizer, VideoTokenizer.from_pretrained(source))
 
 

@@ -70,6 +70,8 @@ class CodeHeader:
     size: int | None = None
     """Requested short side in pixels; None for the size of each file."""
     precision: Precision = "fp32"
+    num_tokens: int | str | None = None
+    """Requested tokens of each part of a video, of a 1-D tokenizer; None for its own number."""
     library_version: str = field(default=__version__, compare=False)
     """Version of magvit2_pytorch that made the codes."""
 
@@ -77,6 +79,7 @@ class CodeHeader:
         _check(self, str, "tokenizer", "fingerprint", "library_version")
         _check(self, int, "num_codebooks", "time_factor", "space_factor", minimum=1)
         _check(self, int | None, "size", minimum=1)
+        _check(self, int | str | None, "num_tokens")
         _check_integers(self, "digit_levels", 2)
         if self.codebook_size > 2**63:
             raise ValueError(f"digit_levels {self.digit_levels}: their product must fit 63 bits")
@@ -171,7 +174,9 @@ class CodedVideo:
 
 def to_json(metadata: CodeHeader | CodedVideo, **more: Any) -> str:
     """JSON of a header or an entry (without its header), in ASCII."""
-    names = (field.name for field in fields(metadata) if field.name != "header")
+    names = [field.name for field in fields(metadata) if field.name != "header"]
+    # Files without it can be read by versions that do not know it.
+    names = [n for n in names if n != "num_tokens" or getattr(metadata, n) is not None]
     return json.dumps(
         {name: getattr(metadata, name) for name in names} | more, separators=(",", ":")
     )

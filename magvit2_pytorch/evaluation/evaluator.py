@@ -31,7 +31,7 @@ from magvit2_pytorch.evaluation.measure import (
     reconstruct,
 )
 from magvit2_pytorch.evaluation.report import FORMAT, FORMAT_VERSION, summarize, write_report
-from magvit2_pytorch.evaluation.report_picture import Example, write_pictures
+from magvit2_pytorch.evaluation.report_picture import Example, write_pictures, write_token_curve
 from magvit2_pytorch.media.frames import to_uint8
 from magvit2_pytorch.media.sources import Source, check_not_output
 from magvit2_pytorch.media.unusable import AnyPath, as_path, printable
@@ -41,7 +41,7 @@ from magvit2_pytorch.pipelines.inference import Inference
 from magvit2_pytorch.pipelines.media_file import media_kind
 from magvit2_pytorch.pipelines.prefetch import prefetch
 from magvit2_pytorch.pipelines.progress import FileProgress, Plan
-from magvit2_pytorch.tokenizer.model import VideoTokenizer
+from magvit2_pytorch.tokenizer_1d import AnyTokenizer
 
 Line = dict[str, Any]
 """Values of a clip, or the reason why a file is skipped, as in clips.jsonl."""
@@ -57,7 +57,7 @@ class Evaluation:
 
     def __init__(
         self,
-        tokenizer: VideoTokenizer,
+        tokenizer: AnyTokenizer,
         source: Source,
         choice: ClipChoice | None = None,
         *,
@@ -113,6 +113,7 @@ class Evaluation:
             if report[kind] is not None:
                 examples = self._examples(report[kind]["examples"])
                 pictures += write_pictures(Path(folder), report, kind, examples)
+                pictures += write_token_curve(Path(folder), report, kind)
         write_report(Path(folder), report, pictures)
         return report
 
@@ -195,6 +196,8 @@ class Evaluation:
         if i3d is not None:
             networks["i3d"] = dict(protocol=i3d.protocol, file=i3d.file_hash)
         computing = dict(precision=self.inference.precision, tile_size=self.inference.tile_size)
+        if self.inference.num_tokens is not None:
+            computing["num_tokens"] = self.inference.num_tokens
         return dict(
             format=FORMAT,
             format_version=FORMAT_VERSION,
@@ -247,7 +250,7 @@ class _Position:
         self.left[self.file] = number
 
 
-def _model_metadata(tokenizer: VideoTokenizer, tokenizer_id: TokenizerId) -> dict[str, Any]:
+def _model_metadata(tokenizer: AnyTokenizer, tokenizer_id: TokenizerId) -> dict[str, Any]:
     return dict(
         name=tokenizer_id.name,
         fingerprint=tokenizer_id.fingerprint,

@@ -1,7 +1,8 @@
 """Measurements of one clip, and totals over clips."""
 
 import math
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from einops import reduce
@@ -27,7 +28,8 @@ from magvit2_pytorch.metrics.quality import (
 from magvit2_pytorch.pipelines.inference import Inference
 from magvit2_pytorch.pipelines.media_file import space_padding
 from magvit2_pytorch.pipelines.round_trip import reconstruct_clip
-from magvit2_pytorch.tokenizer.model import VideoTokenizer
+from magvit2_pytorch.tokenizer_1d import AnyTokenizer, TokenCodes, Tokenizer1d
+from magvit2_pytorch.tokenizer_1d.token_counts import count_steps
 from magvit2_pytorch.types import VALUE_RANGE, Codes, MediaKind, Video
 
 QUALITIES = ("psnr", "ssim", "ms_ssim", "perceptual", "temporal_error", "motion_energy")
@@ -46,10 +48,11 @@ class EvaluationNetworks(NamedTuple):
 class ClipMeasurement(NamedTuple):
     """Metrics, codes and features of one clip."""
 
-    values: dict[str, float | int | None]
-    """By name. None if a metric does not apply (clip too small, one frame, no network, no codes),
-    and for the infinite PSNR of a clip that equals its original."""
-    codes: Codes | None
+    values: dict[str, Any]
+    """Numbers by name, and of a 1-D tokenizer `by_tokens`. None if a metric does not apply (clip
+    too small, one frame, no network, no codes), and for the infinite PSNR of a clip that equals its
+    original."""
+    codes: Codes | TokenCodes | None
     features: dict[str, FeaturePair]
     """By the name of the Fréchet distance."""
 
@@ -57,7 +60,7 @@ class ClipMeasurement(NamedTuple):
 class Totals:
     """Codebook usage and Fréchet distances over all clips of each kind."""
 
-    def __init__(self, tokenizer: VideoTokenizer, networks: EvaluationNetworks):
+    def __init__(self, tokenizer: AnyTokenizer, networks: EvaluationNetworks):
         self.tokenizer, self.networks = tokenizer, networks
         self.parts: dict[str, CodebookUsage | FrechetDistance] = {}
         """By kind and name, such as "video/usage"."""
@@ -111,8 +114,8 @@ class Totals:
 
 @torch.no_grad()
 def reconstruct(
-    tokenizer: VideoTokenizer, clip: Clip, inference: Inference = Inference()
-) -> tuple[Video, Video, Codes | None]:
+    tokenizer: AnyTokenizer, clip: Clip, inference: Inference = Inference()
+) -> tuple[Video, Video, Codes | TokenCodes | None]:
     """A clip, its reconstruction and its codes.
 
     The reconstruction is clamped to [-1, 1] but not rounded to bytes. Raises `EvaluationError` if
@@ -132,7 +135,7 @@ def reconstruct(
 
 @torch.no_grad()
 def measure(
-    tokenizer: VideoTokenizer,
+    tokenizer: AnyTokenizer,
     clip: Clip,
     networks: EvaluationNetworks = EvaluationNetworks(),
     inference: Inference = Inference(),
@@ -141,7 +144,7 @@ def measure(
     real, recon, codes = reconstruct(tokenizer, clip, inference)
     num_frames, height, width = real.shape[2:]
     short_side = min(height, width)
-    values: dict[str, float | int | None] = dict.fromkeys(QUALITIES)
+    values: dict[str, Any] = dict.fromkeys(QUALITIES)
     if math.isfinite(decibels := float(psnr(recon, real))):
         values["psnr"] = decibels
     if short_side >= MIN_SIDE:
@@ -158,7 +161,23 @@ def measure(
     if i3d is not None and clip.kind == "video":
         pair = (i3d.features(recon), i3d.features(real))
         features[f"fvd_{i3d.protocol.replace('-', '_')}"] = pair
+    if isinstance(tokenizer, Tokenizer1d):
+        values["by_tokens"] = _by_tokens(tokenizer, real, inference)
     return ClipMeasurement(values | _rates(tokenizer, clip, codes), codes, features)
+
+
+def _by_tokens(
+    tokenizer: Tokenizer1d, real: Video, inference: Inference
+) -> dict[str, dict[str, float]]:
+    """PSNR and bits per pixel of a clip with fewer and more tokens, up to the most configured."""
+    low, high = tokenizer.config.num_tokens
+    rows = {}
+    for count in count_steps(low, high)[::2]:
+        asked = replace(inference, num_tokens=count)
+        recon, codes = reconstruct_clip(tokenizer, real, asked)
+        bits = codes.numel() * math.log2(tokenizer.codebook_size) / math.prod(real.shape[2:])
+        rows[str(count)] = dict(psnr=float(psnr(recon.float(), real)), bits_per_pixel=bits)
+    return rows
 
 
 def _perceptual_metrics(
@@ -184,9 +203,13 @@ def _perceptual_metrics(
 
 
 def _rates(
-    tokenizer: VideoTokenizer, clip: Clip, codes: Codes | None
+    tokenizer: AnyTokenizer, clip: Clip, codes: Codes | TokenCodes | None
 ) -> dict[str, float | int | None]:
     num_frames, height, width = clip.frames.shape[:3]
+    if isinstance(tokenizer, Tokenizer1d):
+        bits = codes.numel() * math.log2(tokenizer.codebook_size) / (num_frames * height * width)
+        per_second = None if clip.fps is None else codes.numel() / num_frames * clip.fps
+        return dict(bits_per_pixel=bits, tokens=codes.numel(), tokens_per_second=per_second)
     below, right = space_padding(height, width, tokenizer.space_factor)
     grid = tokenizer.latent_grid(num_frames, height + below, width + right)
     tokens, bits = math.prod(grid), None

@@ -83,7 +83,25 @@ def _summary(
         frechet={name: _distance(part) for name, part in totals.distances(kind).items()},
         codebook=_codebook(totals.usage(kind)),
         examples=_examples(lines, np.array(columns["psnr"]), np.array(line_of)),
+        **_by_tokens(lines, kind),
     )
+
+
+def _by_tokens(lines: Callable[[], Iterator[Line]], kind: MediaKind) -> dict[str, Any]:
+    """Means over clips for each number of tokens of a 1-D tokenizer; of others nothing."""
+    sums: dict[str, list[float]] = {}
+    for line in lines():
+        if line.get("kind") == kind:
+            for count, values in line.get("by_tokens", {}).items():
+                pair = values["psnr"], values["bits_per_pixel"], 1.0
+                sums[count] = [
+                    a + b for a, b in zip(sums.get(count, (0.0,) * 3), pair, strict=True)
+                ]
+    rows = [
+        dict(num_tokens=int(count), psnr=total / number, bits_per_pixel=bits / number)
+        for count, (total, bits, number) in sums.items()
+    ]
+    return {"by_tokens": rows} if rows else {}
 
 
 def _metric(values: np.ndarray, files: np.ndarray, seed: int) -> dict[str, Any] | None:

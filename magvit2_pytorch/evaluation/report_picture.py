@@ -62,6 +62,31 @@ def write_pictures(
     return [f"{kind}.png"]
 
 
+def write_token_curve(folder: Path, report: dict[str, Any], kind: str) -> list[str]:
+    """Writes PSNR over numbers of tokens of a 1-D tokenizer; returns the picture's name, if any."""
+    rows = report[kind].get("by_tokens")
+    if not rows:
+        return []
+    from matplotlib.figure import Figure
+
+    counts, decibels = [row["num_tokens"] for row in rows], [row["psnr"] for row in rows]
+    figure = Figure((6.0, 4.0), layout="constrained")
+    axis = figure.subplots()
+    axis.plot(counts, decibels, marker="o", color=COLOURS["best"])
+    for count, value in zip(counts, decibels, strict=True):
+        axis.annotate(
+            f"{value:.2f}", (count, value), (0, 7), textcoords="offset points", ha="center"
+        )
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(counts, [str(count) for count in counts])
+    axis.set(xlabel="tokens of each part", ylabel="PSNR, dB")
+    axis.margins(y=0.2)
+    axis.grid(alpha=0.3)
+    with replacing(folder / f"{kind}-tokens.png") as part:
+        figure.savefig(part, format="png", dpi=100)
+    return [f"{kind}-tokens.png"]
+
+
 def _title(which: str, line: dict[str, Any]) -> str:
     psnr = "equal to the original" if line["psnr"] is None else f"{line['psnr']:.2f} dB"
     texts = [psnr] + [f"SSIM {line['ssim']:.3f}"] * (line["ssim"] is not None)

@@ -92,7 +92,8 @@ def _kind_lines(report: dict[str, Any], kind: str, pictures: Sequence[str]) -> I
     yield from ("", f"## {kind.capitalize()}", "", f"**{headline(report, kind)}**", "")
     yield f"{counted(report, kind)[0].upper()}{counted(report, kind)[1:]}."
     for name in pictures:
-        yield from ("", f"![{', '.join(of_kind['examples'])} of the {kind}]({name})")
+        shown = "PSNR over tokens" if "tokens" in name else ", ".join(of_kind["examples"])
+        yield from ("", f"![{shown} of the {kind}]({name})")
     yield from ("", "| per clip | mean | 95 % interval | median | min | max | clips | better |")
     yield "| --- | ---: | :---: | ---: | ---: | ---: | ---: | --- |"
     for name, row in ROWS.items():
@@ -103,6 +104,14 @@ def _kind_lines(report: dict[str, Any], kind: str, pictures: Sequence[str]) -> I
             interval = _interval(metric, row.digits).strip(" ()") or "one file"
             label = _fill_names(row.label, report)
             yield _row(label, mean, interval, *others, metric["num_clips"], row.better)
+    if rows := of_kind.get("by_tokens"):
+        yield from (
+            "",
+            "| tokens of each part | PSNR, dB | bits per pixel |",
+            "| ---: | ---: | ---: |",
+        )
+        for row in rows:
+            yield _row(row["num_tokens"], f"{row['psnr']:.2f}", f"{row['bits_per_pixel']:.5f}")
     yield from ("", "| over all clips | |", "| --- | ---: |")
     yield from (_row(*cells) for cells in _totals(report, of_kind))
 

@@ -26,7 +26,7 @@ from magvit2_pytorch.pipelines.files import code_header, tokenize_file
 from magvit2_pytorch.pipelines.fingerprint import TokenizerId
 from magvit2_pytorch.pipelines.inference import Inference
 from magvit2_pytorch.pipelines.progress import FileProgress, Plan
-from magvit2_pytorch.tokenizer.model import VideoTokenizer
+from magvit2_pytorch.tokenizer_1d import AnyTokenizer
 
 OUT_OF_MEMORY = (MemoryError, torch.cuda.OutOfMemoryError)
 """Errors of an intact file that is too large for the machine."""
@@ -46,7 +46,7 @@ class CorpusReport(Plan):
 
 
 def tokenize_corpus(
-    tokenizer: VideoTokenizer,
+    tokenizer: AnyTokenizer,
     inputs: Mapping[str, Path],
     folder: str | os.PathLike,
     *,
@@ -166,7 +166,7 @@ def _is_intact(stored: Stored, progress: FileProgress) -> bool:
 
 
 def _try_tokenize(
-    tokenizer: VideoTokenizer, file: Path, **options: Any
+    tokenizer: AnyTokenizer, file: Path, **options: Any
 ) -> tuple[VideoCodes, CodedVideo] | str:
     """Codes and metadata of a file, or the reason of failure."""
     try:

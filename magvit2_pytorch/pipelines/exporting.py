@@ -14,7 +14,7 @@ from torch import Tensor
 from magvit2_pytorch.pipelines.export_formats import FORMATS, FormatName, LoadedProgram, trace
 from magvit2_pytorch.pipelines.export_parts import ExampleShape, Part, PartName, make_part
 from magvit2_pytorch.pipelines.fingerprint import TokenizerId
-from magvit2_pytorch.tokenizer.model import VideoTokenizer
+from magvit2_pytorch.tokenizer_1d import AnyTokenizer, Tokenizer1d
 from magvit2_pytorch.types import VALUE_RANGE, Codes
 from magvit2_pytorch.version import __version__
 
@@ -52,7 +52,7 @@ class Agreement(NamedTuple):
 
 
 def export_tokenizer(
-    tokenizer: VideoTokenizer,
+    tokenizer: AnyTokenizer,
     folder: str | os.PathLike,
     formats: Sequence[FormatName] = ("onnx",),
     parts: Sequence[PartName] = ("encode", "decode"),
@@ -67,6 +67,7 @@ def export_tokenizer(
     torch is too old, a package is missing or the tokenizer is on a GPU, and `ProgramMismatch` if
     the results of a program differ.
     """
+    check_exportable(tokenizer)
     for name in formats:
         FORMATS[name].check_installed()
     device = next(tokenizer.parameters()).device
@@ -94,7 +95,16 @@ def export_tokenizer(
     return agreements
 
 
-def describe_export(tokenizer: VideoTokenizer, tokenizer_id: TokenizerId) -> dict[str, Any]:
+def check_exportable(tokenizer: AnyTokenizer) -> None:
+    """Raises `ValueError` for a kind of tokenizer that cannot be exported."""
+    if isinstance(tokenizer, Tokenizer1d):
+        raise ValueError(
+            "a 1-D tokenizer cannot be exported: its programs would hold one size and one number "
+            "of tokens; use tokenize and decode in Python, or the commands of the same names"
+        )
+
+
+def describe_export(tokenizer: AnyTokenizer, tokenizer_id: TokenizerId) -> dict[str, Any]:
     """Metadata for users of the programs, in plain JSON values."""
     time, space = tokenizer.time_factor, tokenizer.space_factor
     return {

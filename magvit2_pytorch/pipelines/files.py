@@ -8,7 +8,7 @@ are padded by repeating the last row, column and frame, and cropped to the true 
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +31,7 @@ from magvit2_pytorch.pipelines.fingerprint import (
 )
 from magvit2_pytorch.pipelines.inference import Inference
 from magvit2_pytorch.pipelines.media_file import (
+    Media,
     check_writable,
     chunks,
     media_writer,
@@ -40,7 +41,7 @@ from magvit2_pytorch.pipelines.media_file import (
 from magvit2_pytorch.pipelines.prefetch import background_writer, prefetch
 from magvit2_pytorch.pipelines.progress import FrameCallback
 from magvit2_pytorch.pipelines.round_trip import encode_padded, reconstruct_chunks
-from magvit2_pytorch.tokenizer.model import VideoTokenizer
+from magvit2_pytorch.tokenizer_1d import AnyTokenizer, Tokenizer1d
 from magvit2_pytorch.types import VALUE_RANGE, Frames, Video
 
 
@@ -56,7 +57,7 @@ class Reconstruction(NamedTuple):
 
 
 def tokenize_file(
-    tokenizer: VideoTokenizer,
+    tokenizer: AnyTokenizer,
     path: str | os.PathLike,
     *,
     size: int | None = None,
@@ -78,11 +79,13 @@ def tokenize_file(
     stream = inference.encode_stream(tokenizer)
     device = inference.frames_device(tokenizer)
     # One block for all codes: small ones that stay, between freed chunks, fragment the heap.
-    expected = codes_shape(tokenizer, media.num_frames, media.height, media.width)
+    expected = codes_shape(
+        tokenizer, media.num_frames, media.height, media.width, inference.num_tokens
+    )
     codes = torch.empty(expected, dtype=torch.int64)
     num_frames = num_latents = 0
     _report(on_frames, 0, media.num_frames)
-    frame_chunks = chunks(media.frames, inference.chunk_frames, tokenizer.time_factor)
+    frame_chunks = _chunks(tokenizer, media, inference)
     with prefetch(frame_chunks) as prefetched:
         for frames in prefetched:
             new = encode_padded(stream, _as_video(frames, device)).codes[0]
@@ -112,7 +115,7 @@ def tokenize_file(
 
 
 def decode_file(
-    tokenizer: VideoTokenizer,
+    tokenizer: AnyTokenizer,
     codes: VideoCodes,
     video: CodedVideo,
     out_path: str | os.PathLike,
@@ -133,6 +136,9 @@ def decode_file(
     check_same_tokenizer(tokenizer, tokenizer_id or TokenizerId.of(tokenizer), video, force)
     video.check_codes(codes)
     expected = codes_shape(tokenizer, video.num_frames, video.height, video.width)
+    if isinstance(tokenizer, Tokenizer1d):  # parts have any number of tokens, but the same one
+        num_parts = -(-video.num_frames // tokenizer.time_factor)
+        expected = (max(video.shape[0] // num_parts, 1) * num_parts,)
     if video.shape != expected:
         raise ValueError(
             f"codes of shape {video.shape} do not fit {video.num_frames} frames of {video.height} "
@@ -146,7 +152,7 @@ def decode_file(
 
 
 def reconstruct_file(
-    tokenizer: VideoTokenizer,
+    tokenizer: AnyTokenizer,
     path: str | os.PathLike,
     out_path: str | os.PathLike,
     *,
@@ -164,7 +170,7 @@ def reconstruct_file(
     check_supports_files(tokenizer, needs_codes=False)
     media = open_media(path, tokenizer.config.channels, size, square_pixels=False)
     check_writable(out_path, media.kind)
-    frame_chunks = chunks(media.frames, inference.chunk_frames, tokenizer.time_factor)
+    frame_chunks = _chunks(tokenizer, media, inference)
     options = dict(audio_from=path, display=media.display, durations=media.durations)
     writer = media_writer(out_path, media.kind, media.fps, **options)
     psnr, num_frames, device = StreamedPsnr(), 0, inference.frames_device(tokenizer)
@@ -181,18 +187,15 @@ def reconstruct_file(
 
 
 def decoded_frames(
-    tokenizer: VideoTokenizer,
+    tokenizer: AnyTokenizer,
     codes: VideoCodes,
     video: CodedVideo,
     inference: Inference = Inference(),
     on_frames: FrameCallback | None = None,
 ) -> Iterator[Frames]:
     """Decodes codes to chunks of frames, cropped to their true size."""
-    stream = inference.decode_stream(tokenizer, video.num_frames)
+    stream = inference.decode_stream(tokenizer, video.num_frames, (video.height, video.width))
     device = inference.frames_device(tokenizer)
-    step = inference.chunk_latents(tokenizer)
-    # The first latent stands for a single frame and belongs to the first chunk.
-    starts = [0, *range(1 + step, len(codes), step)]
     _report(on_frames, 0, video.num_frames)
 
     def shown(decoded: Video) -> Frames:
@@ -200,14 +203,40 @@ def decoded_frames(
         _report(on_frames, stream.num_frames, video.num_frames)
         return frames
 
-    for start, stop in zip(starts, [*starts[1:], len(codes)], strict=True):
-        yield shown(stream.push(codes[None, start:stop].to(device)))
+    for part in _code_parts(tokenizer, codes, video, inference):
+        yield shown(stream.push(part[None].to(device)))
     if (rest := stream.flush()) is not None:
         yield shown(rest)
 
 
+def _code_parts(
+    tokenizer: AnyTokenizer, codes: VideoCodes, video: CodedVideo, inference: Inference
+) -> Iterator[VideoCodes]:
+    """Codes to decode at once."""
+    if isinstance(tokenizer, Tokenizer1d):
+        count = len(codes) // -(-video.num_frames // tokenizer.time_factor)
+        size = (min(video.num_frames, tokenizer.time_factor), video.height, video.width)
+        asked = inference.num_tokens
+        first = count if asked is None else tokenizer.counts([size], asked)[0]
+        yield from (part[:first] for part in codes.split(count))
+        return
+    step = inference.chunk_latents(tokenizer)
+    # The first latent stands for a single frame and belongs to the first chunk.
+    starts = [0, *range(1 + step, len(codes), step)]
+    for start, stop in zip(starts, [*starts[1:], len(codes)], strict=True):
+        yield codes[start:stop]
+
+
+def _chunks(
+    tokenizer: AnyTokenizer, media: Media, inference: Inference
+) -> Generator[Frames, None, None]:
+    """Frames to encode at once; parts of a 1-D tokenizer have no additional first frame."""
+    num_first = 0 if isinstance(tokenizer, Tokenizer1d) else 1
+    return chunks(media.frames, inference.chunk_frames, tokenizer.time_factor, num_first)
+
+
 def code_header(
-    tokenizer: VideoTokenizer,
+    tokenizer: AnyTokenizer,
     *,
     size: int | None = None,
     inference: Inference = Inference(),
@@ -225,16 +254,27 @@ def code_header(
         space_factor=tokenizer.space_factor,
         size=size,
         precision=inference.precision,
+        num_tokens=inference.num_tokens,
     )
 
 
 def codes_shape(
-    tokenizer: VideoTokenizer, num_frames: int, height: int, width: int
+    tokenizer: AnyTokenizer,
+    num_frames: int,
+    height: int,
+    width: int,
+    num_tokens: int | str | None = None,
 ) -> tuple[int, ...]:
-    """Shape of the codes of a video, of a size that need not fit the strides."""
+    """Shape of the codes of a video, of a size that need not fit the strides.
+
+    `num_tokens` are those of each part of a video, for a 1-D tokenizer.
+    """
+    if isinstance(tokenizer, Tokenizer1d):
+        num_parts = -(-num_frames // tokenizer.time_factor)
+        size = (min(num_frames, tokenizer.time_factor), height, width)
+        return (tokenizer.counts([size], num_tokens)[0] * num_parts,)
     below, right = space_padding(height, width, tokenizer.space_factor)
-    grid = tokenizer.latent_grid(num_frames, height + below, width + right)
-    return grid if tokenizer.num_codebooks == 1 else (*grid, tokenizer.num_codebooks)
+    return tokenizer.code_shape(num_frames, height + below, width + right)
 
 
 def _as_video(frames: Frames, device: torch.device) -> Video:

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from magvit2_pytorch.codes.code_header import CodedVideo
-from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
+from magvit2_pytorch.tokenizer_1d import AnyTokenizer, Tokenizer1d, Tokenizer1dConfig
 
 
 class TokenizerId(NamedTuple):
@@ -20,9 +20,7 @@ class TokenizerId(NamedTuple):
     fingerprint: str
 
     @classmethod
-    def of(
-        cls, tokenizer: VideoTokenizer, name: str = "a tokenizer without a name"
-    ) -> "TokenizerId":
+    def of(cls, tokenizer: AnyTokenizer, name: str = "a tokenizer without a name") -> "TokenizerId":
         """The ID to store with codes; hashes all weights."""
         return cls(name, fingerprint(tokenizer))
 
@@ -30,7 +28,7 @@ class TokenizerId(NamedTuple):
         return f"{self.name} (fingerprint {self.fingerprint[:12]})"
 
 
-def fingerprint(tokenizer: VideoTokenizer) -> str:
+def fingerprint(tokenizer: AnyTokenizer) -> str:
     """SHA-256 of configuration and weights, in hexadecimal.
 
     Saving and loading a tokenizer, or moving it to another device, does not change it.
@@ -49,7 +47,7 @@ def weights_hash(module: nn.Module, prefix: str = "") -> str:
     return digest.hexdigest()
 
 
-def _non_default_options(config: TokenizerConfig) -> dict[str, object]:
+def _non_default_options(config: TokenizerConfig | Tokenizer1dConfig) -> dict[str, object]:
     """Options that differ from the defaults: new options keep old fingerprints."""
     defaults = {field.name: field.default for field in fields(config)}
     values = config.to_dict()
@@ -60,8 +58,10 @@ class TokenizerMismatch(ValueError):
     """Codes were made by another tokenizer."""
 
 
-def check_supports_files(tokenizer: VideoTokenizer, needs_codes: bool) -> None:
+def check_supports_files(tokenizer: AnyTokenizer, needs_codes: bool) -> None:
     """Raises `ValueError` on conditional tokenizers, and on continuous ones if `needs_codes`."""
+    if isinstance(tokenizer, Tokenizer1d):
+        return
     if tokenizer.config.dim_cond is not None:
         raise ValueError(
             f"this tokenizer is conditional (dim_cond={tokenizer.config.dim_cond}), but a file "
@@ -76,7 +76,7 @@ def check_supports_files(tokenizer: VideoTokenizer, needs_codes: bool) -> None:
 
 
 def check_same_tokenizer(
-    tokenizer: VideoTokenizer, tokenizer_id: TokenizerId, video: CodedVideo, force: bool = False
+    tokenizer: AnyTokenizer, tokenizer_id: TokenizerId, video: CodedVideo, force: bool = False
 ) -> None:
     """Raises `TokenizerMismatch` unless the codes were made by this tokenizer.
 

@@ -136,17 +136,20 @@ def open_media(
 
 
 def chunks(
-    frames: Generator[UInt8[Tensor, "h w c"], None, None], chunk_frames: int, time_factor: int
+    frames: Generator[UInt8[Tensor, "h w c"], None, None],
+    chunk_frames: int,
+    time_factor: int,
+    num_first: int = 1,
 ) -> Generator[Frames, None, None]:
     """Splits frames into chunks that fit the tokenizer's stride.
 
     The last chunk may be shorter. The length of a chunk is the largest multiple of `time_factor` up
-    to `chunk_frames`, at least `time_factor`; the first has one frame more. Closing the generator
-    closes the file.
+    to `chunk_frames`, at least `time_factor`; the first has `num_first` frames more. Closing the
+    generator closes the file.
     """
     length = max(chunk_frames // time_factor, 1) * time_factor
     with closing(frames):
-        chunk = list(islice(frames, 1 + length))
+        chunk = list(islice(frames, num_first + length))
         while chunk:
             # torch.stack in a background thread would start a second team of OpenMP threads.
             yield torch.from_numpy(np.stack(chunk))

@@ -21,19 +21,21 @@ from magvit2_pytorch.quantizers.continuous import Continuous
 from magvit2_pytorch.tokenizer.layer_spec import LayerEntry
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
+from magvit2_pytorch.tokenizer_1d import AnyTokenizer, Tokenizer1d, Tokenizer1dConfig
 from magvit2_pytorch.training.state import STATE_FILE
 
 Description = dict[str, Any]
 
 
-def tokenizer_info(tokenizer: VideoTokenizer, with_fingerprint: bool = True) -> Description:
+def tokenizer_info(tokenizer: AnyTokenizer, with_fingerprint: bool = True) -> Description:
     """Sizes, rates, layers and configuration of a tokenizer.
 
     `with_fingerprint` needs weights; without it the tokenizer may be on the device "meta".
     """
     bits = tokenizer.bits_per_pixel
+    is_sequence = isinstance(tokenizer, Tokenizer1d)
     description = {
-        "kind": "tokenizer",
+        "kind": "1-D tokenizer" if is_sequence else "tokenizer",
         "parameters": count(tokenizer),
         "encoder_parameters": count(tokenizer.encoder),
         "decoder_parameters": count(tokenizer.decoder),
@@ -49,14 +51,20 @@ def tokenizer_info(tokenizer: VideoTokenizer, with_fingerprint: bool = True) -> 
         description["fingerprint"] = fingerprint(tokenizer)
         if isinstance(tokenizer.quantizer, Continuous):
             description["latent_statistics"] = _latent_statistics(tokenizer.quantizer)
+    if is_sequence:
+        low, high = tokenizer.config.num_tokens
+        description |= {"fewest_tokens": low, "most_tokens": high}
+        return description | {"config": tokenizer.config.to_dict()}
     return description | {"layers": _layers(tokenizer), "config": tokenizer.config.to_dict()}
 
 
 def describe_preset(options: dict[str, Any]) -> Description:
     """Description of the tokenizer of a preset, without allocating its weights."""
-    config = TokenizerConfig.from_dict(options)
+    sequence = "num_tokens" in options
+    config = (Tokenizer1dConfig if sequence else TokenizerConfig).from_dict(options)
     with torch.device("meta"):
-        return tokenizer_info(VideoTokenizer.from_config(config), with_fingerprint=False)
+        tokenizer = (Tokenizer1d if sequence else VideoTokenizer).from_config(config)
+        return tokenizer_info(tokenizer, with_fingerprint=False)
 
 
 def describe_file(path: str | os.PathLike) -> Description:
@@ -112,7 +120,7 @@ def _describe_codes(path: str | os.PathLike) -> Description:
     }
 
 
-def _layers(tokenizer: VideoTokenizer) -> list[Description]:
+def _layers(tokenizer: AnyTokenizer) -> list[Description]:
     """Grid and parameters of each layer, from pixels to latents."""
     config, (first_grid, *grids) = tokenizer.config, tokenizer.config.grids
     input_layer, *down = tokenizer.encoder.layers

@@ -62,7 +62,10 @@ class ArithmeticCheck:
 
     def _comparing(self, name: str, layer: nn.Module):
         def after_forward(_, args, kwargs, output):
-            x, out = args[0], _first(output)
+            x = args[0]
+            if not isinstance(x, Tensor):
+                return  # a module that takes a list of tensors is checked by its layers
+            out = _first(output)
             dtype = half_precision(x)
             if dtype is None or not out.requires_grad:
                 return

@@ -28,6 +28,7 @@ from magvit2_pytorch.media.frames import check_range
 from magvit2_pytorch.media.sources import Source, find_media
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
+from magvit2_pytorch.tokenizer_1d.sequence_config import Tokenizer1dConfig
 from magvit2_pytorch.training.training_config import TrainingConfig
 from magvit2_pytorch.types import Clips, MediaKind, Video
 
@@ -38,7 +39,9 @@ MEDIA_KINDS: dict[str, MediaKind] = {"videos": "video", "images": "image"}
 """Media kind of each `dataset_type`."""
 
 
-def clip_spec(config: TrainingConfig, tokenizer: TokenizerConfig, kind: MediaKind) -> ClipSpec:
+def clip_spec(
+    config: TrainingConfig, tokenizer: TokenizerConfig | Tokenizer1dConfig, kind: MediaKind
+) -> ClipSpec:
     """The clip format given by the tokenizer's size and the training options."""
     return ClipSpec(
         num_frames=config.num_frames if kind == "video" else 1,
@@ -53,7 +56,7 @@ def clip_spec(config: TrainingConfig, tokenizer: TokenizerConfig, kind: MediaKin
 
 def open_datasets(
     config: TrainingConfig,
-    tokenizer: TokenizerConfig,
+    tokenizer: TokenizerConfig | Tokenizer1dConfig,
     dataset: Clips | None,
     valid_dataset: Clips | None,
     source: Source | None,

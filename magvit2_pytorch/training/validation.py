@@ -1,7 +1,7 @@
 """Validation of the averaged tokenizer on held-out clips: metrics and pictures."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -15,7 +15,6 @@ from magvit2_pytorch.media.images import write_grid
 from magvit2_pytorch.media.video_writer import write_video
 from magvit2_pytorch.metrics.codebook import CodebookUsage
 from magvit2_pytorch.metrics.quality import psnr
-from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.training.training_config import TrainingConfig
 from magvit2_pytorch.types import Clips
 
@@ -39,18 +38,19 @@ class HeldOutResults(NamedTuple):
 
 @torch.no_grad()
 def validate(
-    tokenizer: VideoTokenizer,
+    tokenizer: nn.Module,
     clips: Clips,
     max_clips: int,
     config: TrainingConfig,
     accelerator: Accelerator,
     perceptual: nn.Module | None = None,
+    **options: Any,
 ) -> HeldOutResults:
     """Measures means of PSNR and other metrics over at most `max_clips` held-out clips.
 
     PSNR is peak to peak 2, and the tokenizer is set to eval mode. Each process takes every n-th
     clip, one at a time and in order, so clips may differ in size and may be fewer than the
-    processes.
+    processes. `options` are passed to the tokenizer.
     """
     tokenizer.eval()
     usage = None
@@ -63,7 +63,7 @@ def validate(
         video = clip[None].to(accelerator.device)
         video = video[:, :, None] if video.ndim == 4 else video
         with autocast(accelerator.device, config.precision):
-            codes, recon = tokenizer(video, return_codes=True, return_recon=True)
+            codes, recon = tokenizer(video, return_codes=True, return_recon=True, **options)
         recon = recon.float()
         distance = perceptual(recon, video) if perceptual is not None else 0.0
         total += total.new_tensor((float(psnr(recon, video)), float(distance), 1.0))

@@ -1,0 +1,331 @@
+"""Training of a `Tokenizer1d` as a task: packs of clips of many sizes and numbers of tokens."""
+
+import math
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from magvit2_pytorch.data.packs import Pack, PackedClips, PackGroup, PackSpec
+from magvit2_pytorch.data.split import HeldOut, write_held_out
+from magvit2_pytorch.functional import autocast
+from magvit2_pytorch.losses.adversarial import adaptive_weight_from_gradients
+from magvit2_pytorch.metrics.codebook import CodebookUsage
+from magvit2_pytorch.tokenizer_1d.model_1d import Tokenizer1d
+from magvit2_pytorch.tokenizer_1d.sequence_config import Tokenizer1dConfig
+from magvit2_pytorch.training.gan import build_discriminators
+from magvit2_pytorch.training.objective import Objective, Reconstruction
+from magvit2_pytorch.training.task import (
+    Best,
+    Measured,
+    MicroStep,
+    Task,
+    Trainable,
+    Validation,
+)
+from magvit2_pytorch.training.training_config import TrainingConfig
+from magvit2_pytorch.training.validation import validate, write_examples
+from magvit2_pytorch.types import Clips, Precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceTrainingConfig(TrainingConfig):
+    """Options of training a `Tokenizer1d`: those of a `VideoTokenizer`, and of packs.
+
+    A pack holds as many clips as fit; `batch_size` and options of images have no effect.
+    """
+
+    num_frames: int = 8
+    """Frames in a clip, of which training sees random parts."""
+    pack_length: int = 896
+    """Patches and tokens in a forward pass, on each process."""
+    groups_per_pack: int = 4
+    """Sizes in a pack. Clips of one size and number of tokens share calls of attention."""
+    min_frames: int = 4
+    """Least frames of a part of a clip; 1 also trains on single frames, as images."""
+    min_side: int = 32
+    """Least height and width of a part of a clip in pixels."""
+    prefix_dropout: float = 0.5
+    """Probability that a group of clips is decoded from the first ones of its tokens only, so that
+    any beginning of the tokens can be decoded."""
+    easy_steps: int = 0
+    """First steps with whole clips and many tokens."""
+
+    positive = (
+        *TrainingConfig.positive, "pack_length", "groups_per_pack", "min_frames", "min_side",
+    )  # fmt: skip
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.prefix_dropout <= 1:
+            raise ValueError(f"prefix_dropout is {self.prefix_dropout}: give 0 to 1")
+        if self.easy_steps < 0:
+            raise ValueError(f"easy_steps is {self.easy_steps}: give 0 or more")
+
+    def pack_spec(self, model: Tokenizer1dConfig) -> PackSpec:
+        """Sizes and numbers of tokens of packs for this model."""
+        largest = (self.num_frames, *model.height_and_width)
+        smallest = (self.min_frames, self.min_side, self.min_side)
+        return PackSpec(
+            length=self.pack_length,
+            groups=self.groups_per_pack,
+            patch=model.patch,
+            smallest=tuple(map(min, smallest, largest)),
+            largest=largest,
+            num_tokens=model.num_tokens,
+            prefix_dropout=self.prefix_dropout,
+        )
+
+
+class PackOutput(NamedTuple):
+    """Reconstructions of the groups of a pack, and all latents and codes."""
+
+    recons: list[Tensor]
+    latents: Tensor
+    codes: Tensor
+    quantizer_terms: dict[str, Tensor]
+
+
+class SequenceAutoencoder(nn.Module):
+    """Forward pass of training as one module, for wrappers that hook `forward`."""
+
+    def __init__(self, tokenizer: Tokenizer1d, precision: Precision = "fp32"):
+        super().__init__()
+        self.tokenizer, self.precision = tokenizer, precision
+
+    def forward(self, pack: Pack) -> PackOutput:
+        tokenizer, clips = self.tokenizer, [group.clips for group in pack]
+        with autocast(clips[0].device, self.precision):
+            latents = tokenizer.encode(clips, [group.count for group in pack])
+            # One call for all tokens: a codebook's statistics are those of the pack.
+            rows = torch.cat([x.movedim(0, -2).flatten(-2) for x in latents], dim=-1)[None]
+            quantized, codes = tokenizer.quantize(rows)
+            terms = tokenizer.quantizer.loss_terms(rows)
+            sizes = [x.shape[0] * x.shape[-1] for x in latents]
+            prefixes = [
+                self._prefix(part, group)
+                for part, group in zip(quantized[0].split(sizes, dim=-1), pack, strict=True)
+            ]
+            recons = tokenizer.decode_latents(prefixes, [tuple(x.shape[2:]) for x in clips])
+        return PackOutput(recons, rows, codes, terms)
+
+    def _prefix(self, quantized: Tensor, group: PackGroup) -> Tensor:
+        """The first latents of each clip, or of each of its blocks."""
+        size = tuple(group.clips.shape[2:])
+        num_blocks = len(self.tokenizer.config.layout(size, 1))
+        shape = (len(group.clips), num_blocks, group.count)
+        kept = quantized.unflatten(-1, shape)[..., : group.prefix]
+        return kept.flatten(-2).movedim(-2, 0)
+
+
+class SequenceTask(Task):
+    """Reconstruction, quantizer, perceptual and adversarial losses of a 1-D tokenizer.
+
+    Losses of clips are averaged over the clips of a pack. Discriminators see random crops of one
+    size, as large as the smallest clips of the pack.
+    """
+
+    best = Best("valid/psnr", "max")
+    curves = ("loss", "psnr", "learning_rate", "codebook_usage")
+    shown = ("loss", "psnr")
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer1d,
+        config: SequenceTrainingConfig,
+        clips: tuple[Clips, Clips],
+        perceptual: nn.Module | None = None,
+        held_out: HeldOut | None = None,
+    ):
+        self.model, self.config = tokenizer, config
+        self.data, self.valid_data = clips
+        self.perceptual, self.held_out = perceptual, held_out or {}
+        self.objective = Objective(tokenizer.quantizer, config, perceptual)
+        self.discriminators = build_discriminators(tokenizer.config.channels, config)
+        self.frozen = {} if perceptual is None else {"perceptual network": perceptual}
+        encoder, decoder = tokenizer.encoder, tokenizer.decoder
+        self.trainables = {
+            "tokenizer": Trainable(
+                module=SequenceAutoencoder(tokenizer, config.precision),
+                options=config.optimizer_options(),
+                # The ends have few channels on one side, as in `TokenizerTask`.
+                not_for_muon=(
+                    encoder.from_patch, encoder.from_position, encoder.to_latent,
+                    decoder.from_latent, decoder.from_position, decoder.to_patch,
+                ),
+                fixed_options=("optimizer",),
+            ),
+            **{d.module_name: d.trainable() for d in self.discriminators},
+        }  # fmt: skip
+        self.begin_log()
+
+    # Training
+
+    def begin(self, folder: Path) -> None:
+        if self.held_out:
+            write_held_out(folder, self.held_out)
+
+    def batches(self, start: int, kind: str | None = None) -> Iterator[Pack]:
+        config, device = self.config, self.accelerator.device
+        packs = PackedClips(
+            self.data,
+            config.pack_spec(self.model.config),
+            seed=config.seed,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+            num_easy=config.easy_steps * config.grad_accum_every,
+        )
+        for pack in packs.batches(start, config.num_workers, device.type == "cuda"):
+            yield [group._replace(clips=group.clips.to(device)) for group in pack]
+
+    def step(self, pack: Pack, micro: MicroStep) -> Measured:
+        """One backward pass through the tokenizer for the losses of all networks.
+
+        As in `TokenizerTask`, losses of reconstructions are differentiated with respect to detached
+        copies, and the tokenizer's own backward pass runs once on the sum of the gradients.
+        """
+        out: PackOutput = micro.modules["tokenizer"](pack)
+        shares = [len(group.clips) for group in pack]
+        total, terms, weights, proxies = 0.0, {}, {}, []
+        latent_loss: Tensor | float = 0.0
+        for group, recon, share in zip(pack, out.recons, shares, strict=True):
+            leaf = recon.detach().float().requires_grad_()
+            part = Reconstruction(leaf, out.latents, out.codes, out.quantizer_terms)
+            loss = self.objective(group.clips, part, micro.step, micro.generator)
+            share = share / sum(shares)
+            gradient = torch.autograd.grad(loss.recon_loss, leaf)[0]
+            proxies.append((recon.float() * gradient).sum() * share)
+            total = total + share * loss.total
+            latent_loss, weights = loss.latent_loss, loss.weights
+            for name, term in loss.terms.items():
+                terms[name] = terms.get(name, 0.0) + share * term.detach()
+        reference = torch.stack(proxies).sum()
+        adversarial, measured = self._adversarial(pack, out.recons, reference, micro)
+        micro.backward(reference + adversarial + latent_loss, value=total)
+        if self._usage is not None:
+            self._usage.update(out.codes)
+        errors = [
+            (recon.detach().float() - group.clips).square().mean() * share / sum(shares)
+            for group, recon, share in zip(pack, out.recons, shares, strict=True)
+        ]
+        weights = {f"weight/{name}": weight for name, weight in weights.items()}
+        return {"loss": total, "mse": torch.stack(errors).sum()} | terms | weights | measured
+
+    def _adversarial(
+        self, pack: Pack, recons: list[Tensor], reference: Tensor, micro: MicroStep
+    ) -> tuple[Tensor, Measured]:
+        """Sum whose gradient is that of all adversarial losses, and their measurements."""
+        total, measured = torch.zeros((), device=reference.device), {}
+        active = [d for d in self.discriminators if d.is_active(micro.step)]
+        if not active:
+            return total, measured
+        real, recon = crops_of_one_size(pack, recons, micro.generator)
+        for discriminator in active:
+            leaf = recon.detach().float().requires_grad_()
+            result = discriminator.compute_gradients(real, leaf, micro)
+            measured |= result.measured
+            if result.adversarial_gradient is not None:
+                weight = discriminator.adversarial_weight(micro.step)
+                proxy = (recon.float() * result.adversarial_gradient).sum()
+                if self.config.adaptive_adversarial_weight:
+                    factor = self._adaptive_weight(reference, proxy)
+                    measured[f"{discriminator.name}_adaptive_weight"] = factor
+                    weight = weight * factor
+                total = total + weight * proxy
+            if result.feature_matching_gradient is not None:
+                total = total + (recon.float() * result.feature_matching_gradient).sum()
+        return total, measured
+
+    def _adaptive_weight(self, reference: Tensor, adversarial: Tensor) -> Tensor:
+        """Factor that gives `adversarial` the gradient norm of `reference` at the last layer."""
+        last = self.model.decoder.to_patch.weight
+        gradients = (
+            torch.autograd.grad(proxy, last, retain_graph=True)[0].float().flatten()
+            for proxy in (reference, adversarial)
+        )
+        return adaptive_weight_from_gradients(*gradients)
+
+    def after_step(self, taken: frozenset[str]) -> None:
+        for discriminator in self.discriminators:
+            discriminator.after_step(discriminator.module_name in taken)
+
+    # Measuring
+
+    def sizes(self, pack: Pack) -> dict[str, int]:
+        clips = [group.clips for group in pack]
+        tokens = sum(len(group.clips) * group.count for group in pack)
+        frames = sum(len(x) * x.shape[2] for x in clips)
+        return {"clips": sum(map(len, clips)), "frames": frames, "tokens": tokens}
+
+    def begin_log(self) -> None:
+        self._usage = CodebookUsage(self.model.codebook_size)
+
+    def end_log(self, means: Mapping[str, float]) -> dict[str, float | int]:
+        values: dict[str, float | int] = {"skipped_files": len(getattr(self.data, "skipped", ()))}
+        if "mse" in means:
+            values["psnr"] = 10 * math.log10(4 / max(means["mse"], 1e-12))
+            usage = self._usage.gathered().compute()
+            values["codebook_usage"] = float(usage.usage)
+            values["perplexity"] = float(usage.perplexity)
+        return values
+
+    def validate(self, model: nn.Module, path: Path, quick: bool = False) -> Validation:
+        """PSNR with the fewest, the most and a middle number of tokens, and their mean."""
+        limit = self.accelerator.num_processes if quick else self.config.num_valid_clips
+        values, pictures = {}, {}
+        counts = validation_counts(self.model.config.num_tokens)
+        for count in counts:
+            results, examples = validate(
+                model, self.valid_data, limit, self.config, self.accelerator, self.perceptual,
+                num_tokens=count,
+            )  # fmt: skip
+            values |= {f"valid/{name}_{count}": value for name, value in results.items()}
+            if self.accelerator.is_main_process:
+                name = f"{path.name}-{count}-tokens"
+                paths = write_examples(examples, path.parent, name, self.config.fps)
+                pictures |= {f"valid/{count}-{number}": path for number, path in enumerate(paths)}
+        values["valid/psnr"] = sum(values[f"valid/psnr_{c}"] for c in counts) / len(counts)
+        return Validation(values, pictures)
+
+    def finish(self, model: nn.Module, folder: Path, quick: bool = False) -> dict[str, float | int]:
+        if self.accelerator.is_main_process:
+            model.save_pretrained(folder / "tokenizer")
+        return {}
+
+    # State
+
+    def describe(self) -> dict[str, Any]:
+        return self.model.config.to_dict()
+
+    def parse_description(self, saved: dict[str, Any]) -> dict[str, Any]:
+        return Tokenizer1dConfig.from_dict(saved).to_dict()
+
+    def validation_rounds(self) -> int:
+        count = min(len(self.valid_data), self.config.num_valid_clips)
+        return max(1, -(-count // self.accelerator.num_processes))
+
+
+def validation_counts(num_tokens: tuple[int, int]) -> list[int]:
+    """The fewest tokens, the most, and their geometric mean."""
+    low, high = num_tokens
+    return sorted({low, round(math.sqrt(low * high)), high})
+
+
+def crops_of_one_size(
+    pack: Pack, recons: list[Tensor], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Random crops of clips and their reconstructions, as large as the smallest clips."""
+    size = [min(group.clips.shape[axis] for group in pack) for axis in (2, 3, 4)]
+    rng = random.Random(int(torch.randint(2**31, (), generator=generator)))
+    reals, fakes = [], []
+    for group, recon in zip(pack, recons, strict=True):
+        spare = (have - wanted for have, wanted in zip(recon.shape[2:], size, strict=True))
+        start = [rng.randint(0, room) for room in spare]
+        parts = tuple(slice(at, at + side) for at, side in zip(start, size, strict=True))
+        reals.append(group.clips[(..., *parts)])
+        fakes.append(recon[(..., *parts)])
+    return torch.cat(reals), torch.cat(fakes)

@@ -1,0 +1,72 @@
+"""Streams equal the whole, and forget what no block sees."""
+
+import pytest
+import torch
+
+from tests.tokenizer_1d.narrow import KINDS, narrow, random_clip
+
+BLOCKS = [kind for kind in KINDS if "blocks" in kind]
+
+
+def parts(stream, video, lengths):
+    codes = [stream.push(part) for part in video.split(lengths, dim=2)] + [stream.flush()]
+    return [part for part in codes if part is not None]
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+@pytest.mark.parametrize("lengths", [[23], [1] * 23, [3, 12, 8]])
+def test_streams_equal_the_whole(kind, lengths):
+    tokenizer, video = narrow(kind), random_clip(23, 16, 17)[None]
+    whole = tokenizer.tokenize(video, 3)
+    codes = torch.cat(parts(tokenizer.encode_stream(3), video, lengths), dim=1)
+    assert torch.equal(codes, whole)
+    stream = tokenizer.decode_stream((16, 17), num_frames=23)
+    frames = torch.cat([stream.push(part) for part in whole.split(3, dim=1)], dim=2)
+    wanted = tokenizer.decode(whole, (23, 16, 17))
+    torch.testing.assert_close(frames, wanted, atol=1e-12, rtol=1e-12)
+    assert stream.push(whole[:, :3]) is None
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_later_frames_change_no_earlier_block(kind):
+    tokenizer, video = narrow(kind), random_clip(24, 16, 16)[None]
+    frames = tokenizer.config.block_frames
+    codes = tokenizer.tokenize(video, 3)
+    for number in range(24 // frames):
+        start = tokenizer.tokenize(video[:, :, : (number + 1) * frames], 3)
+        assert torch.equal(start, codes[:, : 3 * (number + 1)])
+    changed = torch.cat((video[:, :, :-1], -video[:, :, -1:]), dim=2)
+    assert not torch.equal(tokenizer.tokenize(changed, 3), codes)
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_the_past_does_not_grow(kind):
+    tokenizer = narrow(kind)
+    stream, sizes = tokenizer.encode_stream(2), []
+    for _ in range(6):
+        stream.push(random_clip(tokenizer.config.block_frames, 16, 16)[None])
+        past = stream.state.past
+        sizes.append(0 if past is None else sum(x.untyped_storage().nbytes() for x in past[0]))
+    assert sizes[-1] == sizes[-2] == sizes[2]
+
+
+def test_without_blocks_every_part_is_a_clip_of_its_own():
+    tokenizer, video = narrow(), random_clip(19, 16, 16)[None]
+    codes = parts(tokenizer.encode_stream(4), video, [5, 14])
+    clips = video.split(8, dim=2)
+    for part, clip in zip(torch.cat(codes, dim=1).split(4, dim=1), clips, strict=True):
+        assert torch.equal(part, tokenizer.tokenize(clip, 4))
+    stream = tokenizer.decode_stream((16, 16), num_frames=19)
+    for part, clip in zip(torch.cat(codes, dim=1).split(4, dim=1), clips, strict=True):
+        wanted = tokenizer.decode(part, tuple(clip.shape[2:]))
+        torch.testing.assert_close(stream.push(part), wanted, atol=1e-12, rtol=1e-12)
+
+
+def test_a_stream_ends_once():
+    stream = narrow().encode_stream()
+    stream.push(random_clip(3, 8, 8)[None])
+    assert stream.flush().shape[1] == 1
+    with pytest.raises(ValueError, match="ended"):
+        stream.flush()
+    with pytest.raises(ValueError, match="ended"):
+        stream.push(random_clip(3, 8, 8)[None])
