@@ -107,10 +107,11 @@ class ModelKind(NamedTuple):
         from magvit2_pytorch.training.training_config import TrainingConfig
         from magvit2_pytorch.training.video_trainer import VideoTokenizerTrainer
 
+        sequence = (Tokenizer1d, Tokenizer1dConfig, Tokenizer1dTrainer, SequenceTrainingConfig)
         return (
             cls(PRESETS, VideoTokenizer, TokenizerConfig, VideoTokenizerTrainer, TrainingConfig),
-            cls(PRESETS_1D, Tokenizer1d, Tokenizer1dConfig, Tokenizer1dTrainer, SequenceTrainingConfig),
-        )  # fmt: skip
+            cls(PRESETS_1D, *sequence),
+        )
 
     @classmethod
     def of_preset(cls, name: str) -> "ModelKind":

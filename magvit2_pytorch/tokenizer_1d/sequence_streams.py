@@ -149,6 +149,9 @@ class TokenDecodeStream:
         video = from_patches(patches, size, tokenizer.config.patch)
         return video.to(torch.promote_types(quantized.dtype, tokenizer.dtype))
 
+    def flush(self) -> None:
+        """End the video. Returns nothing: no frames wait in this stream."""
+
 
 def _block(tokenizer: Any, size: Size, count: int, number: int) -> Block:
     """The block of a part; clips of their own all begin at frame 0."""
