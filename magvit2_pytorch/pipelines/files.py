@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from magvit2_pytorch.codes.code_header import (
     CodedVideo,
@@ -198,7 +199,7 @@ def decoded_frames(
     device = inference.frames_device(tokenizer)
     _report(on_frames, 0, video.num_frames)
 
-    def shown(decoded: Video) -> Frames:
+    def shown(decoded: Tensor) -> Frames:
         frames = _to_bytes(decoded[..., : video.height, : video.width])
         _report(on_frames, stream.num_frames, video.num_frames)
         return frames
