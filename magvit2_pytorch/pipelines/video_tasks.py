@@ -1,0 +1,64 @@
+"""Completion of videos of which a part is visible, by a masked generator."""
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from magvit2_pytorch.generators.masked import MaskedGenerator
+from magvit2_pytorch.generators.sampling import Sampling
+from magvit2_pytorch.generators.tasks import TASKS, CodeGeometry, TaskVideo, given_cells
+from magvit2_pytorch.tokenizer.model import VideoTokenizer
+from magvit2_pytorch.tokenizer.tiling import encoder_halo
+from magvit2_pytorch.types import Codes, Video
+
+
+def visible_pixels(task: str, video: Video, given: int = 1) -> Bool[Tensor, "t h w"]:
+    """Pixels of a video that a task shows; frame prediction shows the `given` first frames."""
+    return TASKS[task](TaskVideo(*video.shape[2:], given))
+
+
+def complete_pixels(video: Video, visible: Bool[Tensor, "t h w"]) -> Video:
+    """The visible pixels, and a guess at the others to encode a hint of them.
+
+    Between frames that show a pixel its values are interpolated; before and after them the nearest
+    is repeated; a pixel that no frame shows is grey.
+    """
+    count = video.shape[2]
+    number = torch.arange(count, device=video.device)[:, None, None]
+    visible = visible.to(video.device)
+    before = torch.where(visible, number, -1).cummax(dim=0).values
+    after = torch.where(visible, number, count).flip(0).cummin(dim=0).values.flip(0)
+    first, last = torch.where(before < 0, after, before), torch.where(after == count, before, after)
+    share = ((number - first) / (last - first).clamp(min=1)).to(video.dtype).clamp(0, 1)
+    never = ~visible.any(dim=0)
+    values = [
+        video.gather(2, index.clamp(0, count - 1).expand(video.shape)) for index in (first, last)
+    ]
+    return torch.lerp(*values, share).masked_fill(never, 0)
+
+
+@torch.no_grad()
+def complete_video(
+    generator: MaskedGenerator,
+    tokenizer: VideoTokenizer,
+    video: Video,
+    task: str,
+    given: int = 1,
+    sampling: Sampling = Sampling(),
+    samples: Int[Tensor, " b"] | None = None,
+) -> Codes:
+    """Codes of a video of which the generator makes up what a task hides.
+
+    Codes that depend on visible pixels only are those of the video; which ones follows from the
+    tokenizer. `given` is the number of frames that frame prediction shows.
+    """
+    visible = visible_pixels(task, video, given)
+    geometry = CodeGeometry(tokenizer.time_factor, tokenizer.space_factor, encoder_halo(tokenizer))
+    known, hinted = (
+        cells.to(generator.device).expand(len(video), -1, -1, -1)
+        for cells in given_cells(visible, geometry)
+    )
+    codes = tokenizer.tokenize(complete_pixels(video, visible)).to(generator.device)
+    return generator.fill(
+        codes, known, hinted=hinted, task=task, sampling=sampling, samples=samples
+    )
