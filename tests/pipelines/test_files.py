@@ -189,7 +189,7 @@ def test_reconstructing_is_coding_and_decoding(tmp_path, quantizer):
 
 def test_frames_that_wait_for_later_codes_come_in_the_end(tmp_path):
     tokenizer = exact(layers=("compress_space", "vidtok_compress_time_linear", "compress_space"))
-    path = clip(tmp_path, num_frames=6, width=WIDTH, fps=12)
+    path = clip(tmp_path, num_frames=7, width=WIDTH, fps=12)
     real, video = whole(path, tokenizer)
     with torch.no_grad():
         recon = tokenizer(video)[:, :, :, :18, :WIDTH]
@@ -201,7 +201,7 @@ def test_frames_that_wait_for_later_codes_come_in_the_end(tmp_path):
         assert torch.equal(frames, to_uint8(recon[0]))
         result = reconstruct_file(tokenizer, path, tmp_path / "o.mkv", inference=inference)
         assert result.psnr_db == pytest.approx(float(right), abs=1e-4)
-        assert result.num_frames == 6
+        assert result.num_frames == 7
         found, found_codes = reconstruct_clip(tokenizer, video, inference)
         torch.testing.assert_close(found, tokenizer(video), atol=1e-9, rtol=0)
         assert torch.equal(found_codes[0], codes)
