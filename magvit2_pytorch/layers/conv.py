@@ -72,8 +72,8 @@ class CausalConv3d(StatefulLayer):
         )
 
     def forward(self, x, past: Past = None, context: Context = Context()):
-        if past is not None and not x.shape[2]:
-            return self._no_frames(x), past
+        if not x.shape[2]:
+            return self._no_frames(x), () if past is None else past
         if past is None and self.time_pad and x.shape[2] == 1:
             return self._convolve_first(x), () if context.last else self._past_after_first(x)
         if past is None:

@@ -13,6 +13,7 @@ from magvit2_pytorch.media.images import write_image
 from magvit2_pytorch.tokenizer.presets import PRESETS, preset, recipe
 from magvit2_pytorch.training.training_config import TrainingConfig
 from magvit2_pytorch.training.video_trainer import VideoTokenizerTrainer
+from tests.conftest import build
 from tests.data.clip_files import make_video
 
 QUICK = ("--preset", "tiny", "--num_train_steps", 2, "--batch_size", 2, "--num_frames", 3,
@@ -311,3 +312,15 @@ def test_what_is_no_start_is_said_before_work_begins(run, videos, pictures, tmp_
     assert status != 0
     assert "--images is a folder of images" in err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_start_without_a_preset_gives_the_model(tmp_path, resolved):
+    """As a converted tokenizer does, with the recipe of the preset that equals it."""
+    tokenizer = build("vidtok_compress_time_linear", "compress_space", repeat_first_frame=True)
+    tokenizer.save_pretrained(tmp_path / "converted")
+    values = resolved("x", "-o", "y", "--init_from", tmp_path / "converted")
+    assert values["model"] == tokenizer.config.to_dict()
+    assert values["training"]["learning_rate"] == TrainingConfig().learning_rate
+    VideoTokenizer.from_preset("tiny").save_pretrained(tmp_path / "tiny")
+    values = resolved("x", "-o", "y", "--init_from", tmp_path / "tiny")
+    assert values["training"]["learning_rate"] == recipe("tiny")["learning_rate"]

@@ -6,7 +6,17 @@ from torch import nn
 from torch.nn import functional as F
 
 from magvit2_pytorch.layers.attention import TokenShift
-from magvit2_pytorch.layers.resample import space_downsample, time_downsample, upsample
+from magvit2_pytorch.layers.conv import CausalConv3d
+from magvit2_pytorch.layers.resample import (
+    EndPaddedDownsample,
+    LinearTimeUpsample,
+    Mix,
+    NearestUpsample,
+    TimeAverage,
+    space_downsample,
+    time_downsample,
+    upsample,
+)
 from magvit2_pytorch.layers.residual import factorized_residual_block, residual_block
 from magvit2_pytorch.layers.stateful import Chain, Pointwise, Residual
 from magvit2_pytorch.types import Context
@@ -88,3 +98,44 @@ def test_frames_come_back_in_the_place_they_were_made_from():
         moved = (layer(changed)[0] - out).abs().amax(dim=(0, 1, 3, 4)).gt(0)
         frames = [max(0, 2 * latent - 1), 2 * latent] if latent else [0]
         assert moved.nonzero().flatten().tolist() == frames
+
+
+def test_linear_doubling_is_interpolation_of_the_first_frames_and_of_the_rest():
+    x = random_features(num_frames=7)
+    layer, linear = LinearTimeUpsample(num_first=2), dict(scale_factor=(2, 1, 1), mode="trilinear")
+    parts = [F.interpolate(part, **linear) for part in x.split([2, 5], dim=2)]
+    expected = torch.cat(parts, dim=2)
+    close = dict(atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(layer(x, None, Context(last=True))[0], expected, **close)
+    found, past, sizes = [], None, [2, 1, 3, 1, 0]
+    for number, piece in enumerate(x.split(sizes, dim=2)):
+        out, past = layer(piece, past, Context(last=number == 4))
+        found.append(out)
+    assert [out.shape[2] for out in found] == [4, 1, 6, 2, 1]
+    torch.testing.assert_close(torch.cat(found, dim=2), expected, **close)
+
+
+def test_halving_and_doubling_space_see_what_they_say():
+    """Of ones with zeros below and on the right; every pixel four times."""
+    x, down = torch.ones(1, 2, 1, 4, 4, dtype=torch.float64), EndPaddedDownsample(2).double()
+    weight, bias = down.conv.weight.sum(1), down.conv.bias
+    corner, inside = weight[..., :2, :2].sum((-1, -2, -3)), weight.sum((-1, -2, -3))
+    out, _ = down(x)
+    torch.testing.assert_close(out[0, :, 0, 0, 0], inside + bias, atol=1e-12, rtol=0)
+    torch.testing.assert_close(out[0, :, 0, 1, 1], corner + bias, atol=1e-12, rtol=0)
+    x = random_features()
+    expected = x.repeat_interleave(2, 3).repeat_interleave(2, 4).repeat_interleave(3, 2)
+    assert torch.equal(NearestUpsample(time=3, space=2)(x)[0], expected)
+
+
+def test_a_mix_begins_with_most_of_the_plain_layer():
+    x = random_features(num_frames=4)
+    mix = Mix(TimeAverage("first_frame"), time_downsample(4, 4)).double()
+    mix.conv = CausalConv3d(4, 4, 3, (2, 1, 1), "first_frame", time_pad=1).double()
+    first = x[:, :, :1]
+    means = F.avg_pool3d(torch.cat((first, x), dim=2), (3, 1, 1), (2, 1, 1))
+    share = torch.tensor(2.0).double().sigmoid()
+    expected = share * means + (1 - share) * mix.conv(x)[0]
+    torch.testing.assert_close(mix(x)[0], expected, atol=1e-12, rtol=0)
+    zeros = F.avg_pool3d(F.pad(x, (0, 0, 0, 0, 1, 0)), (3, 1, 1), (2, 1, 1))
+    torch.testing.assert_close(TimeAverage()(x)[0], zeros, atol=1e-12, rtol=0)

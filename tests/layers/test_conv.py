@@ -1,10 +1,12 @@
+from typing import get_args
+
 import pytest
 import torch
 from torch.nn import functional as F
 
-from magvit2_pytorch.layers.conv import CausalConv3d, triple
+from magvit2_pytorch.layers.conv import CausalConv3d, PadMode, triple
 
-MODES = ("constant", "replicate", "reflect")
+MODES = get_args(PadMode)
 SHAPES = [
     (kernel, stride)
     for kernel in (1, 3, (3, 1, 1), (1, 3, 3), (7, 7, 7), (2, 3, 5))
@@ -21,7 +23,7 @@ def padded_conv(layer, x):
     else:
         x = torch.cat((x[:, :, :1].repeat(1, 1, before, 1, 1), x), dim=2)
     height, width = (size // 2 for size in conv.kernel_size[1:])
-    mode = "constant" if layer.zero_start else conv.padding_mode
+    mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
     sides = (width, width, height, height, 0, 0)
     x = F.pad(x, sides, mode=mode)
     return F.conv3d(x, conv.weight, conv.bias, conv.stride)
@@ -52,6 +54,18 @@ def test_a_strided_window_ends_on_the_newest_frame():
     torch.nn.init.ones_(layer.conv.weight)
     frames = torch.tensor([1.0, 10, 100, 1000, 10000]).view(1, 1, 5, 1, 1)
     assert layer(frames)[0].flatten().tolist() == [1, 111, 11100]
+
+
+@pytest.mark.parametrize(
+    ("pad_mode", "sums"), [("constant", [11, 11110]), ("first_frame", [12, 11110])]
+)
+def test_with_one_frame_in_front_windows_end_on_the_second(pad_mode, sums):
+    layer = CausalConv3d(1, 1, (3, 1, 1), (2, 1, 1), pad_mode, bias=False, time_pad=1)
+    torch.nn.init.ones_(layer.conv.weight)
+    frames = torch.tensor([1.0, 10, 100, 11000]).view(1, 1, 4, 1, 1)
+    assert layer(frames)[0].flatten().tolist() == sums
+    _, past = layer(frames[:, :, :2])
+    assert layer(frames[:, :, 2:], past)[0].flatten().tolist() == sums[1:]
 
 
 def test_sizes_without_a_middle_are_refused(without_type_checks):

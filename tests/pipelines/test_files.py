@@ -23,6 +23,7 @@ from magvit2_pytorch.pipelines.files import (
 from magvit2_pytorch.pipelines.fingerprint import TokenizerId, TokenizerMismatch
 from magvit2_pytorch.pipelines.inference import Inference
 from magvit2_pytorch.pipelines.media_file import pad_space
+from magvit2_pytorch.pipelines.round_trip import reconstruct_clip
 from tests.conftest import DISCRETE
 from tests.data.clip_files import make_film
 from tests.evaluation.clips import clip, exact, mean_difference
@@ -182,6 +183,28 @@ def test_reconstructing_is_coding_and_decoding(tmp_path, quantizer):
         expected = psnr(recon, to_float(real)[None].double())
         assert result.psnr_db == pytest.approx(float(expected), abs=1e-4)
         assert (result.num_frames, result.height, result.width) == (6, 18, WIDTH)
+    expected = after_codec(tmp_path / "expected.mkv", to_uint8(recon[0]))
+    assert_nearly_equal(read_all(tmp_path / "o.mkv"), expected)
+
+
+def test_frames_that_wait_for_later_codes_come_in_the_end(tmp_path):
+    tokenizer = exact(layers=("compress_space", "vidtok_compress_time_linear", "compress_space"))
+    path = clip(tmp_path, num_frames=7, width=WIDTH, fps=12)
+    real, video = whole(path, tokenizer)
+    with torch.no_grad():
+        recon = tokenizer(video)[:, :, :, :18, :WIDTH]
+    codes, header = tokenize_file(tokenizer, path)
+    right = psnr(recon, to_float(real)[None].double())
+    for chunk_frames in (1, 4, 100):
+        inference = Inference(chunk_frames=chunk_frames)
+        frames = torch.cat(list(decoded_frames(tokenizer, codes, header, inference)))
+        assert torch.equal(frames, to_uint8(recon[0]))
+        result = reconstruct_file(tokenizer, path, tmp_path / "o.mkv", inference=inference)
+        assert result.psnr_db == pytest.approx(float(right), abs=1e-4)
+        assert result.num_frames == 7
+        found, found_codes = reconstruct_clip(tokenizer, video, inference)
+        torch.testing.assert_close(found, tokenizer(video), atol=1e-9, rtol=0)
+        assert torch.equal(found_codes[0], codes)
     expected = after_codec(tmp_path / "expected.mkv", to_uint8(recon[0]))
     assert_nearly_equal(read_all(tmp_path / "o.mkv"), expected)
 

@@ -140,6 +140,18 @@ def test_training_options_say_where_they_live(name):
         (dict(codebook_size=64, layers=(("attend_time", {"wide": 3}),)), "are: window"),
         (dict(codebook_size=64, layers=((3, 4),)), "is not a layer: write"),
         (dict(codebook_size=64, image_size=18, layers=("compress_space",) * 2), "stride of 4"),
+        (
+            dict(codebook_size=64, layers=("compress_time",), decoder_layers=("compress_space",)),
+            "layers compress 2 x 1 x 1 and decoder_layers 1 x 2 x 2: they must compress alike",
+        ),
+        (
+            dict(codebook_size=64, separate_first_frame_encoding=True, repeat_first_frame=True),
+            "separate_first_frame_encoding needs a first latent of one frame",
+        ),
+        (
+            dict(codebook_size=64, patch_size=(2, 2), repeat_first_frame=True),
+            r"patch_size=\(2, 2\) needs a first latent of one frame",
+        ),
         (dict(codebook_size=64, image_size=(16, 17), patch_size=4), r"\(16, 17\) .* stride of 4"),
         (dict(codebook_size=64, image_size=(16, 16, 16)), r"one number or \(height, width\)"),
         (dict(codebook_size=64, patch_size=(4, 4, 4)), r"pixels to a side, or \(frames, pixels\)"),

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from magvit2_pytorch.layers.conv import PadMode
+from magvit2_pytorch.layers.stateful import run_chain
 from magvit2_pytorch.tokenizer.layer_spec import LAYERS, Grid, LayerOptions, parse_layer
+from magvit2_pytorch.types import Context
 from tests.conftest import build, cond_of, random_video
 
 EVERY_LAYER = sorted(LAYERS)
@@ -82,7 +84,8 @@ def test_chunks_equal_the_whole(layer):
             parts.append(latents)
         torch.testing.assert_close(torch.cat(parts, dim=2), whole, atol=1e-10, rtol=0)
 
-        past, parts, pieces = None, [], whole.split(chunks, dim=2)
+        # The end of a stream may come without latents.
+        past, parts, pieces = None, [], whole.split((*chunks, *[0] * (chunks == (3, 1))), dim=2)
         for number, latents in enumerate(pieces, 1):
             last = number == len(pieces)
             frames, past = tokenizer.decode_chunk(latents, past, cond, last=last)
@@ -138,6 +141,36 @@ def test_bf16_is_finite_and_close(layer):
         low = tokenizer.encode(video, cond).float()
     assert low.isfinite().all()
     assert (low - latents).norm() / latents.norm() < 0.05
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layer", EVERY_LAYER)
+def test_a_first_latent_of_many_frames_suits_a_layer_or_is_refused(layer):
+    """Copies of the first frame change nothing but the first latent's own frames."""
+    layers = ("compress_space", layer, "vidtok_compress_time_linear", "vidtok_compress_time")
+    layers = tuple(name for name in layers if not LAYERS[layer].one_frame_start or name == layer)
+    if LAYERS[layer].one_frame_start:
+        with pytest.raises(ValueError, match=f"repeat_first_frame: {layer} needs a first latent"):
+            build(*layers, repeat_first_frame=True)
+        return
+    tokenizer = build(*layers, repeat_first_frame=True).double()
+    cond, factor = cond_of(tokenizer), tokenizer.time_factor
+    video = random_video(1 + 2 * factor, dtype=torch.float64)
+    latents, recon = tokenizer.encode(video, cond), tokenizer(video, cond)
+    assert latents.shape[2] == 3
+    assert recon.shape == video.shape
+    close = dict(atol=1e-10, rtol=0)
+    # Frames of their own instead of copies, which the model without the option puts nowhere.
+    filled = torch.cat((video[:, :, :1].expand(-1, -1, factor - 1, -1, -1), video), dim=2)
+    inner, _ = run_chain(
+        [tokenizer.encoder.layers[0].layers[1], *tokenizer.encoder.layers[1:]],
+        filled, None, Context(cond=tokenizer._embed("encoder", cond), last=True),
+    )  # fmt: skip
+    torch.testing.assert_close(inner, latents, **close)
+    first, past = tokenizer.encode_chunk(video[:, :, :1], None, cond)
+    rest, _ = tokenizer.encode_chunk(video[:, :, 1:], past, cond)
+    torch.testing.assert_close(torch.cat((first, rest), dim=2), latents, **close)
+    torch.testing.assert_close(tokenizer(video[:, :, :1], cond), recon[:, :, :1], **close)
 
 
 AHEAD = [name for name in EVERY_LAYER if parse_layer(name).look_ahead(Grid(8))]
