@@ -17,16 +17,18 @@ from multiprocessing.context import BaseContext
 from pathlib import Path
 from types import ModuleType
 
+import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
 START_METHOD = multiprocessing.get_all_start_methods()[0]
 """That of the platform, which comes first."""
 IMPORTED = (
-    "torch._dynamo", "torch.distributed", "accelerate", "matplotlib.backends.backend_agg",
-    "matplotlib.figure", "av", "PIL.Image", "safetensors.torch", "magvit2_pytorch.cli.main",
-    "magvit2_pytorch.evaluation.report", "magvit2_pytorch.pipelines.corpus",
-    "magvit2_pytorch.training.dry_run", "magvit2_pytorch.training.video_trainer",
+    "pytest", "torch._dynamo", "torch.distributed", "accelerate", "matplotlib.figure",
+    "matplotlib.backends.backend_agg", "av", "PIL.Image", "safetensors.torch",
+    "magvit2_pytorch.cli.main", "magvit2_pytorch.evaluation.report",
+    "magvit2_pytorch.pipelines.corpus", "magvit2_pytorch.training.dry_run",
+    "magvit2_pytorch.training.video_trainer",
 )  # fmt: skip
 
 
@@ -35,14 +37,11 @@ def fresh() -> BaseContext:
     """Starts copies of a process that has imported the library, from any working directory."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTED)
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), before)))
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+        # Threads that wait for each other in loops are slow beside another test.
+        patch.setenv("OMP_WAIT_POLICY", "passive")
         forkserver.ensure_running()
-    finally:
-        os.environ.pop("PYTHONPATH")
-        if before is not None:
-            os.environ["PYTHONPATH"] = before
     return context
 
 
