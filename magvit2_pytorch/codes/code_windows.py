@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from magvit2_pytorch.codes.codes_dataset import CodesDataset
-from magvit2_pytorch.codes.views import is_view
+from magvit2_pytorch.codes.views import is_view, without_view
 from magvit2_pytorch.runtime import keyed_seed
 
 GAP_LATENTS = 2
@@ -45,12 +45,13 @@ def split_in_time(
 
     Held out is a `fraction` of each video's latent frames, or `num_held_out` of them. Between both
     parts `GAP_LATENTS` are left out. Of a video that is mirrored or shifted in time (a view) only
-    the part to train on is used. Videos that are too short for both parts are trained on whole.
-    Raises `ValueError` if all of them are.
+    the part to train on is used. Videos that are too short for both parts are trained on whole. If
+    all of them are, a `fraction` of the videos is held out, chosen by their paths, and views of
+    these are not used. Raises `ValueError` if there are fewer than two such videos.
     """
     train, held_out = [], []
     for number, (shape, path) in enumerate(zip(codes.shapes, codes.paths, strict=True)):
-        length = shape[0] if len(shape) > 1 else 1
+        length = _grid(shape, codes.num_codebooks)[0]
         held = math.ceil(length * fraction) if num_held_out is None else num_held_out
         end = length - held - GAP_LATENTS
         if end < num_latent_frames:
@@ -59,13 +60,23 @@ def split_in_time(
         train.append(Stretch(number, 0, end))
         if not is_view(path):
             held_out.append(Stretch(number, length - held, length))
-    if not held_out:
+    return (train, held_out) if held_out else _split_by_path(codes, train, fraction)
+
+
+def _split_by_path(
+    codes: CodesDataset, stretches: list[Stretch], fraction: float
+) -> tuple[list[Stretch], list[Stretch]]:
+    names = sorted({without_view(path) for path in codes.paths})
+    if len(names) < 2:
         raise ValueError(
-            f"none of the {len(train)} videos in {codes.folder} is long enough to hold out its "
-            f"end: {num_latent_frames} latent frames to train on, {GAP_LATENTS} between and at "
-            "least one held out; use a smaller num_latent_frames, or give a valid_folder"
+            f"{codes.folder} holds codes of one video, too short to hold out its end: use a "
+            "smaller num_latent_frames, or tokenize more videos"
         )
-    return train, held_out
+    names.sort(key=lambda name: keyed_seed("held out", name))
+    chosen = set(names[: min(max(1, round(fraction * len(names))), len(names) - 1)])
+    paths = codes.paths
+    train = [s for s in stretches if without_view(paths[s.video]) not in chosen]
+    return train, [s for s in stretches if paths[s.video] in chosen]
 
 
 class CodeWindows(Dataset):

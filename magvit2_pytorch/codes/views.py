@@ -38,6 +38,11 @@ def is_view(path: str) -> bool:
     return _PATH.search(path) is not None
 
 
+def without_view(path: str) -> str:
+    """The path of the video itself."""
+    return _PATH.sub(r"\2", path)
+
+
 def parse_views(text: str) -> Sequence[View]:
     """Views by a text such as "flip,shift:4": mirrored or not, from each of the frames 0 to 3 on.
 

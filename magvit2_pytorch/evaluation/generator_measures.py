@@ -47,10 +47,10 @@ class HeldOut:
 
 
 def held_out_videos(codes: CodesDataset, stretches: Sequence[Stretch]) -> Iterator[HeldOut]:
-    """The videos of held-out stretches."""
+    """The videos of held-out stretches; of whole ones all but the first latent frame."""
     for stretch in stretches:
         grid = read_grid(codes, stretch.video, 0, stretch.stop)
-        yield HeldOut(codes.paths[stretch.video], grid[None], stretch.start)
+        yield HeldOut(codes.paths[stretch.video], grid[None], max(stretch.start, 1))
 
 
 @torch.no_grad()
@@ -177,6 +177,8 @@ def predict(
     films["repeated"] = last.cpu()[..., : real.shape[-2], : real.shape[-1]].expand_as(
         films["true codes"]
     )
+    # The last latent may stand for fewer frames than it decodes to.
+    films = {name: film[:, :, : films["original"].shape[2]] for name, film in films.items()}
     samples = [films[f"sample {n}"] for n in range(num_samples)]
 
     def against(film: Video, other: Video = films["original"]) -> list[float]:

@@ -59,7 +59,9 @@ def evaluate_generator(
     """
     progress = progress or FileProgress()
     train, stretches = split_in_time(codes, 1, valid_frac, num_valid_latents)
-    stretches = stretches[:max_videos]
+    stretches = [stretch for stretch in stretches if stretch.stop > 1][:max_videos]
+    if not stretches:
+        raise ValueError(f"{codes.folder} holds no video of two latent frames to predict one of")
     progress.planned(Plan(num_inputs=len(stretches)))
     folder.mkdir(parents=True, exist_ok=True)
     unigram = Unigram(codes, train, codes.codebook_size**codes.num_codebooks)

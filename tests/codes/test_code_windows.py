@@ -52,8 +52,23 @@ def test_the_end_of_each_video_is_held_out_behind_a_gap(tmp_path):
         stop = length if held is None else length - held - GAP_LATENTS
         assert (stretch.start, stretch.stop) == (0, stop)
     assert [s.stop - s.start for s in split_in_time(codes, 3, 0.1, 7)[1]] == [7, 7]
-    with pytest.raises(ValueError, match="long enough"):
-        split_in_time(codes, 3, 0.1, 40)
+    one = write_corpus(tmp_path / "one", {"a": (4, 2, 2), "a@flip": (4, 2, 2)})
+    with pytest.raises(ValueError, match="one video, too short"):
+        split_in_time(one, 3, 0.1)
+
+
+def test_of_short_videos_some_are_held_out_whole(tmp_path):
+    names = [f"{n}" for n in range(20)]
+    shapes = {path: (4, 2, 2) for name in names for path in (name, f"{name}@flip")}
+    codes = write_corpus(tmp_path / "clips", shapes)
+    train, held_out = split_in_time(codes, 3, 0.2)
+    paths = [codes.paths[s.video].removesuffix(".codes.safetensors") for s in held_out]
+    assert len(paths) == 4
+    assert {(s.start, s.stop) for s in held_out} == {(0, 4)}
+    trained = {codes.paths[s.video].removesuffix(".codes.safetensors") for s in train}
+    assert trained == {p for p in shapes if p.split("@")[0] not in paths}
+    sequences = write_corpus(tmp_path / "tokens", {"a": (6,), "b": (6,)})
+    assert [len(part) for part in split_in_time(sequences, 1, 0.1)] == [1, 1]
 
 
 def test_windows_are_cut_from_the_stretches_and_repeatable(tmp_path):
