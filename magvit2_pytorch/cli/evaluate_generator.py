@@ -72,7 +72,7 @@ def evaluate_generator(
 
     with user_errors((ValueError, FileNotFoundError)):
         sampler = load_generator(name).to(tokenizer.device)
-        check_generator(sampler, tokenizer_id)
+        check_generator(sampler, tokenizer, tokenizer_id)
         with interruptible_bar("video") as progress:
             report = generator_report.evaluate_generator(
                 sampler, tokenizer, CodesDataset(codes), folder, data=source,

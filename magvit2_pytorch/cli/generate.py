@@ -101,7 +101,7 @@ def generate(
 
     with user_errors(prefix=f"cannot use {generator}"):
         sampler = load_generator(name).to(tokenizer.device)
-        check_generator(sampler, tokenizer_id, force)
+        check_generator(sampler, tokenizer, tokenizer_id, force)
     prompts = {}
     for path in films.prompt:
         with user_errors(UnusableMedia):

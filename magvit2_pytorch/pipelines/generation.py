@@ -162,8 +162,18 @@ def generate_films(
             part.write_text(json.dumps(values | (record or {}), indent=2) + "\n", encoding="utf-8")
 
 
-def check_generator(generator: Generator, tokenizer_id: TokenizerId, force: bool = False) -> None:
-    """Raises `TokenizerMismatch` unless the generator's codes are of this tokenizer."""
+def check_generator(
+    generator: Generator, tokenizer: Any, tokenizer_id: TokenizerId, force: bool = False
+) -> None:
+    """Raises `TokenizerMismatch` unless the generator's codes are of this tokenizer.
+
+    Raises `ValueError` for tokenizers that do not decode frame by frame.
+    """
+    if not isinstance(tokenizer, VideoTokenizer):
+        raise ValueError(
+            "films are decoded frame by frame, from a grid of codes: this takes a VideoTokenizer, "
+            "not a 1-D tokenizer"
+        )
     wanted = generator.config.tokenizer_fingerprint
     if wanted not in (None, tokenizer_id.fingerprint) and not force:
         raise TokenizerMismatch(
