@@ -67,7 +67,8 @@ def evaluate_generator(
     unigram = Unigram(codes, train, codes.codebook_size**codes.num_codebooks)
     rows, unigram_bits = [], []
     for stretch, video in zip(stretches, held_out_videos(codes, stretches), strict=True):
-        row = {"video": video.name, "held_out_latents": len(video.end)}
+        positions = video.end.flatten() if codes.num_codebooks == 1 else video.end[..., 0].flatten()
+        row = {"video": video.name, "num_codes": len(positions), "held_out_latents": len(video.end)}
         row["adaptive_coder"] = adaptive_bits(video, generator.config.levels)
         unigram_bits.append(
             [unigram.bits(video.end, codes.num_codebooks, added) for added in ADDED_COUNTS]
@@ -128,7 +129,7 @@ def _prediction(
 def _summary(
     generator: Generator, rows: Sequence[Mapping[str, Any]], unigram_bits: np.ndarray
 ) -> dict[str, Any]:
-    counts = np.array([row["held_out_latents"] for row in rows], dtype=float)
+    counts = np.array([row["num_codes"] for row in rows], dtype=float)
     report: dict[str, Any] = {
         "library_version": __version__,
         "generator": generator.config.to_dict(),
@@ -153,8 +154,8 @@ def _summary(
 
 
 def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:
-    """Mean over latent frames, of which videos have different numbers."""
-    weights = [row["held_out_latents"] for row in rows]
+    """Mean over codes, of which videos have different numbers."""
+    weights = [row["num_codes"] for row in rows]
     return float(np.average([row[name] for row in rows], weights=weights))
 
 
