@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from magvit2_pytorch.training.generator_config import GeneratorTrainingConfig
 
 DEFAULT_PRESET = "ar-tiny"
-FROM_CODES = ("kind", "levels", "classes", "grid", "tokenizer_fingerprint")
+FROM_CODES = (
+    "kind", "levels", "classes", "grid", "tokenizer_fingerprint", "time_factor", "space_factor",
+)  # fmt: skip
 """Options of a generator that its preset and the codes determine."""
 
 

@@ -7,12 +7,16 @@ from typing import Any
 from magvit2_pytorch.codes.code_windows import CodeWindows, class_folders, split_in_time
 from magvit2_pytorch.codes.codes_dataset import CodesDataset
 from magvit2_pytorch.config import check_known, keyword_signature
-from magvit2_pytorch.generators.generator import Generator, build_generator
+from magvit2_pytorch.generators.generator import GENERATORS, Generator, build_generator
 from magvit2_pytorch.training.dry_run import dry_run
 from magvit2_pytorch.training.generator_config import GeneratorTrainingConfig
 from magvit2_pytorch.training.generator_task import GeneratorTask
 from magvit2_pytorch.training.plan import Plan
 from magvit2_pytorch.training.trainer import Trainer
+
+
+STRIDES = ("time_factor", "space_factor")
+"""Options of masked generators that are those of the tokenizer."""
 
 
 def generator_for(
@@ -24,8 +28,11 @@ def generator_for(
     of the videos' paths its classes.
     """
     classes = class_folders(codes) if class_conditional else None
+    known = GENERATORS[options["kind"]].config_class.__dataclass_fields__
+    header = codes.header(0).header
+    strides = {name: getattr(header, name) for name in STRIDES if name in known}
     return build_generator(
-        **options,
+        **(strides | options),
         levels=(codes.digit_levels,) * codes.num_codebooks,
         classes=classes,
         grid=crop,
