@@ -52,6 +52,25 @@ def test_random_clips_are_windows_of_the_videos_mirrored_or_not(load, tmp_path):
     assert {corner[2] for corner in corners} == set(range(width - 4 + 1))
 
 
+def test_attention_one_by_one_is_that_of_groups(load):
+    tokens = load("any_number_of_tokens")
+    pairs = [((0, 3), (0, 3)), ((3, 5), (3, 5)), ((5, 8), (5, 8))]
+    q, k, v = torch.randn(3, 1, 2, 8, 4)
+    grouped = tokens.packed_attention.attend_spans(pairs)(q, k, v)
+    torch.testing.assert_close(tokens.attend_one_by_one(pairs)(q, k, v), grouped)
+
+
+def test_mean_colours_of_blocks(load):
+    tokens = load("any_number_of_tokens")
+    clip = torch.randn(3, 8, 16, 16)
+    assert tokens.blocks_of_mean_colour(clip, 4).shape == clip.shape
+    flat = torch.full((3, 8, 16, 16), 0.3)
+    torch.testing.assert_close(tokens.blocks_of_mean_colour(flat, 128), flat)
+    crops = tokens.crops([clip, flat], (4, 8, 8), 4, seed=1)
+    assert [tuple(crop.shape) for crop in crops] == [(3, 4, 8, 8)] * 4
+    assert torch.equal(crops[1], flat[:, :4, :8, :8])
+
+
 def test_weights_are_kept_at_even_parts_and_as_they_were(load):
     kept = load("equal_time").Kept(4)
     weights = {"weight": torch.zeros(1)}

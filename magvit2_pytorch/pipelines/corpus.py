@@ -146,6 +146,7 @@ def _check_header(file: CodeFile, ours: CodeHeader) -> None:
     pairs = {
         "size": (theirs.size or "as it is", ours.size or "as it is"),
         "precision": (theirs.precision, ours.precision),
+        "num_tokens": (theirs.num_tokens, ours.num_tokens),
     }
     if theirs.fingerprint != ours.fingerprint:
         pairs = {"the tokenizer": tokenizers, **pairs}

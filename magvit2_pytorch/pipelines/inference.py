@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError
 
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.pretrained import CONFIG_FILE
@@ -22,10 +23,10 @@ def load_tokenizer(name: str) -> AnyTokenizer:
     Raises as `VideoTokenizer.from_pretrained` does.
     """
     folder = Path(name)
-    path = folder / CONFIG_FILE if folder.exists() else Path(hf_hub_download(name, CONFIG_FILE))
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # reported below
+        path = folder / CONFIG_FILE if folder.exists() else hf_hub_download(name, CONFIG_FILE)
+        config = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, HfHubHTTPError):  # `from_pretrained` says what is wrong
         config = {}
     is_sequence = isinstance(config, dict) and "num_tokens" in config
     return (Tokenizer1d if is_sequence else VideoTokenizer).from_pretrained(name)

@@ -42,6 +42,7 @@ def test_it_learns_and_is_saved(tmp_path):
     assert lines[-1]["valid/psnr"] > before + 1.5
     counts = validation_counts((2, 16))
     assert counts == [2, 6, 16]
+    assert len({lines[-1][f"valid/psnr_{count}"] for count in counts}) == 3
     mean = sum(lines[-1][f"valid/psnr_{count}"] for count in counts) / 3
     assert lines[-1]["valid/psnr"] == pytest.approx(mean)
     saved = Tokenizer1d.from_pretrained(tmp_path / "tokenizer")
