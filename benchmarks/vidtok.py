@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,22 +26,19 @@ def operation(implementation: str, name: str, shape, video):
 
     state = plain.made_state(shape)
     num_parameters = sum(tensor.numel() for tensor in state.values())
+    latents = torch.zeros(
+        1, shape.z, 1 + (video.shape[2] - 1) // 4, *(n // 8 for n in video.shape[3:])
+    )
     if implementation == THEIRS:
-        latents = torch.zeros(
-            1, shape.z, 1 + (video.shape[2] - 1) // 4, *(s // 8 for s in video.shape[3:])
-        )
-        encode, decode = (
-            lambda: plain.encode(state, shape, video),
-            lambda: plain.decode(state, shape, latents),
-        )
-        return (encode if name == "encode" else decode), num_parameters
-    from magvit2_pytorch.convert.conversion import tokenizer_from_state
+        encode, decode = (partial(half, state, shape) for half in (plain.encode, plain.decode))
+    else:
+        from magvit2_pytorch.convert.conversion import tokenizer_from_state
 
-    tokenizer = tokenizer_from_state(state, levels=(8,) * shape.z, vidtok_version=shape.version)
-    latents = torch.zeros(1, shape.z, *tokenizer.latent_grid(*video.shape[2:]))
-    del state
-    encode, decode = lambda: tokenizer.encode(video), lambda: tokenizer.decode(latents)
-    return (encode if name == "encode" else decode), num_parameters
+        options = dict(levels=(8,) * shape.z, vidtok_version=shape.version)
+        tokenizer = tokenizer_from_state(state, **options)
+        encode, decode = tokenizer.encode, tokenizer.decode
+    run = partial(encode, video) if name == "encode" else partial(decode, latents)
+    return run, num_parameters
 
 
 def worker(args):

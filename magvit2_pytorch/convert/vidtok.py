@@ -74,7 +74,7 @@ def config(
     state: Tensors,
     source: str,
     levels: str | Sequence[int] | None = None,
-    vidtok_version: str | None = None,
+    vidtok_version: str | float | None = None,
     interpolation_mode: str | None = None,
 ) -> dict[str, Any]:
     """Options of the tokenizer with these weights.
@@ -105,6 +105,7 @@ def config(
         if levels is None and int(published[2]) == 8**z:
             levels = (8,) * z
     quantizer = _continuous(z, levels) if dim_out == 2 * z else _fsq(z, levels)
+    vidtok_version = str(vidtok_version)
     if vidtok_version not in ("1.0", "1.1"):
         raise ValueError(
             f"vidtok_version is {vidtok_version}: give 1.0 or 1.1; names of published files of "
