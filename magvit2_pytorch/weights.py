@@ -15,6 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from magvit2_pytorch.atomic import as_path
+
 Tensors = dict[str, Tensor]
 """Tensors by name, as a state dict has them."""
 
@@ -35,7 +37,7 @@ def read_tensors(path: str | Path, accepted: str) -> Tensors:
     copy those that must outlive it. `accepted` completes "give ..." in error messages. Raises
     `FileNotFoundError`, or `ValueError` on a file without named tensors.
     """
-    path = Path(path)
+    path = as_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}: give {accepted}")
     _check_start(path)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 
+from magvit2_pytorch.atomic import as_path
 from magvit2_pytorch.convert import o2_magvit2
 from magvit2_pytorch.convert.name_table import convert
 from magvit2_pytorch.quantizers.lfq import BitOrder
@@ -53,7 +54,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
     Tensors may share memory with the file.
     """
-    path = _find_file(Path(path))
+    path = _find_file(as_path(path))
     return split_checkpoint(read_tensors(path, ACCEPTED), str(path))
 
 

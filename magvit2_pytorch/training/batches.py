@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import Subset
 
+from magvit2_pytorch.atomic import as_path
 from magvit2_pytorch.data.clips import ClipSpec
 from magvit2_pytorch.data.datasets import ImageDataset, MediaDataset, VideoDataset
 from magvit2_pytorch.data.loader import InfiniteBatches
@@ -113,7 +114,7 @@ def _hold_out(
     first validation, possibly after hours.
     """
     names = split_names(source, paths)
-    recorded = read_held_out(Path(config.results_folder)).get(kind, [])
+    recorded = read_held_out(as_path(config.results_folder)).get(kind, [])
     if recorded and (gone := set(recorded) - set(names)):
         warnings.warn(
             f"{len(gone)} of the {len(recorded)} {kind}s that this run holds out are not in "

@@ -15,6 +15,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 from torch import nn
 
+from magvit2_pytorch.atomic import as_path
 from magvit2_pytorch.training.loop_config import LoopConfig
 
 
@@ -94,7 +95,7 @@ def build_accelerator(config: LoopConfig, kwargs: dict[str, Any]) -> Accelerator
         # Only for its gradient scaler: accelerate has one precision for the whole process.
         mixed_precision="fp16" if config.precision == "fp16" else "no",
         log_with=trackers or None,
-        project_dir=config.results_folder,
+        project_dir=as_path(config.results_folder),
     )
     accelerator = Accelerator(**(defaults | kwargs | {"kwargs_handlers": handlers}))
     # Accelerate silently leaves out trackers that are not installed.

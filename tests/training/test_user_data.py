@@ -128,3 +128,28 @@ def test_items_of_named_keys_and_arrays():
     for key in KEYS:
         assert torch.equal(as_clip({"other": CLIPS[1], key: CLIPS[0]}), CLIPS[0])
     assert as_clip(np.zeros((3, 4, 4))).dtype == torch.float32
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_nothing_to_train_is_said(make_trainer, optimizer):
+    trainer = make_trainer(optimizer=optimizer)
+    for context in (torch.no_grad(), torch.inference_mode(), torch.set_grad_enabled(False)):
+        with context, pytest.raises(ValueError, match="gradients are off"):
+            trainer.train()
+    trainer.tokenizer.requires_grad_(False)
+    for start in (trainer.train, trainer.dry_run):
+        with pytest.raises(ValueError, match="all weights of the tokenizer are frozen"):
+            start()
+    assert trainer.step == 0
+
+
+def test_the_home_folder_is_found(make_trainer, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    folders = dict(results_folder="~/run", checkpoints_folder="~/run/states")
+    trainer = make_trainer(**folders, num_train_steps=1, num_valid_clips=1)
+    trainer.train()
+    trainer.save("~/kept")
+    trainer.load("~/kept")
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "kept"}
+    assert (tmp_path / "run" / "states" / "step-1").is_dir()
