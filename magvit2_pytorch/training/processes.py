@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 from torch import nn
 
@@ -97,7 +98,8 @@ def build_accelerator(config: LoopConfig, kwargs: dict[str, Any]) -> Accelerator
         log_with=trackers or None,
         project_dir=as_path(config.results_folder),
     )
-    accelerator = Accelerator(**(defaults | kwargs | {"kwargs_handlers": handlers}))
+    with _state_of_its_own():
+        accelerator = Accelerator(**(defaults | kwargs | {"kwargs_handlers": handlers}))
     # Accelerate silently leaves out trackers that are not installed.
     missing = set(trackers) - set(map(str, accelerator.log_with))
     if missing and "log_with" not in kwargs:
@@ -106,6 +108,28 @@ def build_accelerator(config: LoopConfig, kwargs: dict[str, Any]) -> Accelerator
             f"pip install {' '.join(sorted(missing))}, or switch off the tracking"
         )
     return accelerator
+
+
+@contextmanager
+def _state_of_its_own() -> Iterator[None]:
+    """Gives the `Accelerator` that is built in it a precision and device of its own.
+
+    Accelerate has one state for the whole process, and refuses or ignores others after the first;
+    the objects built before keep theirs. Processes that are connected stay connected, with the
+    timeout of the first.
+    """
+    classes = [AcceleratorState, GradientState]
+    if PartialState._shared_state.get("num_processes", 1) == 1:
+        classes.append(PartialState)
+    before = {cls: cls._shared_state for cls in classes}
+    for cls, state in before.items():
+        cls._shared_state = type(state)()
+    try:
+        yield
+    finally:
+        for cls, state in before.items():
+            if state:
+                cls._shared_state = state
 
 
 def _check_not_sharded(kwargs: dict[str, Any]) -> None:
