@@ -98,7 +98,7 @@ def build_accelerator(config: LoopConfig, kwargs: dict[str, Any]) -> Accelerator
         log_with=trackers or None,
         project_dir=as_path(config.results_folder),
     )
-    with _state_of_its_own():
+    with _shared_states(_fresh_states()):
         accelerator = Accelerator(**(defaults | kwargs | {"kwargs_handlers": handlers}))
     # Accelerate silently leaves out trackers that are not installed.
     missing = set(trackers) - set(map(str, accelerator.log_with))
@@ -110,25 +110,39 @@ def build_accelerator(config: LoopConfig, kwargs: dict[str, Any]) -> Accelerator
     return accelerator
 
 
-@contextmanager
-def _state_of_its_own() -> Iterator[None]:
-    """Gives the `Accelerator` that is built in it a precision and device of its own.
+def prepare(accelerator: Accelerator, *objects: Any) -> tuple[Any, ...]:
+    """`accelerator.prepare` of several objects, with the state of this accelerator."""
+    states = (accelerator.state, accelerator.gradient_state)
+    with _shared_states({type(state): state.__dict__ for state in states}):
+        return accelerator.prepare(*objects)
 
-    Accelerate has one state for the whole process, and refuses or ignores others after the first;
-    the objects built before keep theirs. Processes that are connected stay connected, with the
-    timeout of the first.
+
+def _fresh_states() -> dict[type, dict]:
+    """States for an `Accelerator` whose precision and device are its own.
+
+    Processes that are connected stay connected, with the timeout of the first.
     """
     classes = [AcceleratorState, GradientState]
     if PartialState._shared_state.get("num_processes", 1) == 1:
         classes.append(PartialState)
-    before = {cls: cls._shared_state for cls in classes}
-    for cls, state in before.items():
-        cls._shared_state = type(state)()
+    return {cls: type(cls._shared_state)() for cls in classes}
+
+
+@contextmanager
+def _shared_states(states: dict[type, dict]) -> Iterator[None]:
+    """Replaces the states that accelerate keeps for the whole process.
+
+    It refuses or ignores a second precision or device. Objects made before keep their own states.
+    """
+    before = {cls: cls._shared_state for cls in states}
+    for cls, state in states.items():
+        cls._shared_state = state
     try:
         yield
     finally:
         for cls, state in before.items():
-            if state:
+            # The first connection of processes is that of the whole process.
+            if state or cls is not PartialState:
                 cls._shared_state = state
 
 

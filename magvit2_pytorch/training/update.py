@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from magvit2_pytorch.training.optimizer import build_optimizers, lr_scale
+from magvit2_pytorch.training.processes import prepare
 from magvit2_pytorch.training.state import (
     add_prefix,
     flatten_optimizer,
@@ -46,7 +47,7 @@ class Optimization:
         self.options = trainable.options
         self.check_trainable()
         optimizers = build_optimizers(trainable.module, self.options, trainable.not_for_muon)
-        self.module, *self.optimizers = accelerator.prepare(trainable.module, *optimizers)
+        self.module, *self.optimizers = prepare(accelerator, trainable.module, *optimizers)
         self.skips = SkippedSteps()
 
     def check_trainable(self) -> None:
