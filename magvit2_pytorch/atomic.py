@@ -15,6 +15,14 @@ from pathlib import Path
 _MAX_NAME_BYTES = 255
 
 
+AnyPath = str | bytes | os.PathLike
+
+
+def as_path(path: AnyPath) -> Path:
+    """Path of a file that a user named: `~` is the home folder, and bytes are accepted."""
+    return Path(os.path.expanduser(os.fsdecode(path)))
+
+
 def sha256_of(path: str | os.PathLike) -> str:
     """SHA-256 of a file's contents, in hexadecimal, in constant memory."""
     digest = hashlib.sha256()

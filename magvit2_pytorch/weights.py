@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from magvit2_pytorch.atomic import as_path
+
 Tensors = dict[str, Tensor]
 """Tensors by name, as a state dict has them."""
 
@@ -44,7 +46,7 @@ def read_checkpoint_file(path: str | Path, accepted: str) -> tuple[Tensors, dict
 
     A training framework keeps there what it needs to go on, such as the state of optimizers.
     """
-    path = Path(path)
+    path = as_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}: give {accepted}")
     _check_start(path)

@@ -23,7 +23,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from magvit2_pytorch.atomic import replacing
+from magvit2_pytorch.atomic import as_path, replacing
 from magvit2_pytorch.codes.code_header import CodedVideo, CodeHeader, VideoCodes, from_json, to_json
 from magvit2_pytorch.media.unusable import UnusableMedia
 from magvit2_pytorch.version import __version__
@@ -55,7 +55,7 @@ class CodeFile:
     videos: list[CodedVideo]
 
     def __init__(self, path: str | os.PathLike):
-        self.path = Path(path)
+        self.path = as_path(path)
         with _reading_errors(self.path):
             with safe_open(os.fspath(self.path), framework="np") as file:
                 metadata, num_videos = file.metadata() or {}, len(file.keys())
@@ -156,7 +156,7 @@ def write_codes(path: str | os.PathLike, codes: VideoCodes, video: CodedVideo) -
 
     Raises `ValueError` if codes and metadata do not match.
     """
-    _write(Path(path), video.header, [_prepare(codes, video)])
+    _write(as_path(path), video.header, [_prepare(codes, video)])
 
 
 class ShardName(NamedTuple):
@@ -189,7 +189,7 @@ class ShardWriter:
     def __init__(self, folder: str | os.PathLike, first: ShardName, max_bytes: int):
         if max_bytes < 1:
             raise ValueError(f"max_bytes is {max_bytes}: give at least 1")
-        self.folder = Path(folder)
+        self.folder = as_path(folder)
         self.name = first
         self.max_bytes = max_bytes
         self._header: CodeHeader | None = None

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from magvit2_pytorch.atomic import as_path
 from magvit2_pytorch.config import to_tuples
 from magvit2_pytorch.types import MediaKind, Precision
 from magvit2_pytorch.version import __version__
@@ -41,7 +42,7 @@ def in_ticks(durations: Sequence[float] | None, num_frames: int) -> tuple[int, .
 def file_state(path: str | os.PathLike) -> str | None:
     """Size and time of the last change of a file, as a text; None without a file."""
     try:
-        stat = os.stat(path)
+        stat = os.stat(as_path(path))
     except OSError:
         return None
     return f"{stat.st_size} B, {stat.st_mtime_ns} ns"

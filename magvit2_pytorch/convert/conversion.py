@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from magvit2_pytorch.atomic import as_path
 from magvit2_pytorch.config import check_known
 from magvit2_pytorch.convert import o2_magvit2, vidtok  # noqa: F401  they register themselves
 from magvit2_pytorch.convert.name_table import convert
@@ -62,7 +63,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
     Tensors may share memory with the file.
     """
-    path = _find_file(Path(path))
+    path = _find_file(as_path(path))
     state, beside = read_checkpoint_file(path, accepted())
     checkpoint = split_checkpoint(state, str(path))
     return checkpoint._replace(left_out=checkpoint.left_out | beside)

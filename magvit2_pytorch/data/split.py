@@ -10,7 +10,6 @@ from magvit2_pytorch.atomic import replacing
 from magvit2_pytorch.media.sources import Source
 from magvit2_pytorch.media.unusable import AnyPath, as_path
 from magvit2_pytorch.runtime import keyed_seed
-from magvit2_pytorch.types import MediaKind
 
 T = TypeVar("T")
 
@@ -55,21 +54,46 @@ def split_files(
 def split_names(source: Source, paths: Sequence[Path]) -> list[str]:
     """Names of files relative to the folder, or to that of the list.
 
-    They stay the same when the folder moves. Several given paths have themselves as names.
+    They stay the same when the folder moves. Several given paths have themselves as names. A file
+    that is reached by links too has one name, so that it is on one side: that of the file itself,
+    or else the first.
     """
-    if not isinstance(source, AnyPath):
-        return [path.as_posix() for path in paths]
-    root = as_path(source)
-    root = root if root.is_dir() else root.parent
-    return [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
+    if isinstance(source, AnyPath):
+        root = as_path(source)
+        root = root if root.is_dir() else root.parent
+        names = [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
+    else:
+        names = [path.as_posix() for path in paths]
+    files: dict[tuple[int, int], list[tuple[bool, str]]] = {}
+    identities = [_identity(path) for path in paths]
+    for path, name, identity in zip(paths, names, identities, strict=True):
+        files.setdefault(identity, []).append((os.path.islink(path), name))
+    return [
+        name if identity is None or len(files[identity]) == 1 else min(files[identity])[1]
+        for name, identity in zip(names, identities, strict=True)
+    ]
 
 
-HeldOut = dict[MediaKind, list[str]]
-"""Names of held-out files, by kind."""
+def _identity(path: Path) -> tuple[int, int] | None:
+    """The same for all names of a file; None without a file."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
+
+
+HeldOut = dict[str, list[str]]
+"""Names of held-out files, by kind; those of images beside images under `ADDED_IMAGES`."""
+ADDED_IMAGES = "added image"
 
 
 def write_held_out(folder: Path, names: HeldOut) -> None:
-    """Writes the record of a run."""
+    """Writes the record of a run; names of an earlier record stay, as their files may come back."""
+    before = read_held_out(folder)
+    names = {
+        kind: sorted({*before.get(kind, ()), *names.get(kind, ())}) for kind in {**before, **names}
+    }
     with replacing(folder / HELD_OUT_FILE) as part:
         part.write_text(json.dumps(names, indent=2) + "\n", encoding="utf-8")
 

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from magvit2_pytorch.atomic import replacing
+from magvit2_pytorch.atomic import as_path, replacing
 from magvit2_pytorch.discriminators.discriminator import (
     DISCRIMINATORS,
     Discriminator,
@@ -188,7 +188,7 @@ def save_discriminator(discriminator: Discriminator, path: str | Path) -> None:
     # Safetensors stores contiguous tensors only; channels-last is restored on loading.
     state = {name: value.contiguous() for name, value in discriminator.state_dict().items()}
     metadata = {"format": "pt", METADATA_KEY: json.dumps(discriminator.options)}
-    with replacing(path) as part, default_file_mode(part):
+    with replacing(as_path(path)) as part, default_file_mode(part):
         save_file(state, part, metadata=metadata)
 
 

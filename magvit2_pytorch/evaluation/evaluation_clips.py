@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from magvit2_pytorch.data.clips import ClipSpec, choose_clip, choose_window, crop, resolve_range
-from magvit2_pytorch.data.split import HeldOut, split_files, split_names
+from magvit2_pytorch.data.split import ADDED_IMAGES, HeldOut, split_files, split_names
 from magvit2_pytorch.evaluation.clip_choice import ClipChoice
 from magvit2_pytorch.media.sources import SUFFIXES, Source, find_media
 from magvit2_pytorch.media.unusable import AnyPath, UnusableMedia, as_path, decoding_errors
@@ -153,7 +153,9 @@ def _split_side(
 ) -> list[Path]:
     if choice.split == "all":
         return paths
-    names, recorded = split_names(source, paths), held_out.get(media_kind(paths[0]), ())
+    names, kind = split_names(source, paths), media_kind(paths[0])
+    added = held_out.get(ADDED_IMAGES, ()) if kind == "image" else ()
+    recorded = {*held_out.get(kind, ()), *added}
     fraction, seed = choice.valid_frac, choice.random_split_seed
     train, valid = split_files(paths, fraction, seed, names, recorded)
     return train if choice.split == "train" else valid

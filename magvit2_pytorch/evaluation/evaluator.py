@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from magvit2_pytorch.data.split import HeldOut
@@ -112,9 +111,9 @@ class Evaluation:
         for kind in ("videos", "images"):
             if report[kind] is not None:
                 examples = self._examples(report[kind]["examples"])
-                pictures += write_pictures(Path(folder), report, kind, examples)
-                pictures += write_token_curve(Path(folder), report, kind)
-        write_report(Path(folder), report, pictures)
+                pictures += write_pictures(as_path(folder), report, kind, examples)
+                pictures += write_token_curve(as_path(folder), report, kind)
+        write_report(as_path(folder), report, pictures)
         return report
 
     def _measure_all(self, journal: Journal, totals: Totals, progress: FileProgress) -> None:

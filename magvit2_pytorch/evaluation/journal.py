@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from magvit2_pytorch.atomic import remove_abandoned, replacing
+from magvit2_pytorch.atomic import as_path, remove_abandoned, replacing
 from magvit2_pytorch.weights import default_file_mode
 
 LINES_FILE = "clips.jsonl"
@@ -44,7 +44,7 @@ class Journal:
     """
 
     def __init__(self, folder: str | os.PathLike, header: dict[str, Any]):
-        self.folder = Path(folder)
+        self.folder = as_path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_abandoned(self.folder)
         self.path, self.sums = self.folder / LINES_FILE, self.folder / SUMS_FILE

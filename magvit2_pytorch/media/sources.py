@@ -8,6 +8,7 @@ import csv
 import io
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import lru_cache
@@ -26,6 +27,10 @@ IMAGE_SUFFIXES = (
     ".tif", ".tiff", ".avif", ".jfif", ".jpe", ".jp2", ".ppm", ".pgm", ".pbm", ".pnm", ".tga",
 )  # fmt: skip
 SUFFIXES: dict[MediaKind, tuple[str, ...]] = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}
+
+_LABELLED = re.compile(
+    rf"(.*?(?:{'|'.join(map(re.escape, VIDEO_SUFFIXES + IMAGE_SUFFIXES))}))[\s,;|]+\S.*", re.I
+)
 
 Source = AnyPath | Sequence[AnyPath]
 """A folder, a `.txt` list, a `.csv` table, one media file, or several media files."""
@@ -179,11 +184,22 @@ def walk(
 
 
 def read_list(path: Path) -> list[str]:
-    """Lines of a list, without empty lines and comments."""
+    """Lines of a list, without empty lines, comments, and labels after the paths."""
     lines = [line.strip() for line in _read_text(path).splitlines()]
     names = [n for n in lines if n and not (n[0] == "#" and not (path.parent / n).is_file())]
+    bare = [n if (path.parent / n).is_file() else _without_label(n) for n in names]
+    if bare != names:
+        _log_once(f"{printable(path)}: labels after the paths are left out")
+    names = bare
     _check_names(path, names)
     return names
+
+
+def _without_label(line: str) -> str:
+    """The path in a line such as `clips/1.mp4 7` or `1.mp4, cat`."""
+    is_path = Path(line).suffix.lower() in VIDEO_SUFFIXES + IMAGE_SUFFIXES
+    match = None if is_path else _LABELLED.fullmatch(line)
+    return match[1] if match else line
 
 
 def read_table(path: Path) -> list[str]:

@@ -10,12 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-AnyPath = str | bytes | os.PathLike
-
-
-def as_path(path: AnyPath) -> Path:
-    """Path of a file that a user named: `~` is the home folder, and bytes are accepted."""
-    return Path(os.path.expanduser(os.fsdecode(path)))
+from magvit2_pytorch.atomic import AnyPath as AnyPath
+from magvit2_pytorch.atomic import as_path as as_path
 
 
 def printable(path: str | os.PathLike) -> str:

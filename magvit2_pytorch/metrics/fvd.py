@@ -5,7 +5,6 @@ another number of frames, frame rate or set of clips.
 """
 
 import os
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
@@ -14,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from magvit2_pytorch.atomic import sha256_of
+from magvit2_pytorch.atomic import as_path, sha256_of
 from magvit2_pytorch.types import VALUE_RANGE, Video
 
 Protocol = Literal["stylegan-v", "logits"]
@@ -65,7 +64,7 @@ class I3D:
         if protocol not in PROTOCOLS:
             known = " or ".join(PROTOCOLS)
             raise ValueError(f"unknown FVD protocol {protocol!r}: use {known}")
-        if not Path(path).is_file():
+        if not as_path(path).is_file():
             raise FileNotFoundError(f"there is no file {path}: give I3D as TorchScript")
         self.path, self.protocol = str(path), protocol
         self.settings = PROTOCOLS[protocol]

@@ -16,7 +16,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from magvit2_pytorch.atomic import replacing
+from magvit2_pytorch.atomic import as_path, replacing
 from magvit2_pytorch.codes.code_file import CodeFile, DamagedCodes
 from magvit2_pytorch.codes.code_header import CodedVideo, CodeHeader
 from magvit2_pytorch.media.unusable import UnusableMedia
@@ -72,7 +72,7 @@ class CorpusFolder:
     """A folder of shards; `on_damaged` gets damaged files and the reason."""
 
     def __init__(self, folder: str | PathLike, on_damaged: Callable[[Path, str], object]):
-        self.folder = Path(folder)
+        self.folder = as_path(folder)
         self.on_damaged = on_damaged
 
     def num_runs(self) -> int:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from magvit2_pytorch.atomic import as_path
 from magvit2_pytorch.pipelines.export_formats import FORMATS, FormatName, LoadedProgram, trace
 from magvit2_pytorch.pipelines.export_parts import ExampleShape, Part, PartName, make_part
 from magvit2_pytorch.pipelines.fingerprint import TokenizerId
@@ -75,7 +76,7 @@ def export_tokenizer(
         raise ValueError(f"the tokenizer is on {device}, but export needs the CPU: tokenizer.cpu()")
     description = describe_export(tokenizer, tokenizer_id or TokenizerId.of(tokenizer))
     agreements = {}
-    folder = Path(folder)
+    folder = as_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder, prefix=".part-") as unfinished:
         for part in (make_part(tokenizer, name) for name in parts):

@@ -5,7 +5,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from magvit2_pytorch.functional import at_least_float32
+from magvit2_pytorch.functional import at_least_float32, check_finite
 from magvit2_pytorch.quantizers.quantizer import (
     QUANTIZERS,
     Quantized,
@@ -137,6 +137,7 @@ class Continuous(Quantizer):
                 "the latents of this tokenizer were never measured: run measure_latents(tokenizer, "
                 "dataset) of magvit2_pytorch.training.latent_statistics, then save_pretrained"
             )
+        check_finite(latents, "latents")
 
     def _gaussian(
         self, latents: Latents

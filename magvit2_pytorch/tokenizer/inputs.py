@@ -45,6 +45,17 @@ def check_size(height: int, width: int, factor: int) -> None:
             )
 
 
+def check_cond(cond: Tensor | None, dim: int | None) -> None:
+    """Raises `ValueError` unless there is a condition `b dim`, or none without `dim`."""
+    if dim is None and cond is not None:
+        raise ValueError("a condition was given, but no layer of this tokenizer uses it")
+    if dim is not None and cond is None:
+        raise ValueError(f"this tokenizer is conditional: give cond, b x {dim}")
+    if cond is not None and (cond.ndim != 2 or cond.shape[1] != dim):
+        shape = tuple(cond.shape)
+        raise ValueError(f"cond has shape {shape}, but dim_cond is {dim}: give b x {dim}")
+
+
 def unflatten_codes(
     codes: Int[Tensor, "b ..."],
     num_codebooks: int,

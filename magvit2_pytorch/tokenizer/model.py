@@ -7,18 +7,13 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from magvit2_pytorch.config import keyword_signature
-from magvit2_pytorch.functional import (
-    check_finite,
-    check_range,
-    pad_frames,
-    padded_num_frames,
-)
+from magvit2_pytorch.functional import check_finite, check_range, pad_frames, padded_num_frames
 from magvit2_pytorch.layers.arithmetic import Linear
 from magvit2_pytorch.layers.stateful import Chain, Residual
 from magvit2_pytorch.quantizers import Quantized, build_quantizer
 from magvit2_pytorch.runtime import compile_in_place
 from magvit2_pytorch.tokenizer.build import build_encoder_decoder
-from magvit2_pytorch.tokenizer.inputs import check_size, unflatten_codes, validate_video
+from magvit2_pytorch.tokenizer.inputs import check_cond, check_size, unflatten_codes, validate_video
 from magvit2_pytorch.tokenizer.presets import preset
 from magvit2_pytorch.tokenizer.pretrained import Pretrained
 from magvit2_pytorch.tokenizer.streaming import DecodeStream, EncodeStream
@@ -123,7 +118,9 @@ class VideoTokenizer(Pretrained, nn.Module):
         or has a height or width that is not a multiple of `space_factor`. Except in training mode
         with gradients, also checks the value range as `tokenize` does.
         """
-        video = pad_frames(self.prepare(video, not self._in_training_step), self.time_factor)
+        # Training checks its first batch: on a GPU, a look at the values waits for the device.
+        is_training_step = self.training and torch.is_grad_enabled()
+        video = pad_frames(self.prepare(video, not is_training_step), self.time_factor)
         return self.encode_chunk(video, None, cond, tile_size, last=True)[0]
 
     def encode_chunk(
@@ -152,11 +149,7 @@ class VideoTokenizer(Pretrained, nn.Module):
         return latents.to(self.device), past
 
     def quantize(self, latents: Latents) -> Quantized:
-        """Quantized latents and their codes, with straight-through gradients.
-
-        Raises `NotFinite` (a `ValueError`) as `check_finite` does, but in training mode with
-        gradients.
-        """
+        """Quantized latents and their codes, with straight-through gradients."""
         self._check_finite(latents, "latents")
         return self.quantizer(latents)
 
@@ -190,8 +183,7 @@ class VideoTokenizer(Pretrained, nn.Module):
 
         It has 1 + (t - 1) * time_factor frames, of which `num_frames` keeps the first. Values
         approximate [-1, 1] and are not clamped, so that losses see their full error. `tile_size` is
-        that of `encode`; the video is then on the device of the latents. Raises `NotFinite` as
-        `quantize` does.
+        that of `encode`; the video is then on the device of the latents.
         """
         self._check_finite(quantized, "quantized latents")
         video, _ = self.decode_chunk(quantized, None, cond, tile_size, last=True)
@@ -290,12 +282,10 @@ class VideoTokenizer(Pretrained, nn.Module):
         statistics at its end, `training.latent_statistics.measure_latents` at any time. Raises
         `ValueError` for a discrete tokenizer and for one without measured statistics.
         """
-        self._check_finite(latents, "latents")
         return self.quantizer.normalize(latents)
 
     def denormalize_latents(self, normalized: Latents) -> Latents:
         """The inverse of `normalize_latents`; raises the same errors."""
-        self._check_finite(normalized, "normalized latents")
         return self.quantizer.denormalize(normalized)
 
     # Execution
@@ -344,8 +334,6 @@ class VideoTokenizer(Pretrained, nn.Module):
         recon = recon[:, :, 0] if video.ndim == 4 else recon
         return (codes, recon) if return_codes else recon
 
-    # Input checks
-
     def prepare(self, video: Tensor, check_values: bool = True) -> Video:
         """Checked video `b c t h w`; an image becomes one frame.
 
@@ -356,27 +344,15 @@ class VideoTokenizer(Pretrained, nn.Module):
             check_range(video)
         return video
 
-    @property
-    def _in_training_step(self) -> bool:
-        """Training checks its first batch and counts its steps that are not finite."""
-        return self.training and torch.is_grad_enabled()
-
     def _check_finite(self, x: Tensor, name: str) -> None:
-        if not self._in_training_step:
+        if not (self.training and torch.is_grad_enabled()):
             check_finite(x, name)
 
     def _embed(self, name: str, cond: Condition | None) -> Tensor | None:
         """Embedding of the condition for `name`, encoder or decoder; None if unconditional."""
-        dim = self.config.dim_cond
-        if dim is None:
-            if cond is not None:
-                raise ValueError("a condition was given, but no layer of this tokenizer uses it")
-            return None
+        check_cond(cond, self.config.dim_cond)
         if cond is None:
-            raise ValueError(f"this tokenizer is conditional: give cond, b x {dim}")
-        if cond.ndim != 2 or cond.shape[1] != dim:
-            shape = tuple(cond.shape)
-            raise ValueError(f"cond has shape {shape}, but dim_cond is {dim}: give b x {dim}")
+            return None
         self._check_finite(cond, "values of cond")
         return self.embed_cond[name](cond.to(self.dtype))
 

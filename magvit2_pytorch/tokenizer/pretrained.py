@@ -1,6 +1,8 @@
 """Saving and loading tokenizers, in folders or on the Hugging Face hub."""
 
 import json
+import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from magvit2_pytorch.atomic import replacing
+from magvit2_pytorch.atomic import as_path, replacing
 from magvit2_pytorch.weights import default_file_mode
 
 CONFIG_FILE = "config.json"
@@ -29,6 +31,17 @@ tokenizer = VideoTokenizer.from_pretrained("PATH_OR_HUB_NAME")
 """
 
 
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        # Editors on Windows put a byte order mark first.
+        config = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON in UTF-8 ({error}): save it as UTF-8") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds no options by name, but a {type(config).__name__}")
+    return config
+
+
 class Pretrained(ModelHubMixin):
     """Adds `save_pretrained`, `from_pretrained` and `push_to_hub` to a model.
 
@@ -39,6 +52,13 @@ class Pretrained(ModelHubMixin):
 
     card = CARD
     """Text of the model card on the hub."""
+
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
+        """Writes `config.json` and `model.safetensors` to a folder, each atomically.
+
+        `options` are those of `huggingface_hub.ModelHubMixin.save_pretrained`.
+        """
+        return super().save_pretrained(as_path(save_directory), **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         # The format has one memory order; loading restores channels-last.
@@ -51,11 +71,22 @@ class Pretrained(ModelHubMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any):
-        name = str(pretrained_model_name_or_path)
+        name = os.fsdecode(pretrained_model_name_or_path)
+        folder = as_path(name)
+        if folder.is_dir():
+            config = folder / CONFIG_FILE
+            saved = _read_config(config) if config.is_file() else {}
+            return cls._from_pretrained(model_id=str(folder), **(saved | options))
+        if folder.exists():
+            raise NotADirectoryError(f"{name} is a file: give a folder of save_pretrained")
         # A hub name is NAME or OWNER/NAME. For a path, the hub would only say that it is neither.
-        is_path = Path(name).is_absolute() or name.startswith(".") or name.count("/") > 1
-        if is_path and not Path(name).is_dir():
+        is_path = folder.is_absolute() or name.startswith(".") or name.count("/") > 1
+        # With `runs` here, `runs/mine` is a path and nobody's model.
+        if is_path or ("/" in name and folder.parent.is_dir()):
             raise FileNotFoundError(f"there is no folder {name}")
+        logging.getLogger(__name__).warning(
+            f"there is no folder {name}: looking for it on the Hugging Face hub"
+        )
         return super().from_pretrained(name, **options)
 
     @classmethod

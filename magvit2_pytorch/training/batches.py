@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import Subset
 
+from magvit2_pytorch.atomic import as_path
 from magvit2_pytorch.data.clips import ClipSpec
 from magvit2_pytorch.data.datasets import ImageDataset, MediaDataset, VideoDataset
 from magvit2_pytorch.data.loader import InfiniteBatches
@@ -61,9 +62,11 @@ def open_datasets(
     valid_dataset: Clips | None,
     source: Source | None,
     dataset_type: str,
+    record: str | None = None,
 ) -> tuple[Clips, Clips]:
     """Training and held-out clips, from the user's datasets or a folder.
 
+    `record` is the name of the held-out files in the run's record, by default their kind.
     A folder is split by file, a dataset with a length by item. Raises `ValueError` or
     `FileNotFoundError`, before training starts, if there is no data, both kinds of data, or a
     folder that is missing or has no usable file.
@@ -83,7 +86,7 @@ def open_datasets(
     if valid_dataset is not None:
         return _open(kind, paths, spec, config), user_clips(valid_dataset)
     if len(paths) > 1:
-        train, valid = _hold_out(source, kind, paths, spec, config)
+        train, valid = _hold_out(source, kind, paths, spec, config, record or kind)
         return _open(kind, train, spec, config), _open(kind, valid, spec, config, train=False)
     if kind == "image":
         raise ValueError(f"{source} holds one image: give two or more, as one is held out")
@@ -106,7 +109,12 @@ def _open(
 
 
 def _hold_out(
-    source: Source, kind: MediaKind, paths: list[Path], spec: ClipSpec, config: TrainingConfig
+    source: Source,
+    kind: MediaKind,
+    paths: list[Path],
+    spec: ClipSpec,
+    config: TrainingConfig,
+    record: str,
 ) -> tuple[list[Path], list[Path]]:
     """Training files and held-out files, with a usable file among the latter.
 
@@ -116,7 +124,7 @@ def _hold_out(
     first validation, possibly after hours.
     """
     names = split_names(source, paths)
-    recorded = read_held_out(Path(config.results_folder)).get(kind, [])
+    recorded = read_held_out(as_path(config.results_folder)).get(record, [])
     if recorded and (gone := set(recorded) - set(names)):
         warnings.warn(
             f"{len(gone)} of the {len(recorded)} {kind}s that this run holds out are not in "
@@ -170,16 +178,24 @@ def _split_items(dataset: Clips, config: TrainingConfig) -> tuple[Clips, Clips]:
 
 
 def open_images(
-    config: TrainingConfig, tokenizer: TokenizerConfig, dataset: Clips | None, source: Source | None
+    config: TrainingConfig,
+    tokenizer: TokenizerConfig,
+    dataset: Clips | None,
+    source: Source | None,
+    record: str = "image",
 ) -> tuple[Clips | None, Clips | None]:
     """Training and held-out images; None and None without images."""
     if dataset is None and source is None:
         return None, None
-    return open_datasets(config, tokenizer, dataset, None, source, "images")
+    return open_datasets(config, tokenizer, dataset, None, source, "images", record)
 
 
-def held_out_names(source: Source | None, clips: tuple[Clips | None, Clips | None]) -> HeldOut:
-    """Names of the held-out files of a folder.
+def held_out_names(
+    source: Source | None,
+    clips: tuple[Clips | None, Clips | None],
+    record: str | None = None,
+) -> HeldOut:
+    """Names of the held-out files of a folder, under `record` or their kind.
 
     There are none for a single video, whose end is held out, and for other datasets.
     """
@@ -189,7 +205,7 @@ def held_out_names(source: Source | None, clips: tuple[Clips | None, Clips | Non
         return {}
     if set(train.paths) & set(valid.paths):
         return {}
-    return {valid.kind: split_names(source, valid.paths)}
+    return {record or valid.kind: split_names(source, valid.paths)}
 
 
 def training_batches(

@@ -14,7 +14,6 @@ from magvit2_pytorch.training.generator_task import GeneratorTask
 from magvit2_pytorch.training.plan import Plan
 from magvit2_pytorch.training.trainer import Trainer
 
-
 STRIDES = ("time_factor", "space_factor")
 """Options of masked generators that are those of the tokenizer."""
 

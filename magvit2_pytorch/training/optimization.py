@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from magvit2_pytorch.training.optimizer import build_optimizers, lr_scale
+from magvit2_pytorch.training.processes import prepare
 from magvit2_pytorch.training.state import (
     add_prefix,
     flatten_optimizer,
@@ -44,9 +45,18 @@ class Optimization:
     def __init__(self, name: str, trainable: Trainable, accelerator: Accelerator):
         self.name, self.trainable, self.accelerator = name, trainable, accelerator
         self.options = trainable.options
+        self.check_trainable()
         optimizers = build_optimizers(trainable.module, self.options, trainable.not_for_muon)
-        self.module, *self.optimizers = accelerator.prepare(trainable.module, *optimizers)
+        self.module, *self.optimizers = prepare(accelerator, trainable.module, *optimizers)
         self.skips = SkippedSteps()
+
+    def check_trainable(self) -> None:
+        """Raises `ValueError` if nothing can be trained: all weights are frozen."""
+        if not any(p.requires_grad for p in self.trainable.module.parameters()):
+            raise ValueError(
+                f"all weights of the {self.name} are frozen: call requires_grad_(True) on those to "
+                "train"
+            )
 
     def is_active(self, step: int) -> bool:
         """False before the first step at which this module is trained."""

@@ -12,9 +12,11 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 from torch import nn
 
+from magvit2_pytorch.atomic import as_path
 from magvit2_pytorch.training.loop_config import LoopConfig
 
 
@@ -94,9 +96,10 @@ def build_accelerator(config: LoopConfig, kwargs: dict[str, Any]) -> Accelerator
         # Only for its gradient scaler: accelerate has one precision for the whole process.
         mixed_precision="fp16" if config.precision == "fp16" else "no",
         log_with=trackers or None,
-        project_dir=config.results_folder,
+        project_dir=as_path(config.results_folder),
     )
-    accelerator = Accelerator(**(defaults | kwargs | {"kwargs_handlers": handlers}))
+    with _shared_states(_fresh_states()):
+        accelerator = Accelerator(**(defaults | kwargs | {"kwargs_handlers": handlers}))
     # Accelerate silently leaves out trackers that are not installed.
     missing = set(trackers) - set(map(str, accelerator.log_with))
     if missing and "log_with" not in kwargs:
@@ -105,6 +108,42 @@ def build_accelerator(config: LoopConfig, kwargs: dict[str, Any]) -> Accelerator
             f"pip install {' '.join(sorted(missing))}, or switch off the tracking"
         )
     return accelerator
+
+
+def prepare(accelerator: Accelerator, *objects: Any) -> tuple[Any, ...]:
+    """`accelerator.prepare` of several objects, with the state of this accelerator."""
+    states = (accelerator.state, accelerator.gradient_state)
+    with _shared_states({type(state): state.__dict__ for state in states}):
+        return accelerator.prepare(*objects)
+
+
+def _fresh_states() -> dict[type, dict]:
+    """States for an `Accelerator` whose precision and device are its own.
+
+    Processes that are connected stay connected, with the timeout of the first.
+    """
+    classes = [AcceleratorState, GradientState]
+    if PartialState._shared_state.get("num_processes", 1) == 1:
+        classes.append(PartialState)
+    return {cls: type(cls._shared_state)() for cls in classes}
+
+
+@contextmanager
+def _shared_states(states: dict[type, dict]) -> Iterator[None]:
+    """Replaces the states that accelerate keeps for the whole process.
+
+    It refuses or ignores a second precision or device. Objects made before keep their own states.
+    """
+    before = {cls: cls._shared_state for cls in states}
+    for cls, state in states.items():
+        cls._shared_state = state
+    try:
+        yield
+    finally:
+        for cls, state in before.items():
+            # The first connection of processes is that of the whole process.
+            if state or cls is not PartialState:
+                cls._shared_state = state
 
 
 def _check_not_sharded(kwargs: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from magvit2_pytorch.atomic import as_path
 from magvit2_pytorch.data.workers import naming_dead_workers
 from magvit2_pytorch.runtime import keyed_seed
 from magvit2_pytorch.training.arithmetic_check import ArithmeticCheck
@@ -76,9 +77,9 @@ class Trainer:
         """Training time, including that before the last resume."""
         self.durations: dict[str, float] = {}
         """Seconds of the last validation and of the last checkpoint."""
-        self.checkpoints_folder = Path(config.checkpoints_folder)
+        self.checkpoints_folder = as_path(config.checkpoints_folder)
         self.checkpoints = Checkpoints(self.checkpoints_folder, config.keep_checkpoints, task.best)
-        self.results_folder = Path(config.results_folder)
+        self.results_folder = as_path(config.results_folder)
         options = {"model": task.describe(), "training": config.to_dict()}
         self.tracking = Tracking(self.accelerator, self.results_folder, options)
 
@@ -111,6 +112,13 @@ class Trainer:
         before the first of them and raises `NonFiniteTraining`. Raises `CheckpointNotSaved` if the
         disk is full and `LostProcess` if another process died; earlier checkpoints are unchanged.
         """
+        if not torch.is_grad_enabled():
+            raise ValueError(
+                "gradients are off, by torch.no_grad, inference_mode or set_grad_enabled: train "
+                "outside of it"
+            )
+        for optimization in self.optimizations.values():
+            optimization.check_trainable()
         if resume is not None:
             self.resume(resume)
         elif self.step == 0:
@@ -259,11 +267,11 @@ class Trainer:
 
         Raises `CheckpointNotSaved` if it cannot be written.
         """
-        on_main(self.accelerator, lambda: save_state(Path(folder), *self._gathered()))
+        on_main(self.accelerator, lambda: save_state(as_path(folder), *self._gathered()))
 
     def load(self, folder: str | Path) -> None:
         """Restores a checkpoint from `save`; see `resume`."""
-        self.resume(Path(folder))
+        self.resume(as_path(folder))
 
     def resume(self, which: str | Path) -> Path | None:
         """Restores a checkpoint and returns its folder, or None without one.

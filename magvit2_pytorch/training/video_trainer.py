@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from magvit2_pytorch.config import check_known, keyword_signature
+from magvit2_pytorch.data.split import ADDED_IMAGES
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.training.batches import held_out_names, open_datasets, open_images
 from magvit2_pytorch.training.dry_run import dry_run
@@ -55,8 +56,10 @@ class VideoTokenizerTrainer(Trainer):
         clips = open_datasets(
             config, tokenizer.config, dataset, valid_dataset, dataset_folder, dataset_type
         )
-        images = open_images(config, tokenizer.config, image_dataset, image_folder)
-        held_out = held_out_names(dataset_folder, clips) | held_out_names(image_folder, images)
+        record = ADDED_IMAGES if dataset_type == "images" else "image"
+        images = open_images(config, tokenizer.config, image_dataset, image_folder, record)
+        held_out = held_out_names(dataset_folder, clips)
+        held_out |= held_out_names(image_folder, images, record)
         task = TokenizerTask(tokenizer, config, clips, images, perceptual, held_out)
         super().__init__(task, config, accelerate_kwargs)
 

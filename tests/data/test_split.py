@@ -1,5 +1,6 @@
 """Held-out files: chosen by their names alone, and recorded by the run."""
 
+import os
 import random
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from magvit2_pytorch.data.split import (
     split_names,
     write_held_out,
 )
+from magvit2_pytorch.media.sources import walk
 
 NAMES = [f"{number}.mp4" for number in range(400)]
 
@@ -77,3 +79,34 @@ def test_the_record_is_read_as_it_was_written(tmp_path):
     names = {"video": ["deep/1.mp4"], "image": ["\udcff.png"]}
     write_held_out(tmp_path, names)
     assert read_held_out(tmp_path) == names
+
+
+def test_names_of_files_that_are_gone_stay_in_the_record(tmp_path):
+    write_held_out(tmp_path, {"video": ["a.mp4", "b.mp4"]})
+    write_held_out(tmp_path, {"video": ["b.mp4"], "added image": ["c.png"]})
+    assert read_held_out(tmp_path) == {"video": ["a.mp4", "b.mp4"], "added image": ["c.png"]}
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link, "folder"])
+def test_a_file_reached_twice_is_on_one_side(tmp_path, link):
+    """And its links, which come and go, do not move it."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in NAMES[:60]:
+        (folder / f"m{name}").touch()
+    paths = sorted(folder.iterdir())
+    alone = split_files(paths, 0.3, 1, split_names(folder, paths))
+    if link == "folder":
+        (tmp_path / "there").mkdir()
+        for name in NAMES[:60]:
+            (tmp_path / "there" / name).symlink_to(folder / f"m{name}")
+        (folder / "zz").symlink_to(tmp_path / "there")
+    else:
+        for name in NAMES[:60]:
+            link(folder / f"m{name}", folder / f"{'a' if link is os.symlink else 'z'}{name}")
+    paths = sorted(walk(folder))
+    assert len(paths) == 120
+    sides = split_files(paths, 0.3, 1, split_names(folder, paths))
+    for before, after in zip(alone, sides, strict=True):
+        assert set(before) < set(after)
+        assert len({path.stat().st_ino for path in after}) == len(before) == len(after) / 2

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from magvit2_pytorch.codes.code_file import read_codes, write_codes
+from magvit2_pytorch.codes.codes_dataset import CodesDataset
+from magvit2_pytorch.data.cache import FrameCache
 from magvit2_pytorch.data.clips import ClipSpec
 from magvit2_pytorch.data.datasets import VideoDataset
 from magvit2_pytorch.media.images import read_image, write_grid, write_image
@@ -16,6 +19,8 @@ from magvit2_pytorch.media.sources import find_media
 from magvit2_pytorch.media.unusable import UnusableMedia
 from magvit2_pytorch.media.video_reader import VideoFile
 from magvit2_pytorch.media.video_writer import VideoWriter, write_video
+from magvit2_pytorch.pipelines.files import tokenize_file
+from tests.conftest import build
 from tests.data.clip_files import make_film, make_video
 
 FRAMES = torch.full((3, 16, 24, 3), 90, dtype=torch.uint8)
@@ -97,6 +102,13 @@ def test_the_home_folder_is_found_everywhere(tmp_path, monkeypatch):
     for source in ("~/a.mp4", ["~/a.mp4"], Path("~/list.txt"), "~/list.csv"):
         assert find_media(source) == [tmp_path / "a.mp4"]
     assert len(find_media("~")) == 3
+    codes, video = tokenize_file(build("residual"), "~/a.mp4")
+    assert video.state is not None
+    write_codes("~/codes/a.codes.safetensors", codes, video)
+    assert torch.equal(read_codes("~/codes/a.codes.safetensors")[0], codes)
+    assert len(CodesDataset("~/codes")) == 1
+    FrameCache("~/cache")
+    assert not (tmp_path / "~").exists()
 
 
 @pytest.mark.parametrize("suffix", ["txt", "csv"])

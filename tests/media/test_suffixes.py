@@ -133,3 +133,13 @@ def test_rows_of_a_table(tmp_path, caplog, table, names, told):
 def test_given_paths(caplog):
     assert len(find_media(["a.mp4", "b.rm", "c.jpg"])) == 1
     assert "the 3 given paths: 2 other files left out: 1 .rm, 1 .jpg" in left_out(caplog)
+
+
+@pytest.mark.parametrize("separator", [" ", "\t", ", ", ";", " | "])
+def test_labels_after_the_paths_of_a_list(tmp_path, caplog, separator):
+    touch(tmp_path, "a.mp4", "b c.TS", "d.mp4 7.mp4")
+    lines = [f"a.mp4{separator}cat", f"b c.TS{separator}3", "d.mp4 7.mp4"]
+    (tmp_path / "list.txt").write_text("\n".join([*lines, f"gone.mp4{separator}a dog"]))
+    names = [path.name for path in find_media(tmp_path / "list.txt")]
+    assert names == ["a.mp4", "b c.TS", "d.mp4 7.mp4", "gone.mp4"]
+    assert left_out(caplog) == [f"{tmp_path / 'list.txt'}: labels after the paths are left out"]

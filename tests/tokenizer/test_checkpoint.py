@@ -4,6 +4,7 @@ from itertools import cycle
 
 import pytest
 import torch
+from huggingface_hub import ModelHubMixin
 from safetensors.torch import load_file, save_file
 
 from magvit2_pytorch import VideoTokenizer
@@ -134,3 +135,51 @@ def test_a_pickle_beside_the_weights_is_not_opened_either(tmp_path, capsys):
         (tmp_path / name).write_bytes(pickle.dumps(Trap()))
     VideoTokenizer.from_pretrained(tmp_path)
     assert "the pickle ran" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("parent", ["runs", "runs/deep", "."])
+def test_a_folder_that_is_not_there_is_not_looked_for_elsewhere(tmp_path, monkeypatch, parent):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "deep").mkdir(parents=True)
+    monkeypatch.setattr(ModelHubMixin, "from_pretrained", None)
+    for name in (f"{parent}/nothere", tmp_path / parent / "nothere", f"~/{parent}/nothere"):
+        with pytest.raises(FileNotFoundError, match=r"there is no folder .*nothere"):
+            VideoTokenizer.from_pretrained(name)
+    (tmp_path / "weights.safetensors").touch()
+    with pytest.raises(NotADirectoryError, match="is a file: give a folder"):
+        VideoTokenizer.from_pretrained("weights.safetensors")
+
+
+def test_a_name_on_the_hub_is_said_before_it_is_looked_for(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        ModelHubMixin, "from_pretrained", classmethod(lambda cls, name, **_: caplog.messages[:])
+    )
+    said = "there is no folder owner/name: looking for it on the Hugging Face hub"
+    assert VideoTokenizer.from_pretrained("owner/name") == [said]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1", "a list"])
+def test_encodings_of_the_config(tmp_path, encoding):
+    tokenizer = build("residual")
+    tokenizer.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    text = path.read_text()
+    if encoding == "utf-8-sig":
+        path.write_text(text, encoding=encoding)
+        assert VideoTokenizer.from_pretrained(tmp_path).config == tokenizer.config
+        return
+    text = "[1]" if encoding == "a list" else text.replace("residual", "r\xe9sidual")
+    path.write_text(text, encoding="utf-8" if encoding == "a list" else encoding)
+    words = "holds no options" if encoding == "a list" else ".*save it as UTF-8"
+    with pytest.raises(ValueError, match=rf"config\.json {words}"):
+        VideoTokenizer.from_pretrained(tmp_path)
+
+
+def test_the_home_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    build("residual").save_pretrained("~/mine")
+    assert (tmp_path / "mine" / "config.json").is_file()
+    VideoTokenizer.from_pretrained("~/mine")
+    assert not (tmp_path / "~").exists()

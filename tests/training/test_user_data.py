@@ -1,8 +1,9 @@
-"""Data sets of every form that people have: the same clips give the same training."""
+"""Data sets of every form that people have, and processes that train more than once."""
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from magvit2_pytorch.data.user_clips import KEYS, as_clip, stack_clips
@@ -128,3 +129,54 @@ def test_items_of_named_keys_and_arrays():
     for key in KEYS:
         assert torch.equal(as_clip({"other": CLIPS[1], key: CLIPS[0]}), CLIPS[0])
     assert as_clip(np.zeros((3, 4, 4))).dtype == torch.float32
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_nothing_to_train_is_said(make_trainer, optimizer):
+    trainer = make_trainer(optimizer=optimizer)
+    for context in (torch.no_grad(), torch.inference_mode(), torch.set_grad_enabled(False)):
+        with context, pytest.raises(ValueError, match="gradients are off"):
+            trainer.train()
+    trainer.tokenizer.requires_grad_(False)
+    for start in (trainer.train, trainer.dry_run):
+        with pytest.raises(ValueError, match="all weights of the tokenizer are frozen"):
+            start()
+    assert trainer.step == 0
+
+
+def test_the_home_folder_is_found(make_trainer, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    folders = dict(results_folder="~/run", checkpoints_folder="~/run/states")
+    trainer = make_trainer(**folders, num_train_steps=1, num_valid_clips=1)
+    trainer.train()
+    trainer.save("~/kept")
+    trainer.load("~/kept")
+    assert not (tmp_path / "~").exists()
+    assert (tmp_path / "kept").is_dir()
+    assert (tmp_path / "run" / "states" / "step-1").is_dir()
+
+
+def test_trainers_of_other_options_share_a_process(make_trainer):
+    """Each keeps its precision, and so does the user's own `Accelerator`."""
+    theirs = Accelerator(mixed_precision="bf16", cpu=True, gradient_accumulation_steps=3)
+    wanted = {
+        "no": dict(),
+        "fp16": dict(precision="fp16"),
+        "again": dict(precision="fp32"),
+        "bf16": dict(accelerate_kwargs={"mixed_precision": "bf16"}),
+        "cpu": dict(accelerate_kwargs={"cpu": True}, process_timeout_s=7.0),
+        "steps": dict(accelerate_kwargs={"gradient_accumulation_steps": 2}),
+    }
+    trainers = {name: make_trainer(name, num_train_steps=1, **o) for name, o in wanted.items()}
+    found = {name: trainer.accelerator.mixed_precision for name, trainer in trainers.items()}
+    others = dict.fromkeys(("no", "again", "cpu", "steps"), "no")
+    assert found == others | {"fp16": "fp16", "bf16": "bf16"}
+    assert trainers["steps"].accelerator.gradient_accumulation_steps == 2
+    assert trainers["no"].accelerator.gradient_accumulation_steps == 1
+    assert (theirs.mixed_precision, theirs.gradient_accumulation_steps) == ("bf16", 3)
+    # And what one computes does not depend on those before it.
+    weights = [loss_of(trainers[name]) for name in ("no", "again", "cpu")]
+    for others in weights[1:]:
+        for ours, first in zip(others, weights[0], strict=True):
+            assert torch.equal(ours, first)
