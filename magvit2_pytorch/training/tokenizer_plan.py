@@ -10,6 +10,10 @@ GridSize = tuple[int, int, int]
 """Frames, rows, columns."""
 
 
+def _count_text(number: int | None) -> str:
+    return "an unknown number of" if number is None else f"{number:,}"
+
+
 def _size_text(size: GridSize) -> str:
     return " x ".join(map(str, size))
 

@@ -285,9 +285,5 @@ def _total(numbers: Iterable[int | None]) -> int | None:
     return None if None in numbers else sum(numbers)
 
 
-def _count_text(number: int | None) -> str:
-    return "an unknown number of" if number is None else f"{number:,}"
-
-
 def _flatten(gradients: Iterable[Tensor | None]) -> Float[Tensor, " n"]:
     return torch.cat([g.float().flatten() for g in gradients if g is not None])
