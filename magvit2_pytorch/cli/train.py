@@ -239,7 +239,8 @@ def add_arguments(parser: ArgumentParser, args: Sequence[str]) -> None:
         "--preset",
         type=Literal[tuple(PRESETS)],
         default=name,
-        help="Preset that sets the defaults of model and training.",
+        metavar="NAME",
+        help=f"Preset that sets the defaults of model and training: {', '.join(PRESETS)}.",
     )
     parser.add_argument(
         "--config",

@@ -188,7 +188,7 @@ def decoded_frames(
     starts = [0, *range(1 + step, len(codes), step)]
     _report(on_frames, 0, video.num_frames)
 
-    def shown(decoded: Video) -> Frames:
+    def shown(decoded: torch.Tensor) -> Frames:
         frames = _to_bytes(decoded[..., : video.height, : video.width])
         _report(on_frames, stream.num_frames, video.num_frames)
         return frames

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 import torch
+from torch import Tensor
 
 from magvit2_pytorch.functional import pad_frames
 from magvit2_pytorch.pipelines.inference import Inference
@@ -24,16 +25,16 @@ def encode_padded(stream: EncodeStream, video: Video) -> Quantized:
 
 
 def reconstruct_chunks(
-    tokenizer: VideoTokenizer, chunks: Iterable[Video], inference: Inference = Inference()
-) -> Iterator[tuple[Video, Video, Codes | None]]:
+    tokenizer: VideoTokenizer, chunks: Iterable[Tensor], inference: Inference = Inference()
+) -> Iterator[tuple[Tensor, Tensor, Codes | None]]:
     """Frames, their reconstruction, and the codes of each chunk of one video.
 
-    If the decoder looks ahead, frames wait for their reconstruction, and the last ones come without
+    Chunks are `b c t h w`, of different lengths. If the decoder looks ahead, frames wait for their reconstruction, and the last ones come without
     codes. A continuous tokenizer has no codes.
     """
     device = inference.frames_device(tokenizer)
     encoder, decoder = inference.encode_stream(tokenizer), inference.decode_stream(tokenizer)
-    waiting: Video | None = None
+    waiting: Tensor | None = None
     for video in chunks:
         quantized = encode_padded(encoder, video.to(device))
         recon = decoder.push(quantized.quantized.to(device))
