@@ -29,8 +29,8 @@ def reconstruct_chunks(
 ) -> Iterator[tuple[Tensor, Tensor, Codes | None]]:
     """Frames, their reconstruction, and the codes of each chunk of one video.
 
-    Chunks are `b c t h w`, of different lengths. If the decoder looks ahead, frames wait for their reconstruction, and the last ones come without
-    codes. A continuous tokenizer has no codes.
+    Chunks are `b c t h w`, of different lengths. If the decoder looks ahead, frames wait for their
+    reconstruction, and the last ones come without codes. A continuous tokenizer has no codes.
     """
     device = inference.frames_device(tokenizer)
     encoder, decoder = inference.encode_stream(tokenizer), inference.decode_stream(tokenizer)
