@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 import torch
+from torch import Tensor
 
 from magvit2_pytorch.functional import pad_frames
 from magvit2_pytorch.pipelines.inference import Inference
@@ -27,16 +28,16 @@ def encode_padded(stream: EncodeStream | TokenEncodeStream, video: Video) -> Qua
 
 
 def reconstruct_chunks(
-    tokenizer: AnyTokenizer, chunks: Iterable[Video], inference: Inference = Inference()
-) -> Iterator[tuple[Video, Video, Codes | TokenCodes | None]]:
+    tokenizer: AnyTokenizer, chunks: Iterable[Tensor], inference: Inference = Inference()
+) -> Iterator[tuple[Tensor, Tensor, Codes | TokenCodes | None]]:
     """Frames, their reconstruction, and the codes of each chunk of one video.
 
-    If the decoder looks ahead, frames wait for their reconstruction, and the last ones come without
-    codes. A continuous tokenizer has no codes.
+    Chunks are `b c t h w`, of different lengths. If the decoder looks ahead, frames wait for their
+    reconstruction, and the last ones come without codes. A continuous tokenizer has no codes.
     """
     device = inference.frames_device(tokenizer)
     encoder, decoder = inference.encode_stream(tokenizer), None
-    waiting: Video | None = None
+    waiting: Tensor | None = None
     for video in chunks:
         if decoder is None:
             decoder = inference.decode_stream(tokenizer, size=tuple(video.shape[-2:]))
