@@ -91,7 +91,6 @@ class TokenizerTask(Task):
                 options=config.prior_optimizer_options(),
                 option_prefix="prior_",
             )
-        self._checked_data = False
         self.begin_log()
 
     # Training
@@ -101,12 +100,12 @@ class TokenizerTask(Task):
             write_held_out(folder, self.held_out)
 
     def batches(self, start: int, kind: str | None = None) -> Iterator[Video]:
-        if not self._checked_data:
-            sets = {"training": self.data, "validation": self.valid_data}
-            sets |= {"training images": self.images, "validation images": self.valid_images}
-            for name, clips in sets.items():
-                check_clips(clips, f"the {name}", self.model)
-            self._checked_data = True
+        # Each time: after a dry run too, a set that draws from everybody's random generators then
+        # gives training the same clips as without one.
+        sets = {"training": self.data, "validation": self.valid_data}
+        sets |= {"training images": self.images, "validation images": self.valid_images}
+        for name, clips in sets.items():
+            check_clips(clips, f"the {name}", self.model)
         if kind is None:
             return mixed_batches(self.data, self.images, self.config, self.accelerator, start)
         clips, size = {
