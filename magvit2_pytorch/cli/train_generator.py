@@ -103,7 +103,7 @@ def add_arguments(parser: ArgumentParser, args: Sequence[str]) -> None:
     with user_errors(to=UsageError):
         model, training = GENERATOR_PRESETS.model(name), GENERATOR_PRESETS.training(name)
     add_function(parser, train_generator, skip=("preset", "model", "training"))
-    add_files(parser, GENERATOR_PRESETS, name)
+    add_files(parser, tuple(GENERATOR_PRESETS), name)
     group = parser.add_argument_group(f"training, recommended values for {name}")
     add_fields(group, GeneratorTrainingConfig, training, section="training", skip=FROM_OUTPUT)
     group = parser.add_argument_group(f"model, values of the preset {name}")

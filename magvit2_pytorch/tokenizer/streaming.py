@@ -153,13 +153,14 @@ class DecodeStream:
         quantized = codes if is_latents else self.tokenizer.decode_codes(codes)
         if not quantized.shape[2]:
             raise ValueError("there are no codes: give those of one latent frame or more")
-        before, self.no_latents = self.no_latents, quantized[:, :, :0].clone()
-        if before is not None and before.shape != self.no_latents.shape:
-            sizes = [(len(x), *x.shape[3:]) for x in (self.no_latents, before)]
+        none, before = quantized[:, :, :0].clone(), self.no_latents
+        if before is not None and before.shape != none.shape:
+            sizes = [(len(x), *x.shape[3:]) for x in (none, before)]
             raise ValueError(
                 f"codes of batch, rows and columns {sizes[0]} after {sizes[1]}: give a stream "
                 "codes of one size"
             )
+        self.no_latents = none
         return self._decode(quantized)
 
     def flush(self) -> Video | None:
