@@ -1,7 +1,6 @@
 """Training of a `Tokenizer1d` as a task: packs of clips of many sizes and numbers of tokens."""
 
 import math
-import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -320,11 +319,10 @@ def crops_of_one_size(
 ) -> tuple[Tensor, Tensor]:
     """Random crops of clips and their reconstructions, as large as the smallest clips."""
     size = [min(group.clips.shape[axis] for group in pack) for axis in (2, 3, 4)]
-    rng = random.Random(int(torch.randint(2**31, (), generator=generator)))
     reals, fakes = [], []
     for group, recon in zip(pack, recons, strict=True):
         spare = (have - wanted for have, wanted in zip(recon.shape[2:], size, strict=True))
-        start = [rng.randint(0, room) for room in spare]
+        start = [int(torch.randint(room + 1, (), generator=generator)) for room in spare]
         parts = tuple(slice(at, at + side) for at, side in zip(start, size, strict=True))
         reals.append(group.clips[(..., *parts)])
         fakes.append(recon[(..., *parts)])

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from magvit2_pytorch import VideoTokenizer
@@ -162,13 +161,12 @@ def test_the_folder_that_one_is_in(run, checkpoint, tmp_path, monkeypatch):
     VideoTokenizer.from_pretrained(tmp_path / "here")
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left"), SafetensorError("no space")])
-def test_what_breaks_off_leaves_nothing(run, checkpoint, tmp_path, monkeypatch, error):
+def test_what_breaks_off_leaves_nothing(run, checkpoint, tmp_path, monkeypatch):
     true_save = Pretrained._save_pretrained
 
     def fail(self, folder):
         true_save(self, folder)
-        raise error
+        raise OSError(28, "No space left")
 
     monkeypatch.setattr(Pretrained, "_save_pretrained", fail)
     before = set(tmp_path.iterdir())
