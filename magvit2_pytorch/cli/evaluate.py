@@ -13,7 +13,7 @@ from magvit2_pytorch.cli.model_folder import (
     find_tokenizer,
     user_errors,
 )
-from magvit2_pytorch.cli.options import ComputeOptions, Model
+from magvit2_pytorch.cli.options import ComputeOptions, Model, ReportFolder
 from magvit2_pytorch.cli.progress_bar import interruptible_bar
 from magvit2_pytorch.evaluation.clip_choice import ClipChoice
 from magvit2_pytorch.pipelines.progress import Plan
@@ -67,7 +67,7 @@ def evaluate(
     *,
     model: Model,
     data: str,
-    output: str,
+    output: ReportFolder,
     clips: ClipChoice,
     networks: NetworkOptions,
     computing: ComputeOptions,
@@ -85,7 +85,6 @@ def evaluate(
 
     Args:
         data: Folder of videos and images, a .txt list, a .csv table, or one file.
-        output: Folder for the report.
     """
     folder = Path(output).expanduser()
     if folder.exists() and not folder.is_dir():

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from magvit2_pytorch.cli.model_folder import UserError, check_counts, find_model, user_errors
-from magvit2_pytorch.cli.options import ComputeOptions, Model
+from magvit2_pytorch.cli.options import ComputeOptions, GeneratorModel, Model, ReportFolder
 from magvit2_pytorch.cli.progress_bar import interruptible_bar
 
 
@@ -37,9 +37,9 @@ def evaluate_generator(
     codes: str,
     /,
     *,
-    generator: str,
+    generator: GeneratorModel,
     model: Model,
-    output: str,
+    output: ReportFolder,
     data: str | None = None,
     measured: HeldOutOptions,
     computing: ComputeOptions,
@@ -52,8 +52,6 @@ def evaluate_generator(
 
     Args:
         codes: Folder of the codes that the generator was trained on.
-        generator: Folder of the generator, or of the run that trained it.
-        output: Folder for the report.
         data: Folder of the videos that were tokenized, or the only video; without it, predictions
             are compared with the tokenizer's reconstruction.
     """

@@ -17,7 +17,7 @@ from magvit2_pytorch.cli.model_folder import (
     find_model,
     user_errors,
 )
-from magvit2_pytorch.cli.options import Model, Size, StreamOptions
+from magvit2_pytorch.cli.options import GeneratorModel, Model, Size, StreamOptions
 from magvit2_pytorch.cli.progress_bar import ProgressBar
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class FilmOptions:
 
 def generate(
     *,
-    generator: str,
+    generator: GeneratorModel,
     model: Model,
     output: str,
     size: Size = None,
@@ -83,7 +83,6 @@ def generate(
     the options and the seed that make the same film again.
 
     Args:
-        generator: Folder of the generator, or of the run that trained it.
         output: Folder for the films.
         force: Use a generator that was trained on codes of another tokenizer.
     """

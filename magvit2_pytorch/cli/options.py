@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from magvit2_pytorch.tokenizer_1d import AnyTokenizer
 
 Model = Annotated[str, "Folder of the tokenizer or of the run that trained it, or hf://OWNER/NAME."]
+GeneratorModel = Annotated[str, "Folder of the generator, or of the run that trained it."]
+ReportFolder = Annotated[str, "Folder for the report."]
 Inputs = Annotated[list[str], "Video and image files, and folders of them."]
 MediaOutput = Annotated[
     str,
