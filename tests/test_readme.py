@@ -59,7 +59,8 @@ SMALLER_COMMANDS = {
     "--num 4": "--num 1 --frames 18 --size 16",
     "-o film-report": "-o film-report --num_samples 2 --max_videos 1 --num_latents 1",
     "--size 256": "--size 32",
-    "-o fine-tuned": "-o fine-tuned --model.image_size 16 --batch_size 2 --num_frames 5",
+    "--init_from vidtok --num_train_steps 10_000": "--init_from vidtok --num_train_steps 2 "
+    "--model.image_size 16 --batch_size 2 --num_frames 5",
     "--preset small --num_train_steps 750": "--preset tiny --num_train_steps 2",
     "--preset o2-image-small": f"--preset o2-image-small {NARROW}".format(time="", view="frame"),
     "--preset o2-small": f"--preset o2-small {NARROW}".format(time="_time", view="video"),
