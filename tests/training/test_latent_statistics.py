@@ -120,8 +120,8 @@ def test_what_cannot_be_measured_says_why():
         measure_latents(build(*LAYERS), clips(2))
     with pytest.raises(ValueError, match=r"conditional.*store_statistics"):
         measure_latents(build("cond_residual", quantizer="continuous"), clips(2))
-    for videos, most in (([], 3), (clips(2), 0)):
-        with pytest.raises(ValueError, match=f"{'some' if videos else 'no'} clips and max_clips {most}"):
+    for videos, most, text in (([], 3, "no clips"), (clips(2), 0, "some clips")):
+        with pytest.raises(ValueError, match=f"{text} and max_clips {most}"):
             measure_latents(continuous, videos, max_clips=most)
     with pytest.raises(ValueError, match="look like bytes"):
         measure_latents(continuous, [clip * 127 + 127 for clip in clips(2)])
