@@ -24,7 +24,7 @@ def videos(tmp_path):
 
 
 @pytest.mark.parametrize("quantizer", ["fsq", pytest.param("lfq", marks=pytest.mark.slow)])
-def test_it_writes_what_it_says(videos, tmp_path, quantizer, capsys):
+def test_it_writes_what_it_says(videos, tmp_path, quantizer, capsys, with_drawings):
     out = tmp_path / "out"
     options = ("--data", str(videos), "--minutes", "0.02", "--quantizer", quantizer)
     assert main(["demo", "--output", str(out), *options]) == 0
