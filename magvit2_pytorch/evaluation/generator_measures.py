@@ -63,7 +63,7 @@ def exact_bits(generator: Generator, video: HeldOut) -> Float[Tensor, "j y x"]:
 
 
 class Unigram:
-    """Frequencies of whole codes in the training part, as a model of codes that looks at none."""
+    """Model of codes by their frequencies in the training part."""
 
     def __init__(self, codes: CodesDataset, stretches: Sequence[Stretch], size: int):
         self.counts, self.size = Counter(), size

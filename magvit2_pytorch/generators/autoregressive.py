@@ -85,7 +85,6 @@ class AutoregressiveGenerator(Generator):
     one normalized distribution over grids of any size. Cells of a wave are independent, given all
     earlier waves. With a window nothing depends on absolute time: memory and time per frame are
     constant, however long the film.
-    Source: the order of waves is that of context modeling in image coding; the rest is GPT.
     """
 
     config_class = AutoregressiveConfig
@@ -180,8 +179,7 @@ class AutoregressiveGenerator(Generator):
         def choose(cells: slice, number: int, logits: Tensor) -> Tensor:
             if guide is None:
                 return sampling.choose(logits, noise[:, cells, number])
-            conditional, plain = logits.chunk(2)
-            guided = conditional + sampling.guidance * (conditional - plain)
+            guided = sampling.guided(logits)
             return sampling.choose(guided, noise[:, cells, number]).repeat(2, 1)
 
         return self.draw_frame(state, choose, guide)

@@ -54,7 +54,7 @@ class CellOrder:
         return slice(self.ends[number - 1] if number else 0, self.ends[number])
 
     def to_grid(self, values: Tensor) -> Tensor:
-        """Values `b (j n) ...` of cells in order, as a grid `b j y x ...`."""
+        """Grid `b j y x ...` of values `b (j n) ...` in order."""
         ranks = torch.empty(self.num_cells, dtype=torch.long, device=values.device)
         index = self.cells[:, 0] * self.width + self.cells[:, 1]
         ranks[index] = torch.arange(self.num_cells, device=values.device)

@@ -211,10 +211,7 @@ class MaskedGenerator(Generator):
 
         def choose(number: int, logits: Tensor) -> Tensor:
             nonlocal certainty
-            guided = logits
-            if len(outs) == 2:
-                conditional, plain = logits.chunk(2)
-                guided = conditional + sampling.guidance * (conditional - plain)
+            guided = sampling.guided(logits) if len(outs) == 2 else logits
             value = sampling.choose(guided, noise[:, number])
             certainty = certainty + guided.log_softmax(-1).gather(-1, value[:, None])[:, 0]
             return torch.cat([value] * len(outs))

@@ -42,6 +42,11 @@ class Sampling:
         if not 0 <= self.min_p < 1:
             raise ValueError(f"min_p is {self.min_p}: give a number from 0 to below 1")
 
+    def guided(self, logits: Float[Tensor, "b *n v"]) -> Float[Tensor, "c *n v"]:
+        """Logits with guidance, of conditional ones followed by as many without condition."""
+        conditional, plain = logits.chunk(2)
+        return conditional + self.guidance * (conditional - plain)
+
     def choose(
         self, logits: Float[Tensor, "*n v"], uniform: Float[Tensor, "*n"]
     ) -> Int[Tensor, "*n"]:

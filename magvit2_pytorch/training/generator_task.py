@@ -97,7 +97,7 @@ class GeneratorTask(Task):
         return GeneratorCondition(classes=labels if self.model.config.classes else None)
 
     def _corrupted(self, codes: Tensor, draws: torch.Generator) -> Tensor | None:
-        """Codes of which a share of the digits is off by one level, to be seen but not predicted.
+        """Codes to see, some of whose digits are off by one level.
 
         A generator then learns to go on from small errors, as its own are. Source: bitwise
         self-correction of Infinity (arXiv 2412.04431).

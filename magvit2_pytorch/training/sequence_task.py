@@ -27,7 +27,7 @@ from magvit2_pytorch.training.task import (
     Validation,
 )
 from magvit2_pytorch.training.training_config import TrainingConfig
-from magvit2_pytorch.training.validation import validate, write_examples
+from magvit2_pytorch.training.validation import running_quality, validate, write_examples
 from magvit2_pytorch.types import Clips, Precision
 
 
@@ -265,12 +265,7 @@ class SequenceTask(Task):
 
     def end_log(self, means: Mapping[str, float]) -> dict[str, float | int]:
         values: dict[str, float | int] = {"skipped_files": len(getattr(self.data, "skipped", ()))}
-        if "mse" in means:
-            values["psnr"] = 10 * math.log10(4 / max(means["mse"], 1e-12))
-            usage = self._usage.gathered().compute()
-            values["codebook_usage"] = float(usage.usage)
-            values["perplexity"] = float(usage.perplexity)
-        return values
+        return values | running_quality(means, self._usage)
 
     def validate(self, model: nn.Module, path: Path, quick: bool = False) -> Validation:
         """PSNR with the fewest, the most and a middle number of tokens, and their mean."""

@@ -36,7 +36,7 @@ from magvit2_pytorch.training.task import (
 )
 from magvit2_pytorch.training.tokenizer_plan import TokenizerPlan
 from magvit2_pytorch.training.training_config import TrainingConfig
-from magvit2_pytorch.training.validation import validate, write_examples
+from magvit2_pytorch.training.validation import running_quality, validate, write_examples
 from magvit2_pytorch.types import Clips, Video
 
 
@@ -195,14 +195,7 @@ class TokenizerTask(Task):
 
     def end_log(self, means: Mapping[str, float]) -> dict[str, float | int]:
         values: dict[str, float | int] = {"skipped_files": len(getattr(self.data, "skipped", ()))}
-        if "mse" in means:
-            # From the mean error over clips, peak to peak 2: approximate, not for comparisons.
-            values["psnr"] = float(10 * torch.tensor(4 / max(means["mse"], 1e-12)).log10())
-            if self._usage is not None:
-                usage = self._usage.gathered().compute()
-                values["codebook_usage"] = float(usage.usage)
-                values["perplexity"] = float(usage.perplexity)
-        return values
+        return values | running_quality(means, self._usage)
 
     def validate(self, model: nn.Module, path: Path, quick: bool = False) -> Validation:
         limit = self.accelerator.num_processes if quick else self.config.num_valid_clips

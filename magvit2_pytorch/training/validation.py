@@ -1,5 +1,6 @@
 """Validation of the averaged tokenizer on held-out clips: metrics and pictures."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,20 @@ class HeldOutResults(NamedTuple):
     perceptual if there is a perceptual network."""
     examples: list[Example]
     """A few clips and their reconstructions in batches of one, on the CPU."""
+
+
+def running_quality(
+    means: Mapping[str, float], usage: CodebookUsage | None
+) -> dict[str, float | int]:
+    """PSNR and codebook use of the clips since the last line of the log."""
+    if "mse" not in means:
+        return {}
+    # From the mean error over clips, peak to peak 2: approximate, not for comparisons.
+    values = {"psnr": float(10 * torch.tensor(4 / max(means["mse"], 1e-12)).log10())}
+    if usage is None:
+        return values
+    used = usage.gathered().compute()
+    return values | {"codebook_usage": float(used.usage), "perplexity": float(used.perplexity)}
 
 
 @torch.no_grad()
