@@ -20,7 +20,7 @@ class Sampling:
 
     seed: int = 0
     """Seed of all draws. A cell's draw depends on seed, sample number, frame, row and column only,
-    so batches, chunks and devices do not change a film."""
+    so batches, chunks and devices change a film by rounding only."""
     temperature: float = 1.0
     """Logits are divided by it; 0 takes the most likely value."""
     top_k: int | None = None

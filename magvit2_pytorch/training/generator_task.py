@@ -78,13 +78,13 @@ class GeneratorTask(Task):
 
     def step(self, batch: CodeWindow, micro: MicroStep) -> Measured:
         draws = micro.generator
-        kept = _drawn(len(batch.codes), 1 - self.config.condition_dropout, draws).to(batch.codes)
+        kept = _drawn(len(batch.codes), 1 - self.config.condition_dropout, draws)
         context = self._corrupted(batch.codes, draws)
         with autocast(batch.codes.device, self.config.precision):
             loss, terms = micro.modules["generator"](
                 batch.codes,
                 self._condition(batch.label),
-                kept=kept.bool(),
+                kept=kept.to(batch.codes.device),
                 starts=batch.start,
                 context=context,
                 draws=draws,
@@ -113,11 +113,7 @@ class GeneratorTask(Task):
     # Measuring
 
     def sizes(self, batch: CodeWindow) -> dict[str, int]:
-        return {"codes": batch.codes[..., 0].numel() if self._several else batch.codes.numel()}
-
-    @property
-    def _several(self) -> bool:
-        return self.model.code_space.num_codebooks > 1
+        return {"codes": batch.codes.shape[:4].numel()}
 
     @torch.no_grad()
     def validate(self, model: nn.Module, path: Path, quick: bool = False) -> Validation:
@@ -137,11 +133,7 @@ class GeneratorTask(Task):
                 num_context,
                 self._condition(label.to(accelerator.device)),
             )
-            count = (
-                grid[:, num_context:, ..., 0].numel()
-                if self._several
-                else (grid[:, num_context:].numel())
-            )
+            count = grid[:, num_context:].shape[:4].numel()
             for name, value in measured.items():
                 both = torch.tensor([value * count, count], dtype=torch.float64)
                 sums[name] = sums.get(name, torch.zeros(2, dtype=torch.float64)) + both
