@@ -19,7 +19,7 @@ AnyPath = str | bytes | os.PathLike
 
 
 def as_path(path: AnyPath) -> Path:
-    """Path of a file that a user named: `~` is the home folder, and bytes are accepted."""
+    """Path that a user named, as bytes too; `~` is the home folder."""
     return Path(os.path.expanduser(os.fsdecode(path)))
 
 

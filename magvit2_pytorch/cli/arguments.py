@@ -81,7 +81,7 @@ def add_fields(
 
 
 def _value(parameter: Parameter, value: Any) -> Any:
-    """A parsed value; several words are a list for the parser and a tuple for its user."""
+    """A parsed value; several words become a tuple."""
     return tuple(value) if get_origin(parameter.annotation) is tuple else value
 
 

@@ -1,4 +1,4 @@
-"""Input files of a command, their targets, the loop over them, and processes that share it."""
+"""Input files of a command, their targets, and processes that share them."""
 
 import errno
 import os

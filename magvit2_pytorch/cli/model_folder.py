@@ -57,7 +57,7 @@ def find_tokenizer(model: str, option: str = "--model") -> str:
 
 
 def find_model(name: str, kind: str, option: str) -> str:
-    """Folder or hub name of a model, or of a run's model; `kind` is also its folder in a run."""
+    """Folder or hub name of a model, or of a run's folder `kind`."""
     if name.startswith(HUB):
         return name.removeprefix(HUB)
     folder = Path(name).expanduser()

@@ -250,7 +250,7 @@ def add_files(parser: ArgumentParser, presets: Sequence[str], name: str) -> None
 
 
 def _options_of(source: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Options of a trained tokenizer, and the recipe of the preset that equals it, if any."""
+    """Options of a trained tokenizer, and the recipe of its preset."""
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
     from magvit2_pytorch.tokenizer.presets import PRESETS, preset, recipe
     from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig

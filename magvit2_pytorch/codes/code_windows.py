@@ -80,7 +80,7 @@ def _split_by_path(
 
 
 class CodeWindows(Dataset):
-    """Windows of codes, cut at random places that depend on seed, epoch and number only.
+    """Windows of codes at places drawn from seed, epoch and number.
 
     A key is (epoch, number), as training's sampler gives them. Each stretch has as many windows in
     an epoch as cover it once. A window has `num_latent_frames` and, with `crop`, at most so many
@@ -174,7 +174,7 @@ def class_folders(codes: CodesDataset) -> tuple[str, ...]:
 
 
 def read_grid(codes: CodesDataset, video: int, start: int, stop: int) -> Int[Tensor, "j y x *q"]:
-    """Latent frames of a video; a sequence of codes is one frame of one row."""
+    """Latent frames of a video; a sequence is one row."""
     shape = codes.shapes[video]
     if len(shape) - (codes.num_codebooks > 1) == 1:
         return codes.window(video, 0, shape[0]).codes[None, None]

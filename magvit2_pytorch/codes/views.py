@@ -44,9 +44,10 @@ def without_view(path: str) -> str:
 
 
 def parse_views(text: str) -> Sequence[View]:
-    """Views by a text such as "flip,shift:4": mirrored or not, from each of the frames 0 to 3 on.
+    """Views by a text such as "flip,shift:4".
 
-    The video as it is comes first. Raises `ValueError` if the text has another form.
+    These are mirrored or not, and begin at one of the frames 0 to 3. The video as it is comes
+    first. Raises `ValueError` if the text has another form.
     """
     flips, num_shifts = [False], 1
     for word in text.split(","):

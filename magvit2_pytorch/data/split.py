@@ -89,7 +89,7 @@ ADDED_IMAGES = "added image"
 
 
 def write_held_out(folder: Path, names: HeldOut) -> None:
-    """Writes the record of a run; names of an earlier record stay, as their files may come back."""
+    """Writes the record of a run, which keeps names of an earlier one."""
     before = read_held_out(folder)
     names = {
         kind: sorted({*before.get(kind, ()), *names.get(kind, ())}) for kind in {**before, **names}

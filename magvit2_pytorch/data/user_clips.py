@@ -1,4 +1,4 @@
-"""Clips of data sets that users bring: items of several forms, with or without a length."""
+"""Clips of data sets that users bring, with or without a length."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -55,7 +55,7 @@ def _describe(item: Any) -> str:
 
 
 def stack_clips(clips: Sequence[Tensor]) -> Tensor:
-    """A batch of clips; of unequal numbers of frames, each is cut to the fewest.
+    """A batch of clips, cut to the length of the shortest.
 
     Raises `ValueError` if they differ in anything else.
     """
@@ -87,7 +87,7 @@ class UserClips(Dataset):
 
 
 class StreamedClips:
-    """Clips of a data set without a length, which is read from its start again and again."""
+    """Clips of a data set without a length, read again and again."""
 
     def __init__(self, dataset: Any):
         if iter(dataset) is dataset:
@@ -119,7 +119,7 @@ class StreamedClips:
 
 
 def user_clips(dataset: Any) -> Clips | None:
-    """The clips of any data set; those of this library and None stay as they are."""
+    """The clips of any data set; None stays None."""
     if dataset is None or isinstance(dataset, MediaDataset | UserClips | StreamedClips):
         return dataset
     return StreamedClips(dataset) if _length(dataset) is None else UserClips(dataset)
@@ -130,7 +130,7 @@ def _length(dataset: Any) -> int | None:
         return None
     try:
         return len(dataset)
-    except (TypeError, NotImplementedError):
+    except (TypeError, NotImplementedError):  # it has __len__ but no length, as streams do
         return None
 
 

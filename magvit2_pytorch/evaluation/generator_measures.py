@@ -87,9 +87,10 @@ def _positions(codes: Tensor, num_codebooks: int) -> list:
 
 
 def adaptive_bits(video: HeldOut, levels: tuple[tuple[int, ...], ...]) -> float:
-    """Mean bits of held-out codes in the adaptive entropy coder, after it has coded those before.
+    """Mean bits of held-out codes in the adaptive entropy coder.
 
-    It learns from the video alone: a bound to beat for a model that was trained on it.
+    It has coded those before and learns from the video alone: a bound to beat for a model that was
+    trained on it.
     """
     model_levels = [x if len(x) > 1 else (2,) * num_bits(*x) for x in levels]
     digits = _digits(video.codes[0], model_levels)
@@ -202,7 +203,7 @@ def predict(
 
 
 def read_video(path: Path, tokenizer: VideoTokenizer, size: int | None, num_frames: int) -> Video:
-    """The first frames of a video as they were tokenized, padded to the tokenizer's strides."""
+    """First frames of a video, resized and padded as for tokenizing."""
     media = open_media(path, tokenizer.config.channels, size)
     frames = torch.stack(list(islice(media.frames, num_frames)))
     media.frames.close()
@@ -213,7 +214,7 @@ def read_video(path: Path, tokenizer: VideoTokenizer, size: int | None, num_fram
 def nearest_share(
     frame: Int[Tensor, "y x *q"], codes: CodesDataset, stretches: Sequence[Stretch]
 ) -> float:
-    """Largest share of codes that a latent frame has in common with one to train on.
+    """Largest share of equal codes with a frame to train on.
 
     It is compared with the frames of its size. Samples that share far more than held-out frames do
     were learnt by heart.

@@ -169,7 +169,7 @@ def measure(
 def _by_tokens(
     tokenizer: Tokenizer1d, real: Video, inference: Inference
 ) -> dict[str, dict[str, float]]:
-    """PSNR and bits per pixel of a clip with fewer and more tokens, up to the most configured."""
+    """PSNR and bits per pixel of a clip with fewer and more tokens."""
     low, high = tokenizer.config.num_tokens
     rows = {}
     for count in count_steps(low, high)[::2]:

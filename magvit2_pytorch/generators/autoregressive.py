@@ -62,7 +62,7 @@ class AutoregressiveConfig(GeneratorConfig):
 
 
 class GeneratorState(NamedTuple):
-    """What a generator remembers of earlier frames; a copy continues another film."""
+    """State of a generator after earlier frames; a copy continues another film."""
 
     num_frames: int
     """Frames so far."""
@@ -78,7 +78,7 @@ class GeneratorState(NamedTuple):
 
 @GENERATORS.register("autoregressive")
 class AutoregressiveGenerator(Generator):
-    """A transformer that predicts a cell's code from all cells before it in the order.
+    """A transformer that predicts a cell's code from those before it.
 
     The codes of known neighbours enter at the position of the cell they belong to, before the
     first block, and the transformer is causal in the order; so the product of all probabilities is
@@ -123,9 +123,10 @@ class AutoregressiveGenerator(Generator):
         condition: GeneratorCondition | None = None,
         state: GeneratorState | None = None,
     ) -> tuple[Float[Tensor, "b j y x"], GeneratorState]:
-        """Exact bits of every code, given all before it; frame by frame, so any length will do.
+        """Exact bits of every code, given all before it.
 
-        Continues from `state` if given, and returns the state after the codes.
+        It computes frame by frame, so videos may be of any length. Continues from `state` if given,
+        and returns the state after the codes.
         """
         codes = self.code_space.check(codes)
         state = state or self.begin(codes.shape[0], codes.shape[2:4], condition)
@@ -241,7 +242,7 @@ class AutoregressiveGenerator(Generator):
         order: CellOrder,
         starts: Int[Tensor, " b"] | None = None,
     ) -> tuple[Float[Tensor, "b n c"], GeneratorState]:
-        """Outputs at some cells, numbered from the first of the next frame in their order.
+        """Outputs at cells, numbered from the first of the next frame.
 
         `frames` are the recent ones and those that the cells lie in, with borders.
         """
@@ -319,7 +320,7 @@ class AutoregressiveGenerator(Generator):
         return max(0, (frame - self.config.window) * order.num_cells + hidden)
 
     def _forget(self, state: GeneratorState, first: int, order: CellOrder) -> GeneratorState:
-        """Drops the cells that no cell from `first` of the next frame on can see."""
+        """Drops what no cell from `first` of the next frame sees."""
         start = self._first_visible(state.num_frames * order.num_cells + first, order)
         dropped = start - state.start
         if dropped <= 0 or not state.past:

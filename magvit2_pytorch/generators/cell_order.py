@@ -71,7 +71,7 @@ class CellOrder:
 def cell_order(
     name: OrderName, height: int, width: int, device: torch.device | str = "cpu"
 ) -> CellOrder:
-    """The order `name` of a frame of cells; the same object for the same arguments."""
+    """The order `name` of the cells of a frame."""
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     if name == "wave":
         waves = (2 * rows + columns).flatten()

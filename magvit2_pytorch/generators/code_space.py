@@ -1,4 +1,4 @@
-"""The codes of a tokenizer as digits, so that no table has a row for every code."""
+"""Codes as digits, so that no table has a row per code."""
 
 import math
 from dataclasses import dataclass
@@ -129,7 +129,7 @@ class CodeSpace:
         return features.scatter_(-1, digits + torch.tensor(starts, device=digits.device), 1)
 
     def neighbours_of(self, digits: Int[Tensor, "... d"], moves: Tensor) -> Int[Tensor, "... d"]:
-        """Digits moved by -1, 0 or 1 level: an error like that of a model or an encoder."""
+        """Digits moved by -1, 0 or 1 level, like small errors."""
         sizes = torch.tensor([part.size for part in self.digits], device=digits.device)
         moved = (digits + moves).clamp(min=0)
         return torch.where(digits < sizes, torch.minimum(moved, sizes - 1), digits)

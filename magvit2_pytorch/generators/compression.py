@@ -18,7 +18,7 @@ HEADER = struct.Struct("<IHHI")
 
 @torch.no_grad()
 def compress_codes(codes: Int[Tensor, "j y x *q"], generator: AutoregressiveGenerator) -> bytes:
-    """Bytes of one video's codes, as many as the generator's exact bits, and a header.
+    """Bytes of one video's codes: the generator's exact bits and a header.
 
     Raises `ValueError` if the codes are not of the generator's code space, and `ImportError`
     without constriction.

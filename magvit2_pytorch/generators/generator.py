@@ -87,10 +87,11 @@ generator = load_generator("FOLDER")
 
 
 class Generator(Pretrained, nn.Module, ABC):
-    """A model of codes `b j y x`, or `b j y x q` with several codebooks or residual levels.
+    """A model of codes.
 
-    Options are the fields of the generator's config, as keyword arguments. It knows no tokenizer:
-    whoever calls it decodes its codes.
+    Codes are `b j y x`, or `b j y x q` with several codebooks or residual levels. Options are the
+    fields of the generator's config, as keyword arguments. It knows no tokenizer: whoever calls it
+    decodes its codes.
     """
 
     config_class: ClassVar[type[GeneratorConfig]]
@@ -142,14 +143,6 @@ class Generator(Pretrained, nn.Module, ABC):
         condition: GeneratorCondition | None = None,
     ) -> dict[str, float]:
         """Numbers of a validation on the frames after the first `num_context`, by `measures`."""
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
 
 
 GENERATORS: Registry[type[Generator]] = Registry("generator")

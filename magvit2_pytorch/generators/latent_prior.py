@@ -1,4 +1,4 @@
-"""A small model of a tokenizer's codes that trains with it, to make them predictable."""
+"""A small model of a tokenizer's codes, trained with it."""
 
 import torch
 from einops import rearrange

@@ -31,7 +31,7 @@ MEASURED_RATIOS = (1.0, 0.75, 0.5, 0.25)
 
 
 class MaskedState(NamedTuple):
-    """What a masked generator remembers of earlier frames."""
+    """State of a masked generator after earlier frames."""
 
     num_frames: int
     """Frames so far."""
@@ -124,7 +124,7 @@ class MaskedGenerator(Generator):
         return torch.stack(bits, dim=-1)
 
     def measure(self, codes, num_context, condition=None):
-        """Mean bits of a hidden code of a frame after others, for several shares of hidden ones."""
+        """Mean bits of a hidden code for several shares of hidden ones."""
         frames = []
         for frame in range(num_context, codes.shape[1]):
             start = max(0, frame + 1 - self.config.window)

@@ -1,4 +1,4 @@
-"""Generation of the codes of residual levels: a transformer over cells, a small one over levels."""
+"""Generation of residual levels: a transformer over cells, another over levels."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Drawing values from logits, with random numbers that belong to a cell and not to a batch."""
+"""Drawing values from logits, with random numbers that belong to cells."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Tasks of masked generators: visible pixels of a video, and the codes that follow from them.
+"""Tasks of masked generators: visible pixels, and the codes known by them.
 
 Source: MAGVIT (arXiv 2212.05199), sections 3.2 and 4: conditional masked modeling by interior
 tokens. A code is known if all pixels that it depends on are visible. A code whose own block has

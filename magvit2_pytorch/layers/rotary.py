@@ -47,7 +47,7 @@ def turn(
 
 
 def axis_pairs(num_pairs: int, weights: Sequence[int]) -> tuple[int, ...]:
-    """Splits channel pairs over axes by weight, and gives what is left to the last axes."""
+    """Splits channel pairs over axes by weight; last axes get the rest."""
     counts = [num_pairs * weight // sum(weights) for weight in weights]
     for number in range(num_pairs - sum(counts)):
         counts[len(counts) - 1 - number % len(counts)] += 1

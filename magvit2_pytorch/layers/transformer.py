@@ -78,7 +78,7 @@ def attend_causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def attend_masked(mask: Tensor) -> Attend:
-    """Each token sees what a mask is true for, or with a float `mask` added to its scores."""
+    """Each token sees by a mask, which is bool or added to scores."""
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -248,7 +248,7 @@ class Transformer(nn.Module):
         past: Sequence[KeyValues | Memory] | None = None,
         context: Float[Tensor, "b m c"] | None = None,
     ) -> tuple[Float[Tensor, "b n c"], tuple[KeyValues | Memory, ...]]:
-        """Output and the keys and values of all blocks, the past's in front, in the past's form.
+        """Output, and keys and values of all blocks, the past's in front.
 
         `angles` are those of `position_angles`, for all samples alike or for each. `context` are
         tokens that all tokens see, such as conditions; they have no positions.

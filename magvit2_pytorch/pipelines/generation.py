@@ -1,4 +1,4 @@
-"""Generates films: codes are drawn frame by frame and decoded as they come, in constant memory."""
+"""Films from a generator, decoded as codes come, in constant memory."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -47,7 +47,7 @@ def read_prompt(
     size: int | None = None,
     inference: Inference = Inference(),
 ) -> Prompt:
-    """Encodes the first frames of a video or image, by default all of a video.
+    """Encodes the first frames of a file, by default all.
 
     They are 1 + k times the tokenizer's time factor, fewer than asked for if need be: then every
     latent is exact, and no frame of it is guessed.
@@ -122,7 +122,7 @@ def generate_films(
     on_frames: FrameCallback | None = None,
     record: dict[str, Any] | None = None,
 ) -> None:
-    """Writes films of `num_frames` frames, one to each of `paths`, and a JSON beside each.
+    """Writes a film to each of `paths`, and a JSON beside it.
 
     A film begins with the reconstruction of its prompt. It depends on seed and sample number, not
     on the films that are generated at the same time. The JSON has seed, sample number, options and

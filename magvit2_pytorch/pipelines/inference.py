@@ -18,7 +18,7 @@ from magvit2_pytorch.types import Precision
 
 
 def load_tokenizer(name: str) -> AnyTokenizer:
-    """The tokenizer in a folder or on the Hugging Face hub, of the kind that its config says.
+    """A tokenizer of any kind from a folder or the Hugging Face hub.
 
     Raises as `VideoTokenizer.from_pretrained` does.
     """

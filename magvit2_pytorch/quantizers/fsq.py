@@ -16,6 +16,7 @@ from magvit2_pytorch.quantizers.quantizer import (
     Quantized,
     Quantizer,
     StoredCodes,
+    place_values,
     straight_through,
     without_autocast,
 )
@@ -96,5 +97,4 @@ class FSQ(Quantizer):
         return torch.tensor([level // 2 for level in self.levels], device=like.device)
 
     def _basis(self, like: Tensor) -> Int[Tensor, " d"]:
-        basis = [math.prod(self.levels[:i]) for i in range(len(self.levels))]
-        return torch.tensor(basis, device=like.device)
+        return place_values(self.levels, like.device)

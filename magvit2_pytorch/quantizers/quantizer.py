@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
 from typing import Any, Literal, NamedTuple
@@ -159,6 +160,12 @@ def without_autocast(x: Tensor) -> AbstractContextManager:
     # Devices without autocast, such as "meta", raise an error even on disabling it.
     available = torch.amp.is_autocast_available(device_type)
     return torch.autocast(device_type, enabled=False) if available else nullcontext()
+
+
+def place_values(levels: Sequence[int], device: torch.device) -> Int[Tensor, " d"]:
+    """Value of a 1 in each digit of a code, the least significant digit first."""
+    values = [math.prod(levels[:number]) for number in range(len(levels))]
+    return torch.tensor(values, device=device)
 
 
 def straight_through(latents: Tensor, quantized: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from magvit2_pytorch.quantizers.quantizer import (
     Quantized,
     Quantizer,
     StoredCodes,
+    place_values,
     straight_through,
     without_autocast,
 )
@@ -115,7 +116,7 @@ class ResidualScalar(Quantizer):
         return total
 
     def _kept(self, z: Tensor) -> Tensor | None:
-        """1 for the levels of each sample that are not dropped, `b q 1`; None for all."""
+        """Levels that are kept, 0 or 1 as `b q 1`; None for all."""
         if not (self.training and self.level_dropout):
             return None
         draws = torch.rand(2, len(z), 1, device=z.device, dtype=z.dtype)
@@ -128,9 +129,7 @@ class ResidualScalar(Quantizer):
         return levels ** -torch.arange(self.num_codebooks, device=like.device)[:, None]
 
     def _basis(self, like: Tensor) -> Int[Tensor, " d"]:
-        """Product of the levels of less significant channels."""
-        basis = [math.prod(self.levels[:i]) for i in range(len(self.levels))]
-        return torch.tensor(basis, device=like.device)
+        return place_values(self.levels, like.device)
 
 
 @QUANTIZERS.register("residual_fsq")

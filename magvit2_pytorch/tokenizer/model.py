@@ -81,15 +81,6 @@ class VideoTokenizer(Pretrained, nn.Module):
         bits = self.quantizer.bits_per_position
         return None if bits is None else bits / (self.time_factor * self.space_factor**2)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the weights; inputs must be there too, except with `tile_size`."""
-        return next(self.parameters()).device
-
     def latent_grid(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
         """Latent frames, rows and columns for a video of this size."""
         check_size(height, width, self.space_factor)

@@ -53,6 +53,16 @@ class Pretrained(ModelHubMixin):
     card = CARD
     """Text of the model card on the hub."""
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights; inputs must be there too, except with `tile_size`."""
+        return next(self.parameters()).device
+
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
         """Writes `config.json` and `model.safetensors` to a folder, each atomically.
 

@@ -1,4 +1,4 @@
-"""Tokenizer1d: videos of any size to sequences of as many tokens as asked for, and back."""
+"""Tokenizer1d: videos of any size to token sequences of any length."""
 
 import math
 import warnings
@@ -117,14 +117,6 @@ class Tokenizer1d(Pretrained, nn.Module):
         """Bits per pixel of a clip of the configured size with the configured tokens."""
         size = (self.config.num_frames, *self.config.height_and_width)
         return math.prod(self.code_shape(*size)) * math.log2(self.codebook_size) / math.prod(size)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
 
     def code_shape(self, num_frames: int, height: int, width: int) -> tuple[int, ...]:
         """Shape of the codes of one video with the configured number of tokens."""

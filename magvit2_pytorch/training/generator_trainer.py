@@ -21,7 +21,9 @@ STRIDES = ("time_factor", "space_factor")
 def generator_for(
     codes: CodesDataset, class_conditional: bool = False, crop: Any = None, **options: Any
 ) -> Generator:
-    """A new generator of stored codes: their levels, classes and tokenizer go into its config.
+    """A new generator of stored codes, configured for them.
+
+    Their levels, classes and tokenizer go into its config.
 
     `options` are those of the generator, with its `kind`; `class_conditional` makes the top folders
     of the videos' paths its classes.

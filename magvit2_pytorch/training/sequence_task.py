@@ -1,4 +1,4 @@
-"""Training of a `Tokenizer1d` as a task: packs of clips of many sizes and numbers of tokens."""
+"""Training of a `Tokenizer1d` as a task, on packs of clips."""
 
 import math
 from collections.abc import Iterator, Mapping

@@ -45,7 +45,7 @@ class TokenizerPlan(TaskPlan):
         return prod(self.latent_grid) * self.num_codebooks
 
     def num_epochs(self, num_steps: int, examples_per_step: int) -> float | None:
-        """Number of times that each clip is used; None if the number of clips is not known."""
+        """Times that each clip is used; None if unknown."""
         share = 1.0 if self.num_images == 0 else 1 - self.config.image_frac
         if not self.num_clips:
             return None
