@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from magvit2_pytorch.cli.info import format_lines
-from magvit2_pytorch.cli.model_folder import UserError, user_errors
+from magvit2_pytorch.cli.model_folder import UserError, output_folder, user_errors
 
 if TYPE_CHECKING:
     from magvit2_pytorch.discriminators.models import FrameDiscriminator, VideoDiscriminator
@@ -41,8 +41,9 @@ def convert(
         interpolation_mode: VidTok: how its decoder doubles frames; by default nearest in 1.0 and
             trilinear in 1.1.
     """
-    folder = Path(output).expanduser()
-    _check_new(folder)
+    folder = output_folder(output)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty: name a new folder, or remove its contents")
     from magvit2_pytorch.atomic import replacing_folder
     from magvit2_pytorch.convert.conversion import read_checkpoint, tokenizer_from_state
     from magvit2_pytorch.discriminators.models import save_discriminator
@@ -69,13 +70,6 @@ def convert(
     print("\n".join(format_lines(summary)))
     print(f"Wrote {folder}/")
     return 0
-
-
-def _check_new(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file: name a folder")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"{folder} is not empty: name a new folder, or remove its contents")
 
 
 def _discriminator(state: "Tensors") -> "FrameDiscriminator | VideoDiscriminator | None":

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal
 from magvit2_pytorch.cli.jobs import resumable
 from magvit2_pytorch.cli.model_folder import (
     Device,
-    UserError,
     find_device,
     find_tokenizer,
+    output_folder,
     user_errors,
 )
 from magvit2_pytorch.cli.options import ComputeOptions, Model, ReportFolder
@@ -86,9 +86,7 @@ def evaluate(
     Args:
         data: Folder of videos and images, a .txt list, a .csv table, or one file.
     """
-    folder = Path(output).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file: name a folder")
+    folder = output_folder(output)
     find_tokenizer(model)
     from magvit2_pytorch.evaluation.evaluator import Evaluation
     from magvit2_pytorch.evaluation.journal import EvaluationError

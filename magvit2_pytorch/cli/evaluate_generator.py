@@ -3,7 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from magvit2_pytorch.cli.model_folder import UserError, check_counts, find_model, user_errors
+from magvit2_pytorch.cli.model_folder import (
+    UserError,
+    check_counts,
+    find_model,
+    output_folder,
+    user_errors,
+)
 from magvit2_pytorch.cli.options import ComputeOptions, GeneratorModel, Model, ReportFolder
 from magvit2_pytorch.cli.progress_bar import interruptible_bar
 
@@ -55,9 +61,7 @@ def evaluate_generator(
         data: Folder of the videos that were tokenized, or the only video; without it, predictions
             are compared with the tokenizer's reconstruction.
     """
-    folder = Path(output).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{output} is a file: name a folder")
+    folder = output_folder(output)
     source = None if data is None else Path(data).expanduser()
     if source is not None and not source.exists():
         raise UserError(f"there is no {data}: --data is the folder of the videos")

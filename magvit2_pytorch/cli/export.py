@@ -1,9 +1,13 @@
 """`magvit2 export`: exports a tokenizer to ONNX or .pt2 files."""
 
-from pathlib import Path
 from typing import Literal
 
-from magvit2_pytorch.cli.model_folder import UserError, find_tokenizer, load_tokenizer, user_errors
+from magvit2_pytorch.cli.model_folder import (
+    find_tokenizer,
+    load_tokenizer,
+    output_folder,
+    user_errors,
+)
 from magvit2_pytorch.cli.options import Model
 
 
@@ -28,9 +32,7 @@ def export(
             torch.export.load.
         part: The direction to export.
     """
-    folder = Path(output).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file: name a folder")
+    folder = output_folder(output)
     find_tokenizer(model, "MODEL")
     from magvit2_pytorch.pipelines.export_formats import FORMATS
     from magvit2_pytorch.pipelines.exporting import (

@@ -15,6 +15,7 @@ from magvit2_pytorch.cli.model_folder import (
     UserError,
     check_counts,
     find_model,
+    output_folder,
     user_errors,
 )
 from magvit2_pytorch.cli.options import GeneratorModel, Model, Size, StreamOptions
@@ -86,9 +87,7 @@ def generate(
         output: Folder for the films.
         force: Use a generator that was trained on codes of another tokenizer.
     """
-    folder = Path(output).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{output} is a file: name a folder")
+    folder = output_folder(output)
     name = find_model(generator, "generator", "--generator")
     for path in films.prompt:
         if not Path(path).expanduser().is_file():

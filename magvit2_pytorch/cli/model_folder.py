@@ -35,6 +35,14 @@ def user_errors(
         raise to(f"{prefix}: {error}" if prefix else str(error)) from error
 
 
+def output_folder(output: str) -> Path:
+    """The folder for results; `UserError` if a file has its name."""
+    folder = Path(output).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: name a folder")
+    return folder
+
+
 def check_counts(**counts: int | None) -> None:
     """Raises `UsageError` on a number below 1; None passes."""
     for name, count in counts.items():
