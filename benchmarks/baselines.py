@@ -1,4 +1,4 @@
-"""One table: this library, magvit2-pytorch 0.5.1 and frames one by one, after equal training.
+"""One table: `small`, other projects' networks and frames one by one, after equal training.
 
     python benchmarks/baselines.py --minutes 4.5 -o baselines
     python benchmarks/baselines.py --minutes 4.5 -o baselines --only fsq per-frame
@@ -11,6 +11,9 @@ time is kept with each result; rows that are there already are not trained again
 - fsq, lfq: the `small` preset by its recipe.
 - per-frame: the same blocks, widths, quantizer and recipe without time: 16 x 16 pixels of one frame
   to 19 bits, which is the rate of 4 x 8 x 8 blocks with 16 bits, rounded up.
+- vidtok, o2: the networks of the presets `vidtok-fsq-488` and `magvit2-small` (the layers of
+  O2-MAGVIT2), narrowed to the size of `small`, with its quantizer and recipe; --learning_rate tries
+  other rates.
 - magvit2-pytorch: the layers of its README at the rate and nearly the size of `small`, in its own
   `VideoTokenizerTrainer` with the learning rate of its README and its defaults: a discriminator of
   frames from the first step, no schedule, no clipping, 1,000 steps of warm-up. Not its own: no
@@ -60,17 +63,49 @@ PER_FRAME = dict(
     ),
     fsq_levels=(8, 8, 8, 8, 8, 16),
 )
-OURS: dict[str, dict[str, Any]] = {**QUANTIZERS, "per-frame": PER_FRAME}
+
+
+def narrowed(name: str, init_dim: int, layers: dict[int, int], **options: Any) -> dict[str, Any]:
+    """A preset's network with other widths, and the quantizer and clips of `small`.
+
+    `layers` gives the width that takes the place of each width its layers name.
+    """
+
+    def narrow(entry: Any) -> Any:
+        words = (entry,) if isinstance(entry, str) else entry
+        kind, *numbers = words
+        if not numbers or numbers[0] not in layers:
+            return entry
+        return (kind, layers[numbers[0]], *numbers[1:])
+
+    small, model = preset("small"), preset(name) | dict(init_dim=init_dim)
+    for side in ("layers", "decoder_layers"):
+        if model.get(side):
+            model[side] = tuple(narrow(entry) for entry in model[side])
+    codes = {key: small[key] for key in ("image_size", "use_fsq", "fsq_levels")}
+    losses = [key for key in model if key.startswith("lfq_") or key == "codebook_size"]
+    return {key: model[key] for key in model if key not in losses} | codes | options
+
+
+NETWORKS = {
+    "vidtok": narrowed("vidtok-fsq-488", 24, {128: 24, 256: 48, 512: 96}),
+    "o2": narrowed("magvit2-small", 20, {128: 40, 256: 80}, norm_groups=4),
+}
+"""Whole configurations of other projects' networks."""
+SMALL = {name: preset("small") | QUANTIZERS[name] for name in QUANTIZERS}
+OURS = {**SMALL, "per-frame": preset("small") | PER_FRAME, **NETWORKS}
 THEIRS = {"magvit2-pytorch": "trainer", "magvit2-pytorch-loop": "loop"}
-ROWS = ("fsq", "lfq", "magvit2-pytorch", "magvit2-pytorch-loop", "per-frame")
+ROWS = ("fsq", "lfq", "vidtok", "o2", "magvit2-pytorch", "magvit2-pytorch-loop", "per-frame")
 CLIP_OPTIONS = dict(num_frames=17, size=64, batch=4, seed=42)
 
 
-def train_ours(name: str, folder: Path, minutes: float) -> Result:
+def train_ours(name: str, folder: Path, minutes: float, learning_rate: float | None) -> Result:
     torch.manual_seed(CLIP_OPTIONS["seed"])
-    tokenizer = VideoTokenizer(**(preset("small") | OURS[name]))
-    time = dict(num_train_steps=1_000_000, max_duration_s=minutes * 60)
-    return train(name, folder, tokenizer, recipe("small") | time)
+    tokenizer = VideoTokenizer(**OURS[name])
+    training = recipe("small") | dict(num_train_steps=1_000_000, max_duration_s=minutes * 60)
+    if learning_rate is not None:
+        training["learning_rate"] = learning_rate
+    return train(name, folder, tokenizer, training)
 
 
 def train_theirs(name: str, folder: Path, minutes: float, python: str) -> Result:
@@ -122,14 +157,19 @@ def main() -> int:
     )
     parser.add_argument("--minutes", type=float, default=4.5, help="of training, for each row")
     parser.add_argument("--only", nargs="+", choices=ROWS, default=ROWS)
+    parser.add_argument("--learning_rate", type=float, help="in place of the recipe's, of our rows")
     parser.add_argument("--upstream_python", help="an interpreter that has magvit2-pytorch 0.5.1")
     parser.add_argument("-o", "--output", type=Path, default=Path("baselines"))
     parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     # Results of other lengths of training lie elsewhere and are not mixed with these.
-    output = args.output.resolve() / f"{args.minutes:g}-minutes"
+    rate = args.learning_rate
+    output = args.output.resolve() / (
+        f"{args.minutes:g}-minutes" + (f"-rate-{rate:g}" if rate else "")
+    )
     if args.row in OURS:
-        train_ours(args.row, output / args.row, args.minutes).write(output / f"{args.row}.json")
+        result = train_ours(args.row, output / args.row, args.minutes, rate)
+        result.write(output / f"{args.row}.json")
         return 0
     python = args.upstream_python
     if any(name in THEIRS for name in args.only):
@@ -141,7 +181,7 @@ def main() -> int:
 
     def command(name: str, core: int | None) -> list[str]:
         words = [sys.executable, __file__, "--row", name, "--minutes", str(args.minutes)]
-        words += ["-o", str(args.output)]
+        words += ["-o", str(args.output), *(["--learning_rate", str(rate)] if rate else [])]
         return words + (["--upstream_python", python] if name in THEIRS else [])
 
     failed = run_missing(output, args.only, command)

@@ -180,9 +180,19 @@ def test_frames_trained_on_end_before_those_held_out(load, tmp_path, monkeypatch
     assert written.dtype == np.uint8
 
 
+def test_other_networks_have_the_size_and_codes_of_small(load):
+    small = VideoTokenizer.from_preset("small")
+    size = sum(p.numel() for p in small.parameters())
+    for name, options in load("baselines").NETWORKS.items():
+        tokenizer = VideoTokenizer(**options)
+        assert tokenizer.codebook_size == small.codebook_size, name
+        assert tokenizer.latent_grid(17, 64, 64) == small.latent_grid(17, 64, 64), name
+        assert 0.9 * size < sum(p.numel() for p in tokenizer.parameters()) < size, name
+
+
 def test_per_frame_knows_no_time_at_the_rate_of_small(load):
     baselines = load("baselines")
-    tokenizer = VideoTokenizer(**(preset("small") | baselines.PER_FRAME)).eval()
+    tokenizer = VideoTokenizer(**(baselines.OURS["per-frame"])).eval()
     video = torch.rand(1, 3, 5, 32, 32) * 2 - 1
     with torch.no_grad():
         whole = tokenizer.encode(video)
