@@ -3,9 +3,10 @@
     python benchmarks/adversarial.py --weights WEIGHTS --judge OTHER_WEIGHTS
 
 Trains the `small` preset on the demo's clips for its error alone, then goes on from there for
-the same number of steps in several ways, and measures held-out clips on the way: PSNR, and the
+the same number of steps in several ways, and measures held-out clips on the way: PSNR, the
 distance in the features of a judge that no way was trained with (both files are such as
-`magvit2_pytorch.losses.PerceptualLoss` reads). Pictures lie in the output folder; comparison.png
+`magvit2_pytorch.losses.PerceptualLoss` reads), block edges (`metrics.block_edges`) and flicker (the
+error of frame differences over their energy). Pictures lie in the output folder; comparison.png
 has all ways' ends below each other.
 """
 
@@ -13,6 +14,7 @@ import argparse
 from pathlib import Path
 
 import torch
+from equal_time import markdown
 
 from magvit2_pytorch import VideoTokenizer, VideoTokenizerTrainer
 from magvit2_pytorch.data import ClipSpec, VideoDataset, to_uint8, write_grid
@@ -23,7 +25,7 @@ from magvit2_pytorch.evaluation.demo_run import (
     held_out_clips,
 )
 from magvit2_pytorch.losses import build_perceptual
-from magvit2_pytorch.metrics import psnr
+from magvit2_pytorch.metrics import block_edges, psnr, temporal_consistency
 from magvit2_pytorch.tokenizer.presets import recipe
 from magvit2_pytorch.training.tracking import read_log
 
@@ -49,6 +51,12 @@ PATCH_GAN = GAN | dict(
     discriminator_learning_rate=1e-3,
     adversarial_start_step=150,
 )
+LIGHT_GAN = PATCH_GAN | dict(
+    frame_adversarial_weight=0.1,
+    multiscale_adversarial_weight=0.1,
+    adversarial_start_step=50,
+    adversarial_ramp_steps=50,
+)
 PERCEPTUAL = dict(perceptual_loss_weight=0.02, perceptual_num_frames=2)
 WAYS = {
     "error alone": {},
@@ -58,15 +66,21 @@ WAYS = {
     "gentle gan": GENTLE_GAN,
     "patch gan": PATCH_GAN,
     "patch gan and perceptual": PATCH_GAN | PERCEPTUAL,
+    "light gan": LIGHT_GAN,
+    "light gan and perceptual": LIGHT_GAN | PERCEPTUAL,
+    "light gan, features": LIGHT_GAN | dict(feature_matching_weight=1.0),
     "gentle gan and perceptual": GENTLE_GAN | PERCEPTUAL,
 }
 
 
 def clips() -> VideoDataset:
     """Random clips of the frames that are not held out, by the preset's recipe."""
-    how = recipe("small")
+    options = recipe("small")
     spec = ClipSpec(
-        num_frames=how["num_frames"], image_size=64, flip=how["flip"], random_scale=(2.0, 2.0)
+        num_frames=options["num_frames"],
+        image_size=64,
+        flip=options["flip"],
+        random_scale=(2.0, 2.0),
     )
     return VideoDataset(
         demo_clips(), spec, clips_per_video=64, frame_range=(None, -HELD_OUT_FRAMES - GAP_FRAMES)
@@ -89,6 +103,7 @@ class WatchedTrainer(VideoTokenizerTrainer):
         ]
         print(
             f"| {self.name} | {self.step} | {figures['psnr']:.2f} | {figures['perceptual']:.4f} | "
+            f"{figures['block_edges']:.2f} | {figures['flicker']:.3f} | "
             f"{logits[0]} | {logits[1]} | {1 / line['steps_per_s']:.2f} |",
             flush=True,
         )
@@ -114,12 +129,16 @@ def build_trainer(tokenizer: VideoTokenizer, folder: Path, **options) -> Watched
 def measure(tokenizer: VideoTokenizer, perceptual: torch.nn.Module, picture: Path) -> dict:
     """Means over the held-out clips, and frame 8 of each above its reconstruction."""
     tokenizer.eval()
-    rows, values = [[], []], {"psnr": [], "perceptual": []}
+    rows = [[], []]
+    values = {"psnr": [], "perceptual": [], "block_edges": [], "flicker": []}
     for clip in held_out_clips(demo_clips()):
         real = clip[None]
         recon = tokenizer(real).clamp(-1, 1)
         values["psnr"].append(float(psnr(recon, real).mean()))
         values["perceptual"].append(float(perceptual(recon, real)))
+        values["block_edges"].append(float(block_edges(recon, tokenizer.config.patch[1])))
+        error, energy = temporal_consistency(recon, real)
+        values["flicker"].append(float(error / energy))
         for row, video in zip(rows, (real, recon), strict=True):
             row.append(shown(video))
     write_grid(picture, rows)
@@ -153,17 +172,20 @@ def main():
     parser.add_argument(
         "--adversarial_weight", type=float, help="of each discriminator, in place of the way's own"
     )
+    parser.add_argument("--batch_size", type=int, default=recipe("small")["batch_size"])
     parser.add_argument("--output", type=Path, default=Path("adversarial"))
     args = parser.parse_args()
     perceptual = build_perceptual(args.judge)
 
-    print("| way | steps | PSNR | perceptual | real logits | fake logits | s/step |", flush=True)
-    print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    columns = "way", "steps", "PSNR", "perceptual", "block edges", "flicker"
+    columns += "real logits", "fake logits", "s/step"
+    print(markdown(columns, []), flush=True)
     args.output.mkdir(parents=True, exist_ok=True)
     start = args.output / "start"
     if not (start / "tokenizer").exists():
         torch.manual_seed(0)
         options = dict(num_train_steps=args.first_steps, validate_every_step=args.first_steps)
+        options |= dict(batch_size=args.batch_size)
         trainer = build_trainer(VideoTokenizer.from_preset("small"), start, **options)
         trainer.watch("before", perceptual, args.output)
         trainer.train()
@@ -181,6 +203,7 @@ def main():
             learning_rate=recipe("small")["learning_rate"] / 4,
             num_train_steps=args.steps,
             validate_every_step=args.every,
+            batch_size=args.batch_size,
             perceptual_weights=args.weights,
             **(WAYS[way] | weights),
         )

@@ -11,6 +11,7 @@ from magvit2_pytorch.metrics.frechet import FrechetDistance, frechet_distance
 from magvit2_pytorch.metrics.moments import ChannelMoments, Moments
 from magvit2_pytorch.metrics.quality import (
     TemporalConsistency,
+    block_edges,
     ms_ssim,
     psnr,
     ssim,
@@ -26,6 +27,7 @@ __all__ = [
     "Moments",
     "TemporalConsistency",
     "bits_per_pixel",
+    "block_edges",
     "bootstrap_interval",
     "compression_ratio",
     "frechet_distance",

@@ -1,4 +1,4 @@
-"""Quality of frames: PSNR, SSIM, MS-SSIM and temporal consistency."""
+"""Quality of frames: PSNR, SSIM, MS-SSIM, block edges and temporal consistency."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -162,6 +162,27 @@ def _check_size(clip: Tensor, min_side: int, name: str) -> None:
         raise ValueError(
             f"{height} x {width} pixels are too small for {name}: give sides of {min_side} or more"
         )
+
+
+@torch.no_grad()
+def block_edges(video: Float[Tensor, "b c t h w"], period: int) -> Float[Tensor, " b"]:
+    """Mean difference of neighbouring pixels across the edges of blocks over that inside of them.
+
+    Blocks have `period` x `period` pixels, the first in the upper left corner. Rows and columns
+    count alike. 1 if the edges cannot be told from other pixels, as in most originals; above 1, a
+    grid shows. Raises `ValueError` unless frames have two blocks to each side and more.
+    """
+    if min(video.shape[-2:]) < 2 * period or period < 2:
+        raise ValueError(f"{tuple(video.shape[-2:])} pixels are too few for blocks of {period}")
+    ratios = []
+    for axis in (-2, -1):
+        change = video.float().clamp(*VALUE_RANGE).diff(dim=axis).abs().transpose(axis, -1)
+        edge = torch.arange(change.shape[-1], device=video.device) % period == period - 1
+        across, inside = (
+            reduce(part, "b ... -> b", "mean") for part in (change[..., edge], change[..., ~edge])
+        )
+        ratios.append(across / inside)
+    return (ratios[0] + ratios[1]) / 2
 
 
 class TemporalConsistency(NamedTuple):

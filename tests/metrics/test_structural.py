@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from magvit2_pytorch.metrics.quality import ms_ssim, ssim
+from magvit2_pytorch.metrics.quality import block_edges, ms_ssim, ssim
 
 
 def pair(batch=2, channels=3, frames=3, height=32, width=40, noise=0.2):
@@ -81,3 +81,18 @@ def test_opposites_have_no_similarity_and_no_gradient_is_kept():
     recon = (-real).requires_grad_()
     assert float(ms_ssim(recon.detach(), real).max()) < 0.01
     assert not ssim(recon, real).requires_grad
+
+
+def test_block_edges_of_noise_and_of_a_mosaic():
+    torch.manual_seed(0)
+    noise = torch.rand(2, 3, 2, 64, 64) * 2 - 1
+    assert block_edges(noise, 4).sub(1).abs().max() < 0.05
+    blocks = torch.rand(2, 3, 2, 16, 16) * 2 - 1
+    mosaic = blocks.repeat_interleave(4, dim=3).repeat_interleave(4, dim=4)
+    # Within a block nothing changes but for a small texture, so the ratio is that of the two.
+    texture = 1e-3 * noise
+    assert (block_edges(mosaic + texture, 4) > 100).all()
+    # The grid of another period, or a shifted one, is not seen as strongly.
+    assert (block_edges((mosaic + texture)[..., 2:-2, 2:-2], 4) < 0.01).all()
+    with pytest.raises(ValueError, match="too few"):
+        block_edges(noise[..., :7, :7], 4)
