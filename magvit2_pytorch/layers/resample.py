@@ -1,5 +1,6 @@
 """Changes of the grid: blocks of pixels as channels, strided, block-wise and mixed resampling."""
 
+import math
 from fractions import Fraction
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from magvit2_pytorch.functional import own_copy
+from magvit2_pytorch.layers.arithmetic import linear
 from magvit2_pytorch.layers.conv import CausalConv3d, PadMode, Triple
 from magvit2_pytorch.layers.stateful import Chain, ReceptiveField, StatefulLayer
 from magvit2_pytorch.types import Context, Past
@@ -69,6 +71,60 @@ class DepthToSpace(StatefulLayer):
     @property
     def receptive_field(self) -> ReceptiveField:
         return ReceptiveField(Fraction(1, self.space))
+
+
+def lapped_matrix(period: int) -> Float[Tensor, "p p"]:
+    """Orthogonal pre-filter of the `period` pixels around the border of two blocks.
+
+    With I the identity, J its mirror image and C2, C4 the cosine transforms of types II and IV, all
+    of half the period: B diag(I, V) B with B = [[I, J], [J, -I]] / sqrt(2) and V = J C2' C4 J.
+    Source: the type-I fast lapped orthogonal transform (Malvar and Staelin, 1989) as a filter in
+    the domain of pixels (Tran, Liang and Tu, 2003).
+    """
+    half = period // 2
+    number = torch.arange(half, dtype=torch.float64)
+    c2 = torch.cos(math.pi / half * torch.outer(number, number + 0.5)) * math.sqrt(2 / half)
+    c2[0] /= math.sqrt(2)
+    c4 = torch.cos(math.pi / half * torch.outer(number + 0.5, number + 0.5)) * math.sqrt(2 / half)
+    identity = torch.eye(half, dtype=torch.float64)
+    mirror = identity.flip(0)
+    butterfly = torch.cat((torch.cat((identity, mirror), 1), torch.cat((mirror, -identity), 1)))
+    core = torch.block_diag(identity, mirror @ c2.T @ c4 @ mirror)
+    return butterfly @ core @ butterfly / 2
+
+
+class LappedFilter(StatefulLayer):
+    """Orthogonal filter across the borders of blocks of `period` x `period` pixels.
+
+    Behind `DepthToSpace` it makes blocks overlap by half a block: a linear map to blocks then draws
+    functions that fade out in the next block, and no grid shows. It undoes `lapped_matrix` along
+    rows and columns. The half blocks at the edges of a frame stay as they are.
+    """
+
+    def __init__(self, period: int):
+        super().__init__()
+        if period < 4 or period % 2:
+            raise ValueError(f"blocks of {period} pixels: a lapped filter needs 4, 6, 8, ...")
+        self.period = period
+        inverse = lapped_matrix(period).T
+        both_axes = torch.kron(inverse, inverse).to(torch.get_default_dtype())
+        # Not saved: it follows from the period.
+        self.register_buffer("matrix", both_axes, persistent=False)
+
+    def forward(self, x, past: Past = None, context: Context = Context()):
+        sides, half = dict(p=self.period, q=self.period), self.period // 2
+        # Beyond its edges the frame is mirrored, which the filter leaves as it is.
+        for axis in (3, 4):
+            edges = x.narrow(axis, 0, half), x.narrow(axis, x.shape[axis] - half, half)
+            x = torch.cat((edges[0].flip(axis), x, edges[1].flip(axis)), dim=axis)
+        x = rearrange(x, "b c t (i p) (j q) -> b c t i j (p q)", **sides)
+        x = linear(x, self.matrix, None)
+        x = rearrange(x, "b c t i j (p q) -> b c t (i p) (j q)", **sides)
+        return x[..., half:-half, half:-half], ()
+
+    @property
+    def receptive_field(self) -> ReceptiveField:
+        return ReceptiveField(halo=Fraction(self.period - 1), align=self.period)
 
 
 def space_downsample(dim: int, dim_out: int, pad_mode: PadMode = "constant") -> StatefulLayer:

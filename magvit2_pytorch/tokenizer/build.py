@@ -10,6 +10,7 @@ from magvit2_pytorch.layers.norm import NormSpec
 from magvit2_pytorch.layers.resample import (
     DepthToSpace,
     DropFirstFrames,
+    LappedFilter,
     RepeatFirstFrame,
     SpaceToDepth,
 )
@@ -118,6 +119,8 @@ def build_encoder_decoder(
         norm=options.norm,
         **pixel_options,
     )
+    if config.lapped_patches:
+        head = Chain((head, LappedFilter(config.patch[1])))
     if config.repeat_first_frame:
         stem = Chain((RepeatFirstFrame(num_copies), stem))
         head = Chain((head, DropFirstFrames(num_copies)))

@@ -93,6 +93,9 @@ class TokenizerConfig:
     patch_size: int | tuple[int, int] = field(default=1, metadata=INFLATABLE)
     """Patches that the first convolution reads as channels: pixels to a side, or (frames, pixels).
     The first frame of a video is repeated to fill a patch of its own."""
+    lapped_patches: bool = False
+    """Let the patches that the decoder draws overlap by half a patch, by an orthogonal filter
+    across their borders, so that no grid of patches shows. Needs patches of 4, 6, ... pixels."""
     pad_mode: PadMode = "constant"
     """Padding in space: zeros (`constant`), edge pixels (`replicate`) or mirrored (`reflect`).
     Before the first frame: zeros with `constant`, otherwise copies of it; `first_frame` has them
@@ -212,6 +215,11 @@ class TokenizerConfig:
         if len(self.patch) != 2 or min(self.patch) < 1:
             raise ValueError(
                 f"patch_size {self.patch_size}: give pixels to a side, or (frames, pixels)"
+            )
+        if self.lapped_patches and (self.patch[1] < 4 or self.patch[1] % 2):
+            raise ValueError(
+                f"lapped_patches with patches of {self.patch[1]} pixels: they need an even number "
+                "of 4 or more"
             )
         if not isinstance(self.image_size, int) and len(self.image_size) != 2:
             raise ValueError(f"image_size {self.image_size}: give one number or (height, width)")

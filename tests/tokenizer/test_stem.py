@@ -3,8 +3,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from magvit2_pytorch.layers.resample import SpaceToDepth
+from magvit2_pytorch.layers.resample import LappedFilter, SpaceToDepth
+from magvit2_pytorch.metrics.quality import block_edges
 from magvit2_pytorch.tokenizer.build import input_layer, output_layer
+from tests.conftest import build
 
 PATCHES = [(1, 1), (1, 2), (2, 1), (2, 4)]
 
@@ -69,3 +71,24 @@ def test_a_first_frame_apart_has_a_convolution_of_its_own_and_no_other(make, pat
     final, _ = layer(x)
     assert torch.equal(final[:, :, :1], after[:, :, :1])
     assert not torch.equal(final[:, :, 1:], after[:, :, 1:])
+
+
+def test_lapped_patches_show_no_grid():
+    """A mosaic of smooth colours, as a decoder that knows little draws it."""
+    coarse = torch.randn(1, 3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    colours = F.interpolate(coarse[:, :, 0], size=16, mode="bicubic")[:, :, None]
+    mosaic = colours.repeat_interleave(4, dim=3).repeat_interleave(4, dim=4)
+    lapped, plain = (
+        build("residual", patch_size=4, lapped_patches=lapped).decoder.layers[-1].layers[-1]
+        for lapped in (True, False)
+    )
+    assert isinstance(lapped, LappedFilter)
+    assert not isinstance(plain, LappedFilter)
+    assert block_edges(mosaic + 1e-6 * torch.rand_like(mosaic), 4) > 1000
+    assert block_edges(lapped(mosaic)[0], 4) < 3
+
+
+@pytest.mark.parametrize("patch", [1, 2, (4, 5)])
+def test_lapped_patches_need_even_ones(patch):
+    with pytest.raises(ValueError, match="even number of 4"):
+        build("residual", patch_size=patch, lapped_patches=True, image_size=20)

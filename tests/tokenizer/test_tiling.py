@@ -65,15 +65,16 @@ def test_every_preset_goes_by_tiles(name):
 
 
 @pytest.mark.parametrize(
-    ("pad_mode", "patch", "apart"),
+    ("pad_mode", "patch", "apart", "lapped"),
     [
-        ("replicate", (1, 1), True),
-        ("replicate", (2, 4), False),
-        ("reflect", (1, 1), False),
-        ("reflect", (2, 4), True),
+        ("replicate", (1, 1), True, False),
+        ("replicate", (2, 4), False, True),
+        ("reflect", (1, 1), False, False),
+        ("reflect", (2, 4), True, False),
+        ("reflect", (2, 6), True, True),
     ],
 )
-def test_edges_blocks_and_wide_kernels(pad_mode, patch, apart):
+def test_edges_blocks_and_wide_kernels(pad_mode, patch, apart, lapped):
     tokenizer = build(
         "residual",
         "compress_space",
@@ -81,6 +82,8 @@ def test_edges_blocks_and_wide_kernels(pad_mode, patch, apart):
         pad_mode=pad_mode,
         patch_size=patch,
         separate_first_frame_encoding=apart,
+        lapped_patches=lapped,
+        image_size=24,
         input_conv_kernel_size=(3, 7, 5),
         residual_conv_kernel_size=5,
     )
