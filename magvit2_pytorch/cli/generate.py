@@ -42,7 +42,12 @@ class FilmOptions:
     seconds: float = 4.0
     """Length of a film, its prompt included."""
     prompt: tuple[str, ...] = ()
-    """Videos or images to continue."""
+    """Videos or images to continue, or to complete by `task`."""
+    task: str | None = None
+    """What a masked generator completes in the first `prompt_frames` frames of the prompts:
+    interpolation, frame_prediction, inpainting_central, ..."""
+    given: int = 1
+    """Frames that frame prediction shows."""
     prompt_frames: int | None = 17
     """Frames of a prompt to give: 1 + k times the tokenizer's time factor, or fewer are used."""
     height: int | None = None
@@ -57,13 +62,17 @@ class FilmOptions:
     """Number of the first film: with the same seed other numbers give other films."""
 
     def __post_init__(self):
-        counts = (self.num, self.frames, self.prompt_frames, self.height, self.width)
-        names = ("num", "frames", "prompt_frames", "height", "width")
-        check_counts(**dict(zip(names, counts, strict=True)))
+        names = ("num", "frames", "prompt_frames", "height", "width", "given")
+        check_counts(**{name: getattr(self, name) for name in names})
         if self.seconds <= 0 or (self.fps is not None and self.fps <= 0):
             raise UsageError("--seconds and --fps must be above 0")
         if self.first_sample < 0:
             raise UsageError(f"--first_sample {self.first_sample}: must be at least 0")
+        if self.task is not None and (not self.prompt or not self.prompt_frames or self.frames):
+            raise UsageError(
+                "--task completes the first --prompt_frames frames of videos: give --prompt, and "
+                "no --frames"
+            )
 
 
 def generate(
@@ -80,10 +89,10 @@ def generate(
 ) -> int:
     """Samples films from a generator, from nothing or as continuations of videos.
 
-    Codes are drawn frame by frame and decoded at once, so a film may have any length. The output
-    folder gets film-N.mp4, or NAME-N.mp4 for the prompt NAME, and beside each film a JSON file with
-    the options and the seed that make the same film again. With --upscale, films are enlarged while
-    they are written.
+    Codes are drawn frame by frame and decoded at once, so a film may have any length. With --task,
+    a masked generator completes videos instead. The output folder gets film-N.mp4, or NAME-N.mp4
+    for the prompt NAME, and beside each film a JSON file with the options and the seed that make
+    the same film again. With --upscale, films are enlarged while they are written.
 
     Args:
         output: Folder for the films.
@@ -98,39 +107,93 @@ def generate(
             raise UserError(f"there is no file {path}: --prompt takes videos and images")
     tokenizer, tokenizer_id, inference = computing.load(model, needs_codes=True)
     from magvit2_pytorch.generators.generator import load_generator
-    from magvit2_pytorch.media.unusable import UnusableMedia
-    from magvit2_pytorch.pipelines.generation import check_generator, generate_films, read_prompt
+    from magvit2_pytorch.pipelines.generation import check_generator
+    from magvit2_pytorch.pipelines.media_file import open_media
 
     with user_errors(prefix=f"cannot use {generator}"):
         sampler = load_generator(name).to(tokenizer.device)
         check_generator(sampler, tokenizer, tokenizer_id, force)
+        if films.task is not None:
+            check_task(sampler, films.task)
     upscaler = None if upscale is None else computing.load_upscaler(upscale, "--upscale")
+    common = dict(
+        sampling=sampling,
+        first_sample=films.first_sample,
+        class_name=films.class_name,
+        inference=inference,
+        fps=films.fps,
+        upscaler=upscaler,
+        record={"generator": str(name), "tokenizer": str(tokenizer_id), "upscaler": upscale},
+    )
+    with user_errors():  # of any prompt, before the first film
+        for path in films.prompt:
+            open_media(Path(path).expanduser(), tokenizer.config.channels, size).frames.close()
     scale = 1 if upscaler is None else upscaler.scale
-    prompts = {}
-    for path in films.prompt:
-        with user_errors(UnusableMedia):
-            file = Path(path).expanduser()
-            prompts[path] = read_prompt(tokenizer, file, films.prompt_frames, size, inference)
-    if not prompts:
-        prompts["film"] = _no_prompt(sampler, tokenizer, films)
-    record = {"generator": str(name), "tokenizer": str(tokenizer_id), "upscaler": upscale}
+    write = _continue if films.task is None else _complete
     folder.mkdir(parents=True, exist_ok=True)
     numbers = range(films.first_sample, films.first_sample + films.num)
-    for source, prompt in prompts.items():
-        num_frames = films.frames or max(1, round(films.seconds * (films.fps or prompt.fps)))
-        paths = [folder / f"{Path(source).stem}-{number}.mp4" for number in numbers]
-        title = Path(source).name
-        with ProgressBar(" frames", title) as bar, user_errors():
-            generate_films(
-                sampler, tokenizer, paths, prompt, num_frames, sampling=sampling,
-                first_sample=films.first_sample, class_name=films.class_name, inference=inference,
-                fps=films.fps, on_frames=partial(bar.frames, title), record=record,
-                upscaler=upscaler,
-            )  # fmt: skip
+    for source in films.prompt or ("film",):
+        file = Path(source).expanduser()
+        paths = [folder / f"{file.stem}-{number}.mp4" for number in numbers]
+        with ProgressBar(" frames", file.name) as bar, user_errors():
+            common["on_frames"] = partial(bar.frames, file.name)
+            film, num_frames = write(sampler, tokenizer, paths, file, films, size, common)
         for path in paths:
-            pixels = f"{prompt.width * scale} x {prompt.height * scale}"
+            pixels = f"{film.width * scale} x {film.height * scale}"
             print(f"{path}: {frame_count(num_frames)}, {pixels}")
     return 0
+
+
+def check_task(generator: "Generator", task: str) -> None:
+    """Raises `ValueError` unless the generator completes videos by this task."""
+    from magvit2_pytorch.generators.masked import MaskedGenerator
+    from magvit2_pytorch.generators.tasks import TASKS
+
+    if task not in TASKS:
+        raise ValueError(f"there is no task {task!r}: use one of {', '.join(TASKS)}")
+    if not isinstance(generator, MaskedGenerator):
+        raise ValueError("--task needs a masked generator (train-generator --preset masked-tiny)")
+
+
+def _continue(
+    generator: "Generator",
+    tokenizer: "VideoTokenizer",
+    paths: list[Path],
+    source: Path,
+    films: FilmOptions,
+    size: int | None,
+    common: dict[str, Any],
+) -> tuple["Prompt", int]:
+    """Writes films that continue a video or start from nothing; their prompt and frames."""
+    from magvit2_pytorch.pipelines.generation import generate_films, read_prompt
+
+    if films.prompt:
+        inference = common["inference"]
+        prompt = read_prompt(tokenizer, source, films.prompt_frames, size, inference)
+    else:
+        prompt = _no_prompt(generator, tokenizer, films)
+    num_frames = films.frames or max(1, round(films.seconds * (films.fps or prompt.fps)))
+    generate_films(generator, tokenizer, paths, prompt, num_frames, **common)
+    return prompt, num_frames
+
+
+def _complete(
+    generator: "Generator",
+    tokenizer: "VideoTokenizer",
+    paths: list[Path],
+    source: Path,
+    films: FilmOptions,
+    size: int | None,
+    common: dict[str, Any],
+) -> tuple["Prompt", int]:
+    """Writes completions of a video by the task; its size and frames."""
+    from magvit2_pytorch.pipelines.video_tasks import complete_films
+
+    prompt = complete_films(
+        generator, tokenizer, paths, source, films.task, given=films.given,
+        num_frames=films.prompt_frames, size=size, **common,
+    )  # fmt: skip
+    return prompt, prompt.num_frames
 
 
 def _no_prompt(generator: "Generator", tokenizer: "VideoTokenizer", films: FilmOptions) -> "Prompt":

@@ -123,19 +123,22 @@ def generate_films(
     on_frames: FrameCallback | None = None,
     record: dict[str, Any] | None = None,
     upscaler: SuperResolution | None = None,
+    codes: Iterator[Codes] | None = None,
 ) -> None:
     """Writes a film to each of `paths`, enlarged by `upscaler` if given, and a JSON beside it.
 
     A film begins with the reconstruction of its prompt. It depends on seed and sample number, not
     on the films that are generated at the same time. The JSON has seed, sample number, options and
-    `record`. Films appear when they are complete.
+    `record`. Films appear when they are complete. `codes` are those of all films, in parts, if they
+    do not continue the prompt.
     """
-    condition = _class_condition(generator, class_name, len(paths))
-    samples = torch.arange(first_sample, first_sample + len(paths), device=generator.device)
+    if codes is None:
+        condition = class_condition(generator, class_name, len(paths))
+        samples = torch.arange(first_sample, first_sample + len(paths), device=generator.device)
+        codes = continued_codes(generator, prompt.codes, sampling, samples, condition)
     fps = fps or prompt.fps
     enlarge = None if upscaler is None else inference.upscale_stream(upscaler)
     stream = inference.decode_stream(tokenizer, num_frames)
-    codes = continued_codes(generator, prompt.codes, sampling, samples, condition)
     device = inference.frames_device(tokenizer)
     if on_frames is not None:
         on_frames(0, num_frames)
@@ -188,9 +191,10 @@ def check_generator(
         )
 
 
-def _class_condition(
+def class_condition(
     generator: Generator, name: str | None, batch: int
 ) -> GeneratorCondition | None:
+    """The condition of a class for each of a batch; raises `ValueError` for an unknown name."""
     if name is None:
         return None
     classes = generator.config.classes or ()

@@ -1,12 +1,28 @@
 """Completion of videos of which a part is visible, by a masked generator."""
 
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from magvit2_pytorch.generators.conditions import GeneratorCondition
 from magvit2_pytorch.generators.masked import MaskedGenerator
 from magvit2_pytorch.generators.sampling import Sampling
 from magvit2_pytorch.generators.tasks import TASKS, CodeGeometry, TaskVideo, given_cells
+from magvit2_pytorch.media.frames import to_float
+from magvit2_pytorch.pipelines.generation import (
+    DEFAULT_FPS,
+    Prompt,
+    class_condition,
+    empty_prompt,
+    generate_films,
+)
+from magvit2_pytorch.pipelines.media_file import chunks, open_media, pad_space
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.tiling import encoder_halo
 from magvit2_pytorch.types import Codes, Video
@@ -46,6 +62,7 @@ def complete_video(
     given: int = 1,
     sampling: Sampling = Sampling(),
     samples: Int[Tensor, " b"] | None = None,
+    condition: GeneratorCondition | None = None,
 ) -> Codes:
     """Codes of a video of which the generator makes up what a task hides.
 
@@ -60,5 +77,70 @@ def complete_video(
     )
     codes = tokenizer.tokenize(complete_pixels(video, visible)).to(generator.device)
     return generator.fill(
-        codes, known, hinted=hinted, task=task, sampling=sampling, samples=samples
+        codes,
+        known,
+        hinted=hinted,
+        task=task,
+        sampling=sampling,
+        samples=samples,
+        condition=condition,
     )
+
+
+def complete_films(
+    generator: MaskedGenerator,
+    tokenizer: VideoTokenizer,
+    paths: Sequence[Path],
+    source: Path,
+    task: str,
+    *,
+    given: int = 1,
+    num_frames: int = 17,
+    size: int | None = None,
+    sampling: Sampling = Sampling(),
+    first_sample: int = 0,
+    class_name: str | None = None,
+    fps: float | None = None,
+    record: dict[str, Any] | None = None,
+    **options: Any,
+) -> Prompt:
+    """Writes the first frames of a file to each of `paths`, completed by a task.
+
+    They are `num_frames`, or fewer if 1 + k times the tokenizer's time factor are fewer. `options`
+    are those of `generate_films`, which writes them. Returns their number, size and rate. Raises
+    `UnusableMedia` for a file without frames.
+    """
+    media = open_media(source, tokenizer.config.channels, size)
+    factor = tokenizer.time_factor
+    with closing(chunks(media.frames, num_frames, factor)) as parts:
+        frames = next(parts)[:num_frames]
+    count = 1 + (len(frames) - 1) // factor * factor
+    fps = fps or media.fps or DEFAULT_FPS
+    prompt = empty_prompt(tokenizer, media.height, media.width)
+    prompt = replace(prompt, num_frames=count, fps=fps, source=source.name)
+    video = to_float(frames[:count].to(tokenizer.device))[None]
+    video = pad_space(video, tokenizer.space_factor).expand(len(paths), -1, -1, -1, -1)
+    codes = complete_video(
+        generator,
+        tokenizer,
+        video,
+        task,
+        given,
+        sampling,
+        torch.arange(first_sample, first_sample + len(paths), device=generator.device),
+        class_condition(generator, class_name, len(paths)),
+    )
+    generate_films(
+        generator,
+        tokenizer,
+        paths,
+        prompt,
+        count,
+        sampling=sampling,
+        first_sample=first_sample,
+        class_name=class_name,
+        record={"task": task, "given": given, **(record or {})},
+        codes=iter([codes]),
+        **options,
+    )
+    return prompt

@@ -99,6 +99,38 @@ def test_films_from_nothing_have_the_size_asked_for(trained, model, run, tmp_pat
     assert (video.num_frames, video.height, video.width) == (5, 10, 18)
 
 
+@pytest.fixture(scope="module")
+def masked(trained, tmp_path_factory):
+    """A masked generator of the codes, barely trained."""
+    from magvit2_pytorch.cli.main import main
+
+    folder = tmp_path_factory.mktemp("masked") / "run"
+    small = ["--model.dim", "16", "--model.depth", "1", "--model.heads", "2"]
+    training = ["--num_train_steps", "1", "--crop", "[2, 2]", "--num_latent_frames", "2"]
+    words = ["train-generator", str(trained[0]), "-o", str(folder), "--preset", "masked-tiny"]
+    assert main([*words, *small, *training]) == 0
+    return folder
+
+
+def test_a_task_completes_the_first_frames_of_its_prompt(masked, film, model, run, tmp_path):
+    from magvit2_pytorch import VideoTokenizer
+    from magvit2_pytorch.media.frames import to_float
+
+    words = ("generate", "--generator", masked, "--model", model, "--prompt", film)
+    words = (*words, "--task", "frame_prediction", "--given", 5, "--prompt_frames", 10)
+    assert run(*words, "-o", tmp_path, "--num", 2)[0] == 0
+    frames = [list(VideoFile(tmp_path / f"film-{n}.mp4").frames()) for n in range(2)]
+    assert [len(x) for x in frames] == [9, 9]
+    # The frames given are the tokenizer's reconstruction, up to H.264; the others are made up.
+    tokenizer = VideoTokenizer.from_pretrained(model)
+    video = to_float(torch.stack(list(VideoFile(film).frames())[:9]))[None]
+    seen = to_float(torch.stack(frames[0]))
+    error = (seen - tokenizer(video)[0].clamp(-1, 1)).square().mean(dim=(0, 2, 3))
+    assert error[:5].max() < 0.5 * error[5:].min()
+    record = json.loads((tmp_path / "film-1.json").read_text("utf-8"))
+    assert (record["task"], record["given"], record["sample"]) == ("frame_prediction", 5, 1)
+
+
 def test_the_report_has_bits_predictions_and_pictures(trained, film, model, run, tmp_path):
     words = ("evaluate-generator", trained[0], "--generator", trained[1], "--model", model)
     status, out, _ = run(*words, "-o", tmp_path / "out", "--data", film, "--num_samples", 2)
@@ -127,12 +159,18 @@ def test_the_report_has_bits_predictions_and_pictures(trained, film, model, run,
           "--class_name", "cat"), "not class-conditional"),
         (("generate", "--generator", "{gen}", "--model", "{model}", "-o", "{out}",
           "--top_p", "2"), "top_p is 2"),
+        (("generate", "--generator", "{gen}", "--model", "{model}", "-o", "{out}",
+          "--task", "interpolation"), "give --prompt"),
+        (("generate", "--generator", "{gen}", "--model", "{model}", "-o", "{out}",
+          "--task", "interpolation", "--prompt", "{film}"), "needs a masked generator"),
+        (("generate", "--generator", "{gen}", "--model", "{model}", "-o", "{out}",
+          "--task", "inpaint", "--prompt", "{film}"), "use one of unconditional"),
         (("train-generator", "no", "-o", "{out}"), "magvit2 tokenize"),
         (("train-generator", "{codes}", "-o", "{out}", "--num_valid_latents", "50"), "hold out"),
     ],
 )  # fmt: skip
-def test_mistakes_are_named(words, text, trained, model, run, tmp_path):
-    names = dict(model=model, gen=trained[1], codes=trained[0], out=tmp_path / "out")
+def test_mistakes_are_named(words, text, trained, film, model, run, tmp_path):
+    names = dict(film=film, model=model, gen=trained[1], codes=trained[0], out=tmp_path / "out")
     status, _, err = run(*(word.format(**names) for word in words))
     assert status in (1, 2)
     assert text in err
