@@ -1,0 +1,266 @@
+"""Stages of the road from a film to new scenes; each can be interrupted and done again."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from magvit2_pytorch.codes.codes_dataset import CodesDataset
+from magvit2_pytorch.codes.views import View, parse_views
+from magvit2_pytorch.data.clips import ClipSpec
+from magvit2_pytorch.data.datasets import VideoDataset
+from magvit2_pytorch.evaluation.clip_choice import ClipChoice
+from magvit2_pytorch.evaluation.evaluator import Evaluation
+from magvit2_pytorch.evaluation.film_work import FilmWork
+from magvit2_pytorch.evaluation.generator_report import evaluate_generator
+from magvit2_pytorch.evaluation.generator_run import (
+    NEVER,
+    encode_views,
+    psnr_sentence,
+    train_generator,
+)
+from magvit2_pytorch.generators.generator import load_generator
+from magvit2_pytorch.generators.sampling import Sampling
+from magvit2_pytorch.media.images import write_grid
+from magvit2_pytorch.media.shots import (
+    find_shots,
+    is_grey,
+    measure_frames,
+    write_shots,
+    write_table,
+)
+from magvit2_pytorch.media.video_reader import VideoFile
+from magvit2_pytorch.pipelines.fingerprint import TokenizerId
+from magvit2_pytorch.pipelines.generation import empty_prompt, generate_films, read_prompt
+from magvit2_pytorch.pipelines.media_file import frame_size
+from magvit2_pytorch.tokenizer.model import VideoTokenizer
+from magvit2_pytorch.training.video_trainer import VideoTokenizerTrainer
+
+GAP_FRAMES = 8
+"""Frames between those that the tokenizer trains on and those that are held out."""
+CACHE_GB = 4.0
+MAX_SHOWN = 8
+"""Shots or frames in a row of a picture, and videos of a report."""
+
+
+def cut(work: FilmWork, folder: Path) -> dict[str, Any]:
+    """Finds the shots of the film and writes those to use as small files.
+
+    Training reads clips at random, and a film would be decoded from its last keyframe on for each
+    of them: at the size of training the shots are small, and read fast.
+    """
+    options = work.options
+    film = VideoFile(work.film)
+    measures = measure_frames(film)
+    min_frames = options.min_frames or 2 * work.clip_frames + GAP_FRAMES
+    shots = find_shots(measures, min_frames, work.rules)
+    used = [shot for shot in shots if shot.kind == "shot"]
+    grey = is_grey(measures, shots, work.rules) if options.grey == "auto" else options.grey == "yes"
+    table = folder / "shots.csv"
+    write_table(table, shots, film.fps)
+    counts = Counter(shot.kind for shot in shots)
+    if not used:
+        raise ValueError(
+            f"{work.film.name} has no shot of {min_frames} frames or more ({dict(counts)}): see "
+            f"{table}, and lower --min_frames, or --still 0 to keep pictures without motion"
+        )
+    full = VideoFile(work.film, channels=1 if grey else 3)
+    height, width = frame_size(
+        full.height, full.width, min(min(full.height, full.width), options.size * options.upscale)
+    )
+    write_shots(full, used, folder / "shots", (height, width))
+    shown = used[:: -(-len(used) // (4 * MAX_SHOWN))]
+    middles = full.read([(shot.start + shot.stop) // 2 for shot in shown], (72, 128))
+    write_grid(folder / "shots.png", [list(row) for row in middles.split(MAX_SHOWN)])
+    seconds = sum(shot.num_frames for shot in used) / film.fps
+    total = len(measures.colour) / film.fps
+    left_out = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items()) if kind != "shot")
+    return {
+        "sentence": f"{len(used)} shots, {seconds:.0f} s of {total:.0f} s; "
+        f"left out: {left_out or 'nothing'}; the film is {'grey' if grey else 'in colour'}",
+        "channels": 1 if grey else 3,
+        "num_frames": len(measures.colour),
+        "fps": film.fps,
+        "size": [height, width],
+        "parts": dict(counts),
+        "min_frames": min_frames,
+    }
+
+
+def train_tokenizer(work: FilmWork, folder: Path) -> dict[str, Any]:
+    """Trains on the shots without their tails, and measures on these."""
+    options, held = work.options, work.clip_frames
+    torch.manual_seed(options.seed)
+    model = {"channels": work.figures("cut")["channels"]} | work.tokenizer_options.get("model", {})
+    tokenizer = VideoTokenizer.from_preset(options.preset, **model)
+    training = work.training | dict(
+        num_train_steps=NEVER,
+        max_duration_s=60 * options.minutes_of("tokenizer"),
+        validate_every_step=NEVER,
+        checkpoint_every_step=200,
+        keep_checkpoints=1,
+        seed=options.seed,
+        results_folder=str(folder),
+        checkpoints_folder=str(folder / "checkpoints"),
+    )
+    training |= work.tokenizer_options.get("training", {})
+    dataset, tails = tokenizer_clips(work, tokenizer, folder / "frames")
+    trainer = VideoTokenizerTrainer(tokenizer, dataset=dataset, valid_dataset=tails, **training)
+    trainer.train(resume="auto")
+    choice = ClipChoice(
+        num_frames=held, size=options.size, frame_range=(-held, None), max_clips=4 * MAX_SHOWN
+    )
+    tokenizer = VideoTokenizer.from_pretrained(folder / "tokenizer").to(trainer.accelerator.device)
+    report = Evaluation(tokenizer, list(work.shots.values()), choice).run(folder / "report")
+    decibels = report["videos"]["metrics"]["psnr"]["mean"]
+    return {
+        "sentence": f"{decibels:.2f} dB on held-out tails after {trainer.step} steps",
+        "psnr": decibels,
+        "steps": trainer.step,
+        "parameters": sum(p.numel() for p in tokenizer.parameters()),
+        "bits_per_pixel": tokenizer.bits_per_pixel,
+    }
+
+
+def tokenizer_clips(
+    work: FilmWork, tokenizer: VideoTokenizer, cache: Path
+) -> tuple[VideoDataset, VideoDataset]:
+    """Clips to train a tokenizer on, and the held-out tails of the shots."""
+    held, training = work.clip_frames, work.training
+    scale = work.options.size / min(tokenizer.config.height_and_width)
+    spec = ClipSpec(
+        num_frames=held,
+        image_size=tokenizer.config.image_size,
+        channels=tokenizer.config.channels,
+        flip=training.get("flip", False),
+        # Crops of frames of the size that is tokenized.
+        random_scale=(scale, scale) if scale > 1 else None,
+    )
+    paths = list(work.shots.values())
+    dataset = VideoDataset(
+        paths,
+        spec,
+        seed=work.options.seed,
+        clips_per_video=64,
+        frame_range=(None, -(held + GAP_FRAMES)),
+        cache_dir=cache,
+        cache_max_gb=CACHE_GB,
+    )
+    whole = ClipSpec(
+        num_frames=held,
+        image_size=work.frame_size(tokenizer.space_factor),
+        channels=tokenizer.config.channels,
+    )
+    return dataset, VideoDataset(paths, whole, train=False, frame_range=(-held, None))
+
+
+def tokenize(work: FilmWork, folder: Path) -> dict[str, Any]:
+    """Encodes the shots, and views of them as far as time allows."""
+    views = parse_views(work.options.views)
+    done = encode_views(
+        work.tokenizer,
+        work.shots,
+        folder,
+        views,
+        size=work.options.size,
+        max_duration_s=60 * work.options.minutes_of("codes"),
+    )
+    codes = CodesDataset(folder)
+    number = sum(torch.Size(shape).numel() for shape in codes.shapes)
+    return {
+        "sentence": f"{number:,} codes of {done} of {len(work.shots) * len(views)} shots and views",
+        "num_codes": number,
+        "num_files": done,
+    }
+
+
+def train_generator_of_film(work: FilmWork, folder: Path) -> dict[str, Any]:
+    """Trains the generator on the codes and measures it on the tails."""
+    options, held_out = work.options, dict(num_valid_latents=work.num_valid_latents)
+    torch.manual_seed(options.seed)
+    codes = work.folder / "codes"
+    trainer = train_generator(
+        codes,
+        folder,
+        options.minutes_of("generator"),
+        options.generator_preset,
+        work.generator_options.get("model"),
+        resume="auto",
+        seed=options.seed,
+        keep_checkpoints=1,
+        **held_out,
+        **work.generator_options.get("training", {}),
+    )
+    report = evaluate_generator(
+        load_generator(folder / "generator").to(work.tokenizer.device),
+        work.tokenizer,
+        CodesDataset(codes),
+        folder / "report",
+        data=work.folder / "cut" / "shots",
+        max_videos=MAX_SHOWN,
+        **held_out,
+    )
+    pictures = [row["picture"] for row in report["videos"]]
+    return {
+        "sentence": f"{psnr_sentence(report)}; {trainer.step} steps",
+        "steps": trainer.step,
+        "bits": report.get("bits"),
+        "prediction": report["prediction"],
+        "pictures": pictures,
+    }
+
+
+def train_super_resolution(work: FilmWork, folder: Path) -> dict[str, Any]:
+    """Trains super-resolution of the decoded shots; returns a sentence where there is none."""
+    return {"sentence": "left out", "trained": False}
+
+
+def make_scenes(work: FilmWork, folder: Path) -> dict[str, Any]:
+    """Generates new scenes, half of them from the ends of shots spread over the film."""
+    options, tokenizer = work.options, work.tokenizer
+    generator = load_generator(work.folder / "generator" / "generator").to(tokenizer.device)
+    record = {"tokenizer": str(TokenizerId.of(tokenizer)), "film": work.film.name}
+    shots = list(work.shots.items())
+    num_prompts = min(options.scenes // 2 or 1, len(shots))
+    prompts = {
+        f"after-{name}": path
+        for name, path in (shots[i * len(shots) // num_prompts] for i in range(num_prompts))
+    }
+    fps = work.figures("cut")["fps"]
+    num_frames = max(1, round(options.seconds * fps))
+    scenes = []
+    for number in range(options.scenes):
+        name = list(prompts)[number] if number < len(prompts) else f"scene-{number}"
+        path = folder / f"{name}.mp4"
+        scenes.append(path.name)
+        if path.exists():
+            continue
+        if name in prompts:
+            shift = VideoFile(prompts[name]).num_frames - work.clip_frames
+            prompt = read_prompt(
+                tokenizer, prompts[name], None, options.size, view=View(shift=shift)
+            )
+        else:
+            prompt = empty_prompt(tokenizer, *work.frame_size(tokenizer.space_factor))
+        generate_films(
+            generator, tokenizer, [path], prompt, prompt.num_frames + num_frames,
+            sampling=Sampling(seed=options.seed), first_sample=number, fps=fps, record=record,
+        )  # fmt: skip
+    rows = [list(_spread_frames(folder / scene)) for scene in scenes]
+    size = min(row[0].shape for row in rows)
+    rows = [[frame[: size[0], : size[1]] for frame in row] for row in rows]
+    write_grid(folder / "scenes.png", rows)
+    return {
+        "sentence": f"{len(scenes)} of {num_frames} new frames, {len(prompts)} from ends of shots",
+        "scenes": scenes,
+        "num_prompts": len(prompts),
+        "prompt_frames": work.clip_frames,
+    }
+
+
+def _spread_frames(path: Path) -> Iterator[Any]:
+    video = VideoFile(path)
+    last = video.num_frames - 1
+    yield from video.read([round(i * last / (MAX_SHOWN - 1)) for i in range(MAX_SHOWN)])

@@ -1,0 +1,234 @@
+"""Shots of a film: cuts, fades, blank frames and still cards, found in one pass.
+
+Of each frame a thumbnail is measured, and four numbers of it are kept: a film is never in memory.
+Decisions are made from these numbers, by rules that can be read below:
+
+- cut: the frame differs from the one before by `cut` levels or more, and by `cut_ratio` times the
+  third largest of the `NEIGHBOURS` differences on either side. So a fast pan, a drawn film whose
+  pictures stay for two to four frames, and flicker are not cut, and two cuts near each other are.
+- blank: the levels of the thumbnail deviate by less than `blank`: black, white, or any one colour.
+- fade: beside blank frames, as long as the deviation grows from frame to frame away from them.
+- still: a shot most of whose frames differ by less than `still` levels from those half a second
+  before. Title cards are; so is a picture that nobody moves in.
+
+A dissolve is not found, nor is a cut amid motion of over a third of its difference: these shots
+stay joined. A flash may divide a shot. Titles that move stay.
+"""
+
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from magvit2_pytorch.atomic import remove_abandoned, replacing
+from magvit2_pytorch.media.frames import as_channels
+from magvit2_pytorch.media.video_reader import VideoFile
+from magvit2_pytorch.media.video_writer import VideoWriter
+
+THUMBNAIL = (36, 64)
+"""Height and width that frames are shrunk to, whatever their proportions."""
+NEIGHBOURS = 8
+"""Differences before and after a frame that a cut is compared with."""
+FADE_GROWTH = 1.01
+"""Least growth of the deviation from one frame of a fade to the next, away from blank frames."""
+MIN_FADE_FRAMES = 3
+MAX_FADE_S = 4.0
+STILL_SHARE = 0.75
+"""Share of a shot's frames by which it is still."""
+COLOUR_SHARE = 0.02
+"""Share of frames with colour by which a film is a colour film: a tinted title is not enough."""
+
+Kind = Literal["shot", "blank", "fade", "still", "short"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShotRules:
+    """Thresholds by which a film is cut; levels go from 0 to 255."""
+
+    cut: float = 10.0
+    """Least mean difference of a cut's two frames in levels."""
+    cut_ratio: float = 3.0
+    """Least ratio of a cut's difference to those of the frames around it."""
+    blank: float = 6.0
+    """Standard deviation of a frame's levels below which it is black, white or of one colour."""
+    still: float = 1.0
+    """Mean difference in levels over half a second below which a picture is still; 0 keeps title
+    cards."""
+    colour: float = 6.0
+    """Mean difference between a pixel's strongest and weakest colour above which a frame has
+    colour."""
+
+    def __post_init__(self):
+        for name in ("cut", "cut_ratio", "blank", "still", "colour"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be 0 or above")
+
+
+class Shot(NamedTuple):
+    """Frames `start` to `stop`, excluded, of a film."""
+
+    start: int
+    stop: int
+    kind: Kind = "shot"
+    """"shot", or the reason why it is left out."""
+
+    @property
+    def num_frames(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class FrameMeasures:
+    """Numbers of each frame of a film."""
+
+    fps: float
+    difference: Float[np.ndarray, " t"]
+    """Mean absolute difference from the frame before, 0 for the first."""
+    deviation: Float[np.ndarray, " t"]
+    """Standard deviation of the grey levels."""
+    movement: Float[np.ndarray, " t"]
+    """Mean absolute difference from the frame half a second before, NaN where there is none."""
+    colour: Float[np.ndarray, " t"]
+    """Mean difference between the strongest and the weakest colour of a pixel."""
+
+    @property
+    def half_second(self) -> int:
+        return half_second(self.fps)
+
+
+def half_second(fps: float) -> int:
+    """Frames in half a second, at least one."""
+    return max(1, round(fps / 2))
+
+
+def measure_frames(
+    video: VideoFile, on_frames: Callable[[int, int], object] | None = None
+) -> FrameMeasures:
+    """Decodes a film once, in constant memory but for 16 bytes per frame.
+
+    `video` has three channels. Raises `UnusableMedia` if it cannot be decoded.
+    """
+    lag = half_second(video.fps)
+    recent: list[np.ndarray] = []
+    rows: list[np.ndarray] = []
+    for number, frame in enumerate(video.frames(THUMBNAIL)):
+        pixels = frame.numpy()
+        grey = as_channels(pixels, 1)[..., 0].astype(np.float32)
+        before = recent[-1] if recent else grey
+        earlier = recent[0] if len(recent) == lag else np.float32(np.nan)
+        spread = pixels.max(axis=-1).astype(np.float32) - pixels.min(axis=-1)
+        values = (np.abs(grey - before).mean(), grey.std(), np.abs(grey - earlier).mean())
+        rows.append(np.array((*values, spread.mean()), np.float32))
+        recent = [*recent, grey][-lag:]
+        if on_frames is not None and number % 64 == 0:
+            on_frames(number, video.num_frames)
+    return FrameMeasures(video.fps, *np.stack(rows).T.astype(np.float64))
+
+
+def find_shots(
+    measures: FrameMeasures, min_frames: int = 1, rules: ShotRules = ShotRules()
+) -> list[Shot]:
+    """All parts of a film in order, those to use and those to leave out with the reason.
+
+    Parts join without gaps. A shot has at least `min_frames` frames.
+    """
+    blank = measures.deviation < rules.blank
+    fade = _fades(measures, blank)
+    kinds = np.where(blank, 1, np.where(fade, 2, 0))
+    starts = _cuts(measures.difference, rules) & (kinds == 0)
+    starts[1:] |= kinds[1:] != kinds[:-1]
+    starts[0] = True
+    bounds = [*np.flatnonzero(starts).tolist(), len(kinds)]
+    shots = []
+    for start, stop in pairwise(bounds):
+        kind: Kind = ("shot", "blank", "fade")[kinds[start]]
+        if kind == "shot" and _is_still(measures, start, stop, rules.still):
+            kind = "still"
+        if kind == "shot" and stop - start < min_frames:
+            kind = "short"
+        shots.append(Shot(start, stop, kind))
+    return shots
+
+
+def is_grey(measures: FrameMeasures, shots: Sequence[Shot], rules: ShotRules = ShotRules()) -> bool:
+    """True if nearly no frame of the shots to use has colour; a tinted film has."""
+    used = [measures.colour[s.start : s.stop] for s in shots if s.kind == "shot"]
+    colour = np.concatenate(used) if used else measures.colour
+    return float((colour > rules.colour).mean()) < COLOUR_SHARE
+
+
+def _cuts(difference: Float[np.ndarray, " t"], rules: ShotRules) -> Bool[np.ndarray, " t"]:
+    """True for the first frame after a cut."""
+    padded = np.pad(difference, NEIGHBOURS)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * NEIGHBOURS + 1)
+    around = np.delete(windows, NEIGHBOURS, axis=1)
+    usual = np.partition(around, -3, axis=1)[:, -3]
+    return (difference >= rules.cut) & (difference >= rules.cut_ratio * usual)
+
+
+def _fades(measures: FrameMeasures, blank: Bool[np.ndarray, " t"]) -> Bool[np.ndarray, " t"]:
+    """Frames beside blank ones whose deviation grows away from these."""
+    fade = np.zeros_like(blank)
+    limit = round(MAX_FADE_S * measures.fps)
+    edges = np.flatnonzero(blank[1:] != blank[:-1])
+    for edge in edges.tolist():
+        # Blank frames before the edge: the fade goes on from it, and else comes to it.
+        step, at = (1, edge + 1) if blank[edge] else (-1, edge)
+        frames = []
+        for frame in range(at, at + step * limit, step):
+            following = frame + step
+            if not 0 <= following < len(blank) or blank[frame] or blank[following]:
+                break
+            if measures.deviation[following] < FADE_GROWTH * measures.deviation[frame]:
+                break
+            frames.append(frame)
+        if len(frames) >= MIN_FADE_FRAMES:
+            fade[frames] = True
+    return fade
+
+
+def _is_still(measures: FrameMeasures, start: int, stop: int, limit: float) -> bool:
+    """True if most frames hardly differ from earlier ones of the same shot."""
+    moved = measures.movement[start + measures.half_second : stop]
+    if not len(moved):  # less than half a second
+        moved = measures.difference[start + 1 : stop]
+    return len(moved) > 0 and float((moved < limit).mean()) >= STILL_SHARE
+
+
+def write_shots(film: VideoFile, shots: list[Shot], folder: Path, size: tuple[int, int]) -> None:
+    """Writes shots as files named by their first frame, in one pass; those that exist stay."""
+    folder.mkdir(exist_ok=True)
+    remove_abandoned(folder)
+    names = _shot_names(shots)
+    frames, position = film.frames(size), 0
+    for shot, name in zip(shots, names, strict=True):
+        path = folder / name
+        if path.exists():
+            continue
+        for _ in islice(frames, shot.start - position):
+            pass
+        with VideoWriter(path, film.fps, crf=12) as writer:
+            for frame in islice(frames, shot.num_frames):
+                writer.write(frame)
+        position = shot.stop
+    frames.close()
+
+
+def _shot_names(shots: list[Shot]) -> list[str]:
+    return [f"{shot.start:07}.mp4" for shot in shots]
+
+
+def write_table(path: Path, shots: list[Shot], fps: float) -> None:
+    """Writes all parts as a table; `path` is empty for those that are left out."""
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("path", "kind", "start", "stop", "start_s", "stop_s"))
+        for shot, name in zip(shots, _shot_names(shots), strict=True):
+            times = (f"{frame / fps:.3f}" for frame in (shot.start, shot.stop))
+            place = f"shots/{name}" if shot.kind == "shot" else ""
+            writer.writerow((place, shot.kind, shot.start, shot.stop, *times))
