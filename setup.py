@@ -34,6 +34,7 @@ setup(
         "magvit2_pytorch.tokenizer": ["presets/*.yaml"],
         "magvit2_pytorch.generators": ["presets/*.yaml"],
         "magvit2_pytorch.tokenizer_1d": ["presets/*.yaml"],
+        "magvit2_pytorch.super_resolution": ["presets/*.yaml"],
     },
     python_requires=">=3.10",
     install_requires=[

@@ -11,6 +11,7 @@ from magvit2_pytorch.version import __version__
 
 if TYPE_CHECKING:
     from magvit2_pytorch.generators.generator import load_generator
+    from magvit2_pytorch.super_resolution.upscaler import SuperResolution
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
     from magvit2_pytorch.tokenizer.presets import PRESETS, recipe
     from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from magvit2_pytorch.tokenizer_1d.sequence_config import Tokenizer1dConfig
     from magvit2_pytorch.training.generator_trainer import GeneratorTrainer
     from magvit2_pytorch.training.loop_config import LoopConfig
+    from magvit2_pytorch.training.super_resolution_trainer import SuperResolutionTrainer
     from magvit2_pytorch.training.task import Task
     from magvit2_pytorch.training.trainer import Trainer
     from magvit2_pytorch.training.training_config import TrainingConfig
@@ -28,6 +30,8 @@ _MODULES = {
     "LoopConfig": "training.loop_config",
     "PRESETS": "tokenizer.presets",
     "PRESETS_1D": "tokenizer_1d.model_1d",
+    "SuperResolution": "super_resolution.upscaler",
+    "SuperResolutionTrainer": "training.super_resolution_trainer",
     "Task": "training.task",
     "Tokenizer1d": "tokenizer_1d.model_1d",
     "Tokenizer1dConfig": "tokenizer_1d.sequence_config",
@@ -45,6 +49,8 @@ __all__ = [
     "PRESETS_1D",
     "GeneratorTrainer",
     "LoopConfig",
+    "SuperResolution",
+    "SuperResolutionTrainer",
     "Task",
     "Tokenizer1d",
     "Tokenizer1dConfig",

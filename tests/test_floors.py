@@ -14,7 +14,7 @@ FLOORS = {
     "layers": 1, "media": 1, "metrics": 1,
     "quantizers": 2, "discriminators": 2, "losses": 2,
     "tokenizer": 3,
-    "tokenizer_1d": 4,
+    "tokenizer_1d": 4, "super_resolution": 4,
     "codes": 4, "convert": 4,
     "data": 5, "generators": 5,
     "training": 6,

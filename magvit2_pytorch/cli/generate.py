@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from jsonargparse import ArgumentParser
 
@@ -18,7 +18,7 @@ from magvit2_pytorch.cli.model_folder import (
     output_folder,
     user_errors,
 )
-from magvit2_pytorch.cli.options import GeneratorModel, Model, Size, StreamOptions
+from magvit2_pytorch.cli.options import UPSCALER_HELP, GeneratorModel, Model, Size, StreamOptions
 from magvit2_pytorch.cli.progress_bar import ProgressBar
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def generate(
     output: str,
     size: Size = None,
     force: bool = False,
+    upscale: Annotated[str | None, UPSCALER_HELP] = None,
     films: FilmOptions,
     sampling: "Sampling",
     computing: StreamOptions,
@@ -81,7 +82,8 @@ def generate(
 
     Codes are drawn frame by frame and decoded at once, so a film may have any length. The output
     folder gets film-N.mp4, or NAME-N.mp4 for the prompt NAME, and beside each film a JSON file with
-    the options and the seed that make the same film again.
+    the options and the seed that make the same film again. With --upscale, films are enlarged while
+    they are written.
 
     Args:
         output: Folder for the films.
@@ -89,6 +91,8 @@ def generate(
     """
     folder = output_folder(output)
     name = find_model(generator, "generator", "--generator")
+    if upscale is not None:
+        find_model(upscale, "upscaler", "--upscale")
     for path in films.prompt:
         if not Path(path).expanduser().is_file():
             raise UserError(f"there is no file {path}: --prompt takes videos and images")
@@ -100,6 +104,8 @@ def generate(
     with user_errors(prefix=f"cannot use {generator}"):
         sampler = load_generator(name).to(tokenizer.device)
         check_generator(sampler, tokenizer, tokenizer_id, force)
+    upscaler = None if upscale is None else computing.load_upscaler(upscale, "--upscale")
+    scale = 1 if upscaler is None else upscaler.scale
     prompts = {}
     for path in films.prompt:
         with user_errors(UnusableMedia):
@@ -107,7 +113,7 @@ def generate(
             prompts[path] = read_prompt(tokenizer, file, films.prompt_frames, size, inference)
     if not prompts:
         prompts["film"] = _no_prompt(sampler, tokenizer, films)
-    record = {"generator": str(name), "tokenizer": str(tokenizer_id)}
+    record = {"generator": str(name), "tokenizer": str(tokenizer_id), "upscaler": upscale}
     folder.mkdir(parents=True, exist_ok=True)
     numbers = range(films.first_sample, films.first_sample + films.num)
     for source, prompt in prompts.items():
@@ -119,9 +125,11 @@ def generate(
                 sampler, tokenizer, paths, prompt, num_frames, sampling=sampling,
                 first_sample=films.first_sample, class_name=films.class_name, inference=inference,
                 fps=films.fps, on_frames=partial(bar.frames, title), record=record,
+                upscaler=upscaler,
             )  # fmt: skip
         for path in paths:
-            print(f"{path}: {frame_count(num_frames)}, {prompt.width} x {prompt.height}")
+            pixels = f"{prompt.width * scale} x {prompt.height * scale}"
+            print(f"{path}: {frame_count(num_frames)}, {pixels}")
     return 0
 
 

@@ -103,6 +103,22 @@ def plan_jobs(
     return jobs
 
 
+def plan_media_jobs(inputs: Sequence[str], output: str) -> list[Job]:
+    """Jobs from videos and images to files of the same kind; raises as `plan_jobs` does."""
+    from magvit2_pytorch.media.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+    from magvit2_pytorch.pipelines import media_file
+
+    def suffix(path: Path) -> str:
+        return media_file.SUFFIX_OF[media_file.media_kind(path)]
+
+    sources = VIDEO_SUFFIXES + IMAGE_SUFFIXES
+    jobs = plan_jobs(inputs, output, sources, suffix, media_file.ALL_WRITABLE)
+    with user_errors():
+        for job in jobs:
+            media_file.check_writable(job.target, media_file.media_kind(job.source))
+    return jobs
+
+
 def has_suffix(path: Path, suffixes: Sequence[str]) -> bool:
     """True if the name ends in one of `suffixes`, ignoring case."""
     return path.name.lower().endswith(tuple(suffixes))

@@ -16,6 +16,7 @@ from magvit2_pytorch.cli import film as one_film
 from magvit2_pytorch.cli import generate as generation
 from magvit2_pytorch.cli import train as tokenizer_training
 from magvit2_pytorch.cli import train_generator as generator_training
+from magvit2_pytorch.cli import train_sr as upscaler_training
 from magvit2_pytorch.cli.arguments import add_function, call_function, description, summary
 from magvit2_pytorch.cli.convert import convert
 from magvit2_pytorch.cli.decode import decode
@@ -27,9 +28,14 @@ from magvit2_pytorch.cli.info import info
 from magvit2_pytorch.cli.model_folder import UserError
 from magvit2_pytorch.cli.reconstruct import reconstruct
 from magvit2_pytorch.cli.tokenize import tokenize
+from magvit2_pytorch.cli.upscale import upscale
 from magvit2_pytorch.version import __version__
 
-TRAINING = {"train": tokenizer_training, "train-generator": generator_training}
+TRAINING = {
+    "train": tokenizer_training,
+    "train-generator": generator_training,
+    "train-sr": upscaler_training,
+}
 """Modules of the commands whose options depend on a preset."""
 
 LAZY = {**TRAINING, "generate": generation, "film": one_film}
@@ -46,6 +52,8 @@ COMMANDS = {
         generator_training.train_generator,
         generation.generate,
         evaluate_generator,
+        upscaler_training.train_sr,
+        upscale,
         convert,
         export,
         info,
@@ -65,6 +73,8 @@ A video tokenizer to train, stream and build on.
   magvit2 evaluate --model run --data videos/ -o report    measure it and write a report
   magvit2 train-generator codes/ -o gen                    train a generator of new video
   magvit2 generate --generator gen --model run -o films    sample films from it
+  magvit2 train-sr videos/ --model run -o sr               train super-resolution
+  magvit2 upscale clip.mp4 --model sr -o large.mp4         enlarge videos and images
   magvit2 film film.mp4 -o film                            make new scenes of one film
   magvit2 convert pytorch_model.bin -o o2                  convert O2-MAGVIT2 or VidTok weights
   magvit2 export run -o programs                           export to ONNX

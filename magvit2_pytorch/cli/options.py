@@ -3,14 +3,24 @@
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from magvit2_pytorch.cli.model_folder import Device, check_counts, load_tokenizer, user_errors
+from magvit2_pytorch.cli.model_folder import (
+    Device,
+    check_counts,
+    find_device,
+    find_model,
+    load_tokenizer,
+    user_errors,
+)
 
 if TYPE_CHECKING:
     from magvit2_pytorch.pipelines.fingerprint import TokenizerId
     from magvit2_pytorch.pipelines.inference import Inference
+    from magvit2_pytorch.super_resolution import SuperResolution
     from magvit2_pytorch.tokenizer_1d import AnyTokenizer
 
 Model = Annotated[str, "Folder of the tokenizer or of the run that trained it, or hf://OWNER/NAME."]
+UPSCALER_HELP = "Folder of the super-resolution or of the run that trained it, or hf://OWNER/NAME."
+UpscalerModel = Annotated[str, UPSCALER_HELP]
 GeneratorModel = Annotated[str, "Folder of the generator, or of the run that trained it."]
 ReportFolder = Annotated[str, "Folder for the report."]
 Inputs = Annotated[list[str], "Video and image files, and folders of them."]
@@ -26,8 +36,8 @@ Size = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComputeOptions:
-    """Options of computing with a tokenizer."""
+class DeviceOptions:
+    """Options of computing with a model of frames."""
 
     tile_size: int | Literal["auto"] | None = None
     """Compute frames in tiles of this many pixels to a side, or `auto` for the largest tiles that
@@ -39,6 +49,19 @@ class ComputeOptions:
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the tokenizer's convolutions. bf16 is faster on hardware that supports it;
     about one code in 50 changes, and the codes decode as well."""
+
+    def load_upscaler(self, name: str, option: str = "--model") -> "SuperResolution":
+        """A super-resolution on the device; raises `UserError` if it cannot be used."""
+        name = find_model(name, "upscaler", option)
+        from magvit2_pytorch.super_resolution import SuperResolution
+
+        with user_errors(prefix=f"cannot use {name}"):
+            return SuperResolution.from_pretrained(name).to(find_device(self.device))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeOptions(DeviceOptions):
+    """Options of computing with a tokenizer."""
 
     num_tokens: str | None = None
     """Tokens of each part of a video, of a 1-D tokenizer: a number, or a share of the patches such
@@ -66,11 +89,32 @@ class ComputeOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamOptions(ComputeOptions):
-    """Options of computing videos of any length."""
+class ChunkOptions:
+    """Options of videos of any length."""
 
     chunk_frames: int = 16
     """Frames to compute at a time: fewer need less memory, more may be faster."""
 
     def __post_init__(self):
         check_counts(chunk_frames=self.chunk_frames)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamOptions(ChunkOptions, ComputeOptions):
+    """Options of computing videos of any length with a tokenizer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpscaleOptions(ChunkOptions, DeviceOptions):
+    """Options of enlarging videos of any length."""
+
+    def load(self, model: str) -> "tuple[SuperResolution, Inference]":
+        """The super-resolution, and these options for the library; raises `UserError`."""
+        upscaler = self.load_upscaler(model)
+        from magvit2_pytorch.pipelines.inference import Inference
+
+        names = (field.name for field in fields(self) if field.name != "device")
+        inference = Inference(**{name: getattr(self, name) for name in names})
+        with user_errors():
+            inference.check(upscaler)
+        return upscaler, inference

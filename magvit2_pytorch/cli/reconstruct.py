@@ -1,9 +1,7 @@
 """`magvit2 reconstruct`: encodes and decodes video and image files."""
 
-from pathlib import Path
-
-from magvit2_pytorch.cli.jobs import Job, frame_count, plan_jobs, run_jobs
-from magvit2_pytorch.cli.model_folder import check_counts, find_tokenizer, user_errors
+from magvit2_pytorch.cli.jobs import Job, frame_count, plan_media_jobs, run_jobs
+from magvit2_pytorch.cli.model_folder import check_counts, find_tokenizer
 from magvit2_pytorch.cli.options import Inputs, MediaOutput, Model, Size, StreamOptions
 from magvit2_pytorch.pipelines.progress import FrameCallback
 
@@ -31,19 +29,10 @@ def reconstruct(
     """
     check_counts(size=size)
     find_tokenizer(model)
-    from magvit2_pytorch.media.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-    from magvit2_pytorch.pipelines import media_file
+    jobs = plan_media_jobs(inputs, output)
+    tokenizer, _, inference = computing.load(model)
     from magvit2_pytorch.pipelines.files import reconstruct_file
 
-    def suffix(path: Path) -> str:
-        return media_file.SUFFIX_OF[media_file.media_kind(path)]
-
-    sources = VIDEO_SUFFIXES + IMAGE_SUFFIXES
-    jobs = plan_jobs(inputs, output, sources, suffix, media_file.ALL_WRITABLE)
-    with user_errors():
-        for job in jobs:
-            media_file.check_writable(job.target, media_file.media_kind(job.source))
-    tokenizer, _, inference = computing.load(model)
     options = dict(size=size, side_by_side=side_by_side, inference=inference)
     psnrs: list[float] = []
 

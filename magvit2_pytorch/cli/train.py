@@ -189,19 +189,22 @@ def files_first(
 
     The last of several values wins, so that typed options override those in files wherever --config
     stands. The preset is the one that is typed, or that of the last file that names one. There is
-    none if only --init_from says which model it is.
+    none if only --init_from says which model it is. A --model becomes --tokenizer: to the parser,
+    `model` is the section of the options --model.NAME.
     """
     parser = argparse.ArgumentParser(prog=f"magvit2 {name}", add_help=False, allow_abbrev=False)
     parser.add_argument("--config", action="append", default=[])
     parser.add_argument("--preset")
     parser.add_argument("--init_from")
+    parser.add_argument("--model", "--tokenizer", dest="tokenizer")
     known, rest = parser.parse_known_args(args)
     default = None if known.init_from and not known.config else default
     presets = [known.preset, *map(_preset_in, reversed(known.config)), default]
     first = next(filter(None, presets), None)
     files = (word for file in known.config for word in ("--config", file))
     start = ["--init_from", known.init_from] if known.init_from else []
-    return [*files, *(["--preset", first] if first else []), *start, *rest]
+    model = ["--tokenizer", known.tokenizer] if known.tokenizer else []
+    return [*files, *(["--preset", first] if first else []), *start, *model, *rest]
 
 
 def _preset_in(file: str) -> str | None:

@@ -80,7 +80,7 @@ def _generator(values: Mapping[str, Any]) -> Iterator[str]:
 
 def _super_resolution(values: Mapping[str, Any]) -> Iterator[str]:
     for name in values.get("pictures", ()):
-        yield f"![Bicubic, super-resolution, original](super_resolution/{name})"
+        yield f"![Original, bicubic, super-resolution](super_resolution/{name})"
 
 
 def _scenes(values: Mapping[str, Any]) -> Iterator[str]:

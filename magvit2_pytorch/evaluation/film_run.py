@@ -20,7 +20,7 @@ from magvit2_pytorch.evaluation.film_work import FilmWork, read_record, write_re
 Stage = Callable[[FilmWork, Path], dict[str, Any]]
 
 USED = {
-    "cut": ("size", "upscale", "grey", "min_frames", "preset"),
+    "cut": ("size", "upscaler_preset", "grey", "min_frames", "preset"),
     "tokenizer": ("preset", "seed"),
     "codes": ("views",),
     "generator": ("generator_preset",),

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from magvit2_pytorch.evaluation.evaluator import Evaluation
 from magvit2_pytorch.evaluation.film_work import FilmWork
 from magvit2_pytorch.evaluation.generator_report import evaluate_generator
 from magvit2_pytorch.evaluation.generator_run import (
-    NEVER,
     encode_views,
     psnr_sentence,
+    timed_run,
     train_generator,
 )
 from magvit2_pytorch.generators.generator import load_generator
@@ -32,10 +33,16 @@ from magvit2_pytorch.media.shots import (
     write_table,
 )
 from magvit2_pytorch.media.video_reader import VideoFile
+from magvit2_pytorch.pipelines.files import upscale_file
 from magvit2_pytorch.pipelines.fingerprint import TokenizerId
 from magvit2_pytorch.pipelines.generation import empty_prompt, generate_films, read_prompt
 from magvit2_pytorch.pipelines.media_file import frame_size
+from magvit2_pytorch.super_resolution import SR_PRESETS, SuperResolution
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
+from magvit2_pytorch.tokenizer.presets import recipe
+from magvit2_pytorch.training.super_resolution_task import SuperResolutionTrainingConfig
+from magvit2_pytorch.training.super_resolution_trainer import SuperResolutionTrainer
+from magvit2_pytorch.training.tracking import read_log
 from magvit2_pytorch.training.video_trainer import VideoTokenizerTrainer
 
 GAP_FRAMES = 8
@@ -68,7 +75,7 @@ def cut(work: FilmWork, folder: Path) -> dict[str, Any]:
         )
     full = VideoFile(work.film, channels=1 if grey else 3)
     height, width = frame_size(
-        full.height, full.width, min(min(full.height, full.width), options.size * options.upscale)
+        full.height, full.width, min(min(full.height, full.width), options.size * options.scale)
     )
     write_shots(full, used, folder / "shots", (height, width))
     shown = used[:: -(-len(used) // (4 * MAX_SHOWN))]
@@ -95,18 +102,22 @@ def train_tokenizer(work: FilmWork, folder: Path) -> dict[str, Any]:
     torch.manual_seed(options.seed)
     model = {"channels": work.figures("cut")["channels"]} | work.tokenizer_options.get("model", {})
     tokenizer = VideoTokenizer.from_preset(options.preset, **model)
-    training = work.training | dict(
-        num_train_steps=NEVER,
-        max_duration_s=60 * options.minutes_of("tokenizer"),
-        validate_every_step=NEVER,
-        checkpoint_every_step=200,
-        keep_checkpoints=1,
-        seed=options.seed,
-        results_folder=str(folder),
-        checkpoints_folder=str(folder / "checkpoints"),
+    training = recipe(options.preset) | timed_run(folder, options.minutes_of("tokenizer"))
+    training |= {"seed": options.seed} | work.tokenizer_options.get("training", {})
+    scale = options.size / min(tokenizer.config.height_and_width)
+    whole = ClipSpec(
+        num_frames=held,
+        image_size=work.frame_size(tokenizer.space_factor),
+        channels=tokenizer.config.channels,
+        flip=training.get("flip", False),
     )
-    training |= work.tokenizer_options.get("training", {})
-    dataset, tails = tokenizer_clips(work, tokenizer, folder / "frames")
+    # Crops of frames of the size that is tokenized.
+    crops = replace(
+        whole,
+        image_size=tokenizer.config.image_size,
+        random_scale=(scale, scale) if scale > 1 else None,
+    )
+    dataset, tails = shot_clips(work, (crops, whole), folder / "frames")
     trainer = VideoTokenizerTrainer(tokenizer, dataset=dataset, valid_dataset=tails, **training)
     trainer.train(resume="auto")
     choice = ClipChoice(
@@ -124,36 +135,21 @@ def train_tokenizer(work: FilmWork, folder: Path) -> dict[str, Any]:
     }
 
 
-def tokenizer_clips(
-    work: FilmWork, tokenizer: VideoTokenizer, cache: Path
+def shot_clips(
+    work: FilmWork, specs: tuple[ClipSpec, ClipSpec], cache: Path
 ) -> tuple[VideoDataset, VideoDataset]:
-    """Clips to train a tokenizer on, and the held-out tails of the shots."""
-    held, training = work.clip_frames, work.training
-    scale = work.options.size / min(tokenizer.config.height_and_width)
-    spec = ClipSpec(
-        num_frames=held,
-        image_size=tokenizer.config.image_size,
-        channels=tokenizer.config.channels,
-        flip=training.get("flip", False),
-        # Crops of frames of the size that is tokenized.
-        random_scale=(scale, scale) if scale > 1 else None,
-    )
-    paths = list(work.shots.values())
+    """Clips of the shots to train on, and their held-out tails."""
+    paths, held = list(work.shots.values()), work.clip_frames
     dataset = VideoDataset(
         paths,
-        spec,
+        specs[0],
         seed=work.options.seed,
         clips_per_video=64,
         frame_range=(None, -(held + GAP_FRAMES)),
         cache_dir=cache,
         cache_max_gb=CACHE_GB,
     )
-    whole = ClipSpec(
-        num_frames=held,
-        image_size=work.frame_size(tokenizer.space_factor),
-        channels=tokenizer.config.channels,
-    )
-    return dataset, VideoDataset(paths, whole, train=False, frame_range=(-held, None))
+    return dataset, VideoDataset(paths, specs[1], train=False, frame_range=(-held, None))
 
 
 def tokenize(work: FilmWork, folder: Path) -> dict[str, Any]:
@@ -189,7 +185,6 @@ def train_generator_of_film(work: FilmWork, folder: Path) -> dict[str, Any]:
         work.generator_options.get("model"),
         resume="auto",
         seed=options.seed,
-        keep_checkpoints=1,
         **held_out,
         **work.generator_options.get("training", {}),
     )
@@ -213,8 +208,36 @@ def train_generator_of_film(work: FilmWork, folder: Path) -> dict[str, Any]:
 
 
 def train_super_resolution(work: FilmWork, folder: Path) -> dict[str, Any]:
-    """Trains super-resolution of the decoded shots; returns a sentence where there is none."""
-    return {"sentence": "left out", "trained": False}
+    """Trains super-resolution of the decoded shots, if these have as many rows as it needs."""
+    options, rows = work.options, min(work.figures("cut")["size"])
+    high = options.size * options.scale
+    if options.no_super_resolution or rows < high:
+        reason = f": the film has {rows} rows, and {high} are needed" if rows < high else ""
+        return {"sentence": f"left out{reason}", "trained": False}
+    torch.manual_seed(options.seed)
+    model = SR_PRESETS.model(options.upscaler_preset)
+    upscaler = SuperResolution(**model, channels=work.tokenizer.config.channels)
+    training = SR_PRESETS.training(options.upscaler_preset)
+    training |= timed_run(folder, options.minutes_of("super_resolution"))
+    training |= dict(short_side=high, crop=min(training["crop"], high), seed=options.seed)
+    training |= work.upscaler_options.get("training", {})
+    specs = SuperResolutionTrainingConfig(**training).clip_specs(upscaler.config, "videos")
+    dataset, tails = shot_clips(work, specs, folder / "frames")
+    trainer = SuperResolutionTrainer(
+        work.tokenizer, upscaler, dataset=dataset, valid_dataset=tails, **training
+    )
+    trainer.train(resume="auto")
+    measured = [line for line in read_log(trainer.tracking.path) if "valid/psnr" in line][-1]
+    ours, bicubic = measured["valid/psnr"], measured["valid/bicubic_psnr"]
+    return {
+        "sentence": f"{ours:.2f} dB of decoded tails at {high} rows, bicubic {bicubic:.2f} dB, "
+        f"after {trainer.step} steps",
+        "trained": True,
+        "psnr": ours,
+        "bicubic_psnr": bicubic,
+        "steps": trainer.step,
+        "pictures": [f"step-{trainer.step}-clip-0.png"],
+    }
 
 
 def make_scenes(work: FilmWork, folder: Path) -> dict[str, Any]:
@@ -248,6 +271,7 @@ def make_scenes(work: FilmWork, folder: Path) -> dict[str, Any]:
             generator, tokenizer, [path], prompt, prompt.num_frames + num_frames,
             sampling=Sampling(seed=options.seed), first_sample=number, fps=fps, record=record,
         )  # fmt: skip
+    upscaled = _upscale(work, folder, scenes)
     rows = [list(_spread_frames(folder / scene)) for scene in scenes]
     size = min(row[0].shape for row in rows)
     rows = [[frame[: size[0], : size[1]] for frame in row] for row in rows]
@@ -255,9 +279,23 @@ def make_scenes(work: FilmWork, folder: Path) -> dict[str, Any]:
     return {
         "sentence": f"{len(scenes)} of {num_frames} new frames, {len(prompts)} from ends of shots",
         "scenes": scenes,
+        "upscaled": upscaled,
         "num_prompts": len(prompts),
         "prompt_frames": work.clip_frames,
     }
+
+
+def _upscale(work: FilmWork, folder: Path, scenes: list[str]) -> list[str]:
+    """Writes each scene enlarged, if there is super-resolution; returns the names."""
+    if not work.figures("super_resolution")["trained"]:
+        return []
+    source = work.folder / "super_resolution" / "upscaler"
+    upscaler = SuperResolution.from_pretrained(source).to(work.tokenizer.device)
+    names = [scene.replace(".mp4", f"-x{upscaler.scale}.mp4") for scene in scenes]
+    for scene, name in zip(scenes, names, strict=True):
+        if not (folder / name).exists():
+            upscale_file(upscaler, folder / scene, folder / name)
+    return names
 
 
 def _spread_frames(path: Path) -> Iterator[Any]:

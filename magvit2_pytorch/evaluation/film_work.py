@@ -12,8 +12,10 @@ import torch
 from magvit2_pytorch.atomic import replacing
 from magvit2_pytorch.codes.views import parse_views
 from magvit2_pytorch.evaluation.generator_run import VIEWS
+from magvit2_pytorch.generators.generator import GENERATOR_PRESETS
 from magvit2_pytorch.media.shots import ShotRules
 from magvit2_pytorch.pipelines.media_file import frame_size
+from magvit2_pytorch.super_resolution import SR_PRESETS
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.presets import preset, recipe
 
@@ -39,8 +41,8 @@ class FilmOptions:
     """Time to train super-resolution instead of its share."""
     size: int = 128
     """Short side of the frames that are tokenized, in pixels."""
-    upscale: int = 2
-    """Factor of super-resolution."""
+    upscaler_preset: str = "x2-small"
+    """Preset of super-resolution, and its recipe."""
     no_super_resolution: bool = False
     """Leave super-resolution out."""
     grey: Literal["auto", "yes", "no"] = "auto"
@@ -68,8 +70,11 @@ class FilmOptions:
         for name in ("size", "scenes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: give at least 1")
-        if self.upscale not in (2, 4):
-            raise ValueError(f"upscale is {self.upscale}: super-resolution has factor 2 or 4")
+        for presets, name in (
+            (SR_PRESETS, self.upscaler_preset),
+            (GENERATOR_PRESETS, self.generator_preset),
+        ):
+            presets.model(name)
         parse_views(self.views)
         image_size = preset(self.preset)["image_size"]
         if self.size < image_size:
@@ -77,6 +82,11 @@ class FilmOptions:
                 f"size is {self.size}: {self.preset} trains on crops of {image_size} pixels, so "
                 "give as many or more"
             )
+
+    @property
+    def scale(self) -> int:
+        """Factor of super-resolution."""
+        return SR_PRESETS.model(self.upscaler_preset)["scale"]
 
     def minutes_of(self, stage: str) -> float:
         own = getattr(self, f"{stage}_minutes")
@@ -87,8 +97,8 @@ class FilmOptions:
 class FilmWork:
     """A film, the folder of its stages, and what they share.
 
-    `tokenizer_options` and `generator_options` change options of the presets, under "model" and
-    "training". `say` gets a line for each stage.
+    `tokenizer_options`, `generator_options` and `upscaler_options` change options of the presets,
+    under "model" and "training". `say` gets a line for each stage.
     """
 
     film: Path
@@ -97,6 +107,7 @@ class FilmWork:
     rules: ShotRules = field(default_factory=ShotRules)
     tokenizer_options: dict[str, dict[str, Any]] = field(default_factory=dict)
     generator_options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    upscaler_options: dict[str, dict[str, Any]] = field(default_factory=dict)
     say: Callable[[str], object] = print
 
     @property

@@ -58,6 +58,19 @@ def encode_views(
     return done
 
 
+def timed_run(folder: Path, minutes: float) -> dict[str, Any]:
+    """Options of a training that ends with time, in one folder, and loses a minute at most."""
+    return dict(
+        num_train_steps=NEVER,
+        max_duration_s=60 * minutes,
+        validate_every_step=NEVER,
+        checkpoint_every_step=200,
+        keep_checkpoints=1,
+        results_folder=str(folder),
+        checkpoints_folder=str(folder / "checkpoints"),
+    )
+
+
 def train_generator(
     codes: Path,
     folder: Path,
@@ -71,15 +84,7 @@ def train_generator(
 
     `model` and `options` change options of the preset; `resume` as in `Trainer.train`.
     """
-    training = GENERATOR_PRESETS.training(preset) | dict(
-        num_train_steps=NEVER,
-        max_duration_s=60 * minutes,
-        validate_every_step=NEVER,
-        checkpoint_every_step=200,
-        results_folder=str(folder),
-        checkpoints_folder=str(folder / "checkpoints"),
-    )
-    training |= options
+    training = GENERATOR_PRESETS.training(preset) | timed_run(folder, minutes) | options
     generator = generator_for(
         CodesDataset(codes),
         crop=training["crop"],

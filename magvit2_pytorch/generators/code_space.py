@@ -134,6 +134,19 @@ class CodeSpace:
         moved = (digits + moves).clamp(min=0)
         return torch.where(digits < sizes, torch.minimum(moved, sizes - 1), digits)
 
+    def corrupted(
+        self, codes: Int[Tensor, "b ..."], share: Tensor | float, draws: torch.Generator
+    ) -> Int[Tensor, "b ..."]:
+        """Codes with a random share of their digits off by one level.
+
+        `share` is a number, or one for each batch entry.
+        """
+        digits = self.to_digits(codes)
+        moves = torch.randint(0, 2, digits.shape, generator=draws) * 2 - 1
+        share = torch.as_tensor(share).reshape(-1, *(1,) * (digits.ndim - 1))
+        moves *= torch.rand(digits.shape, generator=draws) < share
+        return self.from_digits(self.neighbours_of(digits, moves.to(digits)))
+
     def check(self, codes: Tensor) -> Int[Tensor, "b j y x *q"]:
         """Codes as int64; `ValueError` unless they are a grid of codes of this space."""
         if codes.is_floating_point() or codes.dtype == torch.bool:

@@ -158,6 +158,27 @@ class NearestUpsample(StatefulLayer):
         return ReceptiveField(Fraction(1, self.space))
 
 
+class BicubicUpsample(StatefulLayer):
+    """Enlarges frames by bicubic interpolation.
+
+    An output pixel depends on 4 x 4 input pixels, of which those beyond the frame are copies of its
+    edge; a = -0.75, as in torch.nn.functional.interpolate.
+    """
+
+    def __init__(self, scale: int):
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x, past: Past = None, context: Context = Context()):
+        frames = rearrange(x, "b c t h w -> (b t) c h w")
+        out = F.interpolate(frames, scale_factor=self.scale, mode="bicubic")
+        return rearrange(out, "(b t) c h w -> b c t h w", b=len(x)), ()
+
+    @property
+    def receptive_field(self) -> ReceptiveField:
+        return ReceptiveField(Fraction(1, self.scale), Fraction(2))
+
+
 class LinearTimeUpsample(StatefulLayer):
     """Doubles the frame rate by linear interpolation, which looks one input frame ahead.
 

@@ -101,7 +101,7 @@ def chain_receptive_field(layers: Iterable[StatefulLayer]) -> ReceptiveField | N
 class Residual(StatefulLayer):
     """Residual connection: `x + layer(x)`, or `shortcut(x) + layer(x)`.
 
-    The shortcut must act on each position separately: it is given no past.
+    The shortcut acts on each frame separately: it is given no past.
     """
 
     checkpointed = False
@@ -123,7 +123,11 @@ class Residual(StatefulLayer):
 
     @property
     def receptive_field(self) -> ReceptiveField | None:
-        return self.layer.receptive_field
+        field = self.layer.receptive_field
+        if field is None or self.shortcut is None:
+            return field
+        other = self.shortcut.receptive_field
+        return field._replace(halo=max(field.halo, other.halo), align=lcm(field.align, other.align))
 
 
 class Pointwise(StatefulLayer):

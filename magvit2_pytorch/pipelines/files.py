@@ -1,4 +1,4 @@
-"""Tokenizes, decodes and reconstructs video and image files in constant memory.
+"""Tokenizes, decodes, reconstructs and enlarges video and image files in constant memory.
 
 Frames pass through the tokenizer's streams in chunks: while one is computed, the next is decoded
 from its file and the previous one is written. Only the codes grow with the length of a video, 8
@@ -42,6 +42,7 @@ from magvit2_pytorch.pipelines.media_file import (
 from magvit2_pytorch.pipelines.prefetch import background_writer, prefetch
 from magvit2_pytorch.pipelines.progress import FrameCallback
 from magvit2_pytorch.pipelines.round_trip import encode_padded, reconstruct_chunks
+from magvit2_pytorch.super_resolution import SuperResolution
 from magvit2_pytorch.tokenizer_1d import AnyTokenizer, Tokenizer1d
 from magvit2_pytorch.types import VALUE_RANGE, Frames, Video
 
@@ -185,6 +186,34 @@ def reconstruct_file(
             num_frames += video.shape[2]
             _report(on_frames, num_frames, media.num_frames)
     return Reconstruction(psnr.compute(), num_frames, media.height, media.width)
+
+
+def upscale_file(
+    upscaler: SuperResolution,
+    path: str | os.PathLike,
+    out_path: str | os.PathLike,
+    *,
+    size: int | None = None,
+    inference: Inference = Inference(),
+    on_frames: FrameCallback | None = None,
+) -> tuple[int, int, int]:
+    """Writes an enlarged file; returns its number of frames, height and width.
+
+    `size` is the short side of the frames to enlarge. What a video keeps, and errors, are those of
+    `reconstruct_file`.
+    """
+    media = open_media(path, upscaler.config.channels, size, square_pixels=False)
+    check_writable(out_path, media.kind)
+    options = dict(audio_from=path, display=media.display, durations=media.durations)
+    writer = media_writer(out_path, media.kind, media.fps, **options)
+    stream, device = inference.upscale_stream(upscaler), inference.frames_device(upscaler)
+    _report(on_frames, 0, media.num_frames)
+    frame_chunks = chunks(media.frames, inference.chunk_frames, time_factor=1, num_first=0)
+    with prefetch(frame_chunks) as prefetched, background_writer(writer) as write:
+        for frames in prefetched:
+            write(_to_bytes(stream.push(_as_video(frames, device))))
+            _report(on_frames, stream.num_frames, media.num_frames)
+    return stream.num_frames, media.height * upscaler.scale, media.width * upscaler.scale
 
 
 def decoded_frames(

@@ -21,6 +21,7 @@ from magvit2_pytorch.pipelines.fingerprint import TokenizerId, TokenizerMismatch
 from magvit2_pytorch.pipelines.inference import Inference
 from magvit2_pytorch.pipelines.media_file import chunks, media_writer, open_media, pad_space
 from magvit2_pytorch.pipelines.progress import FrameCallback
+from magvit2_pytorch.super_resolution import SuperResolution
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.types import VALUE_RANGE, Codes
 from magvit2_pytorch.version import __version__
@@ -123,8 +124,9 @@ def generate_films(
     fps: float | None = None,
     on_frames: FrameCallback | None = None,
     record: dict[str, Any] | None = None,
+    upscaler: SuperResolution | None = None,
 ) -> None:
-    """Writes a film to each of `paths`, and a JSON beside it.
+    """Writes a film to each of `paths`, enlarged by `upscaler` if given, and a JSON beside it.
 
     A film begins with the reconstruction of its prompt. It depends on seed and sample number, not
     on the films that are generated at the same time. The JSON has seed, sample number, options and
@@ -133,6 +135,7 @@ def generate_films(
     condition = _class_condition(generator, class_name, len(paths))
     samples = torch.arange(first_sample, first_sample + len(paths), device=generator.device)
     fps = fps or prompt.fps
+    enlarge = None if upscaler is None else inference.upscale_stream(upscaler)
     stream = inference.decode_stream(tokenizer, num_frames)
     codes = continued_codes(generator, prompt.codes, sampling, samples, condition)
     device = inference.frames_device(tokenizer)
@@ -145,10 +148,13 @@ def generate_films(
             if video is None:  # the decoder looks ahead
                 continue
             video = video[..., : prompt.height, : prompt.width].clamp(*VALUE_RANGE)
+            if enlarge is not None:
+                video = enlarge.push(video).clamp(*VALUE_RANGE)
             for write, film in zip(writers, video, strict=True):
                 write(to_uint8(film).cpu())
             if on_frames is not None:
                 on_frames(stream.num_frames, num_frames)
+    scale = 1 if upscaler is None else upscaler.scale
     for number, path in enumerate(paths):
         values = asdict(sampling) | {
             "sample": first_sample + number,
@@ -156,7 +162,7 @@ def generate_films(
             "prompt": prompt.source,
             "prompt_frames": prompt.num_frames,
             "num_frames": num_frames,
-            "size": [prompt.height, prompt.width],
+            "size": [prompt.height * scale, prompt.width * scale],
             "fps": fps,
             "library_version": __version__,
         }

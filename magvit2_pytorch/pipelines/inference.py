@@ -1,4 +1,4 @@
-"""Options of running a tokenizer over files."""
+"""Options of running a tokenizer or super-resolution over files."""
 
 import json
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 
+from magvit2_pytorch.super_resolution import SuperResolution, UpscaleStream
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.pretrained import CONFIG_FILE
 from magvit2_pytorch.tokenizer.streaming import DecodeStream, EncodeStream
@@ -34,7 +35,7 @@ def load_tokenizer(name: str) -> AnyTokenizer:
 
 @dataclass(frozen=True)
 class Inference:
-    """Precision, tiles and chunks that a tokenizer computes with.
+    """Precision, tiles and chunks that a tokenizer or super-resolution computes with.
 
     Tiles and chunks change memory and speed, and results only by rounding.
     """
@@ -53,8 +54,8 @@ class Inference:
         if self.chunk_frames < 1:
             raise ValueError(f"chunk_frames is {self.chunk_frames}: a chunk has at least one frame")
 
-    def check(self, tokenizer: AnyTokenizer) -> None:
-        """Raises `ValueError` unless the tokenizer can compute with these options."""
+    def check(self, tokenizer: AnyTokenizer | SuperResolution) -> None:
+        """Raises `ValueError` unless the model can compute with these options."""
         if isinstance(tokenizer, Tokenizer1d):
             tokenizer.counts([], self.num_tokens)
             if self.tile_size is not None:
@@ -96,6 +97,10 @@ class Inference:
             num_frames=num_frames, precision=self.precision, tile_size=self.tile_size
         )
 
-    def frames_device(self, tokenizer: AnyTokenizer) -> torch.device:
+    def upscale_stream(self, upscaler: SuperResolution) -> UpscaleStream:
+        """A stream that enlarges frames with these options."""
+        return upscaler.stream(self.precision, self.tile_size)
+
+    def frames_device(self, model: AnyTokenizer | SuperResolution) -> torch.device:
         """The device of whole frames: the CPU if computing in tiles."""
-        return tokenizer.device if self.tile_size is None else torch.device("cpu")
+        return model.device if self.tile_size is None else torch.device("cpu")

@@ -25,7 +25,7 @@ def validate_video(video: Tensor, channels: int, space_factor: int) -> Video:
     _, num_channels, num_frames, height, width = video.shape
     if num_channels != channels:
         raise ValueError(
-            f"{num_channels} channels in shape {tuple(video.shape)}, but this tokenizer has "
+            f"{num_channels} channels in shape {tuple(video.shape)}, but this model has "
             f"{channels}: a video is b c t h w"
         )
     if num_frames < 1:

@@ -46,15 +46,10 @@ class Tokenizer(Protocol):
 
 
 @runtime_checkable
-class CausalTokenizer(Protocol):
-    """A tokenizer that computes chunk by chunk, as streams and tiles need it.
-
-    The methods are those of `VideoTokenizer`.
-    """
+class TiledModel(Protocol):
+    """A model that computes frames in tiles, whose sides are multiples of `space_factor`."""
 
     config: Any
-    encoder: Chain
-    decoder: Chain
     training: bool
 
     @property
@@ -64,10 +59,21 @@ class CausalTokenizer(Protocol):
     def dtype(self) -> torch.dtype: ...
 
     @property
-    def time_factor(self) -> int: ...
+    def space_factor(self) -> int: ...
+
+
+@runtime_checkable
+class CausalTokenizer(TiledModel, Protocol):
+    """A tokenizer that computes chunk by chunk, as streams and tiles need it.
+
+    The methods are those of `VideoTokenizer`.
+    """
+
+    encoder: Chain
+    decoder: Chain
 
     @property
-    def space_factor(self) -> int: ...
+    def time_factor(self) -> int: ...
 
     def prepare(self, video: Tensor, check_values: bool = True) -> Video: ...
 

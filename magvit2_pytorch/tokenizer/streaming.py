@@ -14,21 +14,21 @@ from torch import Tensor
 
 from magvit2_pytorch.functional import autocast, check_finite, pad_frames
 from magvit2_pytorch.quantizers.quantizer import Quantized
-from magvit2_pytorch.tokenizer.protocol import CausalTokenizer
+from magvit2_pytorch.tokenizer.protocol import CausalTokenizer, TiledModel
 from magvit2_pytorch.tokenizer.tiling import TileSize, fit_tile_size
 from magvit2_pytorch.types import Codes, Condition, Image, Latents, Past, Precision, Video
 
 
 @contextmanager
-def inference(tokenizer: CausalTokenizer, precision: Precision) -> Iterator[None]:
-    """Eval mode, no gradients and `precision`; restores the tokenizer's mode afterwards."""
-    was_training = tokenizer.training
-    tokenizer.eval()
+def inference(model: TiledModel, precision: Precision) -> Iterator[None]:
+    """Eval mode, no gradients and `precision`; restores the model's mode afterwards."""
+    was_training = model.training
+    model.eval()
     try:
-        with torch.no_grad(), autocast(tokenizer.device, precision):
+        with torch.no_grad(), autocast(model.device, precision):
             yield
     finally:
-        tokenizer.train(was_training)
+        model.train(was_training)
 
 
 class EncodeStream:

@@ -23,7 +23,7 @@ from magvit2_pytorch.layers.stateful import (
 )
 from magvit2_pytorch.metrics.moments import MomentSums
 from magvit2_pytorch.runtime import free_memory
-from magvit2_pytorch.tokenizer.protocol import CausalTokenizer
+from magvit2_pytorch.tokenizer.protocol import CausalTokenizer, TiledModel
 from magvit2_pytorch.types import Context, FrameStatistics, Past
 
 Features = Float[Tensor, "b c t h w"]
@@ -216,47 +216,47 @@ def check_tile_size(tile_size: TileSize | None, space_factor: int) -> None:
 
 
 def fit_tile_size(
-    tokenizer: CausalTokenizer, module: Chain, x: Tensor, memory: int | None = None
+    model: TiledModel, module: StatefulLayer, x: Tensor, memory: int | None = None
 ) -> int:
     """Largest tile size, in pixels, that fits into memory.
 
-    `module` is the tokenizer's `encoder` or `decoder`, and `x` its input, video or quantized
-    latents. `memory` is the bytes for activations on the tokenizer's device, by default half of
-    the free memory. Raises `MemoryError` if the smallest tile, one latent, does not fit.
+    `module` is a tokenizer's `encoder` or `decoder`, or another network of the model, and `x` its
+    input, video or quantized latents. `memory` is the bytes for activations on the model's device,
+    by default half of the free memory. Raises `MemoryError` if the smallest tile does not fit.
     """
-    memory = free_memory(tokenizer.device) * FREE_MEMORY_FRACTION if memory is None else memory
-    cells = tokenizer.space_factor if module is tokenizer.encoder else 1
+    memory = free_memory(model.device) * FREE_MEMORY_FRACTION if memory is None else memory
+    cells = 1 if module is getattr(model, "decoder", None) else model.space_factor
     num_latents = max(x.shape[3], x.shape[4]) // cells
     fits, too_large = 0, num_latents + 1
     while too_large - fits > 1:
         tile = (fits + too_large) // 2
         shape = (*x.shape[:3], tile * cells, tile * cells)
-        if peak_bytes(tokenizer, module, shape) <= memory:
+        if peak_bytes(model, module, shape) <= memory:
             fits = tile
         else:
             too_large = tile
     if not fits:
         raise MemoryError(
-            f"one latent of this tokenizer needs more than the available {memory / 2**20:.0f} MB: "
-            "give fewer frames at a time, or a smaller batch"
+            f"the smallest tile of this model, {model.space_factor} pixels to a side, needs more "
+            f"than the available {memory / 2**20:.0f} MB: give fewer frames at a time, or a "
+            "smaller batch"
         )
-    return fits * tokenizer.space_factor
+    return fits * model.space_factor
 
 
-def peak_bytes(tokenizer: CausalTokenizer, module: Chain, shape: tuple[int, ...]) -> int:
+def peak_bytes(model: TiledModel, module: StatefulLayer, shape: tuple[int, ...]) -> int:
     """Peak bytes of activations, input included, for an input of this shape.
 
-    `module` is the tokenizer's `encoder` or `decoder`. Autocast is taken into account. Nothing is
-    computed: fake tensors have no memory, and their sizes are summed while they live.
+    `module` is that of `fit_tile_size`. Autocast is taken into account. Nothing is computed: fake
+    tensors have no memory, and their sizes are summed while they live.
     """
-    options = dict(device=tokenizer.device, dtype=tokenizer.dtype)
+    options = dict(device=model.device, dtype=model.dtype)
     tracker = MemoryTracker()
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), tracker:
         x = torch.empty(shape, **options).contiguous(memory_format=torch.channels_last_3d)
-        dim_cond = tokenizer.config.layer_options.dim_cond
+        dim_cond = model.config.layer_options.dim_cond
         cond = None if dim_cond is None else torch.empty(shape[0], dim_cond, **options)
-        latents = x if module is tokenizer.decoder else None
-        module(x, None, Context(cond=cond, latents=latents))
+        module(x, None, Context(cond=cond, latents=x))  # an encoder reads no latents
     return tracker.peak
 
 

@@ -27,6 +27,7 @@ from magvit2_pytorch.data.user_clips import (
 from magvit2_pytorch.functional import range_warning
 from magvit2_pytorch.media.frames import check_range
 from magvit2_pytorch.media.sources import Source, find_media
+from magvit2_pytorch.super_resolution import SuperResolution, SuperResolutionConfig
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
 from magvit2_pytorch.tokenizer_1d.sequence_config import Tokenizer1dConfig
@@ -41,20 +42,22 @@ MEDIA_KINDS: dict[str, MediaKind] = {"videos": "video", "images": "image"}
 
 
 def clip_spec(
-    config: TrainingConfig, tokenizer: TokenizerConfig | Tokenizer1dConfig, kind: MediaKind
+    config: TrainingConfig,
+    model: TokenizerConfig | Tokenizer1dConfig | SuperResolutionConfig,
+    kind: MediaKind,
+    image_size: int | tuple[int, int] | None = None,
 ) -> ClipSpec:
-    """The clip format given by the tokenizer's size and the training options."""
+    """The clip format given by the training options and a size, by default the tokenizer's."""
     tubelet = config.tubelet
     if tubelet is not None:
-        height, width = tokenizer.height_and_width
-        strides = (tokenizer.time_factor, tokenizer.space_factor)
-        check_tubelet(tubelet, (config.num_frames, height, width), strides)
+        strides = (model.time_factor, model.space_factor)
+        check_tubelet(tubelet, (config.num_frames, *model.height_and_width), strides)
     return ClipSpec(
         num_frames=config.num_frames if kind == "video" else 1,
         fps=config.fps,
         frame_stride=None if config.fps else config.frame_stride,
-        image_size=tokenizer.image_size,
-        channels=tokenizer.channels,
+        image_size=model.image_size if image_size is None else image_size,
+        channels=model.channels,
         flip=config.flip,
         random_scale=config.random_scale,
         tubelet=tubelet and (tubelet if kind == "video" else (1, *tubelet[1:])),
@@ -63,16 +66,18 @@ def clip_spec(
 
 def open_datasets(
     config: TrainingConfig,
-    tokenizer: TokenizerConfig | Tokenizer1dConfig,
+    tokenizer: TokenizerConfig | Tokenizer1dConfig | None,
     dataset: Clips | None,
     valid_dataset: Clips | None,
     source: Source | None,
     dataset_type: str,
     record: str | None = None,
+    specs: tuple[ClipSpec, ClipSpec] | None = None,
 ) -> tuple[Clips, Clips]:
     """Training and held-out clips, from the user's datasets or a folder.
 
-    `record` is the name of the held-out files in the run's record, by default their kind.
+    `record` is the name of the held-out files in the run's record, by default their kind; `specs`
+    are formats of training and held-out clips, by default that of the tokenizer.
     A folder is split by file, a dataset with a length by item. Raises `ValueError` or
     `FileNotFoundError`, before training starts, if there is no data, both kinds of data, or a
     folder that is missing or has no usable file.
@@ -91,17 +96,18 @@ def open_datasets(
         return _split_items(clips, config) if valid is None else (clips, valid)
 
     kind = MEDIA_KINDS[dataset_type]
-    spec = clip_spec(config, tokenizer, kind)
+    spec, valid_spec = specs or (clip_spec(config, tokenizer, kind),) * 2
     written = (config.results_folder, config.checkpoints_folder, config.cache_dir)
     paths = find_media(source, kind, outputs=[folder for folder in written if folder])
     if valid_dataset is not None:
         return _open(kind, paths, spec, config), user_clips(valid_dataset)
     if len(paths) > 1:
         train, valid = _hold_out(source, kind, paths, spec, config, record or kind)
-        return _open(kind, train, spec, config), _open(kind, valid, spec, config, train=False)
+        valid_clips = _open(kind, valid, valid_spec, config, train=False)
+        return _open(kind, train, spec, config), valid_clips
     if kind == "image":
         raise ValueError(f"{source} holds one image: give two or more, as one is held out")
-    return _split_one_video(paths, spec, config)
+    return _split_one_video(paths, spec, valid_spec, config)
 
 
 def _open(
@@ -163,7 +169,7 @@ def _usable(kind: MediaKind, path: Path, spec: ClipSpec, config: TrainingConfig)
 
 
 def _split_one_video(
-    paths: list[Path], spec: ClipSpec, config: TrainingConfig
+    paths: list[Path], spec: ClipSpec, valid_spec: ClipSpec, config: TrainingConfig
 ) -> tuple[Clips, Clips]:
     """Splits one video: nine tenths for training, the rest held out."""
     warnings.warn(
@@ -171,7 +177,7 @@ def _split_one_video(
         stacklevel=4,
     )
     train = _open("video", paths, spec, config, frame_range=(0.0, 0.9))
-    held_out = replace(spec, pad_short=True)
+    held_out = replace(valid_spec, pad_short=True)
     return train, _open("video", paths, held_out, config, train=False, frame_range=(0.9, 1.0))
 
 
@@ -260,11 +266,11 @@ def _check_values(batch: Tensor, dataset: Clips) -> None:
         raise ValueError(mistake)
 
 
-def check_clips(clips: Clips | None, name: str, tokenizer: VideoTokenizer) -> None:
+def check_clips(clips: Clips | None, name: str, model: VideoTokenizer | SuperResolution) -> None:
     """Tries the first items of a user's data set.
 
     Raises `TypeError` or `ValueError`, with its name, if they hold no clip, or one of another shape
-    or range than the tokenizer takes; of the range, several clips say more than one.
+    or range than the model takes; of the range, several clips say more than one.
     """
     if clips is None or isinstance(clips, MediaDataset):
         return
@@ -272,7 +278,7 @@ def check_clips(clips: Clips | None, name: str, tokenizer: VideoTokenizer) -> No
         first = list(share_of_clips(clips, NUM_TRIED))
         if not first:
             raise ValueError("it is empty")
-        tokenizer.prepare(first[0][None], check_values=False)
+        model.prepare(first[0][None], check_values=False)
         _check_values(torch.cat([clip.flatten() for clip in first]), clips)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name} data cannot be used: {error}") from error

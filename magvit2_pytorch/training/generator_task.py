@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from magvit2_pytorch.codes.code_windows import CodeWindow, CodeWindows, Stretch, read_grid
@@ -78,7 +78,7 @@ class GeneratorTask(Task):
 
     def step(self, batch: CodeWindow, micro: MicroStep) -> Measured:
         draws = micro.generator
-        kept = _drawn(len(batch.codes), 1 - self.config.condition_dropout, draws)
+        kept = torch.rand(len(batch.codes), generator=draws) < 1 - self.config.condition_dropout
         context = self._corrupted(batch.codes, draws)
         with autocast(batch.codes.device, self.config.precision):
             loss, terms = micro.modules["generator"](
@@ -104,11 +104,7 @@ class GeneratorTask(Task):
         """
         if not self.config.corruption:
             return None
-        space = self.model.code_space
-        digits = space.to_digits(codes)
-        moves = torch.randint(0, 2, digits.shape, generator=draws) * 2 - 1
-        moves *= _drawn(digits.shape, self.config.corruption, draws)
-        return space.from_digits(space.neighbours_of(digits, moves.to(digits)))
+        return self.model.code_space.corrupted(codes, self.config.corruption, draws)
 
     # Measuring
 
@@ -171,11 +167,6 @@ class GeneratorTask(Task):
             bits=self.model.code_space.bits,
             num_held_out=held_out,
         )
-
-
-def _drawn(shape: int | Sequence[int], share: float, draws: torch.Generator) -> Bool[Tensor, "..."]:
-    """True for a random share of the elements."""
-    return torch.rand(shape, generator=draws) < share
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,7 @@
 """Forward pass and loss of the tokenizer."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -17,12 +19,12 @@ from magvit2_pytorch.types import Codes, Latents, Precision, Video
 
 
 class Reconstruction(NamedTuple):
-    """Outputs of the tokenizer's forward pass from which losses are computed."""
+    """Outputs of a model's forward pass from which losses are computed."""
 
     recon: Video
-    latents: Latents
-    codes: Codes | None
-    quantizer_terms: dict[str, Tensor]
+    latents: Latents | None = None
+    codes: Codes | None = None
+    quantizer_terms: Mapping[str, Tensor] = MappingProxyType({})
     quantized: Latents | None = None
 
 
@@ -65,7 +67,7 @@ class Loss(NamedTuple):
 
 
 class Objective:
-    """Weighted sum of reconstruction, perceptual and quantizer losses.
+    """Weighted sum of reconstruction, perceptual and quantizer losses, if there is a quantizer.
 
     `perceptual` takes reconstructed and real frames and returns a scalar. It runs in
     `config.precision` on `perceptual_num_frames` frames of each clip, drawn by the generator of the
@@ -73,7 +75,10 @@ class Objective:
     """
 
     def __init__(
-        self, quantizer: Quantizer, config: TrainingConfig, perceptual: nn.Module | None = None
+        self,
+        quantizer: Quantizer | None,
+        config: TrainingConfig,
+        perceptual: nn.Module | None = None,
     ):
         self.quantizer = quantizer
         self.config = config
@@ -101,7 +106,8 @@ class Objective:
                 recon_terms["perceptual"] = self.perceptual(*frames).float()
             weights["perceptual"] = config.perceptual_loss_weight
         latent_terms = {}
-        for name, weight in self.quantizer.loss_weights(step).items():
+        quantizer_weights = {} if self.quantizer is None else self.quantizer.loss_weights(step)
+        for name, weight in quantizer_weights.items():
             latent_terms[name] = out.quantizer_terms[name]
             weights[name] = weight * config.quantizer_loss_weight
         parts = (_weighted_sum(t, weights, recon.device) for t in (recon_terms, latent_terms))

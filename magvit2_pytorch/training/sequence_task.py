@@ -10,19 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from magvit2_pytorch.data.packs import Pack, PackedClips, PackGroup, PackSpec
-from magvit2_pytorch.data.split import HeldOut, write_held_out
+from magvit2_pytorch.data.split import HeldOut
 from magvit2_pytorch.functional import autocast
 from magvit2_pytorch.losses.adversarial import adaptive_weight_from_gradients
 from magvit2_pytorch.metrics.codebook import CodebookUsage
 from magvit2_pytorch.tokenizer_1d.model_1d import Tokenizer1d
 from magvit2_pytorch.tokenizer_1d.sequence_config import Tokenizer1dConfig
-from magvit2_pytorch.training.gan import build_discriminators
-from magvit2_pytorch.training.objective import Objective, Reconstruction
+from magvit2_pytorch.training.clip_task import ClipTask
+from magvit2_pytorch.training.objective import Reconstruction
 from magvit2_pytorch.training.task import (
-    Best,
     Measured,
     MicroStep,
-    Task,
     Trainable,
     Validation,
 )
@@ -126,16 +124,16 @@ class SequenceAutoencoder(nn.Module):
         return kept.flatten(-2).movedim(-2, 0)
 
 
-class SequenceTask(Task):
+class SequenceTask(ClipTask):
     """Reconstruction, quantizer, perceptual and adversarial losses of a 1-D tokenizer.
 
     Losses of clips are averaged over the clips of a pack. Discriminators see random crops of one
     size, as large as the smallest clips of the pack.
     """
 
-    best = Best("valid/psnr", "max")
+    model: Tokenizer1d
+    config: SequenceTrainingConfig
     curves = ("loss", "psnr", "learning_rate", "codebook_usage")
-    shown = ("loss", "psnr")
 
     def __init__(
         self,
@@ -145,12 +143,9 @@ class SequenceTask(Task):
         perceptual: nn.Module | None = None,
         held_out: HeldOut | None = None,
     ):
-        self.model, self.config = tokenizer, config
-        self.data, self.valid_data = clips
-        self.perceptual, self.held_out = perceptual, held_out or {}
-        self.objective = Objective(tokenizer.quantizer, config, perceptual)
-        self.discriminators = build_discriminators(tokenizer.config.channels, config)
-        self.frozen = {} if perceptual is None else {"perceptual network": perceptual}
+        super().__init__(
+            tokenizer, config, clips, perceptual, held_out, quantizer=tokenizer.quantizer
+        )
         encoder, decoder = tokenizer.encoder, tokenizer.decoder
         self.trainables = {
             "tokenizer": Trainable(
@@ -169,9 +164,9 @@ class SequenceTask(Task):
 
     # Training
 
-    def begin(self, folder: Path) -> None:
-        if self.held_out:
-            write_held_out(folder, self.held_out)
+    @property
+    def last_layer(self) -> list[Tensor]:
+        return [self.model.decoder.to_patch.weight]
 
     def batches(self, start: int, kind: str | None = None) -> Iterator[Pack]:
         config, device = self.config, self.accelerator.device
@@ -246,16 +241,11 @@ class SequenceTask(Task):
 
     def _adaptive_weight(self, reference: Tensor, adversarial: Tensor) -> Tensor:
         """Factor that gives `adversarial` the gradient norm of `reference` at the last layer."""
-        last = self.model.decoder.to_patch.weight
         gradients = (
-            torch.autograd.grad(proxy, last, retain_graph=True)[0].float().flatten()
+            torch.autograd.grad(proxy, self.last_layer, retain_graph=True)[0].float().flatten()
             for proxy in (reference, adversarial)
         )
         return adaptive_weight_from_gradients(*gradients)
-
-    def after_step(self, taken: frozenset[str]) -> None:
-        for discriminator in self.discriminators:
-            discriminator.after_step(discriminator.module_name in taken)
 
     # Measuring
 
@@ -269,8 +259,7 @@ class SequenceTask(Task):
         self._usage = CodebookUsage(self.model.codebook_size)
 
     def end_log(self, means: Mapping[str, float]) -> dict[str, float | int]:
-        values: dict[str, float | int] = {"skipped_files": len(getattr(self.data, "skipped", ()))}
-        return values | running_quality(means, self._usage)
+        return super().end_log(means) | running_quality(means, self._usage)
 
     def validate(self, model: nn.Module, path: Path, quick: bool = False) -> Validation:
         """PSNR with the fewest, the most and a middle number of tokens, and their mean."""
@@ -302,10 +291,6 @@ class SequenceTask(Task):
 
     def parse_description(self, saved: dict[str, Any]) -> dict[str, Any]:
         return Tokenizer1dConfig.from_dict(saved).to_dict()
-
-    def validation_rounds(self) -> int:
-        count = min(len(self.valid_data), self.config.num_valid_clips)
-        return max(1, -(-count // self.accelerator.num_processes))
 
 
 def validation_counts(num_tokens: tuple[int, int]) -> list[int]:

@@ -4,15 +4,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from magvit2_pytorch.data.split import HeldOut, write_held_out
+from magvit2_pytorch.data.split import HeldOut
 from magvit2_pytorch.data.user_clips import num_clips
 from magvit2_pytorch.functional import autocast
 from magvit2_pytorch.generators.latent_prior import LatentPrior
-from magvit2_pytorch.losses.adversarial import adaptive_weight_from_gradients
 from magvit2_pytorch.metrics.codebook import CodebookUsage, bits_per_pixel
 from magvit2_pytorch.quantizers.continuous import STATISTICS
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
@@ -23,14 +21,12 @@ from magvit2_pytorch.training.batches import (
     mixed_batches,
     training_batches,
 )
-from magvit2_pytorch.training.gan import build_discriminators
+from magvit2_pytorch.training.clip_task import ClipTask
 from magvit2_pytorch.training.latent_statistics import record_latents
-from magvit2_pytorch.training.objective import Autoencoder, Objective, Reconstruction
+from magvit2_pytorch.training.objective import Autoencoder, Reconstruction
 from magvit2_pytorch.training.task import (
-    Best,
     Measured,
     MicroStep,
-    Task,
     Trainable,
     Validation,
 )
@@ -40,17 +36,15 @@ from magvit2_pytorch.training.validation import running_quality, validate, write
 from magvit2_pytorch.types import Clips, Video
 
 
-class TokenizerTask(Task):
+class TokenizerTask(ClipTask):
     """Reconstruction, quantizer, perceptual and adversarial losses of a tokenizer.
 
-    `images`, if any, are a fraction `image_frac` of the passes. `perceptual` takes reconstructed
-    and real frames `b c t h w` and returns a scalar. `held_out` names the files of the held-out
-    clips and images.
+    `images`, if any, are a fraction `image_frac` of the passes. `held_out` names the files of the
+    held-out clips and images.
     """
 
-    best = Best("valid/psnr", "max")
+    model: VideoTokenizer
     curves = ("loss", "psnr", "learning_rate", "codebook_usage")
-    shown = ("loss", "psnr")
     # Latent statistics are measured on the averaged copy itself. The tokenizer in training has
     # none: averaging would move the copy's towards meaningless values that count as measured.
     not_averaged = frozenset(f"quantizer.{name}" for name in STATISTICS)
@@ -64,16 +58,12 @@ class TokenizerTask(Task):
         perceptual: nn.Module | None = None,
         held_out: HeldOut | None = None,
     ):
-        self.model, self.config = tokenizer, config
-        self.data, self.valid_data = clips
+        super().__init__(
+            tokenizer, config, clips, perceptual, held_out, quantizer=tokenizer.quantizer
+        )
         self.images, self.valid_images = images
         if config.checkpoint_activations:
             tokenizer.checkpoint_activations()
-        self.perceptual, self.held_out = perceptual, held_out or {}
-        self.objective = Objective(tokenizer.quantizer, config, perceptual)
-        self.discriminators = build_discriminators(tokenizer.config.channels, config)
-        self.frozen = {} if perceptual is None else {"perceptual network": perceptual}
-        self.last_layer = [p for p in tokenizer.decoder.layers[-1].parameters() if p.ndim >= 2]
         self.trainables = {
             "tokenizer": Trainable(
                 module=Autoencoder(tokenizer, config.precision),
@@ -95,9 +85,9 @@ class TokenizerTask(Task):
 
     # Training
 
-    def begin(self, folder: Path) -> None:
-        if self.held_out:
-            write_held_out(folder, self.held_out)
+    @property
+    def last_layer(self) -> list[Tensor]:
+        return [p for p in self.model.decoder.layers[-1].parameters() if p.ndim >= 2]
 
     def batches(self, start: int, kind: str | None = None) -> Iterator[Video]:
         # Each time: after a dry run too, a set that draws from everybody's random generators then
@@ -115,44 +105,15 @@ class TokenizerTask(Task):
         return training_batches(clips, self.config, self.accelerator, start, size)
 
     def step(self, video: Video, micro: MicroStep) -> Measured:
-        """One backward pass through the tokenizer for the losses of all networks.
-
-        Losses of the reconstruction are differentiated with respect to a detached copy of it. Their
-        graphs are then free, and the sum of the gradients is backpropagated through the tokenizer
-        once. An adaptive weight compares two of these gradients at the last layer, at the cost of
-        that layer.
-        """
+        """One backward pass through the tokenizer for the losses of all networks."""
         out: Reconstruction = micro.modules["tokenizer"](video)
-        recon = out.recon.detach().float().requires_grad_()
-        loss = self.objective(video, out._replace(recon=recon), micro.step, micro.generator)
-        gradient = torch.autograd.grad(loss.recon_loss, recon)[0]
-        total, measured = gradient, {}
-        for discriminator in self.discriminators:
-            if not discriminator.is_active(micro.step):
-                continue
-            result = discriminator.compute_gradients(video, recon, micro)
-            measured |= result.measured
-            unweighted = result.adversarial_gradient
-            if unweighted is not None:
-                weighted = discriminator.adversarial_weight(micro.step) * unweighted
-                if self.config.adaptive_adversarial_weight:
-                    # From the unweighted gradient: otherwise the weight and its ramp cancel out.
-                    factor = self.adaptive_weight(out.recon, gradient, unweighted)
-                    measured[f"{discriminator.name}_adaptive_weight"] = factor
-                    weighted = factor * weighted
-                total = total + weighted
-            if result.feature_matching_gradient is not None:
-                total = total + result.feature_matching_gradient
-        # The derivative of `proxy` with respect to the reconstruction is `total`.
-        proxy = (out.recon.float() * total).sum()
+        loss, proxy, measured = self.frame_losses(video, out, micro)
         prior_loss, terms = self._prior_loss(out, micro)
         value = loss.total + prior_loss
         micro.backward(proxy + loss.latent_loss + prior_loss, value=value)
         if self._usage is not None:
             self._usage.update(out.codes)
-        error = (out.recon.detach().float() - video).square().mean()
-        weights = {f"weight/{name}": weight for name, weight in loss.weights.items()}
-        return {"loss": value, "mse": error} | loss.terms | terms | weights | measured
+        return {"loss": value} | terms | measured
 
     def _prior_loss(
         self, out: Reconstruction, micro: MicroStep
@@ -164,43 +125,19 @@ class TokenizerTask(Task):
             nats = micro.modules["prior"](out.quantized, out.codes)
         return self.config.prior_loss_weight * nats, {"prior": nats}
 
-    def adaptive_weight(
-        self, recon: Video, reference: Video, adversarial: Video
-    ) -> Float[Tensor, ""]:
-        """Factor that gives `adversarial` the norm of `reference` at the last layer."""
-        at_last_layer = (
-            torch.autograd.grad(
-                recon,
-                self.last_layer,
-                gradient.to(recon.dtype),
-                retain_graph=True,
-                allow_unused=True,
-            )
-            for gradient in (reference, adversarial)
-        )
-        return adaptive_weight_from_gradients(*map(_flatten, at_last_layer))
-
-    def after_step(self, taken: frozenset[str]) -> None:
-        for discriminator in self.discriminators:
-            discriminator.after_step(discriminator.module_name in taken)
-
     # Measuring
-
-    def sizes(self, video: Video) -> dict[str, int]:
-        return {"clips": video.shape[0], "frames": video.shape[0] * video.shape[2]}
 
     def begin_log(self) -> None:
         size, number = self.model.codebook_size, self.model.num_codebooks
         self._usage = None if size is None else CodebookUsage(size, number)
 
     def end_log(self, means: Mapping[str, float]) -> dict[str, float | int]:
-        values: dict[str, float | int] = {"skipped_files": len(getattr(self.data, "skipped", ()))}
-        return values | running_quality(means, self._usage)
+        return super().end_log(means) | running_quality(means, self._usage)
 
     def validate(self, model: nn.Module, path: Path, quick: bool = False) -> Validation:
         limit = self.accelerator.num_processes if quick else self.config.num_valid_clips
         values, pictures = {}, {}
-        for kind, held_out in self._held_out().items():
+        for kind, held_out in self.held_out_clips().items():
             results, examples = validate(
                 model, held_out, limit, self.config, self.accelerator, self.perceptual
             )
@@ -212,7 +149,7 @@ class TokenizerTask(Task):
                 pictures |= {f"valid/{kind}-{number}": path for number, path in enumerate(paths)}
         return Validation(values, pictures)
 
-    def _held_out(self) -> dict[str, Clips]:
+    def held_out_clips(self) -> dict[str, Clips]:
         kinds = {"clip": self.valid_data, "image": self.valid_images}
         return {kind: clips for kind, clips in kinds.items() if clips is not None}
 
@@ -238,22 +175,6 @@ class TokenizerTask(Task):
         share = 0.0 if self.images is None else self.config.image_frac
         return {"clips": 1 - share} | ({"images": share} if share else {})
 
-    def full_step(self, step: int) -> int:
-        """The next step with discriminators, adversarial losses and gradient penalties."""
-        if not self.discriminators:
-            return step
-        step = max(step, self.config.adversarial_start_step)
-        every = self.config.gradient_penalty_every if self.config.gradient_penalty_weight else 1
-        return step + (self.config.discriminator_start_step - step) % every
-
-    def validation_rounds(self) -> int:
-        counts = map(self._num_validated, self._held_out().values())
-        return max(-(-count // self.accelerator.num_processes) for count in counts)
-
-    def _num_validated(self, clips: Clips) -> int:
-        limit, number = self.config.num_valid_clips, num_clips(clips)
-        return limit if number is None else min(number, limit)
-
     def plan(self, batch: Video) -> "TokenizerPlan":
         clip = tuple(batch.shape[2:])
         grid = self.model.latent_grid(*clip)
@@ -267,7 +188,7 @@ class TokenizerTask(Task):
             bits_per_pixel=None if bits is None else bits_per_pixel(bits, grid, clip),
             num_clips=num_clips(self.data),
             num_images=0 if self.images is None else num_clips(self.images),
-            num_valid_clips=_total(map(num_clips, self._held_out().values())),
+            num_valid_clips=_total(map(num_clips, self.held_out_clips().values())),
             num_skipped_files=sum(len(getattr(x, "skipped", ())) for x in (self.data, self.images)),
         )
 
@@ -275,7 +196,3 @@ class TokenizerTask(Task):
 def _total(numbers: Iterable[int | None]) -> int | None:
     numbers = list(numbers)
     return None if None in numbers else sum(numbers)
-
-
-def _flatten(gradients: Iterable[Tensor | None]) -> Float[Tensor, " n"]:
-    return torch.cat([g.float().flatten() for g in gradients if g is not None])

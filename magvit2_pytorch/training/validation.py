@@ -23,8 +23,8 @@ NUM_EXAMPLES = 3
 FRAMES_IN_GRID = 5
 
 
-Example = tuple[Float[Tensor, "1 _ _ _ _"], Float[Tensor, "1 _ _ _ _"]]
-"""A clip and its reconstruction; examples may differ in size."""
+Example = tuple[Float[Tensor, "1 _ _ _ _"], ...]
+"""A clip and its reconstructions; examples may differ in size."""
 
 
 class HeldOutResults(NamedTuple):
@@ -105,13 +105,14 @@ def write_examples(
     side by side. Returns one path for each example: the mp4, or the PNG if there is only one frame.
     """
     paths = []
-    for number, (real, recon) in enumerate(examples):
-        real, recon = to_uint8(real[0]), to_uint8(recon[0])
-        shown = torch.linspace(0, len(real) - 1, min(len(real), FRAMES_IN_GRID)).long()
+    for number, example in enumerate(examples):
+        clips = [to_uint8(clip[0]) for clip in example]
+        num_frames = len(clips[0])
+        shown = torch.linspace(0, num_frames - 1, min(num_frames, FRAMES_IN_GRID)).long()
         path = folder / f"{name}-{number}.png"
-        write_grid(path, [list(real[shown]), list(recon[shown])])
-        if len(real) > 1:
+        write_grid(path, [list(clip[shown]) for clip in clips])
+        if num_frames > 1:
             path = path.with_suffix(".mp4")
-            write_video(path, torch.cat((real, recon), dim=2), fps=fps or 8.0)
+            write_video(path, torch.cat(clips, dim=2), fps=fps or 8.0)
         paths.append(path)
     return paths

@@ -16,7 +16,7 @@ from magvit2_pytorch.training.trainer import Trainer
 from tests.data.clip_files import make_video
 
 SIZE = (32, 48)
-TOKENIZER_STEPS, GENERATOR_STEPS = 5, 4
+TOKENIZER_STEPS, GENERATOR_STEPS, UPSCALER_STEPS = 5, 4, 3
 GENERATOR = dict(
     model=dict(dim=16, depth=1, heads=2),
     training=dict(num_train_steps=GENERATOR_STEPS, crop=(2, 2), num_latent_frames=2),
@@ -48,15 +48,16 @@ def film(tmp_path_factory):
 
 
 def work_of(film, folder, lines=None, **options):
-    options = dict(
-        preset="tiny", size=16, scenes=2, seconds=0.5, views="shift:2", no_super_resolution=True
-    ) | options
+    defaults = dict(
+        preset="tiny", size=16, scenes=2, seconds=0.5, views="shift:2", upscaler_preset="x2-tiny"
+    )
     return FilmWork(
         film,
         folder,
-        FilmOptions(**options),
+        FilmOptions(**(defaults | options)),
         tokenizer_options={"training": {"num_train_steps": TOKENIZER_STEPS}},
         generator_options=GENERATOR,
+        upscaler_options={"training": {"num_train_steps": UPSCALER_STEPS}},
         say=(lines if lines is not None else []).append,
     )
 
@@ -92,6 +93,7 @@ KILLED = {
     "tokenizer": lambda patch: press_ctrl_c(patch, 2),
     "codes": lambda patch: kill(patch, generator_run, "write_codes", 1),
     "generator": lambda patch: press_ctrl_c(patch, 3),
+    "super_resolution": lambda patch: press_ctrl_c(patch, 2),
     "scenes": lambda patch: kill(patch, film_stages, "generate_films", 1),
 }
 
@@ -117,7 +119,7 @@ def done(film, tmp_path_factory):
                 run_film(work_of(film, folder))
         assert json.loads((folder / stage / "stage.json").read_text())["figures"] is None
         now = files_of(folder)
-        assert set(before) < set(now) or stage in ("cut", "tokenizer", "generator")
+        assert set(before) < set(now) or stage not in ("codes", "scenes")
         assert {path: now[path] for path in before} == before, "done work was done again"
         printed.append(stage)
     page = run_film(work_of(film, folder, printed))
@@ -131,9 +133,10 @@ def test_each_stage_goes_on_and_none_is_repeated(done, film):
     assert figures["cut"]["figures"]["channels"] == 1
     assert figures["tokenizer"]["figures"]["steps"] == TOKENIZER_STEPS
     assert figures["generator"]["figures"]["steps"] == GENERATOR_STEPS
+    assert figures["super_resolution"]["figures"]["steps"] == UPSCALER_STEPS
     assert figures["codes"]["figures"]["num_files"] == 4
     said = [line for line in printed if "done before" in line]
-    assert [line.split(":")[0] for line in said] == list(STAGES)[:5]
+    assert [line.split(":")[0] for line in said] == list(STAGES)[:-1]
     log = (folder / "tokenizer" / "log.jsonl").read_text()
     steps = [json.loads(line).get("step") for line in log.splitlines()]
     assert max(step for step in steps if step) == TOKENIZER_STEPS
@@ -159,12 +162,14 @@ def test_the_page_shows_files_that_exist(done):
 
 def test_scenes_begin_with_a_tail_and_from_nothing(done):
     folder, _, _ = done
-    names = sorted(path.name for path in (folder / "scenes").glob("*.mp4"))
-    assert names == ["after-0000000.mp4", "scene-1.mp4"]
-    video = VideoFile(folder / "scenes" / names[0])
+    names = sorted(path.stem for path in (folder / "scenes").glob("*.mp4"))
+    assert names == ["after-0000000", "after-0000000-x2", "scene-1", "scene-1-x2"]
+    video = VideoFile(folder / "scenes" / "after-0000000.mp4")
     # Nine frames of the prompt, and half a second.
     assert (video.num_frames, video.height, video.width) == (9 + 6, 16, 24)
-    assert VideoFile(folder / "scenes" / names[1]).num_frames == 6
+    assert VideoFile(folder / "scenes" / "scene-1.mp4").num_frames == 6
+    large = VideoFile(folder / "scenes" / "after-0000000-x2.mp4")
+    assert (large.num_frames, large.height, large.width) == (9 + 6, 32, 48)
     record = json.loads((folder / "scenes" / "after-0000000.json").read_text())
     assert (record["prompt_frames"], record["film"]) == (9, "grey.mp4")
 
@@ -198,7 +203,7 @@ def test_the_command_does_a_film_in_colour_in_seconds(tmp_path, capsys):
         (["no.mp4"], "there is no file no.mp4"),
         (["{film}", "--minutes", "0"], "minutes is 0"),
         (["{film}", "--size", "32"], "small trains on crops of 64 pixels"),
-        (["{film}", "--upscale", "3"], "has factor 2 or 4"),
+        (["{film}", "--upscaler_preset", "x3"], "x2-small"),
         (["{film}", "--min_frames", "200", "--size", "64"], "no shot of 200 frames or more"),
         (["{film}", "--cut", "-1"], "cut is -1"),
     ],

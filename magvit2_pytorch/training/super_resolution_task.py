@@ -1,0 +1,256 @@
+"""Training of a `SuperResolution` as a task, on frames that a frozen tokenizer decoded."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from magvit2_pytorch.data.clips import ClipSpec
+from magvit2_pytorch.data.split import HeldOut
+from magvit2_pytorch.data.user_clips import num_clips, share_of_clips
+from magvit2_pytorch.functional import autocast
+from magvit2_pytorch.generators.code_space import CodeSpace
+from magvit2_pytorch.metrics.quality import psnr
+from magvit2_pytorch.super_resolution import SuperResolution, SuperResolutionConfig
+from magvit2_pytorch.tokenizer.model import VideoTokenizer
+from magvit2_pytorch.tokenizer.streaming import inference
+from magvit2_pytorch.training.batches import MEDIA_KINDS, check_clips, clip_spec, training_batches
+from magvit2_pytorch.training.clip_task import ClipTask
+from magvit2_pytorch.training.objective import Reconstruction
+from magvit2_pytorch.training.task import Measured, MicroStep, TaskPlan, Trainable, Validation
+from magvit2_pytorch.training.training_config import TrainingConfig
+from magvit2_pytorch.training.validation import (
+    NUM_EXAMPLES,
+    Example,
+    running_quality,
+    write_examples,
+)
+from magvit2_pytorch.types import VALUE_RANGE, Clips, Video
+
+Small = Float[Tensor, "b c t y x"]
+"""Frames to enlarge."""
+
+WITHOUT_EFFECT = (
+    "quantizer_loss_weight", "prior_loss_weight", "prior_learning_rate", "prior", "random_scale",
+    "checkpoint_activations", "image_frac", "image_batch_size", "num_latent_statistics_clips",
+    "tubelet",
+)  # fmt: skip
+"""Options of training a tokenizer that have no effect here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuperResolutionTrainingConfig(TrainingConfig):
+    """Options of training a `SuperResolution`: pairs of frames, losses, data, and the loop.
+
+    Losses and data are those of a tokenizer; options of quantizers, priors and additional images
+    have no effect.
+    """
+
+    reconstruction_loss: str = "l1"
+    """Reconstruction loss: `mse`, `l1` or `charbonnier`."""
+    num_frames: int = 5
+    """Frames in a clip: 1 + k * the tokenizer's time factor; other numbers are padded."""
+    crop: int = 128
+    """Height and width, in pixels, of the high-resolution clips to train on."""
+    short_side: int = 256
+    """Short side, in pixels, of the high-resolution frames that clips are cut from: `scale` times
+    that of the frames that the tokenizer will decode."""
+    decoded_frac: float = 0.45
+    """Share of the clips that are decoded from their own codes."""
+    corrupted_frac: float = 0.45
+    """Share of the clips that are decoded from codes with errors, like a generator's. The rest is
+    resized only."""
+    corruption: float = 0.1
+    """Largest share of the digits of such codes that is off by one level."""
+
+    positive = (*TrainingConfig.positive, "crop", "short_side")
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("decoded_frac", "corrupted_frac", "corruption"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: give a number from 0 to 1")
+        if self.tubelet is not None:
+            raise ValueError(
+                "tubelet is not for super-resolution, whose clips are parts of frames already: use "
+                "crop and num_frames"
+            )
+        if self.decoded_frac + self.corrupted_frac > 1:
+            raise ValueError(
+                f"decoded_frac {self.decoded_frac} and corrupted_frac {self.corrupted_frac}: "
+                "their sum is above 1"
+            )
+        if self.crop > self.short_side:
+            raise ValueError(
+                f"crop is {self.crop}, more than short_side {self.short_side}: give less"
+            )
+
+    def clip_specs(self, model: SuperResolutionConfig, kind: str) -> tuple[ClipSpec, ClipSpec]:
+        """Formats of training clips, and of held-out clips, which are squares of `short_side`."""
+        valid = clip_spec(self, model, MEDIA_KINDS[kind], self.short_side)
+        factor = self.short_side / self.crop
+        return replace(valid, image_size=self.crop, random_scale=(factor, factor)), valid
+
+
+class SuperResolutionTask(ClipTask):
+    """Losses of enlarged frames; the tokenizer that decodes their input is frozen."""
+
+    model: SuperResolution
+    config: SuperResolutionTrainingConfig
+    curves = ("loss", "psnr", "valid/psnr", "learning_rate")
+
+    def __init__(
+        self,
+        upscaler: SuperResolution,
+        tokenizer: VideoTokenizer,
+        config: SuperResolutionTrainingConfig,
+        clips: tuple[Clips, Clips],
+        perceptual: nn.Module | None = None,
+        held_out: HeldOut | None = None,
+    ):
+        super().__init__(upscaler, config, clips, perceptual, held_out)
+        self.tokenizer = tokenizer.eval().requires_grad_(False)
+        self.code_space = CodeSpace.of(tokenizer.quantizer) if config.corrupted_frac else None
+        self.frozen = {**self.frozen, "tokenizer": tokenizer}
+        first, *_, last = upscaler.network.layer.layers
+        self.trainables = {
+            "upscaler": Trainable(
+                module=upscaler,
+                options=config.optimizer_options(),
+                not_for_muon=(first, last),  # few channels on one side, as in `TokenizerTask`
+                fixed_options=("optimizer",),
+            ),
+            **{d.module_name: d.trainable() for d in self.discriminators},
+        }
+
+    # Training
+
+    @property
+    def last_layer(self) -> list[Tensor]:
+        return [p for p in self.model.network.layer.layers[-1].parameters() if p.ndim >= 2]
+
+    def batches(self, start: int, kind: str | None = None) -> Iterator[Video]:
+        for name, clips in {"training": self.data, "validation": self.valid_data}.items():
+            check_clips(clips, f"the {name}", self.model)
+        return training_batches(self.data, self.config, self.accelerator, start)
+
+    def step(self, high: Video, micro: MicroStep) -> Measured:
+        low = self.low_frames(high, micro.generator)
+        with autocast(high.device, self.config.precision):
+            out = micro.modules["upscaler"](low)
+        loss, proxy, measured = self.frame_losses(high, Reconstruction(out), micro)
+        micro.backward(proxy, value=loss.total)
+        return {"loss": loss.total} | measured
+
+    def low_frames(self, high: Video, draws: torch.Generator) -> Small:
+        """Small frames: decoded, decoded from codes with errors, or resized only.
+
+        Source: training on the degradations of the first stage, SimpleGVR (arXiv 2506.19838).
+        """
+        config, clean = self.config, self.shrink(high)
+        kind = torch.rand(len(high), generator=draws)
+        share = config.corruption * torch.rand(len(high), generator=draws)
+        share = torch.where(kind < config.corrupted_frac, share, 0.0)
+        is_decoded = (kind < config.corrupted_frac + config.decoded_frac).to(high.device)
+        decoded = self.decoded(clean, share, draws)
+        return torch.where(is_decoded.view(-1, 1, 1, 1, 1), decoded, clean)
+
+    def shrink(self, high: Video) -> Small:
+        """Frames with the mean of each `scale` x `scale` pixels."""
+        scale = self.model.scale
+        return F.avg_pool3d(high, (1, scale, scale)).contiguous()
+
+    def decoded(
+        self, video: Video, share: Tensor | None = None, draws: torch.Generator | None = None
+    ) -> Video:
+        """The tokenizer's reconstruction, with errors in a share of the digits of each clip."""
+        tokenizer = self.tokenizer
+        with inference(tokenizer, self.config.precision):
+            quantized, codes = tokenizer.quantize(tokenizer.encode(video))
+            if self.code_space is not None and share is not None:
+                quantized = tokenizer.decode_codes(self.code_space.corrupted(codes, share, draws))
+            recon = tokenizer.decode(quantized, num_frames=video.shape[2])
+        return recon.float().clamp(*VALUE_RANGE)
+
+    # Measuring
+
+    def end_log(self, means: Mapping[str, float]) -> dict[str, float | int]:
+        return super().end_log(means) | running_quality(means, None)
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module, path: Path, quick: bool = False) -> Validation:
+        """PSNR of enlarged decoded and resized clips, beside that of bicubic enlargement."""
+        accelerator = self.accelerator
+        limit = accelerator.num_processes if quick else self.config.num_valid_clips
+        names = ("psnr", "bicubic_psnr", "clean_psnr", "clean_bicubic_psnr")
+        total = torch.zeros(len(names) + 1, device=accelerator.device)
+        examples: list[Example] = []
+        share = accelerator.process_index, accelerator.num_processes
+        for clip in share_of_clips(self.valid_data, limit, *share):
+            high = clip[None].to(accelerator.device)
+            high = high[:, :, None] if high.ndim == 4 else high
+            clean, values = self.shrink(high), []
+            for low in (self.decoded(clean), clean):
+                with autocast(high.device, self.config.precision):
+                    out = model(low).float().clamp(*VALUE_RANGE)
+                bicubic = model.bicubic(low).clamp(*VALUE_RANGE)
+                values += [float(psnr(out, high)), float(psnr(bicubic, high))]
+                if len(values) == 2 and len(examples) < NUM_EXAMPLES:
+                    examples.append((high.cpu(), bicubic.cpu(), out.cpu()))
+            total += total.new_tensor((*values, 1.0))
+        total = accelerator.reduce(total, reduction="sum")
+        pictures = {}
+        if accelerator.is_main_process:
+            paths = write_examples(examples, path.parent, f"{path.name}-clip", self.config.fps)
+            pictures = {f"valid/clip-{number}": path for number, path in enumerate(paths)}
+        means = (total[:-1] / total[-1]).tolist()
+        return Validation(
+            {f"valid/{name}": value for name, value in zip(names, means, strict=True)}, pictures
+        )
+
+    def finish(self, model: nn.Module, folder: Path, quick: bool = False) -> dict[str, float | int]:
+        if self.accelerator.is_main_process:
+            model.save_pretrained(folder / "upscaler")
+        return {}
+
+    # State
+
+    def describe(self) -> dict[str, Any]:
+        return self.model.config.to_dict()
+
+    def parse_description(self, saved: dict[str, Any]) -> dict[str, Any]:
+        return SuperResolutionConfig.from_dict(saved).to_dict()
+
+    # Dry run
+
+    def plan(self, batch: Video) -> "SuperResolutionPlan":
+        low = self.shrink(batch[:1])
+        return SuperResolutionPlan(
+            low=tuple(low.shape[2:]),
+            high=tuple(batch.shape[2:]),
+            num_clips=num_clips(self.data),
+            num_valid_clips=num_clips(self.valid_data),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuperResolutionPlan(TaskPlan):
+    """Data of the training of a `SuperResolution`."""
+
+    low: tuple[int, int, int]
+    high: tuple[int, int, int]
+    num_clips: int | None
+    num_valid_clips: int | None
+
+    def rows(self, num_steps: int, examples_per_step: int) -> list[tuple[str, str]]:
+        low, high = (" x ".join(map(str, size)) for size in (self.low, self.high))
+        return [
+            ("clip", f"{low} to {high} pixels"),
+            ("data", f"{self.num_clips} clips to train on, {self.num_valid_clips} held out"),
+            ("step", f"{examples_per_step:,} clips"),
+        ]
