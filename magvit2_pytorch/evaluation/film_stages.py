@@ -58,10 +58,15 @@ def cut(work: FilmWork, folder: Path) -> dict[str, Any]:
     Training reads clips at random, and a film would be decoded from its last keyframe on for each
     of them: at the size of training the shots are small, and read fast.
     """
-    options = work.options
+    options, least = work.options, 2 * work.clip_frames + GAP_FRAMES
+    min_frames = options.min_frames or least
+    if min_frames < least:
+        raise ValueError(
+            f"min_frames is {min_frames}: a shot needs {least}, for a clip of {work.clip_frames} "
+            f"frames to train on, a gap of {GAP_FRAMES} and as long a tail to hold out"
+        )
     film = VideoFile(work.film)
     measures = measure_frames(film)
-    min_frames = options.min_frames or 2 * work.clip_frames + GAP_FRAMES
     shots = find_shots(measures, min_frames, work.rules)
     used = [shot for shot in shots if shot.kind == "shot"]
     grey = is_grey(measures, shots, work.rules) if options.grey == "auto" else options.grey == "yes"
@@ -71,7 +76,7 @@ def cut(work: FilmWork, folder: Path) -> dict[str, Any]:
     if not used:
         raise ValueError(
             f"{work.film.name} has no shot of {min_frames} frames or more ({dict(counts)}): see "
-            f"{table}, and lower --min_frames, or --still 0 to keep pictures without motion"
+            f"{table}; --still 0 keeps pictures without motion, a larger --cut joins shots"
         )
     full = VideoFile(work.film, channels=1 if grey else 3)
     height, width = frame_size(

@@ -1,17 +1,19 @@
 """Shots of a film: cuts, fades, blank frames and still cards, found in one pass.
 
-Of each frame a thumbnail is measured, and four numbers of it are kept: a film is never in memory.
+Of each frame a thumbnail is measured, and five numbers of it are kept: a film is never in memory.
 Decisions are made from these numbers, by rules that can be read below:
 
 - cut: the frame differs from the one before by `cut` levels or more, and by `cut_ratio` times the
   third largest of the `NEIGHBOURS` differences on either side. So a fast pan, a drawn film whose
   pictures stay for two to four frames, and flicker are not cut, and two cuts near each other are.
+  Amid fast motion the same ratio of the difference of histograms, which motion hardly changes, and
+  `AMID_MOTION` times the usual difference suffice.
 - blank: the levels of the thumbnail deviate by less than `blank`: black, white, or any one colour.
 - fade: beside blank frames, as long as the deviation grows from frame to frame away from them.
 - still: a shot most of whose frames differ by less than `still` levels from those half a second
   before. Title cards are; so is a picture that nobody moves in.
 
-A dissolve is not found, nor is a cut amid motion of over a third of its difference: these shots
+A dissolve is not found, nor is a cut amid fast motion between shots of the same histogram: these
 stay joined. A flash may divide a shot. Titles that move stay.
 """
 
@@ -34,6 +36,8 @@ THUMBNAIL = (36, 64)
 """Height and width that frames are shrunk to, whatever their proportions."""
 NEIGHBOURS = 8
 """Differences before and after a frame that a cut is compared with."""
+AMID_MOTION = 1.5
+"""Least ratio of a cut's difference to those around it where histograms say that it is one."""
 FADE_GROWTH = 1.01
 """Least growth of the deviation from one frame of a fade to the next, away from blank frames."""
 MIN_FADE_FRAMES = 3
@@ -89,6 +93,9 @@ class FrameMeasures:
     fps: float
     difference: Float[np.ndarray, " t"]
     """Mean absolute difference from the frame before, 0 for the first."""
+    histogram: Float[np.ndarray, " t"]
+    """Mean absolute difference of the sorted levels from those of the frame before, 0 for the
+    first: the distance of their histograms in levels."""
     deviation: Float[np.ndarray, " t"]
     """Standard deviation of the grey levels."""
     movement: Float[np.ndarray, " t"]
@@ -109,12 +116,13 @@ def half_second(fps: float) -> int:
 def measure_frames(
     video: VideoFile, on_frames: Callable[[int, int], object] | None = None
 ) -> FrameMeasures:
-    """Decodes a film once, in constant memory but for 16 bytes per frame.
+    """Decodes a film once, in constant memory but for 20 bytes per frame.
 
     `video` has three channels. Raises `UnusableMedia` if it cannot be decoded.
     """
     lag = half_second(video.fps)
     recent: list[np.ndarray] = []
+    sorted_before: np.ndarray | None = None
     rows: list[np.ndarray] = []
     for number, frame in enumerate(video.frames(THUMBNAIL)):
         pixels = frame.numpy()
@@ -122,8 +130,16 @@ def measure_frames(
         before = recent[-1] if recent else grey
         earlier = recent[0] if len(recent) == lag else np.float32(np.nan)
         spread = pixels.max(axis=-1).astype(np.float32) - pixels.min(axis=-1)
-        values = (np.abs(grey - before).mean(), grey.std(), np.abs(grey - earlier).mean())
-        rows.append(np.array((*values, spread.mean()), np.float32))
+        sorted_levels = np.sort(grey, axis=None)
+        row = (
+            np.abs(grey - before).mean(),
+            np.abs(sorted_levels - sorted_before).mean() if rows else 0.0,
+            grey.std(),
+            np.abs(grey - earlier).mean(),
+            spread.mean(),
+        )
+        rows.append(np.array(row, np.float32))
+        sorted_before = sorted_levels
         recent = [*recent, grey][-lag:]
         if on_frames is not None and number % 64 == 0:
             on_frames(number, video.num_frames)
@@ -140,7 +156,7 @@ def find_shots(
     blank = measures.deviation < rules.blank
     fade = _fades(measures, blank)
     kinds = np.where(blank, 1, np.where(fade, 2, 0))
-    starts = _cuts(measures.difference, rules) & (kinds == 0)
+    starts = _cuts(measures, rules) & (kinds == 0)
     starts[1:] |= kinds[1:] != kinds[:-1]
     starts[0] = True
     bounds = [*np.flatnonzero(starts).tolist(), len(kinds)]
@@ -162,13 +178,23 @@ def is_grey(measures: FrameMeasures, shots: Sequence[Shot], rules: ShotRules = S
     return float((colour > rules.colour).mean()) < COLOUR_SHARE
 
 
-def _cuts(difference: Float[np.ndarray, " t"], rules: ShotRules) -> Bool[np.ndarray, " t"]:
+def _cuts(measures: FrameMeasures, rules: ShotRules) -> Bool[np.ndarray, " t"]:
     """True for the first frame after a cut."""
-    padded = np.pad(difference, NEIGHBOURS)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * NEIGHBOURS + 1)
+    difference, histogram = measures.difference, measures.histogram
+    usual = _usual(difference)
+    by_difference = difference >= rules.cut_ratio * usual
+    by_histogram = (histogram >= rules.cut_ratio * _usual(histogram)) & (histogram >= rules.cut / 2)
+    by_histogram &= difference >= AMID_MOTION * usual
+    return (difference >= rules.cut) & (by_difference | by_histogram)
+
+
+def _usual(values: Float[np.ndarray, " t"]) -> Float[np.ndarray, " t"]:
+    """The third largest of the values around each one."""
+    windows = np.lib.stride_tricks.sliding_window_view(
+        np.pad(values, NEIGHBOURS), 2 * NEIGHBOURS + 1
+    )
     around = np.delete(windows, NEIGHBOURS, axis=1)
-    usual = np.partition(around, -3, axis=1)[:, -3]
-    return (difference >= rules.cut) & (difference >= rules.cut_ratio * usual)
+    return np.partition(around, -3, axis=1)[:, -3]
 
 
 def _fades(measures: FrameMeasures, blank: Bool[np.ndarray, " t"]) -> Bool[np.ndarray, " t"]:

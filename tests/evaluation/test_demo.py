@@ -49,6 +49,35 @@ def test_it_writes_what_it_says(videos, tmp_path, quantizer, capsys, with_drawin
     assert tokenizer.config.use_fsq == (quantizer == "fsq")
 
 
+def test_continuations_of_held_out_frames_are_shown_beside_the_truth(tmp_path, capsys, monkeypatch):
+    (tmp_path / "videos" / "deep").mkdir(parents=True)
+    for place in ("a.mp4", "deep/a.mp4"):
+        make_video(tmp_path / "videos" / place, num_frames=44, height=32, width=48)
+    out = tmp_path / "out"
+
+    def with_another_tokenizer(paths, folder, *args, **options):
+        VideoTokenizer.from_preset("tiny").save_pretrained(folder / "tokenizer")
+        return dict(clips=[], mean_psnr_db=0.0, steps=0, steps_per_s=0.0)
+
+    monkeypatch.setattr(demo, "run_demo", with_another_tokenizer)
+    monkeypatch.setattr(demo, "SHORT_SIDE", 16)
+    words = ["demo", "--output", str(out), "--data", str(tmp_path / "videos"), "--generate"]
+    assert main([*words, "--generate_minutes", "0.001"]) == 0
+    said = capsys.readouterr().out
+    report = json.loads((out / "continuations" / "report.json").read_text())
+    likely, repeated = (report["prediction"][n][0] for n in ("most_likely", "repeated"))
+    assert f"{likely:.2f} dB, last frame repeated {repeated:.2f} dB" in said
+    assert f"{report['bits']:.2f} bits a code" in said
+    names = [row["video"] for row in report["videos"]]
+    assert names == ["0-a.codes.safetensors", "1-a.codes.safetensors"]
+    for row in report["videos"]:
+        # Of two frames each: they lie within the 17 frames that the tokenizer has not seen.
+        assert row["held_out_latents"] == 8
+        assert (out / "continuations" / row["picture"]).is_file()
+    assert len(list((out / "codes").glob("0-a*"))) == 8
+    assert main([*words, "--generate_minutes", "0"]) == 2
+
+
 def test_every_quantizer_makes_a_tokenizer_of_at_most_16_bits():
     for name, options in demo.QUANTIZERS.items():
         tokenizer = VideoTokenizer.from_preset("small", **options)

@@ -81,7 +81,7 @@ def spans(shots, kind="shot"):
     return [(shot.start, shot.stop) for shot in shots if shot.kind == kind]
 
 
-@pytest.mark.parametrize(("speed", "hold"), [(1.0, 1), (1.3, 1), (1.0, 2), (0.7, 3)])
+@pytest.mark.parametrize(("speed", "hold"), [(1.0, 1), (2.0, 1), (1.0, 2), (0.7, 3)])
 def test_hard_cuts_are_found_to_the_frame(tmp_path, speed, hold):
     lengths = (40, 25, 18, 7, 30)
     parts = [moving(length, seed, speed, hold) for seed, length in enumerate(lengths)]
