@@ -15,7 +15,7 @@ from magvit2_pytorch.atomic import remove_abandoned
 from magvit2_pytorch.codes.code_header import file_state
 from magvit2_pytorch.evaluation import film_stages
 from magvit2_pytorch.evaluation.film_page import write_page
-from magvit2_pytorch.evaluation.film_work import FilmWork, read_record, write_record
+from magvit2_pytorch.evaluation.film_work import SHARES, FilmWork, read_record, write_record
 
 Stage = Callable[[FilmWork, Path], dict[str, Any]]
 
@@ -62,6 +62,8 @@ def _do_stage(work: FilmWork, name: str) -> dict[str, Any]:
             work.say(f"{name}: done before: {before['figures']['sentence']}")
             return before["figures"]
     write_record(folder, settings, None)
+    minutes = f", {work.options.minutes_of(name):.3g} minutes" if name in SHARES else ""
+    work.say(f"{name}: started{minutes}")
     started = time.monotonic()
     figures = STAGES[name](work, folder)
     figures["elapsed_s"] = round(time.monotonic() - started, 1)

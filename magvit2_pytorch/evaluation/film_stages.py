@@ -26,6 +26,7 @@ from magvit2_pytorch.generators.generator import load_generator
 from magvit2_pytorch.generators.sampling import Sampling
 from magvit2_pytorch.media.images import write_grid
 from magvit2_pytorch.media.shots import (
+    FrameMeasures,
     find_shots,
     is_grey,
     measure_frames,
@@ -66,7 +67,9 @@ def cut(work: FilmWork, folder: Path) -> dict[str, Any]:
             f"frames to train on, a gap of {GAP_FRAMES} and as long a tail to hold out"
         )
     film = VideoFile(work.film)
-    measures = measure_frames(film)
+    if not (folder / "measures.npy").exists():
+        measure_frames(film).save(folder / "measures.npy")
+    measures = FrameMeasures.load(folder / "measures.npy")
     shots = find_shots(measures, min_frames, work.rules)
     used = [shot for shot in shots if shot.kind == "shot"]
     grey = is_grey(measures, shots, work.rules) if options.grey == "auto" else options.grey == "yes"
@@ -87,13 +90,13 @@ def cut(work: FilmWork, folder: Path) -> dict[str, Any]:
     middles = full.read([(shot.start + shot.stop) // 2 for shot in shown], (72, 128))
     write_grid(folder / "shots.png", [list(row) for row in middles.split(MAX_SHOWN)])
     seconds = sum(shot.num_frames for shot in used) / film.fps
-    total = len(measures.colour) / film.fps
+    total = len(measures) / film.fps
     left_out = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items()) if kind != "shot")
     return {
         "sentence": f"{len(used)} shots, {seconds:.0f} s of {total:.0f} s; "
         f"left out: {left_out or 'nothing'}; the film is {'grey' if grey else 'in colour'}",
         "channels": 1 if grey else 3,
-        "num_frames": len(measures.colour),
+        "num_frames": len(measures),
         "fps": film.fps,
         "size": [height, width],
         "parts": dict(counts),

@@ -1,7 +1,7 @@
 """Codes of videos with views, and a generator of them, in a given time."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,12 @@ def encode_views(
     *,
     size: int | None = None,
     max_duration_s: float | None = None,
-    on_file: Callable[[int, int], object] | None = None,
 ) -> int:
     """Writes a code file for each view of each video, by its name; returns their number.
 
     Files that exist are kept, as they appear whole: the folder belongs to one tokenizer and size.
     Videos as they are come first, and all of them are encoded; views are left out once
-    `max_duration_s` is over. `on_file` gets the number of files done, and of all.
+    `max_duration_s` is over.
     """
     tokenizer_id, started = TokenizerId.of(tokenizer), time.monotonic()
     pairs = [(view, name) for view in views for name in videos]
@@ -53,8 +52,6 @@ def encode_views(
             )
             write_codes(target, *stored)
         done += 1
-        if on_file is not None:
-            on_file(done, len(pairs))
     return done
 
 

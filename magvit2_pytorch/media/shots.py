@@ -18,14 +18,15 @@ stay joined. A flash may divide a shot. Titles that move stay.
 """
 
 import csv
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float32
 
 from magvit2_pytorch.atomic import remove_abandoned, replacing
 from magvit2_pytorch.media.frames import as_channels
@@ -86,26 +87,41 @@ class Shot(NamedTuple):
         return self.stop - self.start
 
 
+COLUMNS = ("difference", "histogram", "deviation", "movement", "colour")
+"""Measures of a frame."""
+
+
 @dataclass(frozen=True)
 class FrameMeasures:
-    """Numbers of each frame of a film."""
+    """Numbers of each frame of a film, in columns.
 
+    `difference`: mean absolute difference from the frame before, 0 for the first.
+    `histogram`: the same of sorted levels, the distance of their histograms in levels.
+    `deviation`: standard deviation of the grey levels.
+    `movement`: mean absolute difference from half a second before, NaN where there is no frame.
+    `colour`: mean difference between the strongest and the weakest colour of a pixel.
+    """
+
+    rows: Float32[np.ndarray, "t 5"]
     fps: float
-    difference: Float[np.ndarray, " t"]
-    """Mean absolute difference from the frame before, 0 for the first."""
-    histogram: Float[np.ndarray, " t"]
-    """Mean absolute difference of the sorted levels from those of the frame before, 0 for the
-    first: the distance of their histograms in levels."""
-    deviation: Float[np.ndarray, " t"]
-    """Standard deviation of the grey levels."""
-    movement: Float[np.ndarray, " t"]
-    """Mean absolute difference from the frame half a second before, NaN where there is none."""
-    colour: Float[np.ndarray, " t"]
-    """Mean difference between the strongest and the weakest colour of a pixel."""
 
-    @property
-    def half_second(self) -> int:
-        return half_second(self.fps)
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, name: str) -> Float32[np.ndarray, " t"]:
+        """A column by its name."""
+        return self.rows[:, COLUMNS.index(name)]
+
+    def save(self, path: Path) -> None:
+        """Writes a NumPy file, atomically; its last row is the frame rate."""
+        with replacing(path) as part, part.open("wb") as file:
+            np.save(file, np.concatenate((self.rows, np.full((1, 5), self.fps, np.float32))))
+
+    @classmethod
+    def load(cls, path: Path) -> "FrameMeasures":
+        """Reads a file that `save` wrote."""
+        rows = np.load(path, allow_pickle=False)
+        return cls(rows[:-1], float(rows[-1, 0]))
 
 
 def half_second(fps: float) -> int:
@@ -113,9 +129,7 @@ def half_second(fps: float) -> int:
     return max(1, round(fps / 2))
 
 
-def measure_frames(
-    video: VideoFile, on_frames: Callable[[int, int], object] | None = None
-) -> FrameMeasures:
+def measure_frames(video: VideoFile) -> FrameMeasures:
     """Decodes a film once, in constant memory but for 20 bytes per frame.
 
     `video` has three channels. Raises `UnusableMedia` if it cannot be decoded.
@@ -123,27 +137,24 @@ def measure_frames(
     lag = half_second(video.fps)
     recent: list[np.ndarray] = []
     sorted_before: np.ndarray | None = None
-    rows: list[np.ndarray] = []
-    for number, frame in enumerate(video.frames(THUMBNAIL)):
+    values = array("f")
+    for frame in video.frames(THUMBNAIL):
         pixels = frame.numpy()
         grey = as_channels(pixels, 1)[..., 0].astype(np.float32)
         before = recent[-1] if recent else grey
         earlier = recent[0] if len(recent) == lag else np.float32(np.nan)
         spread = pixels.max(axis=-1).astype(np.float32) - pixels.min(axis=-1)
         sorted_levels = np.sort(grey, axis=None)
-        row = (
+        values += array("f", (
             np.abs(grey - before).mean(),
-            np.abs(sorted_levels - sorted_before).mean() if rows else 0.0,
+            np.abs(sorted_levels - sorted_before).mean() if values else 0.0,
             grey.std(),
             np.abs(grey - earlier).mean(),
             spread.mean(),
-        )
-        rows.append(np.array(row, np.float32))
+        ))  # fmt: skip
         sorted_before = sorted_levels
         recent = [*recent, grey][-lag:]
-        if on_frames is not None and number % 64 == 0:
-            on_frames(number, video.num_frames)
-    return FrameMeasures(video.fps, *np.stack(rows).T.astype(np.float64))
+    return FrameMeasures(np.array(values).reshape(-1, len(COLUMNS)), video.fps)
 
 
 def find_shots(
@@ -153,7 +164,7 @@ def find_shots(
 
     Parts join without gaps. A shot has at least `min_frames` frames.
     """
-    blank = measures.deviation < rules.blank
+    blank = measures["deviation"] < rules.blank
     fade = _fades(measures, blank)
     kinds = np.where(blank, 1, np.where(fade, 2, 0))
     starts = _cuts(measures, rules) & (kinds == 0)
@@ -173,14 +184,14 @@ def find_shots(
 
 def is_grey(measures: FrameMeasures, shots: Sequence[Shot], rules: ShotRules = ShotRules()) -> bool:
     """True if nearly no frame of the shots to use has colour; a tinted film has."""
-    used = [measures.colour[s.start : s.stop] for s in shots if s.kind == "shot"]
-    colour = np.concatenate(used) if used else measures.colour
+    used = [measures["colour"][s.start : s.stop] for s in shots if s.kind == "shot"]
+    colour = np.concatenate(used) if used else measures["colour"]
     return float((colour > rules.colour).mean()) < COLOUR_SHARE
 
 
 def _cuts(measures: FrameMeasures, rules: ShotRules) -> Bool[np.ndarray, " t"]:
     """True for the first frame after a cut."""
-    difference, histogram = measures.difference, measures.histogram
+    difference, histogram = measures["difference"], measures["histogram"]
     usual = _usual(difference)
     by_difference = difference >= rules.cut_ratio * usual
     by_histogram = (histogram >= rules.cut_ratio * _usual(histogram)) & (histogram >= rules.cut / 2)
@@ -188,7 +199,7 @@ def _cuts(measures: FrameMeasures, rules: ShotRules) -> Bool[np.ndarray, " t"]:
     return (difference >= rules.cut) & (by_difference | by_histogram)
 
 
-def _usual(values: Float[np.ndarray, " t"]) -> Float[np.ndarray, " t"]:
+def _usual(values: Float32[np.ndarray, " t"]) -> Float32[np.ndarray, " t"]:
     """The third largest of the values around each one."""
     windows = np.lib.stride_tricks.sliding_window_view(
         np.pad(values, NEIGHBOURS), 2 * NEIGHBOURS + 1
@@ -210,7 +221,7 @@ def _fades(measures: FrameMeasures, blank: Bool[np.ndarray, " t"]) -> Bool[np.nd
             following = frame + step
             if not 0 <= following < len(blank) or blank[frame] or blank[following]:
                 break
-            if measures.deviation[following] < FADE_GROWTH * measures.deviation[frame]:
+            if measures["deviation"][following] < FADE_GROWTH * measures["deviation"][frame]:
                 break
             frames.append(frame)
         if len(frames) >= MIN_FADE_FRAMES:
@@ -220,9 +231,9 @@ def _fades(measures: FrameMeasures, blank: Bool[np.ndarray, " t"]) -> Bool[np.nd
 
 def _is_still(measures: FrameMeasures, start: int, stop: int, limit: float) -> bool:
     """True if most frames hardly differ from earlier ones of the same shot."""
-    moved = measures.movement[start + measures.half_second : stop]
+    moved = measures["movement"][start + half_second(measures.fps) : stop]
     if not len(moved):  # less than half a second
-        moved = measures.difference[start + 1 : stop]
+        moved = measures["difference"][start + 1 : stop]
     return len(moved) > 0 and float((moved < limit).mean()) >= STILL_SHARE
 
 
