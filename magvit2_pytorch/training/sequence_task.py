@@ -16,6 +16,7 @@ from magvit2_pytorch.losses.adversarial import adaptive_weight_from_gradients
 from magvit2_pytorch.metrics.codebook import CodebookUsage
 from magvit2_pytorch.tokenizer_1d.model_1d import Tokenizer1d
 from magvit2_pytorch.tokenizer_1d.sequence_config import Tokenizer1dConfig
+from magvit2_pytorch.training.clip_task import ClipTask
 from magvit2_pytorch.training.objective import Reconstruction
 from magvit2_pytorch.training.task import (
     Measured,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -30,6 +31,9 @@ from magvit2_pytorch.training.validation import (
     write_examples,
 )
 from magvit2_pytorch.types import VALUE_RANGE, Clips, Video
+
+Small = Float[Tensor, "b c t y x"]
+"""Frames to enlarge."""
 
 WITHOUT_EFFECT = (
     "quantizer_loss_weight", "prior_loss_weight", "prior_learning_rate", "prior", "random_scale",
@@ -137,7 +141,7 @@ class SuperResolutionTask(ClipTask):
         micro.backward(proxy, value=loss.total)
         return {"loss": loss.total} | measured
 
-    def low_frames(self, high: Video, draws: torch.Generator) -> Video:
+    def low_frames(self, high: Video, draws: torch.Generator) -> Small:
         """Small frames: decoded, decoded from codes with errors, or resized only.
 
         Source: training on the degradations of the first stage, SimpleGVR (arXiv 2506.19838).
@@ -150,7 +154,7 @@ class SuperResolutionTask(ClipTask):
         decoded = self.decoded(clean, share, draws)
         return torch.where(is_decoded.view(-1, 1, 1, 1, 1), decoded, clean)
 
-    def shrink(self, high: Video) -> Video:
+    def shrink(self, high: Video) -> Small:
         """Frames with the mean of each `scale` x `scale` pixels."""
         scale = self.model.scale
         return F.avg_pool3d(high, (1, scale, scale)).contiguous()

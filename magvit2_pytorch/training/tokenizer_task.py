@@ -21,6 +21,7 @@ from magvit2_pytorch.training.batches import (
     mixed_batches,
     training_batches,
 )
+from magvit2_pytorch.training.clip_task import ClipTask
 from magvit2_pytorch.training.latent_statistics import record_latents
 from magvit2_pytorch.training.objective import Autoencoder, Reconstruction
 from magvit2_pytorch.training.task import (
