@@ -9,6 +9,7 @@ import torch
 from magvit2_pytorch import VideoTokenizer
 from magvit2_pytorch.cli.main import main
 from magvit2_pytorch.evaluation import demo_run as demo
+from magvit2_pytorch.evaluation import generator_run
 from magvit2_pytorch.media.video_reader import VideoFile
 from magvit2_pytorch.training.tracking import read_log
 from tests.data.clip_files import make_video
@@ -51,8 +52,7 @@ def test_it_writes_what_it_says(videos, tmp_path, quantizer, capsys, with_drawin
 
 def test_continuations_of_held_out_frames_are_shown_beside_the_truth(tmp_path, capsys, monkeypatch):
     (tmp_path / "videos" / "deep").mkdir(parents=True)
-    for place in ("a.mp4", "deep/a.mp4"):
-        make_video(tmp_path / "videos" / place, num_frames=44, height=32, width=48)
+    make_video(tmp_path / "videos" / "deep" / "a.mp4", num_frames=44, height=32, width=48)
     out = tmp_path / "out"
 
     def with_another_tokenizer(paths, folder, *args, **options):
@@ -61,6 +61,7 @@ def test_continuations_of_held_out_frames_are_shown_beside_the_truth(tmp_path, c
 
     monkeypatch.setattr(demo, "run_demo", with_another_tokenizer)
     monkeypatch.setattr(demo, "SHORT_SIDE", 16)
+    monkeypatch.setattr(generator_run, "VIEWS", "flip")
     words = ["demo", "--output", str(out), "--data", str(tmp_path / "videos"), "--generate"]
     assert main([*words, "--generate_minutes", "0.001"]) == 0
     said = capsys.readouterr().out
@@ -68,13 +69,11 @@ def test_continuations_of_held_out_frames_are_shown_beside_the_truth(tmp_path, c
     likely, repeated = (report["prediction"][n][0] for n in ("most_likely", "repeated"))
     assert f"{likely:.2f} dB, last frame repeated {repeated:.2f} dB" in said
     assert f"{report['bits']:.2f} bits a code" in said
-    names = [row["video"] for row in report["videos"]]
-    assert names == ["0-a.codes.safetensors", "1-a.codes.safetensors"]
-    for row in report["videos"]:
-        # Of two frames each: they lie within the 17 frames that the tokenizer has not seen.
-        assert row["held_out_latents"] == 8
-        assert (out / "continuations" / row["picture"]).is_file()
-    assert len(list((out / "codes").glob("0-a*"))) == 8
+    (row,) = report["videos"]
+    # Of two frames each: they lie within the 17 frames that the tokenizer has not seen.
+    assert (row["video"], row["held_out_latents"]) == ("a.codes.safetensors", 8)
+    assert (out / "continuations" / row["picture"]).is_file()
+    assert len(list((out / "codes").iterdir())) == 2
     assert main([*words, "--generate_minutes", "0"]) == 2
 
 
