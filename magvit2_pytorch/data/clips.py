@@ -51,6 +51,10 @@ class ClipSpec:
     """In training, first enlarges the frame by a random factor from this range (at least 1), so
     that the crop shows a part of it."""
 
+    tubelet: tuple[int, int, int] | None = None
+    """In training, a random part of the clip of this many frames, rows and columns takes the place
+    of the clip."""
+
     pad_short: bool = False
     """Repeats the last frame of videos that are shorter than a clip, instead of skipping
     them."""
@@ -74,6 +78,8 @@ class ClipSpec:
                     f"random_scale is {self.random_scale}: give (low, high), both at least 1; "
                     "a smaller frame does not cover the crop"
                 )
+        if self.tubelet is not None:
+            check_tubelet(self.tubelet, (self.num_frames, *self.size))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -91,6 +97,37 @@ class ClipSpec:
             raise ValueError(f"a clip has no option {', '.join(sorted(unknown))}")
         # JSON has lists only.
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})
+
+
+def check_tubelet(
+    tubelet: tuple[int, ...], clip: tuple[int, int, int], strides: tuple[int, int] = (1, 1)
+) -> None:
+    """Raises `ValueError` unless a tubelet lies in the clip and fits a tokenizer's strides.
+
+    `strides` are its time factor and its space factor: a tubelet has 1 + k * time factor frames.
+    """
+    name = "x".join(map(str, tubelet))
+    if len(tubelet) != 3 or min(tubelet) < 1:
+        raise ValueError(f"tubelet {name}: give frames, height and width, such as 5x64x64")
+    if any(part > whole for part, whole in zip(tubelet, clip, strict=True)):
+        raise ValueError(
+            f"tubelet {name} does not lie in clips of {'x'.join(map(str, clip))}: give a smaller "
+            "one, or larger num_frames and image_size"
+        )
+    time, space = strides
+    below = 1 + (tubelet[0] - 1) // time * time
+    if below != tubelet[0]:
+        raise ValueError(
+            f"tubelet {name}: {tubelet[0]} frames do not fit a time factor of {time}: use {below} "
+            f"or {below + time}"
+        )
+    for side in tubelet[1:]:
+        if side % space:
+            near = [f"{n}" for n in (side // space * space, -(-side // space) * space) if n]
+            raise ValueError(
+                f"tubelet {name}: {side} pixels do not fit patches of {space}: use "
+                f"{' or '.join(near)}"
+            )
 
 
 class Window(NamedTuple):
@@ -135,6 +172,30 @@ def choose_window(height: int, width: int, spec: ClipSpec, rng: random.Random | 
         return Window(size, spare[0] // 2, spare[1] // 2, False)
     top, left = rng.randint(0, spare[0]), rng.randint(0, spare[1])
     return Window(size, top, left, spec.flip and rng.random() < 0.5)
+
+
+class Part(NamedTuple):
+    """Part of a clip: its first frame, and its place in the crop."""
+
+    first: int
+    num_frames: int
+    top: int
+    left: int
+    size: tuple[int, int]
+
+    def within(self, window: Window) -> Window:
+        """The window of this part of the crop."""
+        return window._replace(top=window.top + self.top, left=window.left + self.left)
+
+
+def choose_part(spec: ClipSpec, rng: random.Random | None) -> Part:
+    """The tubelet at a random place with `rng`; otherwise the whole clip."""
+    if rng is None or spec.tubelet is None:
+        return Part(0, spec.num_frames, 0, 0, spec.size)
+    clip = (spec.num_frames, *spec.size)
+    spare = [whole - part for whole, part in zip(clip, spec.tubelet, strict=True)]
+    first, top, left = (rng.randint(0, room) for room in spare)
+    return Part(first, spec.tubelet[0], top, left, spec.tubelet[1:])
 
 
 def crop(

@@ -15,10 +15,12 @@ from magvit2_pytorch.data.cache import CachedVideo, FrameCache
 from magvit2_pytorch.data.clips import (
     ClipSpec,
     FrameRange,
+    Part,
     Window,
     check_frame_range,
     check_proportions,
     choose_clip,
+    choose_part,
     choose_window,
     covering_size,
     crop,
@@ -177,20 +179,28 @@ class VideoDataset(MediaDataset):
     def _load(self, path: Path, number: int, rng: random.Random | None) -> Float[Tensor, "c t h w"]:
         file = _get_or_make(self._files, path, lambda: VideoFile(path, self.spec.channels))
         window = _window(path, file.height, file.width, self.spec, rng)
+        part = choose_part(self.spec, rng)
         cached = self._from_cache(path, file)
-        frames = cached and cached.read(self._choose(path, cached, number, rng), window.size)
+        frames = cached and cached.read(self._choose(path, cached, number, rng, part), window.size)
         # For a damaged file this starts over each time, so that items do not depend on the order
         # of reading.
         while frames is None:
-            frames = file.try_read(self._choose(path, file, number, rng), window.size)
+            frames = file.try_read(self._choose(path, file, number, rng, part), window.size)
             file = file if frames is not None else file.fallback
-        return to_float(crop(frames, window, self.spec.size))
+        return to_float(crop(frames, part.within(window), part.size))
 
     def _choose(
-        self, path: Path, video: VideoFile | CachedVideo, number: int, rng: random.Random | None
+        self,
+        path: Path,
+        video: VideoFile | CachedVideo,
+        number: int,
+        rng: random.Random | None,
+        part: Part,
     ) -> list[int]:
+        """Numbers of the frames of a clip, or of the part of it to read."""
         clip, count = number // len(self.paths), self.clips_per_video
-        return choose_clip(path, video, self.spec, self.frame_range, clip, count, rng)
+        frames = choose_clip(path, video, self.spec, self.frame_range, clip, count, rng)
+        return frames[part.first : part.first + part.num_frames]
 
     def _from_cache(self, path: Path, file: VideoFile) -> CachedVideo | None:
         if self.cache is None:
@@ -217,8 +227,9 @@ class ImageDataset(MediaDataset):
     def _load(self, path: Path, number: int, rng: random.Random | None) -> Float[Tensor, "c h w"]:
         picture = read_image(path, self.spec.channels)
         window = _window(path, *picture.shape[:2], self.spec, rng)
+        part = choose_part(self.spec, rng)
         resized = picture.new_tensor(resize_array(picture.numpy(), window.size))
-        return to_float(crop(resized[None], window, self.spec.size)[0])
+        return to_float(crop(resized[None], part.within(window), part.size)[0])
 
 
 def _window(

@@ -17,6 +17,7 @@ from torch.utils.data import ConcatDataset
 
 from magvit2_pytorch.data.clips import ClipSpec
 from magvit2_pytorch.data.datasets import VideoDataset
+from magvit2_pytorch.evaluation.generator_run import continue_clips
 from magvit2_pytorch.media.frames import to_uint8
 from magvit2_pytorch.media.images import write_grid
 from magvit2_pytorch.media.sources import find_media
@@ -230,3 +231,24 @@ def run_demo(
     }
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     return metrics
+
+
+def continue_demo(
+    paths: Sequence[Path], folder: Path, minutes: float, seed: int = 42, **options: Any
+) -> dict[str, Any]:
+    """Trains a generator with the tokenizer in `folder`, and continues the clips.
+
+    Held out are latent frames within the tokenizer's own held-out frames. Returns the report of
+    `continue_clips`, which says what `folder` gets.
+    """
+    tokenizer = VideoTokenizer.from_pretrained(folder / "tokenizer")
+    return continue_clips(
+        tokenizer,
+        dict(zip(unique_names(paths), paths, strict=True)),
+        folder,
+        minutes,
+        size=SHORT_SIDE,
+        num_valid_latents=(HELD_OUT_FRAMES - 1) // tokenizer.time_factor,
+        seed=seed,
+        **options,
+    )

@@ -42,7 +42,7 @@ def evaluate_generator(
     codes: CodesDataset,
     folder: Path,
     *,
-    data: Path | None = None,
+    data: Path | Mapping[str, Path] | None = None,
     valid_frac: float = 0.1,
     num_valid_latents: int | None = None,
     num_latents: int = 2,
@@ -54,8 +54,9 @@ def evaluate_generator(
     """Measures a generator and writes report.json, report.md and a picture of each video.
 
     Held out is the end of each video, as in training with the same `valid_frac` and
-    `num_valid_latents`. `data` is the folder of the videos that were tokenized; without it,
-    predictions are compared with decoded true codes. Returns the contents of report.json.
+    `num_valid_latents`. `data` is the folder of the videos that were tokenized, or the video of
+    each code file by its name; without it, predictions are compared with decoded true codes.
+    Returns the contents of report.json.
     """
     progress = progress or FileProgress()
     train, stretches = split_in_time(codes, 1, valid_frac, num_valid_latents)
@@ -81,7 +82,10 @@ def evaluate_generator(
         real = None
         if data is not None:
             num_frames = 1 + (len(video.codes[0]) - 1) * tokenizer.time_factor
-            path = data / entry.source if data.is_dir() else data
+            if isinstance(data, Mapping):
+                path = data[video.name]
+            else:
+                path = data / entry.source if data.is_dir() else data
             real = read_video(path, tokenizer, entry.header.size, num_frames)
         row |= _prediction(
             generator, tokenizer, video, real, (num_latents, num_samples), inference, folder
@@ -171,8 +175,21 @@ def as_markdown(report: Mapping[str, Any]) -> str:
         text = "" if interval is None else f" ({interval[0]:.2f} to {interval[1]:.2f})"
         lines.append(f"| this generator, exactly | {report['bits']:.3f}{text} |")
     lines += ["", "Prediction of the next latents, PSNR in dB, mean over videos:", ""]
-    prediction = report["prediction"]
+    lines += prediction_table(report["prediction"])
+    lines += ["", "Rows of the pictures: " + ", ".join(PICTURE_FILMS) + ".", ""]
+    for row in report["videos"]:
+        bits = f"{row['bits']:.3f} bits, " if "bits" in row else ""
+        lines.append(
+            f"- {row['video']}: {bits}adaptive coder {row['adaptive_coder']:.2f}; "
+            f"![{row['video']}]({row['picture']})"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def prediction_table(prediction: Mapping[str, Sequence[float]]) -> list[str]:
+    """Lines of a table: PSNR of each further latent's frames, in dB, by kind of continuation."""
     count = len(prediction.get("most_likely", ()))
+    lines = []
     lines.append(f"| frames of latent | {' | '.join(str(n + 1) for n in range(count))} |")
     lines.append("|---" * (count + 1) + "|")
     titles = {
@@ -184,12 +201,4 @@ def as_markdown(report: Mapping[str, Any]) -> str:
         values = " | ".join(f"{value:.2f}" for value in prediction.get(name, ()))
         lines.append(f"| {title} | {values} |")
     shares = " | ".join(f"{100 * value:.0f} %" for value in prediction.get("correct", ()))
-    lines += [f"| most likely codes that are right | {shares} |", ""]
-    lines += ["Rows of the pictures: " + ", ".join(PICTURE_FILMS) + ".", ""]
-    for row in report["videos"]:
-        bits = f"{row['bits']:.3f} bits, " if "bits" in row else ""
-        lines.append(
-            f"- {row['video']}: {bits}adaptive coder {row['adaptive_coder']:.2f}; "
-            f"![{row['video']}]({row['picture']})"
-        )
-    return "\n".join(lines) + "\n"
+    return [*lines, f"| most likely codes that are right | {shares} |"]

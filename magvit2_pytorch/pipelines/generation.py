@@ -12,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from magvit2_pytorch.atomic import replacing
+from magvit2_pytorch.codes.views import View
 from magvit2_pytorch.generators.conditions import GeneratorCondition
 from magvit2_pytorch.generators.generator import Generator
 from magvit2_pytorch.generators.sampling import Sampling
@@ -47,15 +48,16 @@ def read_prompt(
     num_frames: int | None = None,
     size: int | None = None,
     inference: Inference = Inference(),
+    view: View = View(),
 ) -> Prompt:
-    """Encodes the first frames of a file, by default all.
+    """Encodes the first frames of a file, or of a view of it, by default all.
 
     They are 1 + k times the tokenizer's time factor, fewer than asked for if need be: then every
     latent is exact, and no frame of it is guessed.
     """
     if num_frames is not None and num_frames < 1:
         raise ValueError(f"a prompt of {num_frames} frames: give 1 or more")
-    media = open_media(path, tokenizer.config.channels, size)
+    media = open_media(path, tokenizer.config.channels, size).seen_as(path, view)
     factor, stream = tokenizer.time_factor, inference.encode_stream(tokenizer)
     device, parts, taken = inference.frames_device(tokenizer), [], 0
     for frames in chunks(media.frames, inference.chunk_frames, factor):

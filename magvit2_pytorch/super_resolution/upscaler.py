@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from magvit2_pytorch.config import Presets, check_known, keyword_signature, to_tuples
 from magvit2_pytorch.functional import check_finite, check_range
@@ -28,6 +29,9 @@ from magvit2_pytorch.tokenizer.pretrained import Pretrained
 from magvit2_pytorch.tokenizer.streaming import inference
 from magvit2_pytorch.tokenizer.tiling import TileSize, check_tile_size, fit_tile_size, run_tiled
 from magvit2_pytorch.types import Context, Image, Past, Precision, Video
+
+Enlarged = Float[Tensor, "b c t y x"]
+"""Enlarged video, in the range of its input but not clamped to it."""
 
 SR_PRESETS = Presets(Path(__file__).with_name("presets"))
 
@@ -60,10 +64,11 @@ class SuperResolutionConfig:
         if self.dim < 1:
             raise ValueError(f"dim is {self.dim}: give 1 or more")
         for entry, spec, grid in zip(self.layers, self.layer_specs, self.grids[1:], strict=True):
-            if spec.conditional or grid.time * grid.space > 1:
+            needs_more = spec.conditional or spec.reads_latents
+            if needs_more or grid.time * grid.space > 1:
                 raise ValueError(
-                    f"layer {entry!r}: a SuperResolution takes layers without a condition that "
-                    "keep the size and the frame rate, such as ('factorized_residual', 6)"
+                    f"layer {entry!r}: a SuperResolution takes layers that keep the size and the "
+                    "frame rate and need frames only, such as ('factorized_residual', 6)"
                 )
 
     @property
@@ -162,7 +167,9 @@ class SuperResolution(Pretrained, nn.Module):
         """A named configuration (see `SR_PRESETS`), with options overridden by keyword."""
         return cls(**{**SR_PRESETS.model(name), **overrides})
 
-    def forward(self, video: Video | Image, tile_size: TileSize | None = None) -> Video | Image:
+    def forward(
+        self, video: Video | Image, tile_size: TileSize | None = None
+    ) -> Enlarged | Float[Tensor, "b c y x"]:
         """Enlarged video or image.
 
         `tile_size` computes frames in tiles with sides of that many pixels of the input or, with
@@ -180,7 +187,7 @@ class SuperResolution(Pretrained, nn.Module):
         past: Past = None,
         tile_size: TileSize | None = None,
         last: bool = False,
-    ) -> tuple[Video, Past]:
+    ) -> tuple[Enlarged, Past]:
         """Enlarged frames of a chunk, and the past for the next one.
 
         All chunks need the same `tile_size`. After the `last` one the past must not be used.
@@ -197,7 +204,7 @@ class SuperResolution(Pretrained, nn.Module):
             out, past = run_tiled(self.network, x, past, context, grid, tile_size, self.device)
         return out.to(video.dtype), past
 
-    def bicubic(self, video: Video) -> Video:
+    def bicubic(self, video: Video) -> Enlarged:
         """The bicubic enlargement to which the network adds."""
         return self.network.shortcut(video)[0]
 
@@ -234,7 +241,7 @@ class UpscaleStream:
         self.num_frames = 0
         """Frames pushed so far."""
 
-    def push(self, frames: Video | Image) -> Video:
+    def push(self, frames: Video | Image) -> Enlarged:
         """Enlarged frames, as many as there are in `frames`."""
         frames = self.upscaler.prepare(frames, check_values=self.size is None)
         check_finite(frames, "frames")

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from magvit2_pytorch.atomic import as_path
-from magvit2_pytorch.data.clips import ClipSpec
+from magvit2_pytorch.data.clips import ClipSpec, check_tubelet
 from magvit2_pytorch.data.datasets import ImageDataset, MediaDataset, VideoDataset
 from magvit2_pytorch.data.loader import InfiniteBatches
 from magvit2_pytorch.data.split import HeldOut, read_held_out, split_files, split_names
@@ -48,6 +48,10 @@ def clip_spec(
     image_size: int | tuple[int, int] | None = None,
 ) -> ClipSpec:
     """The clip format given by the training options and a size, by default the tokenizer's."""
+    tubelet = config.tubelet
+    if tubelet is not None:
+        strides = (model.time_factor, model.space_factor)
+        check_tubelet(tubelet, (config.num_frames, *model.height_and_width), strides)
     return ClipSpec(
         num_frames=config.num_frames if kind == "video" else 1,
         fps=config.fps,
@@ -56,6 +60,7 @@ def clip_spec(
         channels=model.channels,
         flip=config.flip,
         random_scale=config.random_scale,
+        tubelet=tubelet and (tubelet if kind == "video" else (1, *tubelet[1:])),
     )
 
 
@@ -82,6 +87,11 @@ def open_datasets(
     if dataset_type not in MEDIA_KINDS:
         raise ValueError(f"dataset_type is {dataset_type!r}: use 'videos' or 'images'")
     if dataset is not None:
+        if config.tubelet is not None and dataset_type == "videos":
+            raise ValueError(
+                "tubelet cuts parts out of clips that the trainer reads from dataset_folder: give "
+                "the tubelet to the ClipSpec of your VideoDataset, or cut your own clips"
+            )
         clips, valid = user_clips(dataset), user_clips(valid_dataset)
         return _split_items(clips, config) if valid is None else (clips, valid)
 
@@ -297,7 +307,8 @@ def mixed_batches(
 
 def images_per_batch(config: TrainingConfig) -> int:
     """Images in a forward pass, by default the frames of a batch."""
-    return config.image_batch_size or config.batch_size * config.num_frames
+    frames = config.tubelet[0] if config.tubelet else config.num_frames
+    return config.image_batch_size or config.batch_size * frames
 
 
 def num_image_batches(num_batches: int, image_frac: float) -> int:

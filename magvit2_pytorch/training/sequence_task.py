@@ -16,6 +16,7 @@ from magvit2_pytorch.losses.adversarial import adaptive_weight_from_gradients
 from magvit2_pytorch.metrics.codebook import CodebookUsage
 from magvit2_pytorch.tokenizer_1d.model_1d import Tokenizer1d
 from magvit2_pytorch.tokenizer_1d.sequence_config import Tokenizer1dConfig
+from magvit2_pytorch.training.clip_task import ClipTask
 from magvit2_pytorch.training.objective import Reconstruction
 from magvit2_pytorch.training.task import (
     Measured,
@@ -59,6 +60,11 @@ class SequenceTrainingConfig(TrainingConfig):
         super().__post_init__()
         if not 0 <= self.prefix_dropout <= 1:
             raise ValueError(f"prefix_dropout is {self.prefix_dropout}: give 0 to 1")
+        if self.tubelet is not None:
+            raise ValueError(
+                "tubelet is not for a 1-D tokenizer, whose packs hold parts of clips already: use "
+                "min_frames and min_side"
+            )
         if self.easy_steps < 0:
             raise ValueError(f"easy_steps is {self.easy_steps}: give 0 or more")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,9 +32,13 @@ from magvit2_pytorch.training.validation import (
 )
 from magvit2_pytorch.types import VALUE_RANGE, Clips, Video
 
+Small = Float[Tensor, "b c t y x"]
+"""Frames to enlarge."""
+
 WITHOUT_EFFECT = (
     "quantizer_loss_weight", "prior_loss_weight", "prior_learning_rate", "prior", "random_scale",
     "checkpoint_activations", "image_frac", "image_batch_size", "num_latent_statistics_clips",
+    "tubelet",
 )  # fmt: skip
 """Options of training a tokenizer that have no effect here."""
 
@@ -70,6 +75,11 @@ class SuperResolutionTrainingConfig(TrainingConfig):
         for name in ("decoded_frac", "corrupted_frac", "corruption"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: give a number from 0 to 1")
+        if self.tubelet is not None:
+            raise ValueError(
+                "tubelet is not for super-resolution, whose clips are parts of frames already: use "
+                "crop and num_frames"
+            )
         if self.decoded_frac + self.corrupted_frac > 1:
             raise ValueError(
                 f"decoded_frac {self.decoded_frac} and corrupted_frac {self.corrupted_frac}: "
@@ -137,7 +147,7 @@ class SuperResolutionTask(ClipTask):
         micro.backward(proxy, value=loss.total)
         return {"loss": loss.total} | measured
 
-    def low_frames(self, high: Video, draws: torch.Generator) -> Video:
+    def low_frames(self, high: Video, draws: torch.Generator) -> Small:
         """Small frames: decoded, decoded from codes with errors, or resized only.
 
         Source: training on the degradations of the first stage, SimpleGVR (arXiv 2506.19838).
@@ -150,7 +160,7 @@ class SuperResolutionTask(ClipTask):
         decoded = self.decoded(clean, share, draws)
         return torch.where(is_decoded.view(-1, 1, 1, 1, 1), decoded, clean)
 
-    def shrink(self, high: Video) -> Video:
+    def shrink(self, high: Video) -> Small:
         """Frames with the mean of each `scale` x `scale` pixels."""
         scale = self.model.scale
         return F.avg_pool3d(high, (1, scale, scale)).contiguous()

@@ -106,6 +106,10 @@ class TrainingConfig(LoopConfig):
     random_scale: tuple[float, float] | None = None
     """Range of a random factor, at least 1, by which frames are enlarged before they are cropped;
     (2, 2) trains on crops of half the short side."""
+    tubelet: tuple[int, int, int] | str | None = None
+    """Train on random parts of clips of this many frames, rows and columns, such as 5x64x64: one
+    for each clip, for tokenizer and discriminators. Validation is on whole clips. The delays
+    `discriminator_start_step` and `adversarial_start_step` apply as to clips."""
     image_frac: float = 0.2
     """Fraction of forward passes on images, if the trainer has `image_folder` or `image_dataset` in
     addition to its clips."""
@@ -136,6 +140,11 @@ class TrainingConfig(LoopConfig):
                 f"num_latent_statistics_clips is {self.num_latent_statistics_clips}: it must be 0 "
                 "or above"
             )
+        if isinstance(self.tubelet, str):
+            sides = self.tubelet.lower().split("x")
+            if not all(side.strip().isdecimal() for side in sides):
+                raise ValueError(f"tubelet is {self.tubelet!r}: give FRAMESxHEIGHTxWIDTH: 5x64x64")
+            object.__setattr__(self, "tubelet", tuple(map(int, sides)))
         if not 0 < self.image_frac < 1:
             raise ValueError(f"image_frac is {self.image_frac}: it must lie between 0 and 1")
         if self.image_batch_size is not None and self.image_batch_size < 1:

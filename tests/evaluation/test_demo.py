@@ -9,6 +9,7 @@ import torch
 from magvit2_pytorch import VideoTokenizer
 from magvit2_pytorch.cli.main import main
 from magvit2_pytorch.evaluation import demo_run as demo
+from magvit2_pytorch.evaluation import generator_run
 from magvit2_pytorch.media.video_reader import VideoFile
 from magvit2_pytorch.training.tracking import read_log
 from tests.data.clip_files import make_video
@@ -47,6 +48,33 @@ def test_it_writes_what_it_says(videos, tmp_path, quantizer, capsys, with_drawin
     assert read_log(out / "log.jsonl")
     tokenizer = VideoTokenizer.from_pretrained(out / "tokenizer")
     assert tokenizer.config.use_fsq == (quantizer == "fsq")
+
+
+def test_continuations_of_held_out_frames_are_shown_beside_the_truth(tmp_path, capsys, monkeypatch):
+    (tmp_path / "videos" / "deep").mkdir(parents=True)
+    make_video(tmp_path / "videos" / "deep" / "a.mp4", num_frames=44, height=32, width=48)
+    out = tmp_path / "out"
+
+    def with_another_tokenizer(paths, folder, *args, **options):
+        VideoTokenizer.from_preset("tiny").save_pretrained(folder / "tokenizer")
+        return dict(clips=[], mean_psnr_db=0.0, steps=0, steps_per_s=0.0)
+
+    monkeypatch.setattr(demo, "run_demo", with_another_tokenizer)
+    monkeypatch.setattr(demo, "SHORT_SIDE", 16)
+    monkeypatch.setattr(generator_run, "VIEWS", "flip")
+    words = ["demo", "--output", str(out), "--data", str(tmp_path / "videos"), "--generate"]
+    assert main([*words, "--generate_minutes", "0.001"]) == 0
+    said = capsys.readouterr().out
+    report = json.loads((out / "continuations" / "report.json").read_text())
+    likely, repeated = (report["prediction"][n][0] for n in ("most_likely", "repeated"))
+    assert f"{likely:.2f} dB, last frame repeated {repeated:.2f} dB" in said
+    assert f"{report['bits']:.2f} bits a code" in said
+    (row,) = report["videos"]
+    # Of two frames each: they lie within the 17 frames that the tokenizer has not seen.
+    assert (row["video"], row["held_out_latents"]) == ("a.codes.safetensors", 8)
+    assert (out / "continuations" / row["picture"]).is_file()
+    assert len(list((out / "codes").iterdir())) == 2
+    assert main([*words, "--generate_minutes", "0"]) == 2
 
 
 def test_every_quantizer_makes_a_tokenizer_of_at_most_16_bits():

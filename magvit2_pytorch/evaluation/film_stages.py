@@ -1,0 +1,312 @@
+"""Stages of the road from a film to new scenes; each can be interrupted and done again."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from magvit2_pytorch.codes.codes_dataset import CodesDataset
+from magvit2_pytorch.codes.views import View, parse_views
+from magvit2_pytorch.data.clips import ClipSpec
+from magvit2_pytorch.data.datasets import VideoDataset
+from magvit2_pytorch.evaluation.clip_choice import ClipChoice
+from magvit2_pytorch.evaluation.evaluator import Evaluation
+from magvit2_pytorch.evaluation.film_work import FilmWork
+from magvit2_pytorch.evaluation.generator_report import evaluate_generator
+from magvit2_pytorch.evaluation.generator_run import (
+    encode_views,
+    psnr_sentence,
+    timed_run,
+    train_generator,
+)
+from magvit2_pytorch.generators.generator import load_generator
+from magvit2_pytorch.generators.sampling import Sampling
+from magvit2_pytorch.media.images import write_grid
+from magvit2_pytorch.media.shots import (
+    FrameMeasures,
+    find_shots,
+    is_grey,
+    measure_frames,
+    write_shots,
+    write_table,
+)
+from magvit2_pytorch.media.video_reader import VideoFile
+from magvit2_pytorch.pipelines.files import upscale_file
+from magvit2_pytorch.pipelines.fingerprint import TokenizerId
+from magvit2_pytorch.pipelines.generation import empty_prompt, generate_films, read_prompt
+from magvit2_pytorch.pipelines.media_file import frame_size
+from magvit2_pytorch.super_resolution import SR_PRESETS, SuperResolution
+from magvit2_pytorch.tokenizer.model import VideoTokenizer
+from magvit2_pytorch.tokenizer.presets import recipe
+from magvit2_pytorch.training.super_resolution_task import SuperResolutionTrainingConfig
+from magvit2_pytorch.training.super_resolution_trainer import SuperResolutionTrainer
+from magvit2_pytorch.training.tracking import read_log
+from magvit2_pytorch.training.video_trainer import VideoTokenizerTrainer
+
+GAP_FRAMES = 8
+"""Frames between those that the tokenizer trains on and those that are held out."""
+CACHE_GB = 4.0
+MAX_SHOWN = 8
+"""Shots or frames in a row of a picture, and videos of a report."""
+
+
+def cut(work: FilmWork, folder: Path) -> dict[str, Any]:
+    """Finds the shots of the film and writes those to use as small files.
+
+    Training reads clips at random, and a film would be decoded from its last keyframe on for each
+    of them: at the size of training the shots are small, and read fast.
+    """
+    options, least = work.options, 2 * work.clip_frames + GAP_FRAMES
+    min_frames = options.min_frames or least
+    if min_frames < least:
+        raise ValueError(
+            f"min_frames is {min_frames}: a shot needs {least}, for a clip of {work.clip_frames} "
+            f"frames to train on, a gap of {GAP_FRAMES} and as long a tail to hold out"
+        )
+    film = VideoFile(work.film)
+    if not (folder / "measures.npy").exists():
+        measure_frames(film).save(folder / "measures.npy")
+    measures = FrameMeasures.load(folder / "measures.npy")
+    shots = find_shots(measures, min_frames, work.rules)
+    used = [shot for shot in shots if shot.kind == "shot"]
+    grey = is_grey(measures, shots, work.rules) if options.grey == "auto" else options.grey == "yes"
+    table = folder / "shots.csv"
+    write_table(table, shots, film.fps)
+    counts = Counter(shot.kind for shot in shots)
+    if not used:
+        raise ValueError(
+            f"{work.film.name} has no shot of {min_frames} frames or more ({dict(counts)}): see "
+            f"{table}; --still 0 keeps pictures without motion, a larger --cut joins shots"
+        )
+    full = VideoFile(work.film, channels=1 if grey else 3)
+    height, width = frame_size(
+        full.height, full.width, min(min(full.height, full.width), options.size * options.scale)
+    )
+    write_shots(full, used, folder / "shots", (height, width))
+    shown = used[:: -(-len(used) // (4 * MAX_SHOWN))]
+    middles = full.read([(shot.start + shot.stop) // 2 for shot in shown], (72, 128))
+    write_grid(folder / "shots.png", [list(row) for row in middles.split(MAX_SHOWN)])
+    seconds = sum(shot.num_frames for shot in used) / film.fps
+    total = len(measures) / film.fps
+    left_out = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items()) if kind != "shot")
+    return {
+        "sentence": f"{len(used)} shots, {seconds:.0f} s of {total:.0f} s; "
+        f"left out: {left_out or 'nothing'}; the film is {'grey' if grey else 'in colour'}",
+        "channels": 1 if grey else 3,
+        "num_frames": len(measures),
+        "fps": film.fps,
+        "size": [height, width],
+        "parts": dict(counts),
+        "min_frames": min_frames,
+    }
+
+
+def train_tokenizer(work: FilmWork, folder: Path) -> dict[str, Any]:
+    """Trains on the shots without their tails, and measures on these."""
+    options, held = work.options, work.clip_frames
+    torch.manual_seed(options.seed)
+    model = {"channels": work.figures("cut")["channels"]} | work.tokenizer_options.get("model", {})
+    tokenizer = VideoTokenizer.from_preset(options.preset, **model)
+    training = recipe(options.preset) | timed_run(folder, options.minutes_of("tokenizer"))
+    training |= {"seed": options.seed} | work.tokenizer_options.get("training", {})
+    scale = options.size / min(tokenizer.config.height_and_width)
+    whole = ClipSpec(
+        num_frames=held,
+        image_size=work.frame_size(tokenizer.space_factor),
+        channels=tokenizer.config.channels,
+        flip=training.get("flip", False),
+    )
+    # Crops of frames of the size that is tokenized.
+    crops = replace(
+        whole,
+        image_size=tokenizer.config.image_size,
+        random_scale=(scale, scale) if scale > 1 else None,
+    )
+    dataset, tails = shot_clips(work, (crops, whole), folder / "frames")
+    trainer = VideoTokenizerTrainer(tokenizer, dataset=dataset, valid_dataset=tails, **training)
+    trainer.train(resume="auto")
+    choice = ClipChoice(
+        num_frames=held, size=options.size, frame_range=(-held, None), max_clips=4 * MAX_SHOWN
+    )
+    tokenizer = VideoTokenizer.from_pretrained(folder / "tokenizer").to(trainer.accelerator.device)
+    report = Evaluation(tokenizer, list(work.shots.values()), choice).run(folder / "report")
+    decibels = report["videos"]["metrics"]["psnr"]["mean"]
+    return {
+        "sentence": f"{decibels:.2f} dB on held-out tails after {trainer.step} steps",
+        "psnr": decibels,
+        "steps": trainer.step,
+        "parameters": sum(p.numel() for p in tokenizer.parameters()),
+        "bits_per_pixel": tokenizer.bits_per_pixel,
+    }
+
+
+def shot_clips(
+    work: FilmWork, specs: tuple[ClipSpec, ClipSpec], cache: Path
+) -> tuple[VideoDataset, VideoDataset]:
+    """Clips of the shots to train on, and their held-out tails."""
+    paths, held = list(work.shots.values()), work.clip_frames
+    dataset = VideoDataset(
+        paths,
+        specs[0],
+        seed=work.options.seed,
+        clips_per_video=64,
+        frame_range=(None, -(held + GAP_FRAMES)),
+        cache_dir=cache,
+        cache_max_gb=CACHE_GB,
+    )
+    return dataset, VideoDataset(paths, specs[1], train=False, frame_range=(-held, None))
+
+
+def tokenize(work: FilmWork, folder: Path) -> dict[str, Any]:
+    """Encodes the shots, and views of them as far as time allows."""
+    views = parse_views(work.options.views)
+    done = encode_views(
+        work.tokenizer,
+        work.shots,
+        folder,
+        views,
+        size=work.options.size,
+        max_duration_s=60 * work.options.minutes_of("codes"),
+    )
+    codes = CodesDataset(folder)
+    number = sum(torch.Size(shape).numel() for shape in codes.shapes)
+    return {
+        "sentence": f"{number:,} codes of {done} of {len(work.shots) * len(views)} shots and views",
+        "num_codes": number,
+        "num_files": done,
+    }
+
+
+def train_generator_of_film(work: FilmWork, folder: Path) -> dict[str, Any]:
+    """Trains the generator on the codes and measures it on the tails."""
+    options, held_out = work.options, dict(num_valid_latents=work.num_valid_latents)
+    torch.manual_seed(options.seed)
+    codes = work.folder / "codes"
+    trainer = train_generator(
+        codes,
+        folder,
+        options.minutes_of("generator"),
+        options.generator_preset,
+        work.generator_options.get("model"),
+        resume="auto",
+        seed=options.seed,
+        **held_out,
+        **work.generator_options.get("training", {}),
+    )
+    report = evaluate_generator(
+        load_generator(folder / "generator").to(work.tokenizer.device),
+        work.tokenizer,
+        CodesDataset(codes),
+        folder / "report",
+        data=work.folder / "cut" / "shots",
+        max_videos=MAX_SHOWN,
+        **held_out,
+    )
+    pictures = [row["picture"] for row in report["videos"]]
+    return {
+        "sentence": f"{psnr_sentence(report)}; {trainer.step} steps",
+        "steps": trainer.step,
+        "bits": report.get("bits"),
+        "prediction": report["prediction"],
+        "pictures": pictures,
+    }
+
+
+def train_super_resolution(work: FilmWork, folder: Path) -> dict[str, Any]:
+    """Trains super-resolution of the decoded shots, if these have as many rows as it needs."""
+    options, rows = work.options, min(work.figures("cut")["size"])
+    high = options.size * options.scale
+    if options.no_super_resolution or rows < high:
+        reason = f": the film has {rows} rows, and {high} are needed" if rows < high else ""
+        return {"sentence": f"left out{reason}", "trained": False}
+    torch.manual_seed(options.seed)
+    model = SR_PRESETS.model(options.upscaler_preset)
+    upscaler = SuperResolution(**model, channels=work.tokenizer.config.channels)
+    training = SR_PRESETS.training(options.upscaler_preset)
+    training |= timed_run(folder, options.minutes_of("super_resolution"))
+    training |= dict(short_side=high, crop=min(training["crop"], high), seed=options.seed)
+    training |= work.upscaler_options.get("training", {})
+    specs = SuperResolutionTrainingConfig(**training).clip_specs(upscaler.config, "videos")
+    dataset, tails = shot_clips(work, specs, folder / "frames")
+    trainer = SuperResolutionTrainer(
+        work.tokenizer, upscaler, dataset=dataset, valid_dataset=tails, **training
+    )
+    trainer.train(resume="auto")
+    measured = [line for line in read_log(trainer.tracking.path) if "valid/psnr" in line][-1]
+    ours, bicubic = measured["valid/psnr"], measured["valid/bicubic_psnr"]
+    return {
+        "sentence": f"{ours:.2f} dB of decoded tails at {high} rows, bicubic {bicubic:.2f} dB, "
+        f"after {trainer.step} steps",
+        "trained": True,
+        "psnr": ours,
+        "bicubic_psnr": bicubic,
+        "steps": trainer.step,
+        "pictures": [f"step-{trainer.step}-clip-0.png"],
+    }
+
+
+def make_scenes(work: FilmWork, folder: Path) -> dict[str, Any]:
+    """Generates new scenes, half of them from the ends of shots spread over the film."""
+    options, tokenizer = work.options, work.tokenizer
+    generator = load_generator(work.folder / "generator" / "generator").to(tokenizer.device)
+    record = {"tokenizer": str(TokenizerId.of(tokenizer)), "film": work.film.name}
+    shots = list(work.shots.items())
+    num_prompts = min(options.scenes // 2 or 1, len(shots))
+    prompts = {
+        f"after-{name}": path
+        for name, path in (shots[i * len(shots) // num_prompts] for i in range(num_prompts))
+    }
+    fps = work.figures("cut")["fps"]
+    num_frames = max(1, round(options.seconds * fps))
+    scenes = []
+    for number in range(options.scenes):
+        name = list(prompts)[number] if number < len(prompts) else f"scene-{number}"
+        path = folder / f"{name}.mp4"
+        scenes.append(path.name)
+        if path.exists():
+            continue
+        if name in prompts:
+            shift = VideoFile(prompts[name]).num_frames - work.clip_frames
+            prompt = read_prompt(
+                tokenizer, prompts[name], None, options.size, view=View(shift=shift)
+            )
+        else:
+            prompt = empty_prompt(tokenizer, *work.frame_size(tokenizer.space_factor))
+        generate_films(
+            generator, tokenizer, [path], prompt, prompt.num_frames + num_frames,
+            sampling=Sampling(seed=options.seed), first_sample=number, fps=fps, record=record,
+        )  # fmt: skip
+    upscaled = _upscale(work, folder, scenes)
+    rows = [list(_spread_frames(folder / scene)) for scene in scenes]
+    size = min(row[0].shape for row in rows)
+    rows = [[frame[: size[0], : size[1]] for frame in row] for row in rows]
+    write_grid(folder / "scenes.png", rows)
+    return {
+        "sentence": f"{len(scenes)} of {num_frames} new frames, {len(prompts)} from ends of shots",
+        "scenes": scenes,
+        "upscaled": upscaled,
+        "num_prompts": len(prompts),
+        "prompt_frames": work.clip_frames,
+    }
+
+
+def _upscale(work: FilmWork, folder: Path, scenes: list[str]) -> list[str]:
+    """Writes each scene enlarged, if there is super-resolution; returns the names."""
+    if not work.figures("super_resolution")["trained"]:
+        return []
+    source = work.folder / "super_resolution" / "upscaler"
+    upscaler = SuperResolution.from_pretrained(source).to(work.tokenizer.device)
+    names = [scene.replace(".mp4", f"-x{upscaler.scale}.mp4") for scene in scenes]
+    for scene, name in zip(scenes, names, strict=True):
+        if not (folder / name).exists():
+            upscale_file(upscaler, folder / scene, folder / name)
+    return names
+
+
+def _spread_frames(path: Path) -> Iterator[Any]:
+    video = VideoFile(path)
+    last = video.num_frames - 1
+    yield from video.read([round(i * last / (MAX_SHOWN - 1)) for i in range(MAX_SHOWN)])
