@@ -56,8 +56,8 @@ SMALLER_COMMANDS = {
     "--size 128": "--size 16",
     "--max_duration_s 900": "--num_train_steps 2",
     "--seconds 8": "--frames 20",
-    "--preset x2-small --minutes 5": "--preset x2-tiny --num_train_steps 2 --batch_size 1 --crop 16 "
-    "--short_side 16",
+    "--preset x2-small --minutes 5": "--preset x2-tiny --num_train_steps 2 --batch_size 1 "
+    "--crop 16 --short_side 16",
     "--num 4": "--num 1 --frames 18 --size 16",
     "-o film-report": "-o film-report --num_samples 2 --max_videos 1 --num_latents 1",
     "--size 256": "--size 32",
