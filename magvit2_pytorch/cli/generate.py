@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from magvit2_pytorch.generators.generator import Generator
     from magvit2_pytorch.generators.sampling import Sampling
     from magvit2_pytorch.pipelines.generation import Prompt
+    from magvit2_pytorch.pipelines.inference import Inference
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
 
 CELLS = 16
@@ -108,13 +109,13 @@ def generate(
     tokenizer, tokenizer_id, inference = computing.load(model, needs_codes=True)
     from magvit2_pytorch.generators.generator import load_generator
     from magvit2_pytorch.pipelines.generation import check_generator
-    from magvit2_pytorch.pipelines.media_file import open_media
 
     with user_errors(prefix=f"cannot use {generator}"):
         sampler = load_generator(name).to(tokenizer.device)
         check_generator(sampler, tokenizer, tokenizer_id, force)
         if films.task is not None:
             check_task(sampler, films.task)
+    check_prompts(films, tokenizer.config.channels, size)
     upscaler = None if upscale is None else computing.load_upscaler(upscale, "--upscale")
     common = dict(
         sampling=sampling,
@@ -125,9 +126,6 @@ def generate(
         upscaler=upscaler,
         record={"generator": str(name), "tokenizer": str(tokenizer_id), "upscaler": upscale},
     )
-    with user_errors():  # of any prompt, before the first film
-        for path in films.prompt:
-            open_media(Path(path).expanduser(), tokenizer.config.channels, size).frames.close()
     scale = 1 if upscaler is None else upscaler.scale
     write = _continue if films.task is None else _complete
     folder.mkdir(parents=True, exist_ok=True)
@@ -142,6 +140,15 @@ def generate(
             pixels = f"{film.width * scale} x {film.height * scale}"
             print(f"{path}: {frame_count(num_frames)}, {pixels}")
     return 0
+
+
+def check_prompts(films: FilmOptions, channels: int, size: int | None) -> None:
+    """Raises `UserError` if a prompt cannot be read, before any film is made."""
+    from magvit2_pytorch.pipelines.media_file import open_media
+
+    with user_errors():
+        for path in films.prompt:
+            open_media(Path(path).expanduser(), channels, size).frames.close()
 
 
 def check_task(generator: "Generator", task: str) -> None:
