@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
+from magvit2_pytorch.atomic import as_path
 from magvit2_pytorch.cli.arguments import add_function, call_function
 from magvit2_pytorch.cli.jobs import frame_count
 from magvit2_pytorch.cli.model_folder import (
@@ -90,7 +91,7 @@ def generate(
     folder = output_folder(output)
     name = find_model(generator, "generator", "--generator")
     for path in films.prompt:
-        if not Path(path).expanduser().is_file():
+        if not as_path(path).is_file():
             raise UserError(f"there is no file {path}: --prompt takes videos and images")
     tokenizer, tokenizer_id, inference = computing.load(model, needs_codes=True)
     from magvit2_pytorch.generators.generator import load_generator
@@ -103,7 +104,7 @@ def generate(
     prompts = {}
     for path in films.prompt:
         with user_errors(UnusableMedia):
-            file = Path(path).expanduser()
+            file = as_path(path)
             prompts[path] = read_prompt(tokenizer, file, films.prompt_frames, size, inference)
     if not prompts:
         prompts["film"] = _no_prompt(sampler, tokenizer, films)

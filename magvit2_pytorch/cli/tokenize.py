@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from magvit2_pytorch.atomic import as_path, normalized
 from magvit2_pytorch.cli.jobs import (
     Job,
     Process,
@@ -94,7 +95,7 @@ def tokenize(
         options |= dict(
             views=chosen, max_shard_bytes=max(round(shard_mb * 1e6), 1), retry_failed=retry_failed
         )
-        return _tokenize_to_shards(tokenizer, jobs, Path(output).expanduser(), process, options)
+        return _tokenize_to_shards(tokenizer, jobs, as_path(output), process, options)
 
 
 def _check_shards(shard_mb: float | None, retry_failed: bool, output: str) -> None:
@@ -205,11 +206,12 @@ def _existing(job: Job, view: "View", header: "CodeHeader") -> "CodedVideo | Non
     from magvit2_pytorch.codes.code_header import file_state
     from magvit2_pytorch.media.unusable import UnusableMedia
 
-    current = (header, view.path(job.source.name), file_state(job.source))
+    name = normalized(view.path(job.source.name))
+    current = (header, name, file_state(job.source))
     try:
         file = CodeFile(job.target)
         for index, video in enumerate(file.videos):
-            if (video.header, video.source, video.state) == current:
+            if (video.header, normalized(video.source), video.state) == current:
                 file.read_verified(index)
                 return video
     except UnusableMedia:

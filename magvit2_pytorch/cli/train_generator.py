@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
+from magvit2_pytorch.atomic import as_path
 from magvit2_pytorch.cli.arguments import add_fields, add_function, call_function
 from magvit2_pytorch.cli.model_folder import UsageError, UserError, user_errors
 from magvit2_pytorch.cli.train import (
@@ -68,7 +68,7 @@ def train_generator(
     from magvit2_pytorch.codes.codes_dataset import CodesDataset
     from magvit2_pytorch.training.generator_trainer import GeneratorTrainer, generator_for
 
-    if not Path(codes).expanduser().is_dir():
+    if not as_path(codes).is_dir():
         raise UserError(f"there is no folder {codes}: give one that `magvit2 tokenize` wrote")
     torch.manual_seed(training.seed)
     with user_errors():

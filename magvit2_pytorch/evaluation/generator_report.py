@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from magvit2_pytorch.atomic import replacing
+from magvit2_pytorch.atomic import as_path, replacing
 from magvit2_pytorch.codes.code_windows import split_in_time
 from magvit2_pytorch.codes.codes_dataset import CodesDataset
 from magvit2_pytorch.evaluation.generator_measures import (
@@ -45,6 +45,7 @@ def evaluate_generator(
     data: Path | None = None,
     valid_frac: float = 0.1,
     num_valid_latents: int | None = None,
+    held_out: Mapping[str, int] | None = None,
     num_latents: int = 2,
     num_samples: int = 4,
     max_videos: int = 16,
@@ -54,11 +55,12 @@ def evaluate_generator(
     """Measures a generator and writes report.json, report.md and a picture of each video.
 
     Held out is the end of each video, as in training with the same `valid_frac` and
-    `num_valid_latents`. `data` is the folder of the videos that were tokenized; without it,
-    predictions are compared with decoded true codes. Returns the contents of report.json.
+    `num_valid_latents`, or by `held_out`, the record of its run. `data` is the folder of the videos
+    that were tokenized; without it, predictions are compared with decoded true codes. Returns the
+    contents of report.json.
     """
     progress = progress or FileProgress()
-    train, stretches = split_in_time(codes, 1, valid_frac, num_valid_latents)
+    train, stretches = split_in_time(codes, 1, valid_frac, num_valid_latents, held_out)
     stretches = [stretch for stretch in stretches if stretch.stop > 1][:max_videos]
     if not stretches:
         raise ValueError(f"{codes.folder} holds no video of two latent frames to predict one of")
@@ -81,7 +83,7 @@ def evaluate_generator(
         real = None
         if data is not None:
             num_frames = 1 + (len(video.codes[0]) - 1) * tokenizer.time_factor
-            path = data / entry.source if data.is_dir() else data
+            path = as_path(entry.source, data) if data.is_dir() else data
             real = read_video(path, tokenizer, entry.header.size, num_frames)
         row |= _prediction(
             generator, tokenizer, video, real, (num_latents, num_samples), inference, folder

@@ -14,6 +14,7 @@ from magvit2_pytorch.codes.code_windows import CodeWindow, CodeWindows, Stretch,
 from magvit2_pytorch.codes.codes_dataset import CodesDataset
 from magvit2_pytorch.config import to_tuples
 from magvit2_pytorch.data.loader import InfiniteBatches
+from magvit2_pytorch.data.split import CODES
 from magvit2_pytorch.functional import autocast
 from magvit2_pytorch.generators.conditions import GeneratorCondition
 from magvit2_pytorch.generators.generator import GENERATORS, Generator
@@ -47,7 +48,10 @@ class GeneratorTask(Task):
         held_out: tuple[CodesDataset, Sequence[Stretch]],
     ):
         self.model, self.config = generator, config
-        self.windows, self.held_out = windows, held_out
+        self.windows, (self.codes, self.stretches) = windows, held_out
+        self.held_out = {
+            CODES: {self.codes.paths[v]: stop - start for v, start, stop in held_out[1]}
+        }
         self.trainables = {
             "generator": Trainable(
                 module=generator,
@@ -118,7 +122,7 @@ class GeneratorTask(Task):
     @torch.no_grad()
     def validate(self, model: nn.Module, path: Path, quick: bool = False) -> Validation:
         """Mean bits of held-out codes, given up to `CONTEXT_LATENTS` latent frames before them."""
-        codes, stretches = self.held_out
+        codes, stretches = self.codes, self.stretches
         accelerator = self.accelerator
         limit = accelerator.num_processes if quick else self.config.num_valid_clips
         stretches = stretches[:limit][accelerator.process_index :: accelerator.num_processes]
@@ -160,11 +164,11 @@ class GeneratorTask(Task):
     # Dry run
 
     def validation_rounds(self) -> int:
-        count = min(len(self.held_out[1]), self.config.num_valid_clips)
+        count = min(len(self.stretches), self.config.num_valid_clips)
         return -(-count // self.accelerator.num_processes)
 
     def plan(self, batch: CodeWindow) -> "GeneratorPlan":
-        held_out = sum(stretch.stop - stretch.start for stretch in self.held_out[1])
+        held_out = sum(stretch.stop - stretch.start for stretch in self.stretches)
         return GeneratorPlan(
             window=tuple(batch.codes.shape[1:4]),
             num_windows=len(self.windows),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from magvit2_pytorch.data.packs import Pack, PackedClips, PackGroup, PackSpec
-from magvit2_pytorch.data.split import HeldOut, write_held_out
+from magvit2_pytorch.data.split import HeldOut
 from magvit2_pytorch.functional import autocast
 from magvit2_pytorch.losses.adversarial import adaptive_weight_from_gradients
 from magvit2_pytorch.metrics.codebook import CodebookUsage
@@ -163,10 +163,6 @@ class SequenceTask(Task):
         self.begin_log()
 
     # Training
-
-    def begin(self, folder: Path) -> None:
-        if self.held_out:
-            write_held_out(folder, self.held_out)
 
     def batches(self, start: int, kind: str | None = None) -> Iterator[Pack]:
         config, device = self.config, self.accelerator.device

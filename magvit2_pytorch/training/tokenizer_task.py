@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from magvit2_pytorch.data.split import HeldOut, write_held_out
+from magvit2_pytorch.data.split import HeldOut
 from magvit2_pytorch.data.user_clips import num_clips
 from magvit2_pytorch.functional import autocast
 from magvit2_pytorch.generators.latent_prior import LatentPrior
@@ -94,10 +94,6 @@ class TokenizerTask(Task):
         self.begin_log()
 
     # Training
-
-    def begin(self, folder: Path) -> None:
-        if self.held_out:
-            write_held_out(folder, self.held_out)
 
     def batches(self, start: int, kind: str | None = None) -> Iterator[Video]:
         # Each time: after a dry run too, a set that draws from everybody's random generators then
