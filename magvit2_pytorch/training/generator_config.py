@@ -25,7 +25,7 @@ class GeneratorTrainingConfig(LoopConfig):
     num_valid_clips: int = 16
     """Maximum number of held-out ends of videos in a validation."""
 
-    positive = (*LoopConfig.positive, "num_latent_frames")
+    positive = (*LoopConfig.positive, "num_latent_frames", "num_valid_clips")
 
     def __post_init__(self):
         super().__post_init__()
