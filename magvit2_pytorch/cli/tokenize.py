@@ -73,15 +73,9 @@ def tokenize(
     check_counts(size=size)
     _check_shards(shard_mb, retry_failed, output)
     find_tokenizer(model)
-    from magvit2_pytorch.codes.code_file import CODE_SUFFIX
     from magvit2_pytorch.codes.views import View, parse_views
-    from magvit2_pytorch.media.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
-    def suffix(source: Path) -> str:
-        # In a corpus, inputs keep their full name.
-        return CODE_SUFFIX if shard_mb is None else source.suffix + CODE_SUFFIX
-
-    jobs = plan_jobs(inputs, output, VIDEO_SUFFIXES + IMAGE_SUFFIXES, suffix, [CODE_SUFFIX])
+    jobs = _plan_jobs(inputs, output, in_shards=shard_mb is not None)
     process = current_process()
     if computing.device != "cpu":
         process.select_gpu()
@@ -96,6 +90,17 @@ def tokenize(
             views=chosen, max_shard_bytes=max(round(shard_mb * 1e6), 1), retry_failed=retry_failed
         )
         return _tokenize_to_shards(tokenizer, jobs, as_path(output), process, options)
+
+
+def _plan_jobs(inputs: list[str], output: str, in_shards: bool) -> list[Job]:
+    from magvit2_pytorch.codes.code_file import CODE_SUFFIX
+    from magvit2_pytorch.media.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+
+    def suffix(source: Path) -> str:
+        # In a corpus, inputs keep their full name.
+        return source.suffix + CODE_SUFFIX if in_shards else CODE_SUFFIX
+
+    return plan_jobs(inputs, output, VIDEO_SUFFIXES + IMAGE_SUFFIXES, suffix, [CODE_SUFFIX])
 
 
 def _check_shards(shard_mb: float | None, retry_failed: bool, output: str) -> None:

@@ -20,7 +20,7 @@ from magvit2_pytorch.cli.train import (
 )
 
 if TYPE_CHECKING:
-    from magvit2_pytorch.training.generator_config import GeneratorTrainingConfig
+    from magvit2_pytorch.training.generator_task import GeneratorTrainingConfig
 
 DEFAULT_PRESET = "ar-tiny"
 FROM_CODES = (
@@ -94,7 +94,7 @@ def train_generator(
 def add_arguments(parser: ArgumentParser, args: Sequence[str]) -> None:
     """Adds all options, with the defaults of the preset in `args`, sorted by `files_first`."""
     from magvit2_pytorch.generators.generator import GENERATOR_PRESETS, GENERATORS
-    from magvit2_pytorch.training.generator_config import GeneratorTrainingConfig
+    from magvit2_pytorch.training.generator_task import GeneratorTrainingConfig
 
     parser.usage = (
         "magvit2 train-generator CODES -o OUTPUT [--preset NAME] [--config FILE] [options]"
@@ -114,7 +114,7 @@ def add_arguments(parser: ArgumentParser, args: Sequence[str]) -> None:
 def run(values: Any) -> int:
     """Trains with the parsed values of the arguments that `add_arguments` added."""
     from magvit2_pytorch.generators.generator import GENERATOR_PRESETS
-    from magvit2_pytorch.training.generator_config import GeneratorTrainingConfig
+    from magvit2_pytorch.training.generator_task import GeneratorTrainingConfig
 
     model = {"kind": GENERATOR_PRESETS.model(values.preset)["kind"]} | vars(values.model)
     with user_errors(to=UsageError):

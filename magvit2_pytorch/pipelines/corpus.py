@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from magvit2_pytorch.atomic import normalized, remove_abandoned
+from magvit2_pytorch.atomic import normalized
 from magvit2_pytorch.codes.code_file import CodeFile, DamagedCodes, ShardName, ShardWriter
 from magvit2_pytorch.codes.code_header import CodedVideo, CodeHeader, VideoCodes, file_state
 from magvit2_pytorch.codes.views import View
@@ -81,9 +81,7 @@ def tokenize_corpus(
     corpus = CorpusFolder(folder, progress.damaged)
     todo, report = _plan(corpus, share, header, retry_failed, progress)
     progress.planned(report)
-    run = corpus.num_runs()
-    corpus.folder.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(corpus.folder)
+    run = corpus.begin_run()
     writer = ShardWriter(corpus.folder, ShardName(run, rank, 0), max_shard_bytes)
     try:
         for path, (file, view) in todo.items():

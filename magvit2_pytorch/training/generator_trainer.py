@@ -11,11 +11,8 @@ from magvit2_pytorch.codes.codes_dataset import CodesDataset
 from magvit2_pytorch.config import check_known, keyword_signature
 from magvit2_pytorch.data.split import CODES, read_held_out
 from magvit2_pytorch.generators.generator import GENERATORS, Generator, build_generator
-from magvit2_pytorch.training.dry_run import dry_run
-from magvit2_pytorch.training.generator_config import GeneratorTrainingConfig
-from magvit2_pytorch.training.generator_task import GeneratorTask
-from magvit2_pytorch.training.plan import Plan
-from magvit2_pytorch.training.trainer import Trainer
+from magvit2_pytorch.training.dry_run import TaskTrainer
+from magvit2_pytorch.training.generator_task import GeneratorTask, GeneratorTrainingConfig
 
 STRIDES = ("time_factor", "space_factor")
 """Options of masked generators that are those of the tokenizer."""
@@ -44,7 +41,7 @@ def generator_for(
     )
 
 
-class GeneratorTrainer(Trainer):
+class GeneratorTrainer(TaskTrainer):
     """Trains a generator on the codes that `magvit2 tokenize` wrote to `dataset_folder`.
 
     Options are the fields of `GeneratorTrainingConfig`, as keyword arguments. The end of each video
@@ -89,10 +86,6 @@ class GeneratorTrainer(Trainer):
     def ema_generator(self) -> Generator:
         """The generator to use and save: averaged weights, in eval mode."""
         return self.averaged_model
-
-    def dry_run(self) -> Plan:
-        """Runs every part of `train` once and estimates memory, time and disk usage."""
-        return dry_run(self)
 
 
 def _split(

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from magvit2_pytorch.media.frames import check_range
-from magvit2_pytorch.training.generator_config import GeneratorTrainingConfig
+from magvit2_pytorch.training.generator_task import GeneratorTrainingConfig
 from magvit2_pytorch.training.training_config import TrainingConfig
 from tests.conftest import build, random_video
 from tests.tokenizer_1d.narrow import narrow as narrow_1d
