@@ -1,7 +1,7 @@
 """`magvit2 tokenize`: encodes video and image files to code files or shards."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +85,8 @@ def tokenize(
     options = dict(size=size, inference=inference, tokenizer_id=tokenizer_id)
     with resumable():
         if shard_mb is None:
-            return _tokenize_to_files(tokenizer, jobs, process, options, chosen)
+            jobs, work = _work_on_files(tokenizer, jobs, options, chosen)
+            return run_jobs(jobs, work) if process.is_single else _run_share(jobs, work, process)
         options |= dict(
             views=chosen, max_shard_bytes=max(round(shard_mb * 1e6), 1), retry_failed=retry_failed
         )
@@ -118,16 +119,14 @@ def _check_shards(shard_mb: float | None, retry_failed: bool, output: str) -> No
         raise UserError(f"{output} names a file, but --shard_mb writes several: name a folder")
 
 
-def _tokenize_to_files(
+def _work_on_files(
     tokenizer: "VideoTokenizer",
     jobs: Sequence[Job],
-    process: Process,
     options: dict[str, Any],
     views: "Sequence[View]",
-) -> int:
-    """Writes a code file for each view of each input of this process's share."""
+) -> tuple[list[Job], Callable[[Job, FrameCallback], str]]:
+    """A job for each view of each input, and the function that writes its code file."""
     view_of = {_view_job(job, view): view for job in jobs for view in views}
-    jobs = list(view_of)
     from magvit2_pytorch.codes.code_file import write_codes
     from magvit2_pytorch.pipelines.files import code_header, tokenize_file
 
@@ -147,8 +146,13 @@ def _tokenize_to_files(
         text = f"{frame_count(video.num_frames)}, {size}, to {shape} codes"
         return f"{text}, already there" if exists else text
 
-    if process.is_single:
-        return run_jobs(jobs, work)
+    return list(view_of), work
+
+
+def _run_share(
+    jobs: Sequence[Job], work: Callable[[Job, FrameCallback], str], process: Process
+) -> int:
+    """Runs this process's share of the jobs; a failure does not stop the other processes."""
     share = jobs[process.rank :: process.world_size]
     print(f"{process.prefix}{len(share)} of {len(jobs)} files", flush=True)
     try:
