@@ -6,6 +6,7 @@ import platform
 import re
 import secrets
 import shutil
+import unicodedata
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,9 +19,25 @@ _MAX_NAME_BYTES = 255
 AnyPath = str | bytes | os.PathLike
 
 
-def as_path(path: AnyPath) -> Path:
-    """Path that a user named, as bytes too; `~` is the home folder."""
-    return Path(os.path.expanduser(os.fsdecode(path)))
+def as_path(path: AnyPath, folder: AnyPath = "") -> Path:
+    """Path that a user named, as bytes too, relative to `folder`; `~` is the home folder.
+
+    A name that exists only in the other Unicode normalization, as macOS and Linux spell accents
+    differently, is taken as it is on disk.
+    """
+    path = Path(os.path.join(os.fsdecode(folder), os.path.expanduser(os.fsdecode(path))))
+    if str(path).isascii() or os.path.lexists(path):
+        return path
+    found = Path()
+    for part in path.parts:
+        spellings = (part, *(unicodedata.normalize(form, part) for form in ("NFC", "NFD")))
+        found = next((found / s for s in spellings if os.path.lexists(found / s)), found / part)
+    return found
+
+
+def normalized(name: str) -> str:
+    """The name by which files are compared: the same for both Unicode normalizations."""
+    return unicodedata.normalize("NFC", name)
 
 
 def sha256_of(path: str | os.PathLike) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from inspect import signature
 from typing import Any
 
@@ -61,6 +61,19 @@ def keyed_seed(*key: int | str) -> int:
         kind = "s" if isinstance(part, str) else "i"
         digest.update(f"{kind}{len(text)}:".encode() + text)
     return int.from_bytes(digest.digest()[:8], "big") >> 1
+
+
+def draw_names(names: Sequence[str], fraction: float, *key: int | str) -> set[str]:
+    """A random fraction of two or more names, at least one and not all.
+
+    A name is drawn if a number in [0, 1) from the key and the name alone is below the fraction, so
+    other names do not move it. If that draws none or all, the lowest is drawn, or the highest is
+    not.
+    """
+    draws = {name: keyed_seed(*key, name) / 2**63 for name in names}
+    chosen = {name for name, draw in draws.items() if draw < fraction}
+    chosen = chosen or {min(draws, key=draws.__getitem__)}
+    return chosen - {max(draws, key=draws.__getitem__)} if len(chosen) == len(draws) else chosen
 
 
 def compile_in_place(modules: Iterable[nn.Module], recompile_limit: int, **options: Any) -> None:

@@ -1,8 +1,8 @@
 """`magvit2 convert`: converts another project's checkpoint."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from magvit2_pytorch.atomic import as_path
 from magvit2_pytorch.cli.info import format_lines
 from magvit2_pytorch.cli.model_folder import UserError, output_folder, user_errors
 
@@ -49,7 +49,7 @@ def convert(
     from magvit2_pytorch.discriminators.models import save_discriminator
 
     with user_errors():
-        weights = read_checkpoint(Path(checkpoint).expanduser())
+        weights = read_checkpoint(as_path(checkpoint))
         tokenizer = tokenizer_from_state(
             weights.tokenizer,
             checkpoint,

@@ -1,8 +1,8 @@
 """`magvit2 demo`: trains and tests a tokenizer on real videos."""
 
-from pathlib import Path
 from typing import Literal
 
+from magvit2_pytorch.atomic import as_path
 from magvit2_pytorch.cli.model_folder import UsageError, user_errors
 
 
@@ -44,7 +44,7 @@ def demo(
     for name, value in (("minutes", minutes), ("generate_minutes", generate_minutes)):
         if value <= 0:
             raise UsageError(f"--{name} {value:g}: must be above 0")
-    folder = Path(output).expanduser()
+    folder = as_path(output)
     with user_errors():
         clips = demo_clips() if data is None else find_media(data, outputs=[folder])
         paths = usable_clips(clips)

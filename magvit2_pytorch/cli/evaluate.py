@@ -10,6 +10,7 @@ from magvit2_pytorch.cli.model_folder import (
     Device,
     find_device,
     find_tokenizer,
+    held_out_of,
     output_folder,
     user_errors,
 )
@@ -19,7 +20,6 @@ from magvit2_pytorch.evaluation.clip_choice import ClipChoice
 from magvit2_pytorch.pipelines.progress import Plan
 
 if TYPE_CHECKING:
-    from magvit2_pytorch.data.split import HeldOut
     from magvit2_pytorch.evaluation.measure import EvaluationNetworks
 
 
@@ -94,20 +94,12 @@ def evaluate(
     options = dict(networks=networks.load(computing.device))
     tokenizer, options["tokenizer_id"], options["inference"] = computing.load(model)
     with user_errors():
-        evaluation = Evaluation(tokenizer, data, clips, held_out=_held_out(model), **options)
+        evaluation = Evaluation(tokenizer, data, clips, held_out=held_out_of(model), **options)
     bar = interruptible_bar(" clips", plan_text=_plan_text)
     with resumable(), user_errors(EvaluationError), bar as progress:
         report = evaluation.run(folder, progress)
     _print_summary(report, folder)
     return 0
-
-
-def _held_out(model: str) -> "HeldOut":
-    """The record of the run that trained the model; no names if there is none."""
-    from magvit2_pytorch.data.split import read_held_out
-
-    folder = Path(model).expanduser()
-    return read_held_out(folder) or read_held_out(folder.parent)
 
 
 def _plan_text(plan: Plan) -> str:

@@ -1,12 +1,13 @@
 """`magvit2 evaluate-generator`: measures a generator on held-out codes."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
+from magvit2_pytorch.atomic import as_path
 from magvit2_pytorch.cli.model_folder import (
     UserError,
     check_counts,
     find_model,
+    held_out_of,
     output_folder,
     user_errors,
 )
@@ -19,9 +20,9 @@ class HeldOutOptions:
     """Options of what is measured."""
 
     valid_frac: float = 0.1
-    """Share of each video that is held out, as in training."""
+    """Share of each video that is held out, if the generator's run has no record of it."""
     num_valid_latents: int | None = None
-    """Number of latent frames that are held out instead, as in training."""
+    """Number of latent frames that are held out instead, without such a record."""
     num_latents: int = 2
     """Latent frames to predict."""
     num_samples: int = 4
@@ -62,12 +63,13 @@ def evaluate_generator(
             are compared with the tokenizer's reconstruction.
     """
     folder = output_folder(output)
-    source = None if data is None else Path(data).expanduser()
+    source = None if data is None else as_path(data)
     if source is not None and not source.exists():
         raise UserError(f"there is no {data}: --data is the folder of the videos")
     name = find_model(generator, "generator", "--generator")
     tokenizer, tokenizer_id, inference = computing.load(model, needs_codes=True)
     from magvit2_pytorch.codes.codes_dataset import CodesDataset
+    from magvit2_pytorch.data.split import CODES
     from magvit2_pytorch.evaluation import generator_report
     from magvit2_pytorch.generators.generator import load_generator
     from magvit2_pytorch.pipelines.generation import check_generator
@@ -78,7 +80,8 @@ def evaluate_generator(
         with interruptible_bar("video") as progress:
             report = generator_report.evaluate_generator(
                 sampler, tokenizer, CodesDataset(codes), folder, data=source,
-                inference=inference, progress=progress, **vars(measured),
+                held_out=held_out_of(generator).get(CODES), inference=inference,
+                progress=progress, **vars(measured),
             )  # fmt: skip
     if "bits" in report:
         print(

@@ -1,11 +1,11 @@
 """`magvit2 film`: from one film to new scenes."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
+from magvit2_pytorch.atomic import as_path
 from magvit2_pytorch.cli.arguments import add_function, call_function
 from magvit2_pytorch.cli.jobs import resumable
 from magvit2_pytorch.cli.model_folder import UserError, output_folder, user_errors
@@ -43,7 +43,7 @@ def film(
         film: Video file.
         output: Folder for everything.
     """
-    path, folder = Path(film).expanduser(), output_folder(output)
+    path, folder = as_path(film), output_folder(output)
     if not path.is_file():
         raise UserError(f"there is no file {film}: give one video file")
     from magvit2_pytorch.evaluation.film_run import run_film

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from jsonargparse import ArgumentParser
 
+from magvit2_pytorch.atomic import as_path
 from magvit2_pytorch.cli.arguments import add_function, call_function
 from magvit2_pytorch.cli.jobs import frame_count
 from magvit2_pytorch.cli.model_folder import (
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from magvit2_pytorch.generators.generator import Generator
     from magvit2_pytorch.generators.sampling import Sampling
     from magvit2_pytorch.pipelines.generation import Prompt
-    from magvit2_pytorch.pipelines.inference import Inference
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
 
 CELLS = 16
@@ -104,7 +104,7 @@ def generate(
     if upscale is not None:
         find_model(upscale, "upscaler", "--upscale")
     for path in films.prompt:
-        if not Path(path).expanduser().is_file():
+        if not as_path(path).is_file():
             raise UserError(f"there is no file {path}: --prompt takes videos and images")
     tokenizer, tokenizer_id, inference = computing.load(model, needs_codes=True)
     from magvit2_pytorch.generators.generator import load_generator
@@ -131,7 +131,7 @@ def generate(
     folder.mkdir(parents=True, exist_ok=True)
     numbers = range(films.first_sample, films.first_sample + films.num)
     for source in films.prompt or ("film",):
-        file = Path(source).expanduser()
+        file = as_path(source)
         paths = [folder / f"{file.stem}-{number}.mp4" for number in numbers]
         with ProgressBar(" frames", file.name) as bar, user_errors():
             common["on_frames"] = partial(bar.frames, file.name)
@@ -148,7 +148,7 @@ def check_prompts(films: FilmOptions, channels: int, size: int | None) -> None:
 
     with user_errors():
         for path in films.prompt:
-            open_media(Path(path).expanduser(), channels, size).frames.close()
+            open_media(as_path(path), channels, size).frames.close()
 
 
 def check_task(generator: "Generator", task: str) -> None:

@@ -1,9 +1,9 @@
 """`magvit2 info`: describes a file or folder."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+from magvit2_pytorch.atomic import as_path
 from magvit2_pytorch.cli.model_folder import (
     HUB,
     UsageError,
@@ -82,7 +82,7 @@ def _describe_preset(name: str) -> dict[str, Any]:
 
 
 def _describe_path(path: str) -> dict[str, Any]:
-    location = Path(path).expanduser()
+    location = as_path(path)
     if not path.startswith(HUB) and not location.exists():
         raise UserError(f"there is no {path}")
     from magvit2_pytorch.media.unusable import UnusableMedia

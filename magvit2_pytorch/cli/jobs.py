@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from magvit2_pytorch.atomic import as_path
 from magvit2_pytorch.cli.model_folder import UserError, user_errors
 from magvit2_pytorch.cli.progress_bar import ProgressBar
 from magvit2_pytorch.pipelines.progress import FrameCallback
@@ -78,11 +79,9 @@ def plan_jobs(
     mirrors the names and sub-folders of the inputs. Raises `UserError` before any work if an input
     is missing or an output is in the way.
     """
-    target = Path(output).expanduser()
-    found = [
-        pair for path in inputs for pair in _find_sources(Path(path).expanduser(), sources, target)
-    ]
-    one_file = len(inputs) == 1 and not Path(inputs[0]).expanduser().is_dir()
+    target = as_path(output)
+    found = [pair for path in inputs for pair in _find_sources(as_path(path), sources, target)]
+    one_file = len(inputs) == 1 and not as_path(inputs[0]).is_dir()
     if has_suffix(target, file_suffixes) and not target.is_dir():
         if not one_file:
             raise UserError(f"{output} names a file, but the input is not one file: name a folder")
@@ -95,7 +94,7 @@ def plan_jobs(
 
             with user_errors():
                 for path in inputs:
-                    check_not_output(Path(path).expanduser(), [target])
+                    check_not_output(as_path(path), [target])
     for job in jobs:
         # Not Path.resolve, which raises on a link to itself.
         if os.path.realpath(job.target) == os.path.realpath(job.source):

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from magvit2_pytorch.atomic import as_path
+
 
 class UserError(Exception):
     """An error that the user can fix; the message says how."""
@@ -37,7 +39,7 @@ def user_errors(
 
 def output_folder(output: str) -> Path:
     """The folder for results; `UserError` if a file has its name."""
-    folder = Path(output).expanduser()
+    folder = as_path(output)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: name a folder")
     return folder
@@ -51,6 +53,7 @@ def check_counts(**counts: int | None) -> None:
 
 
 if TYPE_CHECKING:
+    from magvit2_pytorch.data.split import HeldOut
     from magvit2_pytorch.pipelines.fingerprint import TokenizerId
     from magvit2_pytorch.tokenizer_1d import AnyTokenizer
 
@@ -68,12 +71,12 @@ def find_model(name: str, kind: str, option: str) -> str:
     """Folder or hub name of a model, or of a run's folder `kind`."""
     if name.startswith(HUB):
         return name.removeprefix(HUB)
-    folder = Path(name).expanduser()
+    folder = as_path(name)
     if not folder.exists():
         article = "an" if kind[0] in "aeiou" else "a"
         raise UserError(
-            f"there is no {name}: {option} is the folder of {article} {kind}, such as RUN/{kind}, or "
-            f"{HUB}OWNER/NAME"
+            f"there is no {name}: {option} is the folder of {article} {kind}, such as RUN/{kind}, "
+            f"or {HUB}OWNER/NAME"
         )
     for candidate in (folder, folder / kind):
         if (candidate / "config.json").is_file():
@@ -81,6 +84,14 @@ def find_model(name: str, kind: str, option: str) -> str:
     raise UserError(
         f"{name} holds no {kind}: give a folder with config.json, or the folder of a run"
     )
+
+
+def held_out_of(model: str) -> "HeldOut":
+    """The record of the run that trained a model; no names if there is none."""
+    from magvit2_pytorch.data.split import read_held_out
+
+    folder = as_path(model)
+    return read_held_out(folder) or read_held_out(folder.parent)
 
 
 def load_tokenizer(model: str, device: Device) -> "tuple[AnyTokenizer, TokenizerId]":

@@ -1,10 +1,11 @@
 """`magvit2 tokenize`: encodes video and image files to code files or shards."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from magvit2_pytorch.atomic import as_path, normalized
 from magvit2_pytorch.cli.jobs import (
     Job,
     Process,
@@ -72,15 +73,9 @@ def tokenize(
     check_counts(size=size)
     _check_shards(shard_mb, retry_failed, output)
     find_tokenizer(model)
-    from magvit2_pytorch.codes.code_file import CODE_SUFFIX
     from magvit2_pytorch.codes.views import View, parse_views
-    from magvit2_pytorch.media.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
-    def suffix(source: Path) -> str:
-        # In a corpus, inputs keep their full name.
-        return CODE_SUFFIX if shard_mb is None else source.suffix + CODE_SUFFIX
-
-    jobs = plan_jobs(inputs, output, VIDEO_SUFFIXES + IMAGE_SUFFIXES, suffix, [CODE_SUFFIX])
+    jobs = _plan_jobs(inputs, output, in_shards=shard_mb is not None)
     process = current_process()
     if computing.device != "cpu":
         process.select_gpu()
@@ -90,11 +85,23 @@ def tokenize(
     options = dict(size=size, inference=inference, tokenizer_id=tokenizer_id)
     with resumable():
         if shard_mb is None:
-            return _tokenize_to_files(tokenizer, jobs, process, options, chosen)
+            jobs, work = _work_on_files(tokenizer, jobs, options, chosen)
+            return run_jobs(jobs, work) if process.is_single else _run_share(jobs, work, process)
         options |= dict(
             views=chosen, max_shard_bytes=max(round(shard_mb * 1e6), 1), retry_failed=retry_failed
         )
-        return _tokenize_to_shards(tokenizer, jobs, Path(output).expanduser(), process, options)
+        return _tokenize_to_shards(tokenizer, jobs, as_path(output), process, options)
+
+
+def _plan_jobs(inputs: list[str], output: str, in_shards: bool) -> list[Job]:
+    from magvit2_pytorch.codes.code_file import CODE_SUFFIX
+    from magvit2_pytorch.media.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+
+    def suffix(source: Path) -> str:
+        # In a corpus, inputs keep their full name.
+        return source.suffix + CODE_SUFFIX if in_shards else CODE_SUFFIX
+
+    return plan_jobs(inputs, output, VIDEO_SUFFIXES + IMAGE_SUFFIXES, suffix, [CODE_SUFFIX])
 
 
 def _check_shards(shard_mb: float | None, retry_failed: bool, output: str) -> None:
@@ -112,16 +119,14 @@ def _check_shards(shard_mb: float | None, retry_failed: bool, output: str) -> No
         raise UserError(f"{output} names a file, but --shard_mb writes several: name a folder")
 
 
-def _tokenize_to_files(
+def _work_on_files(
     tokenizer: "VideoTokenizer",
     jobs: Sequence[Job],
-    process: Process,
     options: dict[str, Any],
     views: "Sequence[View]",
-) -> int:
-    """Writes a code file for each view of each input of this process's share."""
+) -> tuple[list[Job], Callable[[Job, FrameCallback], str]]:
+    """A job for each view of each input, and the function that writes its code file."""
     view_of = {_view_job(job, view): view for job in jobs for view in views}
-    jobs = list(view_of)
     from magvit2_pytorch.codes.code_file import write_codes
     from magvit2_pytorch.pipelines.files import code_header, tokenize_file
 
@@ -141,8 +146,13 @@ def _tokenize_to_files(
         text = f"{frame_count(video.num_frames)}, {size}, to {shape} codes"
         return f"{text}, already there" if exists else text
 
-    if process.is_single:
-        return run_jobs(jobs, work)
+    return list(view_of), work
+
+
+def _run_share(
+    jobs: Sequence[Job], work: Callable[[Job, FrameCallback], str], process: Process
+) -> int:
+    """Runs this process's share of the jobs; a failure does not stop the other processes."""
     share = jobs[process.rank :: process.world_size]
     print(f"{process.prefix}{len(share)} of {len(jobs)} files", flush=True)
     try:
@@ -205,11 +215,12 @@ def _existing(job: Job, view: "View", header: "CodeHeader") -> "CodedVideo | Non
     from magvit2_pytorch.codes.code_header import file_state
     from magvit2_pytorch.media.unusable import UnusableMedia
 
-    current = (header, view.path(job.source.name), file_state(job.source))
+    name = normalized(view.path(job.source.name))
+    current = (header, name, file_state(job.source))
     try:
         file = CodeFile(job.target)
         for index, video in enumerate(file.videos):
-            if (video.header, video.source, video.state) == current:
+            if (video.header, normalized(video.source), video.state) == current:
                 file.read_verified(index)
                 return video
     except UnusableMedia:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ActionConfigFile, ArgumentParser
 
+from magvit2_pytorch.atomic import as_path
 from magvit2_pytorch.cli.arguments import add_fields, add_function, call_function
 from magvit2_pytorch.cli.model_folder import (
     Device,
@@ -58,7 +59,7 @@ class TrainOptions:
 
     @property
     def folder(self) -> Path:
-        return Path(self.output).expanduser()
+        return as_path(self.output)
 
     @property
     def accelerate_kwargs(self) -> dict[str, Any] | None:
@@ -154,10 +155,10 @@ def _build_trainer(
     training: "TrainingConfig",
 ) -> "VideoTokenizerTrainer | Tokenizer1dTrainer":
     """The trainer of a new run, or of one that is resumed."""
-    if not Path(data).expanduser().exists():
+    if not as_path(data).exists():
         raise UserError(f"there is no {data}: DATA is a folder of {options.type}")
     images, init_from = options.images, options.init_from
-    if images is not None and not Path(images).expanduser().exists():
+    if images is not None and not as_path(images).exists():
         raise UserError(f"there is no {images}: --images is a folder of images")
     start = None if init_from is None else find_tokenizer(init_from, "--init_from")
     checkpoint = find_checkpoint(options.folder / "checkpoints", options.resume)
@@ -201,7 +202,7 @@ def files_first(
     default = None if known.init_from and not known.config else default
     presets = [known.preset, *map(_preset_in, reversed(known.config)), default]
     first = next(filter(None, presets), None)
-    files = (word for file in known.config for word in ("--config", file))
+    files = (word for file in known.config for word in ("--config", str(as_path(file))))
     start = ["--init_from", known.init_from] if known.init_from else []
     model = ["--tokenizer", known.tokenizer] if known.tokenizer else []
     return [*files, *(["--preset", first] if first else []), *start, *model, *rest]
@@ -211,8 +212,19 @@ def _preset_in(file: str) -> str | None:
     import yaml
 
     try:
-        values = yaml.safe_load(Path(file).expanduser().read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):  # the main parser reports the error
+        text = as_path(file).read_bytes().decode("utf-8-sig")
+    except OSError:  # the main parser reports the error, as it does the next one
+        return None
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise UsageError(
+            f"--config {file} is not text in UTF-8 but perhaps in UTF-16 or Latin-1: save it as "
+            "UTF-8"
+        )
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError:
         return None
     name = values.get("preset") if isinstance(values, dict) else None
     return name if isinstance(name, str) else None
@@ -276,7 +288,7 @@ def run(values: Any) -> int:
 
 def training_options(values: Any) -> dict[str, Any]:
     """Training options from parsed values, with those that other options determine."""
-    folder = Path(values.output).expanduser()
+    folder = as_path(values.output)
     folders = dict(results_folder=str(folder), checkpoints_folder=str(folder / "checkpoints"))
     tracking = {"use_wandb_tracking": True} if values.wandb else {}
     return vars(values.training) | tracking | folders

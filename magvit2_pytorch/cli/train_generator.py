@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
+from magvit2_pytorch.atomic import as_path
 from magvit2_pytorch.cli.arguments import add_fields, add_function, call_function
 from magvit2_pytorch.cli.model_folder import UsageError, UserError, user_errors
 from magvit2_pytorch.cli.train import (
@@ -20,7 +20,7 @@ from magvit2_pytorch.cli.train import (
 )
 
 if TYPE_CHECKING:
-    from magvit2_pytorch.training.generator_config import GeneratorTrainingConfig
+    from magvit2_pytorch.training.generator_task import GeneratorTrainingConfig
 
 DEFAULT_PRESET = "ar-tiny"
 FROM_CODES = (
@@ -68,7 +68,7 @@ def train_generator(
     from magvit2_pytorch.codes.codes_dataset import CodesDataset
     from magvit2_pytorch.training.generator_trainer import GeneratorTrainer, generator_for
 
-    if not Path(codes).expanduser().is_dir():
+    if not as_path(codes).is_dir():
         raise UserError(f"there is no folder {codes}: give one that `magvit2 tokenize` wrote")
     torch.manual_seed(training.seed)
     with user_errors():
@@ -94,7 +94,7 @@ def train_generator(
 def add_arguments(parser: ArgumentParser, args: Sequence[str]) -> None:
     """Adds all options, with the defaults of the preset in `args`, sorted by `files_first`."""
     from magvit2_pytorch.generators.generator import GENERATOR_PRESETS, GENERATORS
-    from magvit2_pytorch.training.generator_config import GeneratorTrainingConfig
+    from magvit2_pytorch.training.generator_task import GeneratorTrainingConfig
 
     parser.usage = (
         "magvit2 train-generator CODES -o OUTPUT [--preset NAME] [--config FILE] [options]"
@@ -114,7 +114,7 @@ def add_arguments(parser: ArgumentParser, args: Sequence[str]) -> None:
 def run(values: Any) -> int:
     """Trains with the parsed values of the arguments that `add_arguments` added."""
     from magvit2_pytorch.generators.generator import GENERATOR_PRESETS
-    from magvit2_pytorch.training.generator_config import GeneratorTrainingConfig
+    from magvit2_pytorch.training.generator_task import GeneratorTrainingConfig
 
     model = {"kind": GENERATOR_PRESETS.model(values.preset)["kind"]} | vars(values.model)
     with user_errors(to=UsageError):

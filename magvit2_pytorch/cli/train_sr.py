@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser
 
+from magvit2_pytorch.atomic import as_path
 from magvit2_pytorch.cli.arguments import add_fields, add_function, call_function
 from magvit2_pytorch.cli.model_folder import UsageError, UserError, load_tokenizer, user_errors
 from magvit2_pytorch.cli.options import Model
@@ -72,7 +72,7 @@ def train_sr(
         tokenizer: Folder of the tokenizer or of the run that trained it, or hf://OWNER/NAME;
             --model means the same.
     """
-    if not Path(data).expanduser().exists():
+    if not as_path(data).exists():
         raise UserError(f"there is no {data}: DATA is a folder of {options.type}")
     checkpoint = find_checkpoint(options.folder / "checkpoints", options.resume)
     frozen, _ = load_tokenizer(tokenizer, "cpu")

@@ -3,7 +3,7 @@
 import math
 import warnings
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from magvit2_pytorch.codes.codes_dataset import CodesDataset
 from magvit2_pytorch.codes.views import is_view, without_view
-from magvit2_pytorch.runtime import keyed_seed
+from magvit2_pytorch.runtime import draw_names, keyed_seed
 
 GAP_LATENTS = 2
 """Latent frames between those to train on and those held out: a tokenizer's latents share what
@@ -39,7 +39,11 @@ class CodeWindow(NamedTuple):
 
 
 def split_in_time(
-    codes: CodesDataset, num_latent_frames: int, fraction: float, num_held_out: int | None = None
+    codes: CodesDataset,
+    num_latent_frames: int,
+    fraction: float,
+    num_held_out: int | None = None,
+    recorded: Mapping[str, int] | None = None,
 ) -> tuple[list[Stretch], list[Stretch]]:
     """Stretches to train on, and the held-out end of each video.
 
@@ -47,20 +51,27 @@ def split_in_time(
     parts `GAP_LATENTS` are left out. Of a video that is mirrored or shifted in time (a view) only
     the part to train on is used. Videos that are too short for both parts are trained on whole. If
     all of them are, a `fraction` of the videos is held out, chosen by their paths, and views of
-    these are not used. Raises `ValueError` if there are fewer than two such videos.
+    these are not used. Of the videos in `recorded`, the record of a run, the number of latent
+    frames there is held out instead. No other video changes the side of one, nor the order of
+    those held out. Raises `ValueError` if there are fewer than two such videos.
     """
-    train, held_out = [], []
+    train, held_out, recorded = [], [], recorded or {}
     for number, (shape, path) in enumerate(zip(codes.shapes, codes.paths, strict=True)):
         length = _grid(shape, codes.num_codebooks)[0]
         held = math.ceil(length * fraction) if num_held_out is None else num_held_out
+        held = recorded.get(without_view(path), held)
         end = length - held - GAP_LATENTS
-        if end < num_latent_frames:
+        if end < num_latent_frames and without_view(path) not in recorded:
             train.append(Stretch(number, 0, length))
             continue
-        train.append(Stretch(number, 0, end))
+        if end > 0:
+            train.append(Stretch(number, 0, end))
         if not is_view(path):
-            held_out.append(Stretch(number, length - held, length))
-    return (train, held_out) if held_out else _split_by_path(codes, train, fraction)
+            held_out.append(Stretch(number, max(length - held, 0), length))
+    if not held_out:
+        train, held_out = _split_by_path(codes, train, fraction)
+    held_out.sort(key=lambda stretch: keyed_seed("held-out order", codes.paths[stretch.video]))
+    return train, held_out
 
 
 def _split_by_path(
@@ -72,8 +83,7 @@ def _split_by_path(
             f"{codes.folder} holds codes of one video, too short to hold out its end: use a "
             "smaller num_latent_frames, or tokenize more videos"
         )
-    names.sort(key=lambda name: keyed_seed("held out", name))
-    chosen = set(names[: min(max(1, round(fraction * len(names))), len(names) - 1)])
+    chosen = draw_names(names, fraction, "held out")
     paths = codes.paths
     train = [s for s in stretches if without_view(paths[s.video]) not in chosen]
     return train, [s for s in stretches if paths[s.video] in chosen]

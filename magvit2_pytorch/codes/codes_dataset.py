@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from torch.utils.data import Dataset
 
+from magvit2_pytorch.atomic import as_path, normalized
 from magvit2_pytorch.codes.code_file import (
     CODE_SUFFIX,
     CodeFile,
@@ -81,7 +82,7 @@ class CodesDataset(Dataset):
                 raise ValueError(f"{name} is {value}: give at least 1")
         if stride is not None and num_latent_frames is None:
             raise ValueError("stride is the step between windows: also give num_latent_frames")
-        self.folder = Path(folder).expanduser()
+        self.folder = as_path(folder)
         self.num_latent_frames = num_latent_frames
         self.stride = stride or num_latent_frames
         self._files = _code_files(self.folder)
@@ -196,8 +197,8 @@ class CodesDataset(Dataset):
         """Path that identifies a video in all shards of the folder."""
         relative = file.relative_to(self.folder)
         if ShardName.parse(file.name) is None:
-            return relative.as_posix()
-        return (relative.parent / video.source).as_posix()
+            return normalized(relative.as_posix())
+        return normalized((relative.parent / video.source).as_posix())
 
     def _count_windows(self) -> np.ndarray:
         if self.num_latent_frames is None:

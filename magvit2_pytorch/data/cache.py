@@ -13,13 +13,12 @@ import warnings
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
-from magvit2_pytorch.atomic import replacing
+from magvit2_pytorch.atomic import as_path, normalized, replacing
 from magvit2_pytorch.media.frames import resize_array
 from magvit2_pytorch.media.unusable import UnusableMedia
 from magvit2_pytorch.media.video_reader import VideoFile
@@ -60,7 +59,7 @@ class FrameCache:
     def __init__(self, folder: str | os.PathLike, max_gb: float | int = 20.0):
         if not max_gb > 0:
             raise ValueError(f"cache_max_gb is {max_gb}: give a number above 0, or no cache_dir")
-        self.folder = Path(folder).expanduser()
+        self.folder = as_path(folder)
         self.max_bytes = int(max_gb * 1e9)
         self.folder.mkdir(parents=True, exist_ok=True)
         # By this file, backups and our own search for media leave the folder out.
@@ -99,7 +98,7 @@ class FrameCache:
             stat = os.stat(video.path)
         except OSError as error:
             raise UnusableMedia(video.path, "the file is missing") from error
-        path = os.path.abspath(video.path)
+        path = normalized(os.path.abspath(video.path))
         parts = (_VERSION, path, stat.st_size, stat.st_mtime_ns, *size, video.channels)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 

@@ -2,14 +2,16 @@
 
 import json
 import os
-from collections.abc import Collection, Sequence
+import warnings
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from magvit2_pytorch.atomic import replacing
+from magvit2_pytorch.atomic import normalized, replacing
 from magvit2_pytorch.media.sources import Source
 from magvit2_pytorch.media.unusable import AnyPath, as_path
-from magvit2_pytorch.runtime import keyed_seed
+from magvit2_pytorch.runtime import draw_names, keyed_seed
+from magvit2_pytorch.types import MediaKind
 
 T = TypeVar("T")
 
@@ -29,34 +31,60 @@ def split_files(
     An item is held out if a number in [0, 1), drawn from its name (by default its text) and the
     seed alone, is below `valid_fraction`. Other items therefore never move it, and the held-out
     fraction is exact only in the mean. If one part is empty, the item with the nearest number moves
-    there. If `held_out` has names of items, exactly these are
-    held out instead. Raises `ValueError` on a fraction outside (0, 1) and on fewer than two items.
+    there. If `held_out` has names of items, exactly these are held out instead, be it all. Raises
+    `ValueError` on a fraction outside (0, 1), and on fewer than two items.
     """
     if not 0 < valid_fraction < 1:
         raise ValueError(f"valid_fraction is {valid_fraction}: give a number between 0 and 1")
-    if len(items) < 2:
+    names = [str(item) for item in items] if names is None else names
+    chosen = set(names) & set(held_out)
+    if not chosen and len(items) < 2:
         raise ValueError(
             f"{len(items)} file cannot be split in two: give more files, or hold out the end "
             "of each video with frame_range"
         )
-    names = [str(item) for item in items] if names is None else names
-    chosen = {i for i, name in enumerate(names) if name in held_out}
-    if not 0 < len(chosen) < len(items):
-        draws = [keyed_seed("split", seed, name) / 2**63 for name in names]
-        chosen = {i for i, draw in enumerate(draws) if draw < valid_fraction}
-        chosen = chosen or {draws.index(min(draws))}
-        if len(chosen) == len(items):
-            chosen.remove(draws.index(max(draws)))
-    train = [item for i, item in enumerate(items) if i not in chosen]
-    return train, [item for i, item in enumerate(items) if i in chosen]
+    # One file by several names has one name here.
+    if not chosen and len(set(names)) > 1:
+        chosen = draw_names(names, valid_fraction, "split", seed)
+    parts: tuple[list[T], list[T]] = ([], [])
+    for item, name in zip(items, names, strict=True):
+        parts[name in chosen].append(item)
+    return parts
+
+
+def split_media(
+    source: Source,
+    kind: MediaKind,
+    paths: Sequence[Path],
+    fraction: float,
+    seed: int,
+    recorded: Collection[str] = (),
+) -> tuple[list[Path], list[Path]]:
+    """Splits the files of a source, by the record of a run if it names any of them.
+
+    The held-out files are in an order that other files, and that of a list, do not change: a
+    validation that takes the first ones measures the same. Warns if files of the record are
+    missing.
+    """
+    names = split_names(source, paths)
+    train, valid = split_files(paths, fraction, seed, names, recorded)
+    name_of = dict(zip(paths, names, strict=True))
+    valid.sort(key=lambda path: (keyed_seed("held-out order", name_of[path]), path))
+    if gone := set(recorded) - set(names):
+        warnings.warn(
+            f"{len(gone)} of the {len(recorded)} {kind}s that the run holds out are not in "
+            f"{source}, such as {min(gone)}",
+            stacklevel=2,
+        )
+    return train, valid
 
 
 def split_names(source: Source, paths: Sequence[Path]) -> list[str]:
     """Names of files relative to the folder, or to that of the list.
 
-    They stay the same when the folder moves. Several given paths have themselves as names. A file
-    that is reached by links too has one name, so that it is on one side: that of the file itself,
-    or else the first.
+    They stay the same when the folder moves, also to a system with the other Unicode normalization.
+    Several given paths have themselves as names. A file that is reached by links too has one name,
+    so that it is on one side: that of the file itself, or else the first.
     """
     if isinstance(source, AnyPath):
         root = as_path(source)
@@ -64,6 +92,7 @@ def split_names(source: Source, paths: Sequence[Path]) -> list[str]:
         names = [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
     else:
         names = [path.as_posix() for path in paths]
+    names = [normalized(name) for name in names]
     files: dict[tuple[int, int], list[tuple[bool, str]]] = {}
     identities = [_identity(path) for path in paths]
     for path, name, identity in zip(paths, names, identities, strict=True):
@@ -83,24 +112,36 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return stat.st_dev, stat.st_ino
 
 
-HeldOut = dict[str, list[str]]
-"""Names of held-out files, by kind; those of images beside images under `ADDED_IMAGES`."""
+HeldOut = Mapping[str, list[str] | dict[str, int]]
+"""Names of held-out files, by kind; those of images beside images under `ADDED_IMAGES`, and
+a single video, whose end is held out, under `VIDEO_END`. Of stored codes the number of last latent
+frames that are held out of each video, under `CODES`."""
 ADDED_IMAGES = "added image"
+VIDEO_END = "end of video"
+CODES = "codes"
 
 
 def write_held_out(folder: Path, names: HeldOut) -> None:
     """Writes the record of a run, which keeps names of an earlier one."""
     before = read_held_out(folder)
     names = {
-        kind: sorted({*before.get(kind, ()), *names.get(kind, ())}) for kind in {**before, **names}
+        kind: _merged(before.get(kind, []), names.get(kind, [])) for kind in {**before, **names}
     }
     with replacing(folder / HELD_OUT_FILE) as part:
         part.write_text(json.dumps(names, indent=2) + "\n", encoding="utf-8")
+
+
+def _merged(
+    before: list[str] | dict[str, int], names: list[str] | dict[str, int]
+) -> list[str] | dict[str, int]:
+    if isinstance(names, dict) or isinstance(before, dict):
+        return dict(sorted((dict(before) | dict(names)).items()))
+    return sorted({*before, *names})
 
 
 def read_held_out(folder: Path) -> HeldOut:
     """The record of the run in this folder; without one, no names."""
     try:
         return json.loads((folder / HELD_OUT_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}

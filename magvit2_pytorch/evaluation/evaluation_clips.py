@@ -12,8 +12,9 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from magvit2_pytorch.atomic import normalized
 from magvit2_pytorch.data.clips import ClipSpec, choose_clip, choose_window, crop, resolve_range
-from magvit2_pytorch.data.split import ADDED_IMAGES, HeldOut, split_files, split_names
+from magvit2_pytorch.data.split import ADDED_IMAGES, HeldOut, split_media, split_names
 from magvit2_pytorch.evaluation.clip_choice import ClipChoice
 from magvit2_pytorch.media.sources import SUFFIXES, Source, find_media
 from magvit2_pytorch.media.unusable import AnyPath, UnusableMedia, as_path, decoding_errors
@@ -70,11 +71,15 @@ def find_files(
         find_media(source, "video")  # raises an error that says what the folder contains
     held_out = held_out or {}
     paths = [path for files in by_kind for path in _split_side(source, files, choice, held_out)]
+    if not paths:
+        raise ValueError(f"the training run holds out all files of {source}: there are no others")
     root = _root(source, paths)
-    files = [EvaluatedFile(path, path.relative_to(root).as_posix()) for path in paths]
+    files = [EvaluatedFile(p, normalized(p.relative_to(root).as_posix())) for p in paths]
     if choice.max_clips is None:
         return sorted(files, key=lambda file: file.name)
-    return sorted(files, key=lambda file: keyed_seed("draw", choice.seed, file.name))
+    # Their names as a split knows them, which other files of a list do not change.
+    draws = [keyed_seed("draw", choice.seed, name) for name in split_names(source, paths)]
+    return [file for _, file in sorted(zip(draws, files, strict=True))]
 
 
 def files_digest(files: Sequence[EvaluatedFile], with_times: bool = False) -> str:
@@ -153,11 +158,11 @@ def _split_side(
 ) -> list[Path]:
     if choice.split == "all":
         return paths
-    names, kind = split_names(source, paths), media_kind(paths[0])
+    kind = media_kind(paths[0])
     added = held_out.get(ADDED_IMAGES, ()) if kind == "image" else ()
     recorded = {*held_out.get(kind, ()), *added}
     fraction, seed = choice.valid_frac, choice.random_split_seed
-    train, valid = split_files(paths, fraction, seed, names, recorded)
+    train, valid = split_media(source, kind, paths, fraction, seed, recorded)
     return train if choice.split == "train" else valid
 
 

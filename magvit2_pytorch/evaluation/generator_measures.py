@@ -160,12 +160,7 @@ def predict(
         return frames[..., : real.shape[-2], : real.shape[-1]].cpu()
 
     def drawn(sampling: Sampling, number: int) -> Tensor:
-        state = generator.read(before, generator.begin(1, codes.shape[2:4]))
-        frames, samples = [], torch.tensor([number], device=generator.device)
-        for _ in range(num_latents):
-            frame, state, _ = generator.next_frame(state, sampling, samples)
-            frames.append(frame)
-        return torch.cat(frames, dim=1)
+        return _continue(generator, before, num_latents, sampling, number)
 
     likely = drawn(Sampling(temperature=0.0), 0)
     films = {
@@ -183,10 +178,8 @@ def predict(
     samples = [films[f"sample {n}"] for n in range(num_samples)]
 
     def against(film: Video, other: Video = films["original"]) -> list[float]:
-        parts = zip(
-            film.split(tokenizer.time_factor, 2), other.split(tokenizer.time_factor, 2), strict=True
-        )
-        return [float(psnr(a, b)) for a, b in parts]
+        parts = (x.split(tokenizer.time_factor, 2) for x in (film, other))
+        return [float(psnr(a, b)) for a, b in zip(*parts, strict=True)]
 
     of_samples = np.array([against(film) for film in samples])
     between = [against(a, b) for a, b in combinations(samples, 2)]
@@ -200,6 +193,18 @@ def predict(
         pairwise=np.mean(between, axis=0).tolist(),
         correct=equal.float().mean(dim=-1)[0].tolist(),
     ), films
+
+
+def _continue(
+    generator: Generator, before: Tensor, num_latents: int, sampling: Sampling, number: int
+) -> Tensor:
+    """Codes of the latent frames after those of `before`; `number` is that of the sample."""
+    state = generator.read(before, generator.begin(1, before.shape[2:4]))
+    frames, samples = [], torch.tensor([number], device=generator.device)
+    for _ in range(num_latents):
+        frame, state, _ = generator.next_frame(state, sampling, samples)
+        frames.append(frame)
+    return torch.cat(frames, dim=1)
 
 
 def read_video(path: Path, tokenizer: VideoTokenizer, size: int | None, num_frames: int) -> Video:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from magvit2_pytorch.atomic import replacing
+from magvit2_pytorch.atomic import as_path, replacing
+from magvit2_pytorch.codes.code_header import CodedVideo
 from magvit2_pytorch.codes.code_windows import split_in_time
 from magvit2_pytorch.codes.codes_dataset import CodesDataset
 from magvit2_pytorch.evaluation.generator_measures import (
@@ -45,6 +46,7 @@ def evaluate_generator(
     data: Path | Mapping[str, Path] | None = None,
     valid_frac: float = 0.1,
     num_valid_latents: int | None = None,
+    held_out: Mapping[str, int] | None = None,
     num_latents: int = 2,
     num_samples: int = 4,
     max_videos: int = 16,
@@ -54,12 +56,12 @@ def evaluate_generator(
     """Measures a generator and writes report.json, report.md and a picture of each video.
 
     Held out is the end of each video, as in training with the same `valid_frac` and
-    `num_valid_latents`. `data` is the folder of the videos that were tokenized, or the video of
-    each code file by its name; without it, predictions are compared with decoded true codes.
-    Returns the contents of report.json.
+    `num_valid_latents`, or by `held_out`, the record of its run. `data` is the folder of the videos
+    that were tokenized, or the video of each code file by its name; without it, predictions are
+    compared with decoded true codes. Returns the contents of report.json.
     """
     progress = progress or FileProgress()
-    train, stretches = split_in_time(codes, 1, valid_frac, num_valid_latents)
+    train, stretches = split_in_time(codes, 1, valid_frac, num_valid_latents, held_out)
     stretches = [stretch for stretch in stretches if stretch.stop > 1][:max_videos]
     if not stretches:
         raise ValueError(f"{codes.folder} holds no video of two latent frames to predict one of")
@@ -68,8 +70,8 @@ def evaluate_generator(
     unigram = Unigram(codes, train, codes.codebook_size**codes.num_codebooks)
     rows, unigram_bits = [], []
     for stretch, video in zip(stretches, held_out_videos(codes, stretches), strict=True):
-        positions = video.end.flatten() if codes.num_codebooks == 1 else video.end[..., 0].flatten()
-        row = {"video": video.name, "num_codes": len(positions), "held_out_latents": len(video.end)}
+        num_positions = video.end.numel() // codes.num_codebooks
+        row = {"video": video.name, "num_codes": num_positions, "held_out_latents": len(video.end)}
         row["adaptive_coder"] = adaptive_bits(video, generator.config.levels)
         unigram_bits.append(
             [unigram.bits(video.end, codes.num_codebooks, added) for added in ADDED_COUNTS]
@@ -78,15 +80,8 @@ def evaluate_generator(
             bits = exact_bits(generator, video)
             row["bits"] = float(bits.mean())
             row["bits_of_latents"] = bits.mean(dim=(1, 2)).tolist()
-        entry = codes.header(stretch.video)
-        real = None
-        if data is not None:
-            num_frames = 1 + (len(video.codes[0]) - 1) * tokenizer.time_factor
-            if isinstance(data, Mapping):
-                path = data[video.name]
-            else:
-                path = data / entry.source if data.is_dir() else data
-            real = read_video(path, tokenizer, entry.header.size, num_frames)
+        entry, length = codes.header(stretch.video), len(video.codes[0])
+        real = None if data is None else _real_video(data, tokenizer, entry, video.name, length)
         row |= _prediction(
             generator, tokenizer, video, real, (num_latents, num_samples), inference, folder
         )
@@ -95,11 +90,27 @@ def evaluate_generator(
         rows.append(row)
         progress.finished(video.name, None)
     report = _summary(generator, rows, np.array(unigram_bits))
-    with replacing(folder / "report.json") as part:
-        part.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    with replacing(folder / "report.md") as part:
-        part.write_text(as_markdown(report), encoding="utf-8")
+    texts = {"report.json": json.dumps(report, indent=2) + "\n", "report.md": as_markdown(report)}
+    for file, text in texts.items():
+        with replacing(folder / file) as part:
+            part.write_text(text, encoding="utf-8")
     return report
+
+
+def _real_video(
+    data: Path | Mapping[str, Path],
+    tokenizer: VideoTokenizer,
+    entry: CodedVideo,
+    name: str,
+    num_latents: int,
+) -> torch.Tensor:
+    """The video that was tokenized, from the folder or file `data`, or by its name."""
+    if isinstance(data, Mapping):
+        path = data[name]
+    else:
+        path = as_path(entry.source, data) if data.is_dir() else data
+    num_frames = 1 + (num_latents - 1) * tokenizer.time_factor
+    return read_video(path, tokenizer, entry.header.size, num_frames)
 
 
 def _prediction(

@@ -1,7 +1,6 @@
 """Attention of samples of different lengths that are packed behind each other."""
 
 from collections.abc import Sequence
-from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -12,13 +11,6 @@ from magvit2_pytorch.layers.transformer import Attend
 
 Span = tuple[int, int]
 """First token and the one after the last of a run of tokens."""
-
-
-def attend_packed(lengths: Sequence[int]) -> Attend:
-    """Each token sees its own sample; samples of these lengths follow each other."""
-    stops = list(accumulate(lengths))
-    spans = [(stop - length, stop) for stop, length in zip(stops, lengths, strict=True)]
-    return attend_spans([(span, span) for span in spans])
 
 
 def attend_spans(pairs: Sequence[tuple[Span, Span]]) -> Attend:

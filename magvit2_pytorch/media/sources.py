@@ -83,9 +83,9 @@ def find_media(
             check_not_output(root, outputs)
             paths = sorted(walk_inputs(root, outputs))
         elif root.suffix.lower() == ".txt":
-            paths = [root.parent / as_path(line) for line in read_list(root)]
+            paths = [as_path(line, root.parent) for line in read_list(root)]
         elif root.suffix.lower() == ".csv":
-            paths = [root.parent / as_path(cell) for cell in read_table(root)]
+            paths = [as_path(cell, root.parent) for cell in read_table(root)]
         else:
             paths = [root]
     media = list(dict.fromkeys(path for path in paths if path.suffix.lower() in SUFFIXES[kind]))
@@ -186,8 +186,8 @@ def walk(
 def read_list(path: Path) -> list[str]:
     """Lines of a list, without empty lines, comments, and labels after the paths."""
     lines = [line.strip() for line in _read_text(path).splitlines()]
-    names = [n for n in lines if n and not (n[0] == "#" and not (path.parent / n).is_file())]
-    bare = [n if (path.parent / n).is_file() else _without_label(n) for n in names]
+    names = [n for n in lines if n and not (n[0] == "#" and not as_path(n, path.parent).is_file())]
+    bare = [n if as_path(n, path.parent).is_file() else _without_label(n) for n in names]
     if bare != names:
         _log_once(f"{printable(path)}: labels after the paths are left out")
     names = bare

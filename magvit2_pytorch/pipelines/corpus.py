@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from magvit2_pytorch.atomic import remove_abandoned
+from magvit2_pytorch.atomic import normalized
 from magvit2_pytorch.codes.code_file import CodeFile, DamagedCodes, ShardName, ShardWriter
 from magvit2_pytorch.codes.code_header import CodedVideo, CodeHeader, VideoCodes, file_state
 from magvit2_pytorch.codes.views import View
@@ -81,9 +81,7 @@ def tokenize_corpus(
     corpus = CorpusFolder(folder, progress.damaged)
     todo, report = _plan(corpus, share, header, retry_failed, progress)
     progress.planned(report)
-    run = corpus.num_runs()
-    corpus.folder.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(corpus.folder)
+    run = corpus.begin_run()
     writer = ShardWriter(corpus.folder, ShardName(run, rank, 0), max_shard_bytes)
     try:
         for path, (file, view) in todo.items():
@@ -117,11 +115,12 @@ def _plan(
     progress: FileProgress,
 ) -> tuple[dict[str, tuple[Path, View]], CorpusReport]:
     """Remaining inputs of a share, and counts of the others."""
-    latest = {}
+    latest, spellings = {}, {normalized(path): path for path in share}
     for path, event in corpus.events():
         if isinstance(event, Stored):
             _check_header(event.file, header)
-        if path in share:
+        path = path if path in share else spellings.get(normalized(path))
+        if path is not None:
             latest[path] = event
     report, todo = CorpusReport(num_inputs=len(share)), {}
     for path, (file, view) in share.items():

@@ -16,7 +16,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from magvit2_pytorch.atomic import as_path, replacing
+from magvit2_pytorch.atomic import as_path, remove_abandoned, replacing
 from magvit2_pytorch.codes.code_file import CodeFile, DamagedCodes
 from magvit2_pytorch.codes.code_header import CodedVideo, CodeHeader
 from magvit2_pytorch.media.unusable import UnusableMedia
@@ -75,9 +75,12 @@ class CorpusFolder:
         self.folder = as_path(folder)
         self.on_damaged = on_damaged
 
-    def num_runs(self) -> int:
-        """One more than the highest run number of any file."""
-        return max((run + 1 for run, *_ in self._files()), default=0)
+    def begin_run(self) -> int:
+        """Makes the folder; returns a number higher than that of any file in it."""
+        number = max((run + 1 for run, *_ in self._files()), default=0)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(self.folder)
+        return number
 
     def events(self) -> Iterator[tuple[str, Stored | Failure]]:
         """Yields inputs with their codes or failure.

@@ -7,7 +7,13 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from magvit2_pytorch.config import keyword_signature
-from magvit2_pytorch.functional import check_finite, check_range, pad_frames, padded_num_frames
+from magvit2_pytorch.functional import (
+    check_at_least_one,
+    check_finite,
+    check_range,
+    pad_frames,
+    padded_num_frames,
+)
 from magvit2_pytorch.layers.arithmetic import Linear
 from magvit2_pytorch.layers.stateful import Chain, Residual
 from magvit2_pytorch.quantizers import Quantized, build_quantizer
@@ -176,6 +182,7 @@ class VideoTokenizer(Pretrained, nn.Module):
         approximate [-1, 1] and are not clamped, so that losses see their full error. `tile_size` is
         that of `encode`; the video is then on the device of the latents.
         """
+        check_at_least_one("num_frames", num_frames)
         self._check_finite(quantized, "quantized latents")
         video, _ = self.decode_chunk(quantized, None, cond, tile_size, last=True)
         return video if num_frames is None else video[:, :, :num_frames]

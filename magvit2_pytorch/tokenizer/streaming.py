@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from magvit2_pytorch.functional import autocast, check_finite, pad_frames
+from magvit2_pytorch.functional import autocast, check_at_least_one, check_finite, pad_frames
 from magvit2_pytorch.quantizers.quantizer import Quantized
 from magvit2_pytorch.tokenizer.protocol import CausalTokenizer, TiledModel
 from magvit2_pytorch.tokenizer.tiling import TileSize, fit_tile_size
@@ -132,6 +132,7 @@ class DecodeStream:
     ):
         self.tokenizer, self.cond, self.precision = tokenizer, cond, precision
         self.tile_size = tile_size
+        check_at_least_one("num_frames", num_frames)
         self.max_frames = num_frames
         self.past: Past = None
         self.no_latents: Latents | None = None

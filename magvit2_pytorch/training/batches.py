@@ -1,7 +1,7 @@
 """Training and held-out data, and batches of clips and images."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from itertools import count
@@ -16,7 +16,14 @@ from magvit2_pytorch.atomic import as_path
 from magvit2_pytorch.data.clips import ClipSpec, check_tubelet
 from magvit2_pytorch.data.datasets import ImageDataset, MediaDataset, VideoDataset
 from magvit2_pytorch.data.loader import InfiniteBatches
-from magvit2_pytorch.data.split import HeldOut, read_held_out, split_files, split_names
+from magvit2_pytorch.data.split import (
+    VIDEO_END,
+    HeldOut,
+    read_held_out,
+    split_files,
+    split_media,
+    split_names,
+)
 from magvit2_pytorch.data.user_clips import (
     StreamedClips,
     num_clips,
@@ -101,8 +108,16 @@ def open_datasets(
     paths = find_media(source, kind, outputs=[folder for folder in written if folder])
     if valid_dataset is not None:
         return _open(kind, paths, spec, config), user_clips(valid_dataset)
-    if len(paths) > 1:
-        train, valid = _hold_out(source, kind, paths, spec, config, record or kind)
+    before = read_held_out(as_path(config.results_folder))
+    recorded = before.get(record or kind, [])
+    if len(paths) > 1 or set(recorded) & set(split_names(source, paths)):
+        if ends := before.get(VIDEO_END):
+            warnings.warn(
+                f"the run holds out the end of {ends[0]}; beside other videos, it may now train on "
+                "it",
+                stacklevel=3,
+            )
+        train, valid = _hold_out(source, kind, paths, spec, config, recorded)
         valid_clips = _open(kind, valid, valid_spec, config, train=False)
         return _open(kind, train, spec, config), valid_clips
     if kind == "image":
@@ -131,25 +146,28 @@ def _hold_out(
     paths: list[Path],
     spec: ClipSpec,
     config: TrainingConfig,
-    record: str,
+    recorded: Collection[str],
 ) -> tuple[list[Path], list[Path]]:
     """Training files and held-out files, with a usable file among the latter.
 
-    A run that is continued holds out the files of its record.
+    A run that is continued holds out the files of its record, `recorded`.
 
     Datasets skip broken files, but a validation set of broken files only would end the run at its
     first validation, possibly after hours.
     """
-    names = split_names(source, paths)
-    recorded = read_held_out(as_path(config.results_folder)).get(record, [])
-    if recorded and (gone := set(recorded) - set(names)):
-        warnings.warn(
-            f"{len(gone)} of the {len(recorded)} {kind}s that this run holds out are not in "
-            f"{source}, such as {min(gone)}",
-            stacklevel=5,
-        )
     fraction, seed = config.valid_frac, config.random_split_seed
-    train, valid = split_files(paths, fraction, seed, names, recorded)
+    train, valid = split_media(source, kind, paths, fraction, seed, recorded)
+    if not train:
+        raise ValueError(
+            f"the run in {config.results_folder} holds out all {len(valid)} {kind}s of {source}: "
+            "add some to train on, or start a new run in another folder"
+        )
+    if recorded and {*valid} != {*split_media(source, kind, paths, fraction, seed)[1]}:
+        warnings.warn(
+            f"held out are the {len(valid)} {kind}s that the run held out before; with the files "
+            f"in {source}, valid_frac {fraction} and random_split_seed {seed} it would be others",
+            stacklevel=4,
+        )
     if any(_usable(kind, path, spec, config) for path in valid):
         return train, valid
     for path in train:
@@ -214,15 +232,14 @@ def held_out_names(
 ) -> HeldOut:
     """Names of the held-out files of a folder, under `record` or their kind.
 
-    There are none for a single video, whose end is held out, and for other datasets.
+    There are none for other datasets. Of a single video the end is held out.
     """
     train, valid = clips
     ours = VideoDataset | ImageDataset
     if source is None or not isinstance(train, ours) or not isinstance(valid, ours):
         return {}
-    if set(train.paths) & set(valid.paths):
-        return {}
-    return {record or valid.kind: split_names(source, valid.paths)}
+    is_end = train.paths == valid.paths
+    return {VIDEO_END if is_end else record or valid.kind: split_names(source, valid.paths)}
 
 
 def training_batches(

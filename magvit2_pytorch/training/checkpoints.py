@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from magvit2_pytorch.atomic import intact_folder, remove_folder, replacing_folder
+from magvit2_pytorch.atomic import as_path, intact_folder, remove_folder, replacing_folder
 from magvit2_pytorch.training.state import (
     STATE_FILE,
     CheckpointNotSaved,
@@ -66,7 +66,7 @@ class Checkpoints:
             if not newest and resume == "latest":
                 raise FileNotFoundError(f"resume 'latest': there is no checkpoint in {self.folder}")
             return newest[0] if newest else None
-        path = Path(resume).expanduser()
+        path = as_path(resume)
         if not intact_folder(path).is_dir():
             raise FileNotFoundError(
                 f"resume {str(resume)!r}: no such folder; give one like {self.path(1000)}"

@@ -2,14 +2,13 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from magvit2_pytorch.data.split import HeldOut, write_held_out
+from magvit2_pytorch.data.split import HeldOut
 from magvit2_pytorch.data.user_clips import num_clips
 from magvit2_pytorch.losses.adversarial import adaptive_weight_from_gradients
 from magvit2_pytorch.quantizers.quantizer import Quantizer
@@ -61,10 +60,6 @@ class ClipTask(Task):
     @abstractmethod
     def last_layer(self) -> list[Tensor]:
         """Weights at which adaptive weights compare gradients."""
-
-    def begin(self, folder: Path) -> None:
-        if self.held_out:
-            write_held_out(folder, self.held_out)
 
     def frame_losses(self, video: Video, out: Reconstruction, micro: MicroStep) -> FrameLosses:
         """Losses of reconstructed frames by all networks; discriminators get their gradients.

@@ -59,6 +59,18 @@ def dry_run(trainer: Trainer) -> Plan:
         ) from error
 
 
+class TaskTrainer(Trainer):
+    """Base class of the trainers of one task: a trainer with its own dry run."""
+
+    def dry_run(self) -> Plan:
+        """Runs every part of `train` once and estimates memory, time and disk usage.
+
+        Restores the state at the end; only decoded frames in `cache_dir` remain; see
+        `training.dry_run`.
+        """
+        return dry_run(self)
+
+
 # Restoring the state
 
 

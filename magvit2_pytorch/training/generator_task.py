@@ -14,10 +14,11 @@ from magvit2_pytorch.codes.code_windows import CodeWindow, CodeWindows, Stretch,
 from magvit2_pytorch.codes.codes_dataset import CodesDataset
 from magvit2_pytorch.config import to_tuples
 from magvit2_pytorch.data.loader import InfiniteBatches
+from magvit2_pytorch.data.split import CODES
 from magvit2_pytorch.functional import autocast
 from magvit2_pytorch.generators.conditions import GeneratorCondition
 from magvit2_pytorch.generators.generator import GENERATORS, Generator
-from magvit2_pytorch.training.generator_config import GeneratorTrainingConfig
+from magvit2_pytorch.training.loop_config import LoopConfig
 from magvit2_pytorch.training.task import (
     Best,
     Measured,
@@ -30,6 +31,39 @@ from magvit2_pytorch.training.task import (
 
 CONTEXT_LATENTS = 8
 """Latent frames before the held-out ones that a validation gives as context."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorTrainingConfig(LoopConfig):
+    """Options of training a generator: data and objective, and those of the loop."""
+
+    num_latent_frames: int = 3
+    """Latent frames of a training window."""
+    crop: tuple[int, int] | None = (16, 16)
+    """Rows and columns of a training window, cut at random; None for whole frames of one size."""
+    condition_dropout: float = 0.1
+    """Share of the examples that are trained without their condition, for guidance."""
+    corruption: float = 0.0
+    """Share of the digits that a generator sees off by one level, up to 0.1: it then goes on from
+    its own small errors."""
+    valid_frac: float = 0.1
+    """Share of the latent frames at the end of each video that is held out."""
+    num_valid_latents: int | None = None
+    """Number of latent frames to hold out instead of a share."""
+    num_valid_clips: int = 16
+    """Maximum number of held-out ends of videos in a validation."""
+
+    positive = (*LoopConfig.positive, "num_latent_frames", "num_valid_clips")
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, top in (("condition_dropout", 1.0), ("corruption", 1.0), ("valid_frac", 0.9)):
+            if not 0 <= getattr(self, name) <= top:
+                raise ValueError(f"{name} is {getattr(self, name)}: give a number from 0 to {top}")
+        if self.num_valid_latents is not None and self.num_valid_latents < 1:
+            raise ValueError(f"num_valid_latents is {self.num_valid_latents}: give 1 or more")
+        if self.crop is not None and min(self.crop) < 1:
+            raise ValueError(f"crop is {self.crop}: give rows and columns, 1 or more each")
 
 
 class GeneratorTask(Task):
@@ -47,7 +81,10 @@ class GeneratorTask(Task):
         held_out: tuple[CodesDataset, Sequence[Stretch]],
     ):
         self.model, self.config = generator, config
-        self.windows, self.held_out = windows, held_out
+        self.windows, (self.codes, self.stretches) = windows, held_out
+        self.held_out = {
+            CODES: {self.codes.paths[v]: stop - start for v, start, stop in held_out[1]}
+        }
         self.trainables = {
             "generator": Trainable(
                 module=generator,
@@ -114,7 +151,7 @@ class GeneratorTask(Task):
     @torch.no_grad()
     def validate(self, model: nn.Module, path: Path, quick: bool = False) -> Validation:
         """Mean bits of held-out codes, given up to `CONTEXT_LATENTS` latent frames before them."""
-        codes, stretches = self.held_out
+        codes, stretches = self.codes, self.stretches
         accelerator = self.accelerator
         limit = accelerator.num_processes if quick else self.config.num_valid_clips
         stretches = stretches[:limit][accelerator.process_index :: accelerator.num_processes]
@@ -156,11 +193,11 @@ class GeneratorTask(Task):
     # Dry run
 
     def validation_rounds(self) -> int:
-        count = min(len(self.held_out[1]), self.config.num_valid_clips)
+        count = min(len(self.stretches), self.config.num_valid_clips)
         return -(-count // self.accelerator.num_processes)
 
     def plan(self, batch: CodeWindow) -> "GeneratorPlan":
-        held_out = sum(stretch.stop - stretch.start for stretch in self.held_out[1])
+        held_out = sum(stretch.stop - stretch.start for stretch in self.stretches)
         return GeneratorPlan(
             window=tuple(batch.codes.shape[1:4]),
             num_windows=len(self.windows),

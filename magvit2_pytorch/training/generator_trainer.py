@@ -1,18 +1,18 @@
 """The trainer of generators."""
 
+import warnings
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from magvit2_pytorch.codes.code_windows import CodeWindows, class_folders, split_in_time
+from magvit2_pytorch.atomic import as_path
+from magvit2_pytorch.codes.code_windows import CodeWindows, Stretch, class_folders, split_in_time
 from magvit2_pytorch.codes.codes_dataset import CodesDataset
 from magvit2_pytorch.config import check_known, keyword_signature
+from magvit2_pytorch.data.split import CODES, read_held_out
 from magvit2_pytorch.generators.generator import GENERATORS, Generator, build_generator
-from magvit2_pytorch.training.dry_run import dry_run
-from magvit2_pytorch.training.generator_config import GeneratorTrainingConfig
-from magvit2_pytorch.training.generator_task import GeneratorTask
-from magvit2_pytorch.training.plan import Plan
-from magvit2_pytorch.training.trainer import Trainer
+from magvit2_pytorch.training.dry_run import TaskTrainer
+from magvit2_pytorch.training.generator_task import GeneratorTask, GeneratorTrainingConfig
 
 STRIDES = ("time_factor", "space_factor")
 """Options of masked generators that are those of the tokenizer."""
@@ -41,7 +41,7 @@ def generator_for(
     )
 
 
-class GeneratorTrainer(Trainer):
+class GeneratorTrainer(TaskTrainer):
     """Trains a generator on the codes that `magvit2 tokenize` wrote to `dataset_folder`.
 
     Options are the fields of `GeneratorTrainingConfig`, as keyword arguments. The end of each video
@@ -65,9 +65,7 @@ class GeneratorTrainer(Trainer):
         config = GeneratorTrainingConfig(**options)
         codes = CodesDataset(dataset_folder)
         check_codes(generator, codes)
-        train, held_out = split_in_time(
-            codes, config.num_latent_frames, config.valid_frac, config.num_valid_latents
-        )
+        train, held_out = _split(codes, config)
         windows = CodeWindows(
             codes,
             train,
@@ -89,9 +87,27 @@ class GeneratorTrainer(Trainer):
         """The generator to use and save: averaged weights, in eval mode."""
         return self.averaged_model
 
-    def dry_run(self) -> Plan:
-        """Runs every part of `train` once and estimates memory, time and disk usage."""
-        return dry_run(self)
+
+def _split(
+    codes: CodesDataset, config: GeneratorTrainingConfig
+) -> tuple[list[Stretch], list[Stretch]]:
+    """Codes to train on and held-out ones, which a continued run takes from its record."""
+    options = config.num_latent_frames, config.valid_frac, config.num_valid_latents
+    recorded = read_held_out(as_path(config.results_folder)).get(CODES, {})
+    parts = split_in_time(codes, *options, recorded)
+    if gone := set(recorded) - set(codes.paths):
+        warnings.warn(
+            f"{len(gone)} of the {len(recorded)} videos of which this run holds out codes are not "
+            f"in {codes.folder}, such as {min(gone)}",
+            stacklevel=3,
+        )
+    elif recorded and {*parts[1]} != {*split_in_time(codes, *options)[1]}:
+        warnings.warn(
+            f"held out are the codes that this run held out before; with the videos in "
+            f"{codes.folder} and the options of now it would be others",
+            stacklevel=3,
+        )
+    return parts
 
 
 def check_codes(generator: Generator, codes: CodesDataset) -> None:

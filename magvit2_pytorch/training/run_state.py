@@ -6,6 +6,8 @@ from typing import Any
 
 from ema_pytorch import EMA
 
+from magvit2_pytorch.atomic import as_path
+from magvit2_pytorch.data.split import read_held_out
 from magvit2_pytorch.training.loop_config import LoopConfig
 from magvit2_pytorch.training.optimization import Optimization
 from magvit2_pytorch.training.state import SavedState, add_prefix, select_prefix
@@ -41,6 +43,7 @@ class TrainingState:
             "scaler": self.scaler.state_dict() if self.scaler is not None else None,
             self.main: self.task.describe(),
             "training": self.config.to_dict(),
+            "held_out": self.task.held_out,
         }
         return SavedState(tensors, values)
 
@@ -78,6 +81,13 @@ class TrainingState:
             for name in ours
             if name in theirs and theirs[name] != ours[name] and name not in FOLDER_OPTIONS
         ]
+
+    def no_longer_held_out(self, state: SavedState) -> list[str]:
+        """Names that the checkpoint's run held out and this run does not."""
+        ours = self.task.held_out, read_held_out(as_path(self.config.results_folder))
+        known = {name for record in ours for names in record.values() for name in names}
+        theirs = state.values.get("held_out", {})
+        return sorted({name for names in theirs.values() for name in names} - known)
 
     def _in_checkpoint(self, state: SavedState) -> list[str]:
         """Trained modules of this run that the checkpoint also has; the model always counts."""

@@ -9,15 +9,13 @@ from torch import nn
 from magvit2_pytorch.config import check_known, keyword_signature
 from magvit2_pytorch.tokenizer_1d.model_1d import Tokenizer1d
 from magvit2_pytorch.training.batches import held_out_names, open_datasets
-from magvit2_pytorch.training.dry_run import dry_run
+from magvit2_pytorch.training.dry_run import TaskTrainer
 from magvit2_pytorch.training.objective import load_perceptual
-from magvit2_pytorch.training.plan import Plan
 from magvit2_pytorch.training.sequence_task import SequenceTask, SequenceTrainingConfig
-from magvit2_pytorch.training.trainer import Trainer
 from magvit2_pytorch.types import Clips
 
 
-class Tokenizer1dTrainer(Trainer):
+class Tokenizer1dTrainer(TaskTrainer):
     """Trains a `Tokenizer1d` on videos, images or any dataset of clips.
 
     Options are the fields of `SequenceTrainingConfig`, as keyword arguments; data are those of
@@ -64,10 +62,6 @@ class Tokenizer1dTrainer(Trainer):
     def ema_tokenizer(self) -> Tokenizer1d:
         """The tokenizer to use and save: averaged weights, in eval mode."""
         return self.averaged_model
-
-    def dry_run(self) -> Plan:
-        """Runs every part of `train` once and estimates memory, time and disk usage."""
-        return dry_run(self)
 
 
 Tokenizer1dTrainer.__signature__ = keyword_signature(

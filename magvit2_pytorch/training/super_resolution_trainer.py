@@ -10,18 +10,16 @@ from magvit2_pytorch.config import check_known, keyword_signature
 from magvit2_pytorch.super_resolution import SuperResolution
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.training.batches import held_out_names, open_datasets
-from magvit2_pytorch.training.dry_run import dry_run
+from magvit2_pytorch.training.dry_run import TaskTrainer
 from magvit2_pytorch.training.objective import load_perceptual
-from magvit2_pytorch.training.plan import Plan
 from magvit2_pytorch.training.super_resolution_task import (
     SuperResolutionTask,
     SuperResolutionTrainingConfig,
 )
-from magvit2_pytorch.training.trainer import Trainer
 from magvit2_pytorch.types import Clips
 
 
-class SuperResolutionTrainer(Trainer):
+class SuperResolutionTrainer(TaskTrainer):
     """Trains a `SuperResolution` to enlarge what a tokenizer decodes.
 
     Options are the fields of `SuperResolutionTrainingConfig`, as keyword arguments; data are those
@@ -66,10 +64,6 @@ class SuperResolutionTrainer(Trainer):
     def ema_upscaler(self) -> SuperResolution:
         """The network to use and save: averaged weights, in eval mode."""
         return self.averaged_model
-
-    def dry_run(self) -> Plan:
-        """Runs every part of `train` once and estimates memory, time and disk usage."""
-        return dry_run(self)
 
 
 def check_tokenizer(

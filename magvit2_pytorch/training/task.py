@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from magvit2_pytorch.data.split import write_held_out
 from magvit2_pytorch.training.loop_config import OptimizerOptions
 
 Measured = Mapping[str, Tensor | float | int]
@@ -118,15 +119,19 @@ class Task(ABC):
     """Logged values to plot at the end of a run."""
     shown: tuple[str, ...] = ("loss",)
     """Logged values to show in the progress bar."""
+    held_out: Mapping[str, Any] = {}
+    """A `HeldOut`: names of held-out data, which a continued run holds out again."""
     accelerator: Accelerator
 
     # Training
 
-    def begin(self, folder: Path) -> None:  # noqa: B027 (a task may have nothing to write)
-        """Writes metadata of a run to its folder at the start.
+    def begin(self, folder: Path) -> None:
+        """Writes the record of held-out data to the run's folder at the start.
 
         Only the main process calls this.
         """
+        if self.held_out:
+            write_held_out(folder, self.held_out)
 
     @abstractmethod
     def batches(self, start: int, kind: str | None = None) -> Iterator[Any]:

@@ -1,6 +1,7 @@
 """The training loop: it trains any `Task`."""
 
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -290,6 +291,13 @@ class Trainer:
         self.accelerator.print(f"Resuming from {folder}, step {self.step}")
         if changes := self.state.changes(state):
             self.accelerator.print(f"Options that changed: {', '.join(changes)}")
+        if names := self.state.no_longer_held_out(state):
+            warnings.warn(
+                f"{len(names)} of the files that the run of {folder} holds out are not held out "
+                f"here, such as {names[0]}: to hold them out, copy held_out.json of that run to "
+                f"{self.results_folder} before",
+                stacklevel=2,
+            )
         return folder
 
     def save_now(self) -> Path:

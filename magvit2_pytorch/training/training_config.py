@@ -130,7 +130,8 @@ class TrainingConfig(LoopConfig):
 
     positive = (
         *LoopConfig.positive, "num_frames", "frame_stride", "perceptual_num_frames",
-        "discriminator_learning_rate", "gradient_penalty_every", "prior_learning_rate",
+        "num_valid_clips", "discriminator_learning_rate", "gradient_penalty_every",
+        "prior_learning_rate",
     )  # fmt: skip
 
     def __post_init__(self):

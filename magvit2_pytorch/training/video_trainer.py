@@ -11,17 +11,15 @@ from magvit2_pytorch.config import check_known, keyword_signature
 from magvit2_pytorch.data.split import ADDED_IMAGES
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.training.batches import held_out_names, open_datasets, open_images
-from magvit2_pytorch.training.dry_run import dry_run
+from magvit2_pytorch.training.dry_run import TaskTrainer
 from magvit2_pytorch.training.gan import DiscriminatorLosses
 from magvit2_pytorch.training.objective import Objective, load_perceptual
-from magvit2_pytorch.training.plan import Plan
 from magvit2_pytorch.training.tokenizer_task import TokenizerTask
-from magvit2_pytorch.training.trainer import Trainer
 from magvit2_pytorch.training.training_config import TrainingConfig
 from magvit2_pytorch.types import Clips, Codes, Image, Video
 
 
-class VideoTokenizerTrainer(Trainer):
+class VideoTokenizerTrainer(TaskTrainer):
     """Trains a `VideoTokenizer` on videos, images or any dataset of clips.
 
     Options are the fields of `TrainingConfig`, as keyword arguments. `dataset_folder` may also be a
@@ -76,14 +74,6 @@ class VideoTokenizerTrainer(Trainer):
     def tokenize(self, video: Video | Image) -> Codes:
         """Codes of a video or image from the averaged tokenizer."""
         return self.ema_tokenizer.tokenize(video.to(self.accelerator.device))
-
-    def dry_run(self) -> Plan:
-        """Runs every part of `train` once and estimates memory, time and disk usage.
-
-        Restores the state at the end; only decoded frames in `cache_dir` remain; see
-        `training.dry_run`.
-        """
-        return dry_run(self)
 
     @property
     def data(self) -> Clips:

@@ -50,6 +50,19 @@ def test_only_what_is_said_goes_before_preset_and_recipe(resolved, name):
     assert values["training"] == training
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "latin-1"])
+def test_files_of_options_in_other_encodings(resolved, run, tmp_path, encoding):
+    path = tmp_path / "cafe\u0301.yaml"
+    path.write_text("# \xe9t\xe9\ntraining:\n  fps: 3\n", encoding=encoding)
+    words = ("x", "-o", "y", "--preset", "tiny", "--config", tmp_path / "caf\xe9.yaml")
+    if encoding == "utf-8-sig":
+        assert resolved(*words)["training"]["fps"] == 3
+        return
+    status, _, err = run("train", *words)
+    assert status == 2
+    assert "save it as UTF-8" in err
+
+
 def test_layers_are_nested_lists(resolved):
     layers = "[residual, [compress_space, 64], [attend_time, {window: 3}], residual]"
     values = resolved("x", "-o", "y", "--model.layers", layers)

@@ -63,12 +63,34 @@ def test_of_short_videos_some_are_held_out_whole(tmp_path):
     codes = write_corpus(tmp_path / "clips", shapes)
     train, held_out = split_in_time(codes, 3, 0.2)
     paths = [codes.paths[s.video].removesuffix(".codes.safetensors") for s in held_out]
-    assert len(paths) == 4
+    # Each by its own name: 4 in the mean.
+    assert 1 <= len(paths) <= 8
     assert {(s.start, s.stop) for s in held_out} == {(0, 4)}
     trained = {codes.paths[s.video].removesuffix(".codes.safetensors") for s in train}
     assert trained == {p for p in shapes if p.split("@")[0] not in paths}
+    fewer = write_corpus(tmp_path / "fewer", {path: shapes[path] for path in list(shapes)[10:]})
+    chosen = {fewer.paths[s.video].split(".")[0] for s in split_in_time(fewer, 3, 0.2)[1]}
+    assert chosen == set(paths) & {path.split("@")[0] for path in list(shapes)[10:]}
     sequences = write_corpus(tmp_path / "tokens", {"a": (6,), "b": (6,)})
     assert [len(part) for part in split_in_time(sequences, 1, 0.1)] == [1, 1]
+
+
+def test_codes_of_a_record_stay_held_out(tmp_path):
+    """Of each video as many as it says, with other options and beside other videos."""
+    shapes = {"a": (20, 4, 4), "a@flip": (20, 4, 4), "b": (9, 4, 4), "c": (5, 4, 4)}
+    record = {"a.codes.safetensors": 7, "b.codes.safetensors": 9}
+    codes = write_corpus(tmp_path, shapes)
+    for fraction, window in ((0.1, 3), (0.5, 1)):
+        train, held_out = split_in_time(codes, window, fraction, None, record)
+        parts = [{codes.paths[v].split(".")[0]: (x, y) for v, x, y in p} for p in (train, held_out)]
+        assert parts[0]["a"] == parts[0]["a@flip"] == (0, 20 - 7 - GAP_LATENTS)
+        assert "b" not in parts[0]
+        assert (parts[1]["a"], parts[1]["b"]) == ((13, 20), (0, 9))
+    order = [codes.paths[s.video] for s in held_out]
+    more = write_corpus(tmp_path, {f"{number}": (20, 4, 4) for number in range(6)})
+    later = [more.paths[s.video] for s in split_in_time(more, 1, 0.5, None, record)[1]]
+    assert order == [path for path in later if path in order] != later
+    assert later != sorted(later)
 
 
 def test_windows_are_cut_from_the_stretches_and_repeatable(tmp_path):

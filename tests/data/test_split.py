@@ -9,6 +9,7 @@ import pytest
 from magvit2_pytorch.data.split import (
     read_held_out,
     split_files,
+    split_media,
     split_names,
     write_held_out,
 )
@@ -52,9 +53,29 @@ def test_neither_part_is_empty(fraction, number):
 def test_a_record_comes_before_the_fraction():
     train, valid = split_files(NAMES, 0.5, held_out=["7.mp4", "elsewhere.mp4"])
     assert (valid, len(train)) == (["7.mp4"], 399)
-    # One of other files, or of all of them, is no record of these.
-    for record in (["elsewhere.mp4"], NAMES):
-        assert split_files(NAMES, 0.5, held_out=record) == split_files(NAMES, 0.5)
+    assert split_files(NAMES, 0.5, held_out=NAMES) == ([], NAMES)
+    assert split_files(NAMES[:1], 0.5, held_out=NAMES) == ([], NAMES[:1])
+    # One of other files only is no record of these.
+    assert split_files(NAMES, 0.5, held_out=["elsewhere.mp4"]) == split_files(NAMES, 0.5)
+
+
+def test_the_first_held_out_files_stay_the_first(tmp_path):
+    """Those that a validation takes, whatever joins the folder or moves in the list."""
+    paths = [tmp_path / name for name in NAMES]
+    few = split_media(tmp_path, "video", paths[::2], 0.3, 1)[1]
+    all_ = split_media(tmp_path, "video", paths, 0.3, 1)[1]
+    assert few == [path for path in all_ if path in few] != sorted(few)
+    assert split_media(tmp_path, "video", paths[::-1], 0.3, 1)[1] == all_
+
+
+def test_files_of_the_record_that_are_missing_are_named(tmp_path):
+    record = split_files(NAMES[:9], 0.3, 4)[1]
+    assert NAMES[0] in record
+    paths = [tmp_path / name for name in NAMES[:9]]
+    assert len(split_media(tmp_path, "video", paths, 0.9, 4, record)[1]) == len(record)
+    with pytest.warns(UserWarning, match=r"1 of the 4 videos .* not in .* 0\.mp4"):
+        _, valid = split_media(tmp_path, "video", paths[1:], 0.9, 4, record)
+    assert {path.name for path in valid} == set(record) - {NAMES[0]}
 
 
 def test_names_stay_when_the_folder_moves(tmp_path):
@@ -85,6 +106,9 @@ def test_names_of_files_that_are_gone_stay_in_the_record(tmp_path):
     write_held_out(tmp_path, {"video": ["a.mp4", "b.mp4"]})
     write_held_out(tmp_path, {"video": ["b.mp4"], "added image": ["c.png"]})
     assert read_held_out(tmp_path) == {"video": ["a.mp4", "b.mp4"], "added image": ["c.png"]}
+    write_held_out(tmp_path, {"codes": {"b": 2, "a": 3}})
+    write_held_out(tmp_path, {"codes": {"c": 1}})
+    assert read_held_out(tmp_path)["codes"] == {"a": 3, "b": 2, "c": 1}
 
 
 @pytest.mark.parametrize("link", [os.symlink, os.link, "folder"])

@@ -145,6 +145,19 @@ def test_files_are_found_by_name_or_drawn(tmp_path):
     assert one.name == "a.mp4"
 
 
+def test_other_files_of_a_list_change_no_draw(tmp_path):
+    names = [f"deep/{letter}.mp4" for letter in "hgfedcba"]
+    for name in (*names, "x.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    drawn = []
+    for listed in (names, [*reversed(names), "x.mp4"]):
+        (tmp_path / "list.txt").write_text("\n".join(listed))
+        files = find_files(tmp_path / "list.txt", ClipChoice(max_clips=2))
+        drawn.append([file.path.name for file in files if file.path.name != "x.mp4"])
+    assert drawn[0] == drawn[1] != sorted(drawn[0])
+
+
 def test_a_split_is_that_of_training(tmp_path):
     for number in range(10):
         (tmp_path / f"{number}.mp4").touch()
@@ -157,9 +170,15 @@ def test_a_split_is_that_of_training(tmp_path):
     assert {file.path for file in others} == set(find_media(tmp_path)) - set(valid)
     # The record of a run comes before its options, which are then without effect.
     recorded = {"video": ["2.mp4", "5.mp4", "gone.mp4"]}
-    found = find_files(tmp_path, ClipChoice(split="valid"), recorded)
+    with pytest.warns(UserWarning, match="1 of the 3 videos .* gone.mp4"):
+        found = find_files(tmp_path, ClipChoice(split="valid"), recorded)
     assert [file.name for file in found] == ["2.mp4", "5.mp4"]
+    recorded["video"].pop()
     assert len(find_files(tmp_path, ClipChoice(split="train"), recorded)) == 8
+    held_out = {"video": [path.name for path in paths]}
+    assert len(find_files(tmp_path, ClipChoice(split="valid"), held_out)) == 10
+    with pytest.raises(ValueError, match="holds out all files"):
+        find_files(tmp_path, ClipChoice(split="train"), held_out)
     (tmp_path / "one.png").touch()
     with pytest.raises(ValueError, match="cannot be split"):
         find_files(tmp_path, ClipChoice(split="valid", **options))

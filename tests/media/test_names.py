@@ -5,6 +5,7 @@ import json
 import os
 import warnings
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 import torch
@@ -14,11 +15,13 @@ from magvit2_pytorch.codes.codes_dataset import CodesDataset
 from magvit2_pytorch.data.cache import FrameCache
 from magvit2_pytorch.data.clips import ClipSpec
 from magvit2_pytorch.data.datasets import VideoDataset
+from magvit2_pytorch.data.split import split_names
 from magvit2_pytorch.media.images import read_image, write_grid, write_image
 from magvit2_pytorch.media.sources import find_media
 from magvit2_pytorch.media.unusable import UnusableMedia
 from magvit2_pytorch.media.video_reader import VideoFile
 from magvit2_pytorch.media.video_writer import VideoWriter, write_video
+from magvit2_pytorch.pipelines.corpus import tokenize_corpus
 from magvit2_pytorch.pipelines.files import tokenize_file
 from tests.conftest import build
 from tests.data.clip_files import make_film, make_video
@@ -126,6 +129,39 @@ def test_a_list_in_another_encoding_is_named(tmp_path, suffix, encoding, message
     (tmp_path / f"list.{suffix}").write_bytes("a.mp4\ncafé.mp4\n".encode(encoding))
     with pytest.raises(ValueError, match=rf"list\.{suffix} .*{message}"):
         find_media(tmp_path / f"list.{suffix}")
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_both_unicode_normalizations_name_one_file(tmp_path, forms, monkeypatch):
+    """A folder or list from macOS on Linux, and the other way round."""
+    ours, other = ([normalize(form, f"\xe4/\u30ac{n}.mp4") for n in "12"] for form in forms)
+    for name in ours:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        make_video(tmp_path / name, 2)
+    files = [tmp_path / name for name in ours]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.txt").write_text("\n".join([*other, *ours]), encoding="utf-8")
+    folder = (tmp_path / other[0]).parent
+    for source in (folder, "list.txt", other, [os.fsencode(name) for name in other]):
+        assert [path.absolute() for path in find_media(source)] == files
+    assert VideoFile(other[0]).num_frames == 2
+    names = split_names("list.txt", files)
+    assert names == split_names("list.txt", [tmp_path / name for name in other])
+    dataset = VideoDataset("list.txt", ClipSpec(num_frames=1, image_size=16), cache_dir="cache")
+    model = build("residual")
+    inputs = dict(zip(ours, files, strict=True))
+    assert tokenize_corpus(model, inputs, "codes").num_done == 2
+    assert tokenize_corpus(model, dict(zip(other, files, strict=True)), "codes").num_done == 0
+    dataset[0]
+    cached = len(list((tmp_path / "cache").iterdir()))
+    (tmp_path / ours[0]).parent.rename(tmp_path / "x")
+    for path in (tmp_path / "x").iterdir():
+        path.rename(path.with_name(normalize(forms[1], path.name)))
+    (tmp_path / "x").rename(tmp_path / other[0].split("/")[0])
+    moved = VideoDataset("list.txt", ClipSpec(num_frames=1, image_size=16), cache_dir="cache")
+    assert torch.equal(moved[0], dataset[0])
+    assert len(list((tmp_path / "cache").iterdir())) == cached
+    assert CodesDataset("codes").paths == [normalize("NFC", name) for name in ours]
 
 
 @pytest.mark.parametrize("suffix", ["txt", "csv"])

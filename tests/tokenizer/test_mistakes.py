@@ -6,7 +6,11 @@ import torch
 from PIL import Image
 
 from magvit2_pytorch.media.frames import check_range
+from magvit2_pytorch.training.generator_task import GeneratorTrainingConfig
+from magvit2_pytorch.training.training_config import TrainingConfig
 from tests.conftest import build, random_video
+from tests.tokenizer_1d.narrow import narrow as narrow_1d
+from tests.tokenizer_1d.narrow import random_clip
 
 
 @pytest.mark.parametrize(
@@ -23,6 +27,26 @@ from tests.conftest import build, random_video
 def test_what_is_no_video_is_said(video, error, words, without_type_checks):
     with pytest.raises(error, match=words):
         build("compress_space").encode(video)
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_counts_below_one_do_not_slice(count):
+    tokenizer, sequences = build("compress_space"), narrow_1d()
+    codes = tokenizer.tokenize(random_video(5))
+    tokens = sequences.tokenize(random_clip(8, 32, 32)[None])
+    stream = sequences.decode_stream((32, 32))
+    for decode in (
+        lambda: tokenizer.decode_from_code_indices(codes, num_frames=count),
+        lambda: tokenizer.decode(tokenizer.quantizer.decode_codes(codes), num_frames=count),
+        lambda: tokenizer.decode_stream(num_frames=count),
+        lambda: sequences.decode_from_code_indices(tokens, num_frames=count),
+        lambda: sequences.decode_stream((32, 32), num_frames=count),
+        lambda: stream.push(tokens, num_frames=count),
+        lambda: TrainingConfig(num_valid_clips=count),
+        lambda: GeneratorTrainingConfig(num_valid_clips=count),
+    ):
+        with pytest.raises(ValueError, match=f" is {count}: "):
+            decode()
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0.04, 0.99), (0, 0.6)])

@@ -14,12 +14,12 @@ def parts(stream, video, lengths):
 
 
 @pytest.mark.parametrize("kind", BLOCKS)
-@pytest.mark.parametrize("lengths", [[23], [1] * 23, [3, 12, 8]])
-def test_streams_equal_the_whole(kind, lengths):
+def test_streams_equal_the_whole(kind):
     tokenizer, video = narrow(kind), random_clip(23, 16, 17)[None]
     whole = tokenizer.tokenize(video, 3)
-    codes = torch.cat(parts(tokenizer.encode_stream(3), video, lengths), dim=1)
-    assert torch.equal(codes, whole)
+    for lengths in ([23], [1] * 23, [3, 12, 8]):
+        codes = torch.cat(parts(tokenizer.encode_stream(3), video, lengths), dim=1)
+        assert torch.equal(codes, whole)
     stream = tokenizer.decode_stream((16, 17), num_frames=23)
     frames = torch.cat([stream.push(part) for part in whole.split(3, dim=1)], dim=2)
     wanted = tokenizer.decode(whole, (23, 16, 17))

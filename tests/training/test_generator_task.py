@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from magvit2_pytorch.data.split import read_held_out
 from magvit2_pytorch.generators import GENERATORS, load_generator
 from magvit2_pytorch.training.generator_task import CONTEXT_LATENTS
 from magvit2_pytorch.training.generator_trainer import GeneratorTrainer, generator_for
@@ -101,6 +102,21 @@ def test_corruption_moves_a_share_of_the_digits_that_are_seen(corpus, tmp_path):
     assert moved.max() == 1
     # Half of the moves of a bit would leave its range.
     assert float(moved.float().mean()) == pytest.approx(0.05, abs=0.005)
+
+
+def test_a_run_holds_out_the_codes_that_it_held_out_before(corpus, tmp_path):
+    first = training(corpus, tmp_path, num_train_steps=1)
+    first.train()
+    names = [path for path in corpus.paths if "@" not in path]
+    assert read_held_out(tmp_path) == {"codes": dict.fromkeys(names, 3)}
+    with pytest.warns(UserWarning, match="it would be others"):
+        second = training(corpus, tmp_path, num_valid_latents=1)
+    second.resume("latest")
+    assert second.task.stretches == first.task.stretches
+    assert second.task.windows.stretches == first.task.windows.stretches
+    gone = write_corpus(tmp_path / "fewer", {"x/a": (14, 4, 4)})
+    with pytest.warns(UserWarning, match=r"1 of the 2 videos .* y/b"):
+        training(gone, tmp_path)
 
 
 def test_codes_of_another_tokenizer_are_refused(corpus, tmp_path):

@@ -220,12 +220,33 @@ def test_held_out_files_stay_held_out_when_the_folder_changes(make_trainer, tmp_
     for number in range(4, 30):
         shutil.copy(videos / "0.mp4", videos / f"{number}.mp4")
     options |= dict(num_train_steps=3, valid_frac=0.5, random_split_seed=7)
-    second = make_trainer("run", **options)
+    with pytest.warns(UserWarning, match="it would be others"):
+        second = make_trainer("run", **options)
     assert [path.name for path in second.valid_data.paths] == [held_out]
     assert len(second.data.paths) == 29
     second.train(resume="latest")
     (videos / held_out).unlink()
-    with pytest.warns(
-        UserWarning, match=f"1 of the 1 videos that this run holds out .* {held_out}"
-    ):
+    with pytest.warns(UserWarning, match=f"1 of the 1 videos that the run holds out .* {held_out}"):
         make_trainer("run", **options)
+    for path in videos.iterdir():
+        path.rename(videos / held_out)
+    with pytest.raises(ValueError, match=r"holds out all 1 videos .* add some to train on"):
+        make_trainer("run", **options)
+
+
+def test_a_run_from_anothers_checkpoint_says_what_it_no_longer_holds_out(make_trainer, tmp_path):
+    (tmp_path / "videos").mkdir()
+    make_video(tmp_path / "videos" / "0.mp4", num_frames=20)
+    options = dict(dataset=None, dataset_folder=tmp_path / "videos", num_frames=1, batch_size=1)
+    with pytest.warns(UserWarning, match="the only video"):
+        make_trainer("first", num_train_steps=1, **options).train()
+    assert read_held_out(tmp_path / "first") == {"end of video": ["0.mp4"]}
+    make_video(tmp_path / "videos" / "1.mp4", num_frames=6)
+    with pytest.warns(UserWarning, match="end of 0.mp4; beside other videos"):
+        make_trainer("first", **options)
+    second = make_trainer("second", **options)
+    with pytest.warns(UserWarning, match=r"1 of the files .* 0.mp4: .* copy held_out.json"):
+        second.resume(tmp_path / "first" / "checkpoints" / "step-1")
+    (tmp_path / "second").mkdir()
+    shutil.copy(tmp_path / "first" / "held_out.json", tmp_path / "second")
+    second.resume(tmp_path / "first" / "checkpoints" / "step-1")

@@ -28,7 +28,6 @@ def train(
 ) -> VideoTokenizerTrainer:
     torch.manual_seed(0 if resume is None else 1)
     torch.set_num_threads(1)
-    trainer_module.plot_curves = lambda *_: None  # slow, and not in question
     tokenizer = VideoTokenizer(**SMALL, **QUANTIZERS["lfq"], layers=LAYERS)
     trainer = VideoTokenizerTrainer(
         tokenizer,
@@ -96,6 +95,8 @@ def denoise(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    # Slow, and not in question; tests that call `train` themselves have a fixture for it.
+    trainer_module.plot_curves = lambda *_: None
     folder, kind = Path(sys.argv[1]), sys.argv[2]
     main(folder, kind)
     denoise(folder / "denoiser")
