@@ -5,8 +5,9 @@ kernels (NaN, or a quarter off), strided convolutions of narrow maps, gradients 
 gain and bias. Which shapes depends on the processor, so what follows avoids all such kernels by
 construction instead of by trial: weight gradients of small kernels are matrix products, sums are
 taken in float32, time is padded with frames that are really there, and what is left is computed
-in float32. float32 on a CPU takes a faster way where PyTorch's own is slow (convolutions over time
-alone, and 1x1x1 ones with one thread); other devices take PyTorch's own way.
+in float32. float32 on a CPU takes a faster way where PyTorch's own is slow: convolutions over time
+alone or over space alone as 2-D ones, and 1x1x1 ones with one thread as products. Other devices
+take PyTorch's own way.
 """
 
 from collections.abc import Sequence
@@ -86,8 +87,11 @@ def convolve(
     if dtype is None:
         if x.device.type != "cpu" or x.dtype != torch.float32 or torch.compiler.is_compiling():
             return conv(x, weight, bias, stride, padding)
-        if x.ndim == 5 and not is_product and weight[0, 0, 0].numel() == 1 == max(stride[1:]):
-            return _convolve_time(x, weight, bias, stride[0])
+        if x.ndim == 5 and not is_product:
+            if weight[0, 0, 0].numel() == 1 == max(stride[1:]):
+                return _convolve_time(x, weight, bias, stride[0])
+            if weight.shape[2] == 1 == stride[0]:
+                return _convolve_frames(x, weight, bias, stride[1:], padding[1:])
         if not is_product or torch.get_num_threads() > 1:
             return conv(x, weight, bias, stride, padding)
     if is_product:
@@ -117,6 +121,24 @@ def _convolve_time(
     x = x.contiguous(memory_format=torch.channels_last_3d)
     options = (weight.flatten(3), bias, (stride, 1), (0, 0))
     return _Convolution.apply(x.flatten(3), *options).unflatten(3, x.shape[3:])
+
+
+def _convolve_frames(
+    x: Float[Tensor, "b c t h w"],
+    weight: Float[Tensor, "d c 1 k l"],
+    bias: Float[Tensor, " d"] | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+) -> Float[Tensor, "b d t y x"]:
+    """Convolution of each frame, as of a batch of images, a view of the same memory.
+
+    With one thread and a batch of one PyTorch computes 1 x k x k kernels in loops of its own, and
+    the weight gradient of few channels slowly with any number.
+    """
+    x = x.contiguous(memory_format=torch.channels_last_3d)
+    frames = x.movedim(1, 2).flatten(0, 1)
+    out = F.conv2d(frames, weight.squeeze(2), bias, stride, padding)
+    return out.unflatten(0, (x.shape[0], x.shape[2])).movedim(2, 1)
 
 
 class _Convolution(torch.autograd.Function):
