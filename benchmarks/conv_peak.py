@@ -9,6 +9,7 @@ line is JSON, for the benchmarks that say what share of this peak a whole networ
 import argparse
 import json
 import time
+from collections.abc import Mapping, Sequence
 from statistics import median
 
 import torch
@@ -18,23 +19,34 @@ SHAPES = [(64, 9, 64), (128, 5, 64), (256, 5, 32), (512, 5, 32), (128, 17, 32)]
 """Channels, frames, and pixels to a side."""
 
 
-def flops_per_s(channels: int, frames: int, size: int, dtype: torch.dtype, repeat: int) -> float:
-    memory = dict(memory_format=torch.channels_last_3d)
-    x = torch.randn(1, channels, frames, size, size, dtype=dtype).contiguous(**memory)
-    weight = torch.randn(channels, channels, 3, 3, 3, dtype=dtype).contiguous(**memory)
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def flops_per_s(
+    channels: int, frames: int, size: int, repeat: int, dtype: torch.dtype, device: torch.device
+) -> float:
+    memory, kind = dict(memory_format=torch.channels_last_3d), dict(dtype=dtype, device=device)
+    x = torch.randn(1, channels, frames, size, size, **kind).contiguous(**memory)
+    weight = torch.randn(channels, channels, 3, 3, 3, **kind).contiguous(**memory)
     seconds = []
     for _ in range(repeat + 1):
         started = time.perf_counter()
         out = F.conv3d(x, weight, padding=(0, 1, 1))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - started)
     return 2 * 27 * channels * out.numel() / median(seconds[1:])
 
 
-def conv_peak(repeat: int = 5) -> dict[str, float]:
+def conv_peak(
+    repeat: int = 5,
+    dtypes: Mapping[str, torch.dtype] = DTYPES,
+    shapes: Sequence[tuple[int, int, int]] = SHAPES,
+    device: torch.device = torch.device("cpu"),
+) -> dict[str, float]:
     """FLOP/s in each precision."""
-    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
     return {
-        name: max(flops_per_s(*shape, dtype, repeat) for shape in SHAPES)
+        name: max(flops_per_s(*shape, repeat, dtype, device) for shape in shapes)
         for name, dtype in dtypes.items()
     }
 

@@ -154,8 +154,9 @@ def train(
     tokenizer: VideoTokenizer,
     training: dict[str, Any],
     num_points: int = 9,
+    cpu: bool = True,
 ) -> Result:
-    """Trains a tokenizer on the demo's clips by these options on the CPU, and measures it.
+    """Trains a tokenizer on the demo's clips by these options, and measures it.
 
     Clips are crops of frames whose short side is the model's size times `random_scale`'s largest.
     What the trainer leaves (log, pictures, tokenizer) lies in `folder`.
@@ -177,7 +178,7 @@ def train(
         tokenizer,
         dataset=RandomClips(frames, training["num_frames"], config.image_size, -1.0, seed),
         valid_dataset=list(real.values()),
-        accelerate_kwargs=dict(cpu=True),
+        accelerate_kwargs=dict(cpu=cpu),
         **options,
     )
     trainer.kept = Kept(num_points)
@@ -195,9 +196,9 @@ def reconstruct(
 ) -> Reconstructions:
     """What these weights make of the clips."""
     tokenizer.load_state_dict(point.weights)
-    codes = [tokenizer.tokenize(clip[None]) for clip in real.values()]
+    codes = [tokenizer.tokenize(clip[None].to(tokenizer.device)) for clip in real.values()]
     recons = [
-        tokenizer.decode_from_code_indices(c, num_frames=clip.shape[1])[0]
+        tokenizer.decode_from_code_indices(c, num_frames=clip.shape[1])[0].cpu()
         for c, clip in zip(codes, real.values(), strict=True)
     ]
-    return Reconstructions(point.step, point.seconds, recons, codes)
+    return Reconstructions(point.step, point.seconds, recons, [c.cpu() for c in codes])

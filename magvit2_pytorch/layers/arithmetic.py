@@ -5,7 +5,9 @@ kernels (NaN, or a quarter off), strided convolutions of narrow maps, gradients 
 gain and bias. Which shapes depends on the processor, so what follows avoids all such kernels by
 construction instead of by trial: weight gradients of small kernels are matrix products, sums are
 taken in float32, time is padded with frames that are really there, and what is left is computed
-in float32. float32 and other devices take PyTorch's own way.
+in float32. float32 on a CPU takes a faster way where PyTorch's own is slow: convolutions over time
+alone or over space alone as 2-D ones, and 1x1x1 ones with one thread as products. Other devices
+take PyTorch's own way.
 """
 
 from collections.abc import Sequence
@@ -81,23 +83,69 @@ def convolve(
     """Convolution over two or three axes, zeros beyond the edges; `padding` in time must be 0."""
     conv = F.conv3d if x.ndim == 5 else F.conv2d
     dtype = half_precision(x)
+    is_product = weight[0, 0].numel() == 1 and set(stride) == {1}
     if dtype is None:
-        return conv(x, weight, bias, stride, padding)
-    if weight[0, 0].numel() == 1 and set(stride) == {1}:
+        if x.device.type != "cpu" or x.dtype != torch.float32 or torch.compiler.is_compiling():
+            return conv(x, weight, bias, stride, padding)
+        if x.ndim == 5 and not is_product:
+            if weight[0, 0, 0].numel() == 1 == max(stride[1:]):
+                return _convolve_time(x, weight, bias, stride[0])
+            if weight.shape[2] == 1 == stride[0]:
+                return _convolve_frames(x, weight, bias, stride[1:], padding[1:])
+        if not is_product or torch.get_num_threads() > 1:
+            return conv(x, weight, bias, stride, padding)
+    if is_product:
+        # With one thread PyTorch's 1x1x1 convolution takes two to four times as long as this.
         out = linear(x.movedim(1, -1), weight.flatten(1), bias)
         return out.movedim(-1, 1)
     narrow = max(stride) > 1 and min(x.shape[-2:]) < MIN_STRIDED_SIZE
     if narrow or not has_kernels(dtype):
         with torch.autocast("cpu", enabled=False):
             bias = None if bias is None else bias.float()
-            return conv(x.float(), weight.float(), bias, stride, padding).to(dtype)
-    return _HalfConvolution.apply(x.to(dtype), weight, bias, tuple(stride), tuple(padding))
+            return convolve(x.float(), weight.float(), bias, stride, padding).to(dtype)
+    return _Convolution.apply(x.to(dtype), weight, bias, tuple(stride), tuple(padding))
 
 
-class _HalfConvolution(torch.autograd.Function):
-    """A convolution in half precision on a CPU; gradients of weight and bias in float32.
+def _convolve_time(
+    x: Float[Tensor, "b c t h w"],
+    weight: Float[Tensor, "d c k 1 1"],
+    bias: Float[Tensor, " d"] | None,
+    stride: int,
+) -> Float[Tensor, "b d u h w"]:
+    """Convolution over time alone, as one over (time, position), a view of the same memory.
 
-    Whatever the backward pass calls is differentiable, so that gradient penalties work.
+    PyTorch computes k x 1 x 1 kernels in loops of its own with one thread, and their weight
+    gradient slowly with any number: together two to three times the time of this
+    (benchmarks/LOG.md, section 22).
+    """
+    x = x.contiguous(memory_format=torch.channels_last_3d)
+    options = (weight.flatten(3), bias, (stride, 1), (0, 0))
+    return _Convolution.apply(x.flatten(3), *options).unflatten(3, x.shape[3:])
+
+
+def _convolve_frames(
+    x: Float[Tensor, "b c t h w"],
+    weight: Float[Tensor, "d c 1 k l"],
+    bias: Float[Tensor, " d"] | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+) -> Float[Tensor, "b d t y x"]:
+    """Convolution of each frame, as of a batch of images, a view of the same memory.
+
+    With one thread and a batch of one PyTorch computes 1 x k x k kernels in loops of its own, and
+    the weight gradient of few channels slowly with any number.
+    """
+    x = x.contiguous(memory_format=torch.channels_last_3d)
+    frames = x.movedim(1, 2).flatten(0, 1)
+    out = F.conv2d(frames, weight.squeeze(2), bias, stride, padding)
+    return out.unflatten(0, (x.shape[0], x.shape[2])).movedim(2, 1)
+
+
+class _Convolution(torch.autograd.Function):
+    """A convolution on a CPU whose weight gradient, for small kernels, is matrix products.
+
+    In half precision, gradients of weight and bias are in float32. Whatever the backward pass calls
+    is differentiable, so that gradient penalties work.
     """
 
     @staticmethod

@@ -1,6 +1,7 @@
 """Options of running a tokenizer or super-resolution over files."""
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 
+from magvit2_pytorch.layers.arithmetic import has_kernels
 from magvit2_pytorch.super_resolution import SuperResolution, UpscaleStream
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.pretrained import CONFIG_FILE
@@ -15,7 +17,7 @@ from magvit2_pytorch.tokenizer.streaming import DecodeStream, EncodeStream
 from magvit2_pytorch.tokenizer.tiling import TileSize, check_tile_size
 from magvit2_pytorch.tokenizer_1d import AnyTokenizer, Tokenizer1d
 from magvit2_pytorch.tokenizer_1d.sequence_streams import TokenDecodeStream, TokenEncodeStream
-from magvit2_pytorch.types import Precision
+from magvit2_pytorch.types import Precision, Video
 
 
 def load_tokenizer(name: str) -> AnyTokenizer:
@@ -104,3 +106,61 @@ class Inference:
     def frames_device(self, model: AnyTokenizer | SuperResolution) -> torch.device:
         """The device of whole frames: the CPU if computing in tiles."""
         return model.device if self.tile_size is None else torch.device("cpu")
+
+
+MIN_SPEEDUP = 1.2
+"""bf16 is chosen if it is this many times as fast as float32, so that noise does not decide."""
+
+MIN_AGREEMENT = 0.9
+"""bf16 is chosen if this share of codes is that of float32; 0.98 is usual (RESULTS.md)."""
+
+CHECKED_SIDE = 64
+"""Pixels to a side of the frames that are tried."""
+
+
+def choose_precision(tokenizer: AnyTokenizer) -> tuple[Precision, str]:
+    """bf16 if it is faster here and codes agree, else fp32; and the reason, one line.
+
+    Encodes a few frames of a moving pattern in both, three times in turn. Continuous latents agree
+    as far as their difference is small against them. Two machines may choose differently.
+    """
+    device = tokenizer.device
+    if device.type == "cpu" and not has_kernels(torch.bfloat16):
+        return "fp32", "precision fp32: this processor has no arithmetic in bf16"
+    video = _moving_pattern(tokenizer).to(device)
+    found, seconds = {}, {}
+    for _ in range(3):
+        for precision in ("fp32", "bf16"):
+            stream = Inference(precision).encode_stream(tokenizer)
+            started = time.perf_counter()
+            parts = [part for part in (stream.push(video), stream.flush()) if part is not None]
+            found[precision] = torch.cat([part.flatten(1) for part in parts], dim=1).cpu()
+            seconds.setdefault(precision, []).append(time.perf_counter() - started)
+    exact, low = found["fp32"], found["bf16"]
+    if exact.is_floating_point():
+        agreement = 1 - float((low.float() - exact).norm() / exact.norm())
+    else:
+        agreement = float((low == exact).float().mean())
+    speedup = min(seconds["fp32"]) / min(seconds["bf16"])
+    chosen = "bf16" if speedup >= MIN_SPEEDUP and agreement >= MIN_AGREEMENT else "fp32"
+    what = "latents" if exact.is_floating_point() else "codes"
+    return chosen, (
+        f"precision {chosen}: bf16 is {speedup:.1f} times as fast as fp32 here, and its {what} "
+        f"agree to {agreement:.0%}"
+    )
+
+
+def _moving_pattern(tokenizer: AnyTokenizer) -> Video:
+    """Frames of two latents: drifting waves with a little noise."""
+    factor = tokenizer.space_factor
+    side = max(min(CHECKED_SIDE, *tokenizer.config.height_and_width) // factor, 1) * factor
+    generator = torch.Generator().manual_seed(0)
+    axes = (torch.arange(float(size)) for size in (1 + tokenizer.time_factor, side, side))
+    t, y, x = torch.meshgrid(*axes, indexing="ij")
+    channels = tokenizer.config.channels
+    waves = [
+        torch.sin((x * (c + 1) + y * (2 - c) + 2 * t) / 9) * torch.cos((x - y) / (5 + c))
+        for c in range(channels)
+    ]
+    video = torch.stack(waves)[None]
+    return 0.8 * video + 0.1 * (torch.rand(video.shape, generator=generator) - 0.5)

@@ -74,11 +74,12 @@ def orthogonalize(matrix: Float[Tensor, "m n"], rounds: int = 5) -> Float[Tensor
     trace = gram.trace().clamp_min(torch.finfo(gram.dtype).tiny)
     gram = gram / trace
     product = None
-    for _ in range(rounds):
+    for number in range(rounds):
         factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
         factor.diagonal().add_(a)
         product = factor if product is None else factor @ product
-        gram = factor @ gram @ factor
+        if number < rounds - 1:
+            gram = factor @ gram @ factor
     return (product * trace.rsqrt()) @ matrix
 
 

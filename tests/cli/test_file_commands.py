@@ -11,6 +11,7 @@ from magvit2_pytorch import VideoTokenizer
 from magvit2_pytorch.codes.code_file import read_codes
 from magvit2_pytorch.media.images import read_image
 from magvit2_pytorch.media.video_reader import VideoFile
+from magvit2_pytorch.pipelines import inference
 from magvit2_pytorch.pipelines.files import decoded_frames, tokenize_file
 from tests.conftest import build
 from tests.data.clip_files import make_film
@@ -208,6 +209,20 @@ def test_chunks_and_precision_change_no_size(run, tmp_path, model, clips):
         words = ("tokenize", clips / "one.mp4", "--model", model, "-o", out, "--device", "cpu")
         assert run(*words, *options)[0] == 0
         assert read_codes(out)[0].shape == (4, 5, 6)
+
+
+@pytest.mark.parametrize("chosen", ["fp32", "bf16"])
+def test_the_precision_that_is_chosen_is_said_and_stored(
+    run, tmp_path, model, clips, monkeypatch, chosen
+):
+    reason = f"precision {chosen}: because"
+    monkeypatch.setattr(inference, "choose_precision", lambda tokenizer: (chosen, reason))
+    out = tmp_path / "x.codes.safetensors"
+    words = ("tokenize", clips / "one.mp4", "--model", model, "-o", out, "--device", "cpu")
+    status, _, err = run(*words, "--precision", "auto")
+    assert status == 0
+    assert err.count(f"magvit2: {reason}\n") == 1
+    assert read_codes(out)[1].header.precision == chosen
 
 
 def test_a_gpu_that_is_not_there_is_said(run, tmp_path, model, clips, monkeypatch):

@@ -97,7 +97,7 @@ def test_gradients_by_matrix_products_are_the_convolution_s(kernel, stride, bias
     x = torch.randn(2, 3, *(5, 6, 7)[:axes], **double)
     weight, bias = torch.randn(4, 3, *kernel, **double), torch.randn(4, **double) if bias else None
     inputs = [t for t in (x, weight, bias) if t is not None]
-    ours = arithmetic._HalfConvolution.apply(x, weight, bias, stride, padding)
+    ours = arithmetic._Convolution.apply(x, weight, bias, stride, padding)
     right = (F.conv3d if axes == 3 else F.conv2d)(x, weight, bias, stride, padding)
     torch.testing.assert_close(ours, right)
     grad = torch.randn_like(right)
@@ -108,6 +108,36 @@ def test_gradients_by_matrix_products_are_the_convolution_s(kernel, stride, bias
         torch.autograd.grad(sum(g.square().sum() for g in first), inputs[:2]) for first in firsts
     ]
     torch.testing.assert_close(*seconds)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("kernel", "stride"),
+    [
+        *(((k, 1, 1), (s, 1, 1)) for k, s in ((1, 1), (2, 1), (3, 1), (3, 2))),
+        *(((1, 3, 3), (1, s, s)) for s in (1, 2)),
+        ((1, 1, 3), (1, 1, 1)),
+    ],
+)
+@pytest.mark.parametrize("fmt", [torch.contiguous_format, torch.channels_last_3d])
+def test_float32_over_time_or_space_is_pytorch_s(kernel, stride, fmt, threads, monkeypatch):
+    """Values, gradients, gradients of gradients and memory layout; and it is another way."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    x = torch.randn(2, 6, 5, 4, 7).contiguous(memory_format=fmt)[..., :6].requires_grad_()
+    weight, bias = torch.randn(8, 6, *kernel).requires_grad_(), torch.randn(8).requires_grad_()
+    inputs, padding = (x, weight, bias), (0, kernel[1] // 2, kernel[2] // 2)
+    outs = [
+        convolution(*inputs, stride, padding) for convolution in (arithmetic.convolve, F.conv3d)
+    ]
+    ways = {out.grad_fn.name() for out in outs}
+    assert len(ways) == (1 if max(kernel) == 1 and threads > 1 else 2)
+    close = dict(rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(*outs, **close)
+    assert outs[0].is_contiguous(memory_format=torch.channels_last_3d) or len(ways) == 1
+    firsts = [torch.autograd.grad(o.square().sum(), inputs, create_graph=True) for o in outs]
+    torch.testing.assert_close(*firsts, **close)
+    seconds = [torch.autograd.grad(sum(g.square().sum() for g in f), inputs) for f in firsts]
+    torch.testing.assert_close(*seconds, rtol=1e-3, atol=1e-2)
 
 
 def test_layer_norm_differentiates_twice():
