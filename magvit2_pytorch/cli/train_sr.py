@@ -32,7 +32,7 @@ class UpscalerRunOptions(TrainOptions):
     """Options of a run other than those of model and training."""
 
     type: Literal["videos", "images"] = "videos"
-    """Kind of training examples: clips of videos, or images."""
+    """Files of DATA to train on: videos, of which clips are taken, or images."""
     minutes: float | None = None
     """Training time; the same as --max_duration_s in minutes."""
 
