@@ -43,7 +43,7 @@ def large_clips(short_side: int) -> list[Path]:
     return [path for path, side in sides.items() if side >= short_side]
 
 
-def train(tokenizer: VideoTokenizer, options: argparse.Namespace) -> SuperResolution:
+def train(tokenizer: VideoTokenizer, options: argparse.Namespace) -> None:
     torch.manual_seed(0)
     upscaler = SuperResolution.from_preset(options.preset)
     training = SR_PRESETS.training(options.preset) | dict(
@@ -71,7 +71,6 @@ def train(tokenizer: VideoTokenizer, options: argparse.Namespace) -> SuperResolu
     trainer.train()
     used = time.process_time() - started
     print(f"{trainer.step} steps in {trainer.elapsed_s:.0f} s, {used:.0f} s of processor time")
-    return trainer.ema_upscaler
 
 
 @torch.no_grad()
@@ -80,9 +79,7 @@ def measure(
 ) -> None:
     weights = options.perceptual_weights
     perceptual = None if weights is None else build_perceptual(weights)
-    short_side = options.training.get(
-        "short_side", SR_PRESETS.training(options.preset)["short_side"]
-    )
+    short_side = SR_PRESETS.training(options.preset)["short_side"]
     paths = large_clips(short_side)
     print(f"{'clip':16} {'input':8} {'enlarged':8}    PSNR dB  temporal  perceptual")
     for name, clip in zip(unique_names(paths), held_out_clips(paths, short_side), strict=True):
@@ -122,7 +119,7 @@ def main() -> None:
     parser.add_argument("tokenizer", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--preset", default="x2-small", choices=list(SR_PRESETS))
-    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--minutes", type=float, default=5.0, help="0 measures an earlier run")
     parser.add_argument("--perceptual_weights")
     parser.add_argument("--memory", action="store_true", help="measure memory only")
     parser.add_argument("--frames", type=int, default=4)
@@ -132,7 +129,9 @@ def main() -> None:
         return
     folder = options.tokenizer / "tokenizer"
     tokenizer = VideoTokenizer.from_pretrained(folder if folder.is_dir() else options.tokenizer)
-    measure(tokenizer, train(tokenizer, options), options)
+    if options.minutes:
+        train(tokenizer, options)
+    measure(tokenizer, SuperResolution.from_pretrained(options.output / "upscaler"), options)
 
 
 if __name__ == "__main__":

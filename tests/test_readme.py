@@ -56,6 +56,8 @@ SMALLER_COMMANDS = {
     "--size 128": "--size 16",
     "--max_duration_s 900": "--num_train_steps 2",
     "--seconds 8": "--frames 20",
+    "--preset x2-small --minutes 5": "--preset x2-tiny --num_train_steps 2 --batch_size 1 "
+    "--crop 16 --short_side 16",
     "--num 4": "--num 1 --frames 18 --size 16",
     "-o film-scenes --minutes 45": "-o film-scenes --minutes 0.001 --scenes 1 --preset tiny "
     "--size 16 --seconds 0.1 --no_super_resolution",
@@ -145,7 +147,7 @@ def test_python_blocks_run_in_order(here, monkeypatch, page, number):
 
 def test_the_command_lines_run(here, monkeypatch, capsys):
     monkeypatch.chdir(here)
-    assert len(COMMANDS) == 25
+    assert len(COMMANDS) == 28
     for command in dict.fromkeys(COMMANDS):
         line = reduced(command, SMALLER_COMMANDS)
         with monkeypatch.context() as context:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from magvit2_pytorch.generators.generator import Generator
     from magvit2_pytorch.generators.sampling import Sampling
     from magvit2_pytorch.pipelines.generation import Prompt
+    from magvit2_pytorch.pipelines.inference import Inference
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
 
 CELLS = 16
@@ -98,19 +99,14 @@ def generate(
             raise UserError(f"there is no file {path}: --prompt takes videos and images")
     tokenizer, tokenizer_id, inference = computing.load(model, needs_codes=True)
     from magvit2_pytorch.generators.generator import load_generator
-    from magvit2_pytorch.media.unusable import UnusableMedia
-    from magvit2_pytorch.pipelines.generation import check_generator, generate_films, read_prompt
+    from magvit2_pytorch.pipelines.generation import check_generator, generate_films
 
     with user_errors(prefix=f"cannot use {generator}"):
         sampler = load_generator(name).to(tokenizer.device)
         check_generator(sampler, tokenizer, tokenizer_id, force)
     upscaler = None if upscale is None else computing.load_upscaler(upscale, "--upscale")
     scale = 1 if upscaler is None else upscaler.scale
-    prompts = {}
-    for path in films.prompt:
-        with user_errors(UnusableMedia):
-            file = Path(path).expanduser()
-            prompts[path] = read_prompt(tokenizer, file, films.prompt_frames, size, inference)
+    prompts = _prompts(films, tokenizer, size, inference)
     if not prompts:
         prompts["film"] = _no_prompt(sampler, tokenizer, films)
     record = {"generator": str(name), "tokenizer": str(tokenizer_id), "upscaler": upscale}
@@ -131,6 +127,21 @@ def generate(
             pixels = f"{prompt.width * scale} x {prompt.height * scale}"
             print(f"{path}: {frame_count(num_frames)}, {pixels}")
     return 0
+
+
+def _prompts(
+    films: FilmOptions, tokenizer: "VideoTokenizer", size: int | None, inference: "Inference"
+) -> "dict[str, Prompt]":
+    """Encoded prompts by the paths of their files."""
+    from magvit2_pytorch.media.unusable import UnusableMedia
+    from magvit2_pytorch.pipelines.generation import read_prompt
+
+    prompts = {}
+    for path in films.prompt:
+        with user_errors(UnusableMedia):
+            file = Path(path).expanduser()
+            prompts[path] = read_prompt(tokenizer, file, films.prompt_frames, size, inference)
+    return prompts
 
 
 def _no_prompt(generator: "Generator", tokenizer: "VideoTokenizer", films: FilmOptions) -> "Prompt":

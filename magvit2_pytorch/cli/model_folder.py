@@ -70,9 +70,10 @@ def find_model(name: str, kind: str, option: str) -> str:
         return name.removeprefix(HUB)
     folder = Path(name).expanduser()
     if not folder.exists():
+        article = "an" if kind[0] in "aeiou" else "a"
         raise UserError(
-            f"there is no {name}: {option} is the folder of a {kind}, such as RUN/{kind}, or "
-            f"{HUB}OWNER/NAME"
+            f"there is no {name}: {option} is the folder of {article} {kind}, such as "
+            f"RUN/{kind}, or {HUB}OWNER/NAME"
         )
     for candidate in (folder, folder / kind):
         if (candidate / "config.json").is_file():

@@ -282,13 +282,19 @@ def training_options(values: Any) -> dict[str, Any]:
     return vars(values.training) | tracking | folders
 
 
-def write_config(path: Path, model: dict[str, Any], training: "LoopConfig", **others: Any) -> None:
-    """Writes all options of a run in the form of a preset, for --config."""
+def write_config(
+    path: Path,
+    model: dict[str, Any],
+    training: "LoopConfig",
+    skip: Sequence[str] = FROM_OUTPUT,
+    **others: Any,
+) -> None:
+    """Writes all options of a run in the form of a preset, for --config, but for `skip`."""
     import yaml
 
     from magvit2_pytorch.atomic import replacing
 
-    options = {n: v for n, v in training.to_dict().items() if n not in FROM_OUTPUT}
+    options = {n: v for n, v in training.to_dict().items() if n not in skip}
     sections = others | {"model": model, "training": options}
     with replacing(path) as part:
         text = yaml.safe_dump(sections, sort_keys=False, allow_unicode=True)

@@ -32,7 +32,7 @@ class UpscalerRunOptions(TrainOptions):
     """Options of a run other than those of model and training."""
 
     type: Literal["videos", "images"] = "videos"
-    """Kind of training examples: clips of videos, or images."""
+    """Files of DATA to train on: videos, of which clips are taken, or images."""
     minutes: float | None = None
     """Training time; the same as --max_duration_s in minutes."""
 
@@ -79,6 +79,7 @@ def train_sr(
     import torch
 
     from magvit2_pytorch.super_resolution import SuperResolution
+    from magvit2_pytorch.training.super_resolution_task import WITHOUT_EFFECT
     from magvit2_pytorch.training.super_resolution_trainer import SuperResolutionTrainer
 
     torch.manual_seed(training.seed)
@@ -93,9 +94,9 @@ def train_sr(
         )
         if checkpoint is not None:
             trainer.resume(options.resume)
-    names = ("output", "type", "device")
     run = {"data": data, "tokenizer": tokenizer, "preset": preset}
-    run |= {name: getattr(options, name) for name in names}
+    run |= {name: getattr(options, name) for name in ("output", "type", "device")}
+    run["skip"] = FROM_OUTPUT + WITHOUT_EFFECT
     return run_training(
         trainer, options, lambda path: write_config(path, model.to_dict(), training, **run),
         "upscaler",

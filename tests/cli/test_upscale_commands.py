@@ -24,7 +24,18 @@ def trained(model, tmp_path_factory):
     for number in range(2):
         make_video(folder / "videos" / f"{number}.mp4", 6, 18, 22, fps=10)
     words = ["train-sr", str(folder / "videos"), "--model", str(model), "-o", str(folder / "sr")]
-    small = ["--preset", "x2-tiny", "--num_train_steps", "2", "--crop", "16", "--short_side", "16"]
+    small = [
+        "--preset",
+        "x2-tiny",
+        "--batch_size",
+        "1",
+        "--num_train_steps",
+        "2",
+        "--crop",
+        "16",
+        "--short_side",
+        "16",
+    ]
     assert main([*words, *small, "--minutes", "10", "--device", "cpu"]) == 0
     return folder
 
