@@ -23,6 +23,7 @@ def main():
     parser.add_argument("--preset", default="small")
     parser.add_argument("--upscaler_preset", default="x2-small")
     parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--still", type=float, default=1.0, help="0 keeps title cards")
     args = parser.parse_args()
 
@@ -38,6 +39,7 @@ def main():
         upscaler_preset=args.upscaler_preset,
         size=args.size,
         scenes=2,
+        seconds=args.seconds,
     )
     print(run_film(FilmWork(args.film, args.output, options, rules)))
 

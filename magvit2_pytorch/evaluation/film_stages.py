@@ -50,7 +50,7 @@ GAP_FRAMES = 8
 """Frames between those that the tokenizer trains on and those that are held out."""
 CACHE_GB = 4.0
 MAX_SHOWN = 8
-"""Shots or frames in a row of a picture, and videos of a report."""
+"""Shots or frames in a row of a picture; half as many videos in a report, which takes a while."""
 
 
 def cut(work: FilmWork, folder: Path) -> dict[str, Any]:
@@ -202,7 +202,7 @@ def train_generator_of_film(work: FilmWork, folder: Path) -> dict[str, Any]:
         CodesDataset(codes),
         folder / "report",
         data=work.folder / "cut" / "shots",
-        max_videos=MAX_SHOWN,
+        max_videos=MAX_SHOWN // 2,
         **held_out,
     )
     pictures = [row["picture"] for row in report["videos"]]
