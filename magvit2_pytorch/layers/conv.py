@@ -93,11 +93,12 @@ class CausalConv3d(StatefulLayer):
 
     def _first_past(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c p h w"]:
         """Padding before the first frame."""
-        first = x[:, :, :1]
-        first = torch.zeros_like(first) if self.zero_start else first
-        padding = first.expand(-1, -1, self.time_pad, -1, -1)
-        # An expanded tensor has no memory format. Concatenated with one that has, it would cost
-        # a copy of the whole video into another layout, and the convolution one back.
+        # In channels-last memory. An expanded tensor has no memory format: concatenated with one
+        # that has, it would cost a copy of the video into another layout, and a second one back.
+        if self.zero_start:
+            size = (x.shape[0], self.time_pad, *x.shape[3:], x.shape[1])
+            return x.new_zeros(size).movedim(-1, 1)
+        padding = x[:, :, :1].expand(-1, -1, self.time_pad, -1, -1)
         return padding.contiguous(memory_format=torch.channels_last_3d)
 
     def _convolve_first(self, x: Float[Tensor, "b c 1 h w"]):
