@@ -68,7 +68,7 @@ def _tokenizer(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _codes(values: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{values['num_codes']:,} codes in {values['num_files']} files."
+    yield f"On average {values['num_codes'] / values['num_files']:,.0f} codes a file."
 
 
 def _generator(values: Mapping[str, Any]) -> Iterator[str]:
@@ -84,8 +84,7 @@ def _super_resolution(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _scenes(values: Mapping[str, Any]) -> Iterator[str]:
-    prompts = values["num_prompts"]
-    yield f"The first {prompts} begin with the last {values['prompt_frames']} frames of a shot,"
+    yield f"Names with `after` begin with the last {values['prompt_frames']} frames of a shot,"
     yield "decoded. The .json beside a scene has the seed that makes it again."
     yield from ("", "![One scene a row, frames evenly spaced](scenes/scenes.png)", "")
     for name in (*values["scenes"], *values.get("upscaled", ())):

@@ -285,7 +285,8 @@ def make_scenes(work: FilmWork, folder: Path) -> dict[str, Any]:
     rows = [[frame[: size[0], : size[1]] for frame in row] for row in rows]
     write_grid(folder / "scenes.png", rows)
     return {
-        "sentence": f"{len(scenes)} of {num_frames} new frames, {len(prompts)} from ends of shots",
+        "sentence": f"{len(scenes)} scenes of {num_frames} new frames, "
+        f"{len(prompts)} from ends of shots",
         "scenes": scenes,
         "upscaled": upscaled,
         "num_prompts": len(prompts),
