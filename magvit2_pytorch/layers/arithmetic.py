@@ -116,7 +116,7 @@ def _convolve_time(
 
     PyTorch computes k x 1 x 1 kernels in loops of its own with one thread, and their weight
     gradient slowly with any number: together two to three times the time of this
-    (benchmarks/LOG.md, section 22).
+    (benchmarks/LOG.md, section 23).
     """
     x = x.contiguous(memory_format=torch.channels_last_3d)
     options = (weight.flatten(3), bias, (stride, 1), (0, 0))

@@ -168,7 +168,7 @@ class LinearSpaceAttention(StatefulLayer):
         sizes = dict(zip("bthw", (x.shape[0], *x.shape[2:]), strict=True))
         tokens = rearrange(x, "b c t h w -> (b t) (h w) c")
         # One copy, after which both softmaxes and both products run along contiguous cells: in bf16
-        # the whole took 2.3 times as long on the cells' own layout (benchmarks/LOG.md, section 22).
+        # the whole took 2.3 times as long on the cells' own layout (benchmarks/LOG.md, section 23).
         qkv = rearrange(self.to_qkv(tokens), "b n (s g d) -> s b g d n", s=3, g=self.heads)
         q, k, v = qkv.contiguous()
         dtype = torch.promote_types(x.dtype, torch.float32)

@@ -93,6 +93,14 @@ def lapped_matrix(period: int) -> Float[Tensor, "p p"]:
     return butterfly @ core @ butterfly / 2
 
 
+def check_lapped(period: int) -> None:
+    """Raises `ValueError` unless blocks of `period` pixels can overlap."""
+    if period < 4 or period % 2:
+        raise ValueError(
+            f"patches of {period} pixels cannot be lapped: they need an even number of 4 or more"
+        )
+
+
 class LappedFilter(StatefulLayer):
     """Orthogonal filter across the borders of blocks of `period` x `period` pixels.
 
@@ -103,13 +111,11 @@ class LappedFilter(StatefulLayer):
 
     def __init__(self, period: int):
         super().__init__()
-        if period < 4 or period % 2:
-            raise ValueError(f"blocks of {period} pixels: a lapped filter needs 4, 6, 8, ...")
+        check_lapped(period)
         self.period = period
+        # No buffer, as it is no state; in double precision, to be rounded to that of the input.
         inverse = lapped_matrix(period).T
-        both_axes = torch.kron(inverse, inverse).to(torch.get_default_dtype())
-        # Not saved: it follows from the period.
-        self.register_buffer("matrix", both_axes, persistent=False)
+        self.matrix = torch.kron(inverse, inverse)
 
     def forward(self, x, past: Past = None, context: Context = Context()):
         sides, half = dict(p=self.period, q=self.period), self.period // 2
@@ -118,7 +124,7 @@ class LappedFilter(StatefulLayer):
             edges = x.narrow(axis, 0, half), x.narrow(axis, x.shape[axis] - half, half)
             x = torch.cat((edges[0].flip(axis), x, edges[1].flip(axis)), dim=axis)
         x = rearrange(x, "b c t (i p) (j q) -> b c t i j (p q)", **sides)
-        x = linear(x, self.matrix, None)
+        x = linear(x, self.matrix.to(x), None)
         x = rearrange(x, "b c t i j (p q) -> b c t (i p) (j q)", **sides)
         return x[..., half:-half, half:-half], ()
 

@@ -10,6 +10,7 @@ from magvit2_pytorch.config import check_known, to_tuples
 from magvit2_pytorch.layers.attention import AttentionSize
 from magvit2_pytorch.layers.conv import PadMode, Triple, triple
 from magvit2_pytorch.layers.norm import NormName, NormSpec
+from magvit2_pytorch.layers.resample import check_lapped
 from magvit2_pytorch.quantizers.lfq import BitOrder
 from magvit2_pytorch.quantizers.quantizer import CodeNormName
 from magvit2_pytorch.quantizers.vector import VectorQuantizerName
@@ -94,8 +95,8 @@ class TokenizerConfig:
     """Patches that the first convolution reads as channels: pixels to a side, or (frames, pixels).
     The first frame of a video is repeated to fill a patch of its own."""
     lapped_patches: bool = False
-    """Let the patches that the decoder draws overlap by half a patch, by an orthogonal filter
-    across their borders, so that no grid of patches shows. Needs patches of 4, 6, ... pixels."""
+    """Let the decoder's patches overlap by half a patch, by an orthogonal filter across their
+    borders, so that no grid shows. Needs patches of 4, 6, ... pixels."""
     pad_mode: PadMode = "constant"
     """Padding in space: zeros (`constant`), edge pixels (`replicate`) or mirrored (`reflect`).
     Before the first frame: zeros with `constant`, otherwise copies of it; `first_frame` has them
@@ -216,11 +217,8 @@ class TokenizerConfig:
             raise ValueError(
                 f"patch_size {self.patch_size}: give pixels to a side, or (frames, pixels)"
             )
-        if self.lapped_patches and (self.patch[1] < 4 or self.patch[1] % 2):
-            raise ValueError(
-                f"lapped_patches with patches of {self.patch[1]} pixels: they need an even number "
-                "of 4 or more"
-            )
+        if self.lapped_patches:
+            check_lapped(self.patch[1])
         if not isinstance(self.image_size, int) and len(self.image_size) != 2:
             raise ValueError(f"image_size {self.image_size}: give one number or (height, width)")
 

@@ -118,8 +118,8 @@ def open_datasets(
                 stacklevel=3,
             )
         train, valid = _hold_out(source, kind, paths, spec, config, recorded)
-        valid_clips = _open(kind, valid, valid_spec, config, train=False)
-        return _open(kind, train, spec, config), valid_clips
+        clips = _open(kind, train, spec, config)
+        return clips, _open(kind, valid, valid_spec, config, train=False)
     if kind == "image":
         raise ValueError(f"{source} holds one image: give two or more, as one is held out")
     return _split_one_video(paths, spec, valid_spec, config)

@@ -113,7 +113,6 @@ def masked(trained, tmp_path_factory):
 
 
 def test_a_task_completes_the_first_frames_of_its_prompt(masked, film, model, run, tmp_path):
-    from magvit2_pytorch import VideoTokenizer
     from magvit2_pytorch.media.frames import to_float
 
     words = ("generate", "--generator", masked, "--model", model, "--prompt", film)
@@ -121,12 +120,11 @@ def test_a_task_completes_the_first_frames_of_its_prompt(masked, film, model, ru
     assert run(*words, "-o", tmp_path, "--num", 2)[0] == 0
     frames = [list(VideoFile(tmp_path / f"film-{n}.mp4").frames()) for n in range(2)]
     assert [len(x) for x in frames] == [9, 9]
-    # The frames given are the tokenizer's reconstruction, up to H.264; the others are made up.
-    tokenizer = VideoTokenizer.from_pretrained(model)
-    video = to_float(torch.stack(list(VideoFile(film).frames())[:9]))[None]
-    seen = to_float(torch.stack(frames[0]))
-    error = (seen - tokenizer(video)[0].clamp(-1, 1)).square().mean(dim=(0, 2, 3))
-    assert error[:5].max() < 0.5 * error[5:].min()
+    # Both films have the frames given; the others are made up. H.264 may predict the fifth from
+    # frames after it.
+    change = (to_float(torch.stack(frames[0])) - to_float(torch.stack(frames[1]))).square()
+    change = change.mean(dim=(0, 2, 3))
+    assert change[:4].max() < 0.1 * change[5:].min()
     record = json.loads((tmp_path / "film-1.json").read_text("utf-8"))
     assert (record["task"], record["given"], record["sample"]) == ("frame_prediction", 5, 1)
 
