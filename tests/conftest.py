@@ -37,8 +37,11 @@ SMALL = dict(
     linear_attn_heads=2,
 )
 DIM_COND = 6
+SIBLINGS = ("vidtok-fsq-41616", "vidtok-fsq-888", "vidtok-kl-488")
+"""Slow: presets of VidTok's family whose layers others have. test_vidtok.py has them all."""
 EVERY_PRESET = [
-    pytest.param(name, marks=[pytest.mark.slow] * (f"{name}-small" in PRESETS)) for name in PRESETS
+    pytest.param(name, marks=[pytest.mark.slow] * (f"{name}-small" in PRESETS or name in SIBLINGS))
+    for name in PRESETS
 ]
 """Presets with a small sibling are slow: once narrow, both differ in the number of units alone."""
 

@@ -30,8 +30,9 @@ def bench(gpu, tmp_path):
     return gpu.Bench(torch.device("cpu"), deadline, True, tmp_path / "part.json")
 
 
-SLOW = [pytest.param(part, marks=pytest.mark.slow) for part in ("compiled", "training")]
-FAST = [part for part in COLUMNS if part != "compiled"]
+LONG = ("compiled", "training", "tiles", "speed")
+SLOW = [pytest.param(part, marks=pytest.mark.slow) for part in LONG]
+FAST = [part for part in COLUMNS if part not in LONG]
 
 
 @pytest.mark.filterwarnings("default")  # as in a process of its own

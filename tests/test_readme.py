@@ -147,7 +147,7 @@ def test_python_blocks_run_in_order(here, monkeypatch, page, number):
 
 def test_the_command_lines_run(here, monkeypatch, capsys):
     monkeypatch.chdir(here)
-    assert len(COMMANDS) == 31
+    assert len(COMMANDS) == 33
     for command in dict.fromkeys(COMMANDS):
         line = reduced(command, SMALLER_COMMANDS)
         with monkeypatch.context() as context:

@@ -87,6 +87,8 @@ def names(folder):
     ],
 )
 def test_an_interrupted_command_leaves_what_was_there(tmp_path, films, model, name, number, status):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        pytest.skip("hanging up is ignored here, as nohup asks")
     film = films / ("film.codes.safetensors" if name == "decode" else "film.mp4")
     target = tmp_path / OUTPUTS[name]
     target.write_bytes(b"an older file")

@@ -47,6 +47,7 @@ def test_curves_are_not_read_beyond_their_ends(benchmark, curve):
         assert benchmark["rate_at"](curve, 30 + 3 * math.log2(rate), "PSNR") is None
 
 
+@pytest.mark.slow
 def test_the_whole_benchmark_on_a_small_clip(benchmark, tmp_path, monkeypatch):
     few = {name: replace(CODECS[name], qualities=(20, 45)) for name in ("H.264", "H.265")}
     whole = benchmark["main"].__globals__
