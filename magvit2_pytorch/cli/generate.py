@@ -127,7 +127,6 @@ def generate(
         record={"generator": str(name), "tokenizer": str(tokenizer_id), "upscaler": upscale},
     )
     scale = 1 if upscaler is None else upscaler.scale
-    write = _continue if films.task is None else _complete
     folder.mkdir(parents=True, exist_ok=True)
     numbers = range(films.first_sample, films.first_sample + films.num)
     for source in films.prompt or ("film",):
@@ -135,7 +134,7 @@ def generate(
         paths = [folder / f"{file.stem}-{number}.mp4" for number in numbers]
         with ProgressBar(" frames", file.name) as bar, user_errors():
             common["on_frames"] = partial(bar.frames, file.name)
-            film, num_frames = write(sampler, tokenizer, paths, file, films, size, common)
+            film, num_frames = _write_films(sampler, tokenizer, paths, file, films, size, common)
         for path in paths:
             pixels = f"{film.width * scale} x {film.height * scale}"
             print(f"{path}: {frame_count(num_frames)}, {pixels}")
@@ -162,7 +161,7 @@ def check_task(generator: "Generator", task: str) -> None:
         raise ValueError("--task needs a masked generator (train-generator --preset masked-tiny)")
 
 
-def _continue(
+def _write_films(
     generator: "Generator",
     tokenizer: "VideoTokenizer",
     paths: list[Path],
@@ -171,36 +170,23 @@ def _continue(
     size: int | None,
     common: dict[str, Any],
 ) -> tuple["Prompt", int]:
-    """Writes films that continue a video or start from nothing; their prompt and frames."""
+    """Writes completions or continuations of a video; returns its prompt and their frames."""
     from magvit2_pytorch.pipelines.generation import generate_films, read_prompt
+    from magvit2_pytorch.pipelines.video_tasks import complete_films
 
+    if films.task is not None:
+        prompt = complete_films(
+            generator, tokenizer, paths, source, films.task, given=films.given,
+            num_frames=films.prompt_frames, size=size, **common,
+        )  # fmt: skip
+        return prompt, prompt.num_frames
     if films.prompt:
-        inference = common["inference"]
-        prompt = read_prompt(tokenizer, source, films.prompt_frames, size, inference)
+        prompt = read_prompt(tokenizer, source, films.prompt_frames, size, common["inference"])
     else:
         prompt = _no_prompt(generator, tokenizer, films)
     num_frames = films.frames or max(1, round(films.seconds * (films.fps or prompt.fps)))
     generate_films(generator, tokenizer, paths, prompt, num_frames, **common)
     return prompt, num_frames
-
-
-def _complete(
-    generator: "Generator",
-    tokenizer: "VideoTokenizer",
-    paths: list[Path],
-    source: Path,
-    films: FilmOptions,
-    size: int | None,
-    common: dict[str, Any],
-) -> tuple["Prompt", int]:
-    """Writes completions of a video by the task; its size and frames."""
-    from magvit2_pytorch.pipelines.video_tasks import complete_films
-
-    prompt = complete_films(
-        generator, tokenizer, paths, source, films.task, given=films.given,
-        num_frames=films.prompt_frames, size=size, **common,
-    )  # fmt: skip
-    return prompt, prompt.num_frames
 
 
 def _no_prompt(generator: "Generator", tokenizer: "VideoTokenizer", films: FilmOptions) -> "Prompt":

@@ -103,7 +103,10 @@ def plan_jobs(
 
 
 def plan_media_jobs(inputs: Sequence[str], output: str) -> list[Job]:
-    """Jobs from videos and images to files of the same kind; raises as `plan_jobs` does."""
+    """Jobs from videos and images to files of the same kind.
+
+    Raises as `plan_jobs` does.
+    """
     from magvit2_pytorch.media.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES
     from magvit2_pytorch.pipelines import media_file
 

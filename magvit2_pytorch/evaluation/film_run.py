@@ -1,4 +1,4 @@
-"""The road of one film from file to new scenes, stage by stage.
+"""From one film to new scenes, stage by stage.
 
 Each stage has a folder of its own. Its `stage.json` holds the settings that it was begun with, and
 its figures once it is complete: then it is skipped.
@@ -41,7 +41,7 @@ STAGES: dict[str, Stage] = {
 
 
 def run_film(work: FilmWork) -> Path:
-    """Does the stages that are not done; returns the page, whose pictures lie beside it.
+    """Does the stages that are not done, and returns the page.
 
     Raises `ValueError` if a stage was begun with other settings or nothing can be trained on, and
     `UnusableMedia` if the film cannot be read.
@@ -51,7 +51,7 @@ def run_film(work: FilmWork) -> Path:
 
 
 def _do_stage(work: FilmWork, name: str) -> dict[str, Any]:
-    """The figures of a stage, which is done if it is not."""
+    """The figures of a stage; does it unless that was done before."""
     folder, settings = work.folder / name, _settings(work, name)
     folder.mkdir(parents=True, exist_ok=True)
     remove_abandoned(folder)

@@ -1,4 +1,7 @@
-"""Stages of the road from a film to new scenes; each can be interrupted and done again."""
+"""Stages from a film to new scenes.
+
+Each can be interrupted and done again.
+"""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -216,7 +219,10 @@ def train_generator_of_film(work: FilmWork, folder: Path) -> dict[str, Any]:
 
 
 def train_super_resolution(work: FilmWork, folder: Path) -> dict[str, Any]:
-    """Trains super-resolution of the decoded shots, if these have as many rows as it needs."""
+    """Trains super-resolution of the decoded shots.
+
+    Leaves it out if the film has fewer rows than the enlarged frames.
+    """
     options, rows = work.options, min(work.figures("cut")["size"])
     high = options.size * options.scale
     if options.no_super_resolution or rows < high:

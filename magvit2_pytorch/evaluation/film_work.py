@@ -151,7 +151,10 @@ RECORD = "stage.json"
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """Settings and figures of a stage; None before it is begun, no figures before it is done."""
+    """Settings and figures of a stage.
+
+    None before it is begun; the figures are None before it is done.
+    """
     path = folder / RECORD
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 

@@ -198,7 +198,10 @@ def as_markdown(report: Mapping[str, Any]) -> str:
 
 
 def prediction_table(prediction: Mapping[str, Sequence[float]]) -> list[str]:
-    """Lines of a table: PSNR of each further latent's frames, in dB, by kind of continuation."""
+    """Lines of a table: PSNR in dB of each further latent frame.
+
+    A column for each kind of continuation.
+    """
     count = len(prediction.get("most_likely", ()))
     lines = []
     lines.append(f"| frames of latent | {' | '.join(str(n + 1) for n in range(count))} |")

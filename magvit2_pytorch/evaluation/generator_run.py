@@ -56,7 +56,10 @@ def encode_views(
 
 
 def timed_run(folder: Path, minutes: float) -> dict[str, Any]:
-    """Options of a training that ends with time, in one folder, and loses a minute at most."""
+    """Options of a training in one folder that ends after a time.
+
+    It saves its state every 200 steps, and when it is interrupted.
+    """
     return dict(
         num_train_steps=NEVER,
         max_duration_s=60 * minutes,
@@ -127,7 +130,10 @@ def continue_clips(
 
 
 def psnr_sentence(report: Mapping[str, Any]) -> str:
-    """The next latent frame of held-out ends: PSNR beside the last frame repeated, and bits."""
+    """Sentence on the next latent frame of held-out ends.
+
+    PSNR beside that of the last frame repeated, and bits of a code.
+    """
     likely, repeated, ceiling = (
         report["prediction"][name][0] for name in ("most_likely", "repeated", "ceiling")
     )

@@ -1,4 +1,4 @@
-"""What tasks on clips share: reconstruction, perceptual and adversarial losses of frames."""
+"""Losses of frames that tasks on clips share."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping

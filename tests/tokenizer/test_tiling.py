@@ -90,6 +90,13 @@ def test_edges_blocks_and_wide_kernels(pad_mode, patch, apart, lapped):
     assert_tiles_equal_whole(tokenizer, 2)
 
 
+def test_lapped_patches_need_a_margin_of_their_own():
+    kernels = ("input", "output", "latent", "residual")
+    options = {f"{name}_conv_kernel_size": 1 for name in kernels}
+    tokenizer = build("residual", patch_size=4, lapped_patches=True, **options)
+    assert_tiles_equal_whole(tokenizer, 1)
+
+
 @pytest.mark.parametrize("tile", [1, 2])
 def test_a_row_that_reads_latents_begins_with_a_whole_one(tile):
     """Attention ends the row before, where a latent has two cells to its side."""
