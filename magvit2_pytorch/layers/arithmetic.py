@@ -79,21 +79,25 @@ def convolve(
     bias: Float[Tensor, " d"] | None,
     stride: Sequence[int],
     padding: Sequence[int],
+    groups: int = 1,
 ) -> Float[Tensor, "b d ..."]:
-    """Convolution over two or three axes, zeros beyond the edges; `padding` in time must be 0."""
+    """Convolution over two or three axes, zeros beyond the edges; `padding` in time must be 0.
+
+    Output channels in `groups` equal parts depend on as many parts of the input channels.
+    """
     conv = F.conv3d if x.ndim == 5 else F.conv2d
     dtype = half_precision(x)
-    is_product = weight[0, 0].numel() == 1 and set(stride) == {1}
+    is_product = weight[0, 0].numel() == 1 == groups and set(stride) == {1}
     if dtype is None:
         if x.device.type != "cpu" or x.dtype != torch.float32 or torch.compiler.is_compiling():
-            return conv(x, weight, bias, stride, padding)
+            return conv(x, weight, bias, stride, padding, groups=groups)
         if x.ndim == 5 and not is_product:
             if weight[0, 0, 0].numel() == 1 == max(stride[1:]):
-                return _convolve_time(x, weight, bias, stride[0])
+                return _convolve_time(x, weight, bias, stride[0], groups)
             if weight.shape[2] == 1 == stride[0]:
-                return _convolve_frames(x, weight, bias, stride[1:], padding[1:])
+                return _convolve_frames(x, weight, bias, stride[1:], padding[1:], groups)
         if not is_product or torch.get_num_threads() > 1:
-            return conv(x, weight, bias, stride, padding)
+            return conv(x, weight, bias, stride, padding, groups=groups)
     if is_product:
         # With one thread PyTorch's 1x1x1 convolution takes two to four times as long as this.
         out = linear(x.movedim(1, -1), weight.flatten(1), bias)
@@ -102,8 +106,8 @@ def convolve(
     if narrow or not has_kernels(dtype):
         with torch.autocast("cpu", enabled=False):
             bias = None if bias is None else bias.float()
-            return convolve(x.float(), weight.float(), bias, stride, padding).to(dtype)
-    return _Convolution.apply(x.to(dtype), weight, bias, tuple(stride), tuple(padding))
+            return convolve(x.float(), weight.float(), bias, stride, padding, groups).to(dtype)
+    return _Convolution.apply(x.to(dtype), weight, bias, tuple(stride), tuple(padding), groups)
 
 
 def _convolve_time(
@@ -111,6 +115,7 @@ def _convolve_time(
     weight: Float[Tensor, "d c k 1 1"],
     bias: Float[Tensor, " d"] | None,
     stride: int,
+    groups: int,
 ) -> Float[Tensor, "b d u h w"]:
     """Convolution over time alone, as one over (time, position), a view of the same memory.
 
@@ -119,7 +124,7 @@ def _convolve_time(
     (benchmarks/LOG.md, section 23).
     """
     x = x.contiguous(memory_format=torch.channels_last_3d)
-    options = (weight.flatten(3), bias, (stride, 1), (0, 0))
+    options = (weight.flatten(3), bias, (stride, 1), (0, 0), groups)
     return _Convolution.apply(x.flatten(3), *options).unflatten(3, x.shape[3:])
 
 
@@ -129,6 +134,7 @@ def _convolve_frames(
     bias: Float[Tensor, " d"] | None,
     stride: Sequence[int],
     padding: Sequence[int],
+    groups: int,
 ) -> Float[Tensor, "b d t y x"]:
     """Convolution of each frame, as of a batch of images, a view of the same memory.
 
@@ -137,7 +143,7 @@ def _convolve_frames(
     """
     x = x.contiguous(memory_format=torch.channels_last_3d)
     frames = x.movedim(1, 2).flatten(0, 1)
-    out = F.conv2d(frames, weight.squeeze(2), bias, stride, padding)
+    out = F.conv2d(frames, weight.squeeze(2), bias, stride, padding, groups=groups)
     return out.unflatten(0, (x.shape[0], x.shape[2])).movedim(2, 1)
 
 
@@ -149,12 +155,12 @@ class _Convolution(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, weight, bias, stride, padding):
+    def forward(ctx, x, weight, bias, stride, padding, groups):
         ctx.save_for_backward(x, weight)
-        ctx.stride, ctx.padding = stride, padding
+        ctx.stride, ctx.padding, ctx.groups = stride, padding, groups
         conv = F.conv3d if x.ndim == 5 else F.conv2d
         bias = None if bias is None else bias.to(x.dtype)
-        return conv(x, weight.to(x.dtype), bias, stride, padding)
+        return conv(x, weight.to(x.dtype), bias, stride, padding, groups=groups)
 
     @staticmethod
     def backward(ctx, grad):
@@ -166,16 +172,18 @@ class _Convolution(torch.autograd.Function):
         if needs_x or (needs_weight and not by_products):
             grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
                 grad, x, weight.to(x.dtype), None, ctx.stride, ctx.padding, (1,) * axes, False,
-                (0,) * axes, 1, (needs_x, needs_weight and not by_products, False),
+                (0,) * axes, ctx.groups, (needs_x, needs_weight and not by_products, False),
             )  # fmt: skip
         if needs_weight and by_products:
-            grad_weight = weight_gradient(x, grad, weight.shape[2:], ctx.stride, ctx.padding)
+            options = weight.shape[2:], ctx.stride, ctx.padding
+            parts = zip(x.chunk(ctx.groups, 1), grad.chunk(ctx.groups, 1), strict=True)
+            grad_weight = torch.cat([weight_gradient(*part, *options) for part in parts])
         if needs_weight:
             grad_weight = grad_weight.to(weight.dtype)
         if needs_bias:
             dtype = torch.promote_types(grad.dtype, torch.float32)
             grad_bias = grad.sum((0, *range(2, grad.ndim)), dtype=dtype).to(weight.dtype)
-        return grad_x, grad_weight, grad_bias, None, None
+        return grad_x, grad_weight, grad_bias, None, None, None
 
 
 def weight_gradient(
@@ -237,15 +245,15 @@ class _ConvNd:
                 weight = weight[:, :, time : time + 1]
             else:
                 x = F.pad(x, (0, 0, 0, 0, time, time))
-        return convolve(x, weight, self.bias, self.stride, padding)
+        return convolve(x, weight, self.bias, self.stride, padding, self.groups)
 
 
 class Conv2d(_ConvNd, nn.Conv2d):
-    """`nn.Conv2d` with right gradients in half precision; no dilation, no groups."""
+    """`nn.Conv2d` with right gradients in half precision; no dilation."""
 
 
 class Conv3d(_ConvNd, nn.Conv3d):
-    """`nn.Conv3d` with right gradients in half precision; no dilation, no groups."""
+    """`nn.Conv3d` with right gradients in half precision; no dilation."""
 
 
 CONVS = {2: Conv2d, 3: Conv3d}

@@ -46,6 +46,7 @@ class CausalConv3d(StatefulLayer):
         pad_mode: PadMode = "constant",
         bias: bool = True,
         time_pad: int | None = None,
+        groups: int = 1,
     ):
         super().__init__()
         kernel_size = triple(kernel_size)
@@ -69,6 +70,7 @@ class CausalConv3d(StatefulLayer):
             padding=(0, kernel_size[1] // 2, kernel_size[2] // 2),
             padding_mode="zeros" if pad_mode in ("constant", "first_frame") else pad_mode,
             bias=bias,
+            groups=groups,
         )
 
     def forward(self, x, past: Past = None, context: Context = Context()):
@@ -112,7 +114,7 @@ class CausalConv3d(StatefulLayer):
             _, height, width = padding
             x = F.pad(x, (width, width, height, height, 0, 0), mode=conv.padding_mode)
             padding = (0, 0, 0)
-        return convolve(x, weight, conv.bias, (1, *conv.stride[1:]), padding)
+        return convolve(x, weight, conv.bias, (1, *conv.stride[1:]), padding, conv.groups)
 
     def _no_frames(self, x: Float[Tensor, "b c 0 h w"]) -> Float[Tensor, "b d 0 y x"]:
         conv = self.conv

@@ -35,17 +35,25 @@ def residual_block(
 
 
 def factorized_residual_block(
-    dim: int, pad_mode: PadMode = "constant", norm: NormSpec = NormSpec()
+    dim: int,
+    pad_mode: PadMode = "constant",
+    norm: NormSpec = NormSpec(),
+    group_width: int | None = None,
 ) -> StatefulLayer:
     """x + conv3x1x1(silu(conv1x3x3(norm(x)))): 12 weights per pair of channels instead of 27.
 
-    The last convolution starts at zero, so that the block starts as the identity and a deep stack
-    trains at high learning rates. Sources: R(2+1)D (arXiv 1711.11248); for the zero, Fixup
-    (arXiv 1901.09321).
+    With `group_width` the convolution over space connects that many channels with each other, and
+    the one over time, which sees all, mixes the groups. The last convolution starts at zero, so
+    that the block starts as the identity and a deep stack trains at high learning rates. Sources:
+    R(2+1)D (arXiv 1711.11248); for groups, ResNeXt (arXiv 1611.05431); for the zero, Fixup
+    (arXiv 1901.09321). Raises `ValueError` if the groups do not divide `dim`.
     """
+    if group_width is not None and (group_width < 1 or dim % group_width):
+        raise ValueError(f"{dim} channels do not divide into groups of {group_width}")
+    groups = 1 if group_width is None else dim // group_width
     time = CausalConv3d(dim, dim, (3, 1, 1), pad_mode=pad_mode)
     init.zeros_(time.conv.weight)
-    space = CausalConv3d(dim, dim, (1, 3, 3), pad_mode=pad_mode)
+    space = CausalConv3d(dim, dim, (1, 3, 3), pad_mode=pad_mode, groups=groups)
     return Residual(Chain((norm.layer(dim), space, Pointwise(nn.SiLU()), time)))
 
 

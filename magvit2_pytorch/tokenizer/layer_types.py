@@ -81,19 +81,19 @@ class ConsecutiveResidualSpec(SameGrid):
 class FactorizedResidualSpec(LayerSpec):
     """Residual units with separate convolutions in space and in time.
 
-    The encoder has `num_units`, the decoder `num_decoder_units` (default: as many).
+    The encoder has `num_units`, the decoder `num_decoder_units` (default: as many). The
+    convolution over space has groups of `group_width` channels (default: one group of all).
     """
 
     num_units: int = 1
     num_decoder_units: int | None = None
+    group_width: int | None = None
 
     def build(self, grid: Grid, options: LayerOptions) -> tuple[StatefulLayer, StatefulLayer]:
         decoder_units = self.num_units if self.num_decoder_units is None else self.num_decoder_units
+        block = grid.dim, options.pad_mode, options.norm, self.group_width
         encoder, decoder = (
-            Chain(
-                factorized_residual_block(grid.dim, options.pad_mode, options.norm)
-                for _ in range(count)
-            )
+            Chain(factorized_residual_block(*block) for _ in range(count))
             for count in (self.num_units, decoder_units)
         )
         return encoder, decoder

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Adam, AdamW, Optimizer
 
+from magvit2_pytorch.layers.arithmetic import CONVS
 from magvit2_pytorch.training.loop_config import LoopConfig, OptimizerOptions
 
 
@@ -59,35 +60,37 @@ def build_ema(model: nn.Module, config: LoopConfig, not_averaged: Iterable[str] 
 QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
-def orthogonalize(matrix: Float[Tensor, "m n"], rounds: int = 5) -> Float[Tensor, "m n"]:
-    """Matrix with the same singular vectors and singular values near 1.
+def orthogonalize(matrices: Float[Tensor, "g m n"], rounds: int = 5) -> Float[Tensor, "g m n"]:
+    """Matrices with the same singular vectors and singular values near 1.
 
     Singular values become 0.7 to 1.2. Newton-Schulz iteration on the Gram matrix of the shorter
     side: for a kernel of 256 x 2304 a round multiplies matrices of 256 x 256, and the long side is
     used only twice in all.
     """
-    if matrix.shape[0] > matrix.shape[1]:
-        return orthogonalize(matrix.T, rounds).T
+    if matrices.shape[1] > matrices.shape[2]:
+        return orthogonalize(matrices.mT, rounds).mT
     a, b, c = QUINTIC
-    gram = matrix @ matrix.T
+    gram = matrices @ matrices.mT
     # The trace bounds the largest singular value's square from above.
-    trace = gram.trace().clamp_min(torch.finfo(gram.dtype).tiny)
+    trace = gram.diagonal(dim1=1, dim2=2).sum(1).clamp_min(torch.finfo(gram.dtype).tiny)
+    trace = trace[:, None, None]
     gram = gram / trace
     product = None
     for number in range(rounds):
-        factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-        factor.diagonal().add_(a)
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal(dim1=1, dim2=2).add_(a)
         product = factor if product is None else factor @ product
         if number < rounds - 1:
             gram = factor @ gram @ factor
-    return (product * trace.rsqrt()) @ matrix
+    return (product * trace.rsqrt()) @ matrices
 
 
 class Muon(Optimizer):
     """Orthogonalized steps for convolution kernels and matrices, each as out x fan_in.
 
     The step is `lr` times the orthogonal factor of the Nesterov momentum, times sqrt(out / fan_in)
-    if out is larger than fan_in. All other parameters (gains, biases) need another optimizer.
+    if out is larger than fan_in. Kernels of a parameter group with `groups` are as many matrices,
+    one below the other. All other parameters (gains, biases) need another optimizer.
     Source: Muon (Keller Jordan et al., 2024).
     """
 
@@ -127,8 +130,9 @@ class Muon(Optimizer):
         nesterov = gradient.lerp(momentum, beta).float()
         # Channels last: a view of kernels in that memory format, a copy of others.
         rows = nesterov.movedim(1, -1)
-        step = orthogonalize(rows.flatten(1)).view(rows.shape).movedim(-1, 1)
-        out, fan_in = parameter.shape[0], parameter[0].numel()
+        matrices = rows.flatten(1).unflatten(0, (group.get("groups", 1), -1))
+        step = orthogonalize(matrices).reshape(rows.shape).movedim(-1, 1)
+        out, fan_in = matrices.shape[1:]
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parameter.add_(step.to(parameter), alpha=-group["lr"] * max(1.0, out / fan_in) ** 0.5)
 
@@ -147,7 +151,14 @@ def build_optimizers(
         return [build_adam(optimizer_class, groups, options.learning_rate, options.betas)]
 
     matrices, rest = split_for_muon(module, not_for_muon)
-    muon = Muon(matrices, lr=options.learning_rate, weight_decay=options.weight_decay)
+    by_groups: dict[int, list[Parameter]] = {}
+    for parameter, groups in matrices.items():
+        by_groups.setdefault(groups, []).append(parameter)
+    muon = Muon(
+        [dict(params=params, groups=groups) for groups, params in by_groups.items()],
+        lr=options.learning_rate,
+        weight_decay=options.weight_decay,
+    )
     groups = decay_groups(rest, options.weight_decay)
     for group in groups:
         group["lr_factor"] = options.muon_adam_lr_factor
@@ -200,15 +211,18 @@ def decay_groups(parameters, weight_decay: float) -> list[dict]:
 
 def split_for_muon(
     module: nn.Module, not_for_muon: Iterable[nn.Module] = ()
-) -> tuple[list[Parameter], list[Parameter]]:
-    """Kernels and matrices for Muon, and all other parameters.
+) -> tuple[dict[Parameter, int], list[Parameter]]:
+    """Kernels and matrices for Muon with their numbers of groups, and all other parameters.
 
     Those of the modules `not_for_muon` are among the others.
     """
-    excluded = {id(p) for other in not_for_muon for p in other.parameters()}
-    matrices, rest = [], []
+    excluded = {p for other in not_for_muon for p in other.parameters()}
+    convs = (m for m in module.modules() if isinstance(m, tuple(CONVS.values())))
+    num_groups = {conv.weight: conv.groups for conv in convs}
+    matrices, rest = {}, []
     for parameter in module.parameters():
-        if parameter.requires_grad:
-            is_matrix = parameter.ndim >= 2 and id(parameter) not in excluded
-            (matrices if is_matrix else rest).append(parameter)
+        if parameter.requires_grad and parameter.ndim >= 2 and parameter not in excluded:
+            matrices[parameter] = num_groups.get(parameter, 1)
+        elif parameter.requires_grad:
+            rest.append(parameter)
     return matrices, rest
