@@ -11,7 +11,7 @@ import torch
 from magvit2_pytorch import VideoTokenizer
 from magvit2_pytorch.cli.main import main
 from magvit2_pytorch.media.images import write_image
-from magvit2_pytorch.pipelines.export_formats import OLDEST_TORCH
+from magvit2_pytorch.pipelines.export_programs import OLDEST_TORCH
 from tests import vidtok
 from tests.data.clip_files import make_video
 from tests.o2_magvit2 import Shape, made_state, tokenizer_shapes

@@ -10,6 +10,7 @@ a field, or from the type: `Annotated[str, "the help"]`.
 import ast
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from importlib import import_module
 from inspect import Parameter, getsource, signature
 from typing import Annotated, Any, get_args, get_origin
 
@@ -20,12 +21,22 @@ from magvit2_pytorch.cli.model_folder import UsageError, user_errors
 
 OTHER_NAMES = {"output": "-o", "dry_run": "--dry-run"}
 """Second names of options."""
+SLOW_TYPES = {
+    "Sampling": "generators.sampling",
+    "FilmOptions": "evaluation.film_work",
+    "ShotRules": "media.shots",
+}
+"""Modules of dataclasses that take a second to import: a signature has their names as text."""
 
 
 def add_function(
     parser: ArgumentParser, function: Callable[..., int], skip: Iterable[str] = ()
 ) -> None:
     """Adds an argument for each parameter of `function`."""
+    for name, kind in function.__annotations__.items():
+        if kind in SLOW_TYPES:
+            module = import_module(f"magvit2_pytorch.{SLOW_TYPES[kind]}")
+            function.__annotations__[name] = getattr(module, kind)
     help_of = _texts(parse(docstring(function)))
     for name, parameter in signature(function).parameters.items():
         if name in skip:
@@ -105,12 +116,12 @@ def docstring(function: Callable[..., int]) -> str:
 
 
 def _texts(parsed: Any) -> dict[str, str]:
-    """The help of each name that a parsed docstring describes, on one line."""
+    """Help of each name in a parsed docstring, on one line."""
     return {p.arg_name: " ".join((p.description or "").split()) for p in parsed.params}
 
 
 def _field_texts(config: type) -> dict[str, str]:
-    """Help of each field of a class and its bases, from the docstrings below."""
+    """Help of each field of a class and its bases."""
     texts = {}
     for cls in reversed(config.__mro__[:-1]):
         texts |= _texts(parse_from_object(cls))

@@ -1,9 +1,14 @@
-"""`magvit2 demo`: trains and tests a tokenizer on real videos."""
+"""`magvit2 demo` and `film`: train on videos and show the results."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from magvit2_pytorch.atomic import as_path
-from magvit2_pytorch.cli.model_folder import UsageError, user_errors
+from magvit2_pytorch.cli.jobs import resumable
+from magvit2_pytorch.cli.model_folder import UsageError, UserError, output_folder, user_errors
+
+if TYPE_CHECKING:
+    from magvit2_pytorch.evaluation.film_work import FilmOptions
+    from magvit2_pytorch.media.shots import ShotRules
 
 
 def demo(
@@ -72,4 +77,44 @@ def demo(
         sentence = psnr_sentence(report)
         print(f"{sentence[0].upper()}{sentence[1:]}\nWrote {folder}/continuations/: report.md and")
         print("a picture of each clip: the truth, continuations, and the last frame repeated")
+    return 0
+
+
+def film(
+    film: str,
+    /,
+    *,
+    output: str,
+    options: "FilmOptions",
+    rules: "ShotRules",
+) -> int:
+    """Makes new scenes of one film: shots, tokenizer, codes, generator, scenes.
+
+    Black frames, fades, still cards and short shots are left out. The end of each shot is held out
+    and measured on. The output folder gets a folder for each stage:
+
+      cut/               shots.csv, with the reasons why parts are left out, and the shots
+      tokenizer/         a tokenizer of this film, its report and curves
+      codes/             codes of the shots, and of mirrored and shifted views
+      generator/         a generator of these codes, its report and curves
+      super_resolution/  super-resolution of decoded frames
+      scenes/            new scenes, from the ends of shots and from nothing
+      film.md            a page with the pictures and figures of all stages
+
+    Frames are streamed, so a film may have any length. Running the same command again skips the
+    stages that are done and continues the others.
+
+    Args:
+        film: Video file.
+        output: Folder for everything.
+    """
+    path, folder = as_path(film), output_folder(output)
+    if not path.is_file():
+        raise UserError(f"there is no file {film}: give one video file")
+    from magvit2_pytorch.evaluation.film_run import run_film
+    from magvit2_pytorch.evaluation.film_work import FilmWork
+
+    with resumable(), user_errors(ValueError):
+        page = run_film(FilmWork(path, folder, options, rules))
+    print(f"Wrote {page}")
     return 0

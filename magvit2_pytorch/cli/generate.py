@@ -1,15 +1,11 @@
 """`magvit2 generate`: samples films from a generator."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from jsonargparse import ArgumentParser
-
 from magvit2_pytorch.atomic import as_path
-from magvit2_pytorch.cli.arguments import add_function, call_function
 from magvit2_pytorch.cli.jobs import frame_count
 from magvit2_pytorch.cli.model_folder import (
     UsageError,
@@ -33,7 +29,7 @@ CELLS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class FilmOptions:
+class GenerationOptions:
     """Options of the films to generate."""
 
     num: int = 1
@@ -84,7 +80,7 @@ def generate(
     size: Size = None,
     force: bool = False,
     upscale: Annotated[str | None, UPSCALER_HELP] = None,
-    films: FilmOptions,
+    films: GenerationOptions,
     sampling: "Sampling",
     computing: StreamOptions,
 ) -> int:
@@ -141,8 +137,8 @@ def generate(
     return 0
 
 
-def check_prompts(films: FilmOptions, channels: int, size: int | None) -> None:
-    """Raises `UserError` if a prompt cannot be read, before any film is made."""
+def check_prompts(films: GenerationOptions, channels: int, size: int | None) -> None:
+    """Raises `UserError` if a prompt cannot be read."""
     from magvit2_pytorch.pipelines.media_file import open_media
 
     with user_errors():
@@ -166,11 +162,11 @@ def _write_films(
     tokenizer: "VideoTokenizer",
     paths: list[Path],
     source: Path,
-    films: FilmOptions,
+    films: GenerationOptions,
     size: int | None,
     common: dict[str, Any],
 ) -> tuple["Prompt", int]:
-    """Writes completions or continuations of a video; returns its prompt and their frames."""
+    """Completes or continues a video; returns the prompt and number of frames."""
     from magvit2_pytorch.pipelines.generation import generate_films, read_prompt
     from magvit2_pytorch.pipelines.video_tasks import complete_films
 
@@ -189,28 +185,12 @@ def _write_films(
     return prompt, num_frames
 
 
-def _no_prompt(generator: "Generator", tokenizer: "VideoTokenizer", films: FilmOptions) -> "Prompt":
-    """An empty prompt of the size asked for, or of that in training."""
+def _no_prompt(
+    generator: "Generator", tokenizer: "VideoTokenizer", films: GenerationOptions
+) -> "Prompt":
+    """An empty prompt of the requested size, or the size in training."""
     from magvit2_pytorch.pipelines.generation import empty_prompt
 
     rows, columns = generator.config.grid or (CELLS, CELLS)
     factor = tokenizer.space_factor
     return empty_prompt(tokenizer, films.height or rows * factor, films.width or columns * factor)
-
-
-def add_arguments(parser: ArgumentParser, args: Sequence[str]) -> None:
-    """Adds all options."""
-    _import_options()
-    add_function(parser, generate)
-
-
-def _import_options() -> None:
-    """Makes the options of sampling known, which need torch: a second for every command."""
-    from magvit2_pytorch.generators.sampling import Sampling
-
-    generate.__annotations__["sampling"] = Sampling
-
-
-def run(values: Any) -> int:
-    """Generates with the parsed values of the arguments that `add_arguments` added."""
-    return call_function(generate, vars(values))

@@ -127,7 +127,7 @@ def has_suffix(path: Path, suffixes: Sequence[str]) -> bool:
 
 
 def _find_sources(given: Path, sources: Sequence[str], target: Path) -> list[tuple[Path, Path]]:
-    """Files with their paths relative to the named folder, none of them in `target`."""
+    """Files outside `target`, and their paths relative to the named folder."""
     from magvit2_pytorch.media.sources import log_left_out, walk_inputs
     from magvit2_pytorch.media.unusable import printable
 

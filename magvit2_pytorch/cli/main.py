@@ -12,53 +12,35 @@ from contextlib import ExitStack, contextmanager
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from magvit2_pytorch.cli import film as one_film
-from magvit2_pytorch.cli import generate as generation
-from magvit2_pytorch.cli import train as tokenizer_training
-from magvit2_pytorch.cli import train_generator as generator_training
-from magvit2_pytorch.cli import train_sr as upscaler_training
 from magvit2_pytorch.cli.arguments import add_function, call_function, description, summary
-from magvit2_pytorch.cli.convert import convert
-from magvit2_pytorch.cli.decode import decode
-from magvit2_pytorch.cli.demo import demo
-from magvit2_pytorch.cli.evaluate import evaluate
-from magvit2_pytorch.cli.evaluate_generator import evaluate_generator
-from magvit2_pytorch.cli.export import export
-from magvit2_pytorch.cli.info import info
+from magvit2_pytorch.cli.demo import demo, film
+from magvit2_pytorch.cli.evaluate import evaluate, evaluate_generator
+from magvit2_pytorch.cli.generate import generate
+from magvit2_pytorch.cli.media_commands import decode, reconstruct, upscale
+from magvit2_pytorch.cli.model_commands import convert, export, info
 from magvit2_pytorch.cli.model_folder import UserError
-from magvit2_pytorch.cli.reconstruct import reconstruct
 from magvit2_pytorch.cli.tokenize import tokenize
-from magvit2_pytorch.cli.upscale import upscale
+from magvit2_pytorch.cli.train import TRAINING, train, train_generator, train_sr
 from magvit2_pytorch.version import __version__
-
-TRAINING = {
-    "train": tokenizer_training,
-    "train-generator": generator_training,
-    "train-sr": upscaler_training,
-}
-"""Modules of the commands whose options depend on a preset."""
-
-LAZY = {**TRAINING, "generate": generation, "film": one_film}
-"""Modules of the commands whose options take long to import: they add them when called."""
 
 COMMANDS = {
     function.__name__.replace("_", "-"): function
     for function in (
-        tokenizer_training.train,
+        train,
         tokenize,
         decode,
         reconstruct,
         evaluate,
-        generator_training.train_generator,
-        generation.generate,
+        train_generator,
+        generate,
         evaluate_generator,
-        upscaler_training.train_sr,
+        train_sr,
         upscale,
         convert,
         export,
         info,
         demo,
-        one_film.film,
+        film,
     )
 }
 
@@ -104,7 +86,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _writable_streams() -> Iterator[None]:
-    """Lets everything be printed: streams may lack letters, be closed or be missing."""
+    """Makes printing safe on streams that lack letters or are closed."""
     streams = {name: getattr(sys, name) for name in ("stdout", "stderr")}
     with ExitStack() as stack:
         for name, stream in streams.items():
@@ -143,33 +125,33 @@ def _show_warning(message: Warning | str, *args: object, **kwargs: object) -> No
 
 def _run(args: list[str]) -> int:
     if args and args[0] in TRAINING:
-        default = TRAINING[args[0]].DEFAULT_PRESET
-        args = [args[0], *tokenizer_training.files_first(args[1:], args[0], default)]
+        args = [args[0], *TRAINING[args[0]].files_first(args[1:])]
     parser = build_parser(args)
     parsed = parser.parse_args(args)
     name = parsed.subcommand
     if name is None:
         parser.print_help()
         return 2
-    if name in LAZY:
-        return LAZY[name].run(parsed[name])
+    if name in TRAINING:
+        return TRAINING[name].run(parsed[name])
     return call_function(COMMANDS[name], vars(parsed[name]))
 
 
 def build_parser(args: Sequence[str]) -> ArgumentParser:
     """The parser for this command line.
 
-    Options of some commands are only added if they are called: they come from modules that take a
-    second to import, and defaults of training from the selected preset.
+    Only the command that is called gets its options: some come from modules that take a second to
+    import, and defaults of training from the selected preset.
     """
     parser = _parser("magvit2", DESCRIPTION, version=__version__, epilog=EPILOG)
     commands = parser.add_subcommands(required=False, metavar="COMMAND", title="commands")
     for name, function in COMMANDS.items():
         command = _parser(f"magvit2 {name}", description(function))
-        if name not in LAZY:
-            add_function(command, function)
-        elif args and args[0] == name:
-            LAZY[name].add_arguments(command, args[1:])
+        if args and args[0] == name:
+            if name in TRAINING:
+                TRAINING[name].add_arguments(command, args[1:])
+            else:
+                add_function(command, function)
         commands.add_subcommand(name, command, help=summary(function))
         command.prog = f"magvit2 {name}"
     return parser

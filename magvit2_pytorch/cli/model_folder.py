@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from magvit2_pytorch.atomic import as_path
 
@@ -68,7 +68,7 @@ def find_tokenizer(model: str, option: str = "--model") -> str:
 
 
 def find_model(name: str, kind: str, option: str) -> str:
-    """Folder or hub name of a model, or of a run's folder `kind`."""
+    """Folder or hub name of a model, or of a run's model."""
     if name.startswith(HUB):
         return name.removeprefix(HUB)
     folder = as_path(name)
@@ -87,7 +87,7 @@ def find_model(name: str, kind: str, option: str) -> str:
 
 
 def held_out_of(model: str) -> "HeldOut":
-    """The record of the run that trained a model; no names if there is none."""
+    """Names held out by the run of a model; empty without record."""
     from magvit2_pytorch.data.split import read_held_out
 
     folder = as_path(model)
@@ -104,39 +104,6 @@ def load_tokenizer(model: str, device: Device) -> "tuple[AnyTokenizer, Tokenizer
     with user_errors(prefix=f"cannot use {model}"):
         tokenizer = load_tokenizer(name)
     return tokenizer.to(device), TokenizerId.of(tokenizer, model)
-
-
-class ModelKind(NamedTuple):
-    """Presets and classes of one kind of tokenizer."""
-
-    presets: Any
-    model: Any
-    config: type
-    trainer: type
-    training: type
-
-    @classmethod
-    def all(cls) -> "tuple[ModelKind, ...]":
-        """All kinds that `magvit2 train` trains."""
-        from magvit2_pytorch.tokenizer.model import VideoTokenizer
-        from magvit2_pytorch.tokenizer.presets import PRESETS
-        from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
-        from magvit2_pytorch.tokenizer_1d import PRESETS_1D, Tokenizer1d, Tokenizer1dConfig
-        from magvit2_pytorch.training.sequence_task import SequenceTrainingConfig
-        from magvit2_pytorch.training.sequence_trainer import Tokenizer1dTrainer
-        from magvit2_pytorch.training.training_config import TrainingConfig
-        from magvit2_pytorch.training.video_trainer import VideoTokenizerTrainer
-
-        sequence = (Tokenizer1d, Tokenizer1dConfig, Tokenizer1dTrainer, SequenceTrainingConfig)
-        return (
-            cls(PRESETS, VideoTokenizer, TokenizerConfig, VideoTokenizerTrainer, TrainingConfig),
-            cls(PRESETS_1D, *sequence),
-        )
-
-    @classmethod
-    def of_preset(cls, name: str) -> "ModelKind":
-        """The kind of a preset; of an unknown one the first, whose registry names others."""
-        return next((kind for kind in cls.all() if name in kind.presets), cls.all()[0])
 
 
 def find_device(device: Device) -> str:

@@ -10,7 +10,7 @@ from magvit2_pytorch.pipelines.progress import FileProgress, Plan
 
 
 class ProgressBar(FileProgress):
-    """A bar on a terminal, and lines of text beside it or in a log.
+    """A bar on a terminal, and lines of text beside it.
 
     It counts inputs from `planned` on, and before the frames of one input. `name` stands before
     it. `stop` is asked after each callback; if it is true, `KeyboardInterrupt` is raised.
@@ -88,7 +88,7 @@ class ProgressBar(FileProgress):
 
 @contextmanager
 def interruptible_bar(unit: str, **options: Any) -> Iterator[ProgressBar]:
-    """A bar of work that Ctrl-C stops between two inputs, so that finished ones are kept."""
+    """A bar of work that Ctrl-C stops between two inputs."""
     # Imported here, because it takes a second.
     from magvit2_pytorch.training.processes import Interruptible
 

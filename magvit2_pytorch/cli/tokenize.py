@@ -125,7 +125,7 @@ def _work_on_files(
     options: dict[str, Any],
     views: "Sequence[View]",
 ) -> tuple[list[Job], Callable[[Job, FrameCallback], str]]:
-    """A job for each view of each input, and the function that writes its code file."""
+    """Jobs for all views of all inputs, and the function for one."""
     view_of = {_view_job(job, view): view for job in jobs for view in views}
     from magvit2_pytorch.codes.code_file import write_codes
     from magvit2_pytorch.pipelines.files import code_header, tokenize_file
@@ -152,7 +152,7 @@ def _work_on_files(
 def _run_share(
     jobs: Sequence[Job], work: Callable[[Job, FrameCallback], str], process: Process
 ) -> int:
-    """Runs this process's share of the jobs; a failure does not stop the other processes."""
+    """Runs this process's share; a failure does not stop other processes."""
     share = jobs[process.rank :: process.world_size]
     print(f"{process.prefix}{len(share)} of {len(jobs)} files", flush=True)
     try:
@@ -176,8 +176,7 @@ def _tokenize_to_shards(
     input it tried failed.
     """
     from magvit2_pytorch.codes.code_file import CODE_SUFFIX
-    from magvit2_pytorch.pipelines.corpus import CorpusMismatch, tokenize_corpus
-    from magvit2_pytorch.pipelines.corpus_folder import MANIFEST
+    from magvit2_pytorch.pipelines.corpus import MANIFEST, CorpusMismatch, tokenize_corpus
 
     def plan_text(plan: Plan) -> str:
         numbers = {
@@ -201,7 +200,7 @@ def _tokenize_to_shards(
 
 
 def _view_job(job: Job, view: "View") -> Job:
-    """The job of a view, whose name goes before the suffix of its file."""
+    """The job of a view, with its name before the file's suffix."""
     from magvit2_pytorch.codes.code_file import CODE_SUFFIX
 
     name = job.target.name

@@ -1,4 +1,4 @@
-"""Code files: codes of one or more videos, with the metadata to decode them.
+"""Files with the codes of one or more videos, and their metadata.
 
 A code file is a safetensors file. It holds a tensor for each video, "000000", "000001" and so on,
 of any shape and in the smallest integer type that fits the codebook. Its metadata are JSON texts:
@@ -40,11 +40,11 @@ MAX_OPEN_FILES = 256
 
 
 class DamagedCodes(UnusableMedia):
-    """Not a code file, or one whose contents changed after it was written."""
+    """Not a code file, or one that changed after it was written."""
 
 
 class CodeFile:
-    """Metadata of all videos in a file; their codes are read when asked for.
+    """Metadata of all videos in a file; `read` reads their codes.
 
     Raises `DamagedCodes` if the file is truncated, has other metadata than were written or is not
     a code file, and another `UnusableMedia` (a `ValueError`) if it is missing or written by a newer
@@ -67,12 +67,12 @@ class CodeFile:
                 raise DamagedCodes(self.path, text) from error
 
     def read(self, index: int = 0, start: int = 0, stop: int | None = None) -> VideoCodes:
-        """Codes of a video, int64; with `start` and `stop` a part of their first axis."""
+        """Codes of a video, int64; `start` and `stop` along the first axis."""
         shape = self.videos[index].shape
         return load_codes(self.path, index, shape, self.header.dtype, start, stop)
 
     def read_verified(self, index: int = 0) -> VideoCodes:
-        """All codes of a video; raises `DamagedCodes` if they changed since they were written."""
+        """All codes of a video; raises `DamagedCodes` if they have changed."""
         video = self.videos[index]
         codes = self.read(index)
         with _reading_errors(self.path):
@@ -82,7 +82,7 @@ class CodeFile:
         return codes
 
     def _check_format(self, metadata: Mapping[str, str]) -> None:
-        """Checks the version before the rest, which a newer one may have changed."""
+        """Checks the version first: a newer one may have changed the rest."""
         if metadata.get("format") != FORMAT:
             raise ValueError(
                 "is not a code file: create one with `magvit2 tokenize` or write_codes"
@@ -112,7 +112,7 @@ class CodeFile:
 
 
 def read_codes(path: str | os.PathLike) -> tuple[VideoCodes, CodedVideo]:
-    """Reads the codes of a file with one video, as int64, and their metadata.
+    """Reads codes, as int64, and metadata of a file with one video.
 
     Raises `UnusableMedia` (a `ValueError`) if the file is missing, damaged, not a code file,
     written by a newer version of this library, or holds several videos.
@@ -131,9 +131,9 @@ def load_codes(
     start: int = 0,
     stop: int | None = None,
 ) -> VideoCodes:
-    """Reads a part of the first axis of codes whose shape and type are known, as int64.
+    """Reads a part of codes of known shape and type, as int64.
 
-    The process keeps the file open for the next part.
+    `start` and `stop` are along the first axis. The file stays open for the next part.
     """
     part = range(*slice(start, stop).indices(shape[0]))
     with _reading_errors(path):
@@ -152,7 +152,7 @@ def load_codes(
 
 
 def write_codes(path: str | os.PathLike, codes: VideoCodes, video: CodedVideo) -> None:
-    """Writes a file with the codes of one video, atomically; creates its folder if needed.
+    """Writes the codes of one video atomically; creates the folder if needed.
 
     Raises `ValueError` if codes and metadata do not match.
     """
@@ -180,7 +180,7 @@ class ShardName(NamedTuple):
 
 
 class ShardWriter:
-    """Collects codes of videos and writes a shard, a file of many, whenever there are enough.
+    """Collects codes of videos and writes them in shards, files of many.
 
     A shard has up to `max_bytes`, or holds one larger video. The writer needs that much memory,
     and twice as much while it writes. `first` is the name of the first shard.
@@ -268,7 +268,7 @@ def _crc(array: np.ndarray) -> str:
 
 @lru_cache(maxsize=MAX_OPEN_FILES)
 def _open(path: str, *state: int) -> safe_open:
-    """An open file, mapped to memory; one with another `state` is opened again."""
+    """An open file, mapped to memory; another `state` opens it again."""
     return safe_open(path, framework="np")
 
 

@@ -1,4 +1,4 @@
-"""Metadata of stored codes: a header for each file, an entry for each video."""
+"""Metadata of stored codes: headers of files, entries of videos."""
 
 import json
 import math
@@ -40,7 +40,7 @@ def in_ticks(durations: Sequence[float] | None, num_frames: int) -> tuple[int, .
 
 
 def file_state(path: str | os.PathLike) -> str | None:
-    """Size and time of the last change of a file, as a text; None without a file."""
+    """Size and modification time of a file; None without a file."""
     try:
         stat = os.stat(as_path(path))
     except OSError:
@@ -103,7 +103,7 @@ class CodeHeader:
 
 @dataclass(frozen=True, kw_only=True)
 class CodedVideo:
-    """Entry of one video or image: its size and rate, and the shape of its codes."""
+    """Size and rate of a video or image, and its codes' shape."""
 
     header: CodeHeader
     source: str
@@ -186,7 +186,7 @@ def to_json(metadata: CodeHeader | CodedVideo, **more: Any) -> str:
 def from_json(
     cls: type[CodeHeader] | type[CodedVideo], values: Mapping[str, Any], **more: Any
 ) -> CodeHeader | CodedVideo:
-    """Inverse of `to_json` for parsed JSON; `ValueError` if keys are missing or unknown.
+    """Inverse of `to_json`; `ValueError` if keys are missing or unknown.
 
     Keys with a default may be missing.
     """
@@ -210,7 +210,7 @@ def _check(owner: Any, types: type | UnionType, *names: str, minimum: int | None
 
 
 def _check_integers(owner: Any, name: str, minimum: int) -> None:
-    """Raises `ValueError` unless the field is a tuple of integers, one or more."""
+    """Raises `ValueError` unless the field is a tuple of integers."""
     values = getattr(owner, name)
     are_integers = isinstance(values, tuple) and all(isinstance(value, int) for value in values)
     if not values or not are_integers or min(values) < minimum:

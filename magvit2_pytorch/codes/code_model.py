@@ -222,6 +222,25 @@ def num_bits(level: int) -> int:
     return (level - 1).bit_length()
 
 
+def modeled_levels(levels: tuple[int, ...]) -> tuple[int, ...]:
+    """Levels of the digits of a code that are modeled, least significant first.
+
+    A code without digits (of a vector quantizer) is modeled by its bits: a tree over the codebook
+    would be large, and neighbouring numbers mean nothing.
+    """
+    return levels if len(levels) > 1 else (2,) * num_bits(*levels)
+
+
+def place_values(levels: tuple[int, ...]) -> Int[np.ndarray, " d"]:
+    """Value of a one in each digit."""
+    return np.cumprod([1, *levels[:-1]], dtype=np.int64)
+
+
+def split_digits(codes: Int[np.ndarray, "*n"], levels: tuple[int, ...]) -> Int[np.ndarray, "*n d"]:
+    """Digits of codes, least significant first."""
+    return codes[..., None] // place_values(levels) % np.array(levels)
+
+
 def _hash(*words: np.ndarray) -> UInt64[np.ndarray, "..."]:
     """A 64-bit hash of several integers."""
     value = np.uint64(0)

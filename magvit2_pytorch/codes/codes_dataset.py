@@ -120,27 +120,22 @@ class CodesDataset(Dataset):
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
-        """Shape of the codes of each video, in the order of their paths."""
+        """Shape of the codes of each video, in order of `paths`."""
         return [self._shapes[row["shape"]] for row in self._rows]
 
-    @property
-    def paths(self) -> list[str]:
-        """Path of each video, sorted."""
-        return self._paths
-
     def window(self, video: int, start: int, stop: int) -> CodesItem:
-        """The latent frames `start` to `stop`, excluded, of a video given by its number."""
+        """Latent frames `start` to `stop`, excluded, of the video with this number."""
         row = self._rows[video]
         file, shape = self._files[row["file"]], self._shapes[row["shape"]]
         codes = load_codes(file, int(row["index"]), shape, self._common.dtype, start, stop)
         # On a GPU an index out of range raises an error that does not name the file.
         if int(codes.min()) < 0 or int(codes.max()) >= self.codebook_size:
             raise DamagedCodes(
-                file, f"is damaged: codes of {self._paths[video]} are outside the codebook"
+                file, f"is damaged: codes of {self.paths[video]} are outside the codebook"
             )
         return CodesItem(
             codes=codes,
-            path=self._paths[video],
+            path=self.paths[video],
             start=start,
             num_frames=int(row["num_frames"]),
             height=int(row["height"]),
@@ -178,8 +173,9 @@ class CodesDataset(Dataset):
             paths += [self._path(path, video) for video in file.videos]
         # Files are sorted by name, so the last row of a path has its latest codes.
         last = {path: index for index, path in enumerate(paths)}
-        self._paths, self._shapes = sorted(last), list(shapes)
-        self._rows = np.concatenate(rows)[[last[path] for path in self._paths]]
+        self.paths, self._shapes = sorted(last), list(shapes)
+        """Path of each video, and the shapes that occur."""
+        self._rows = np.concatenate(rows)[[last[path] for path in self.paths]]
 
     def _check_tokenizer(self, path: Path, header: CodeHeader) -> None:
         if self._common is None:

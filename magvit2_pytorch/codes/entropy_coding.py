@@ -12,7 +12,16 @@ from jaxtyping import Int
 from torch import Tensor
 
 from magvit2_pytorch.codes.code_header import VideoCodes
-from magvit2_pytorch.codes.code_model import Bits, CodeModel, Positions, Probabilities, num_bits
+from magvit2_pytorch.codes.code_model import (
+    Bits,
+    CodeModel,
+    Positions,
+    Probabilities,
+    modeled_levels,
+    num_bits,
+    place_values,
+    split_digits,
+)
 from magvit2_pytorch.quantizers.quantizer import Quantizer
 
 HEADER = struct.Struct("<BIHHI")
@@ -37,14 +46,15 @@ def compress(codes: VideoCodes, quantizer: Quantizer) -> bytes:
     This is slow: a latent frame takes 2 y + x steps, and each of them one step per bit. Raises
     `ValueError` if `codes` are not codes of this quantizer, `ImportError` without constriction.
     """
-    model = CodeModel(model_levels(quantizer))
+    levels = model_levels(quantizer)
     checked = quantizer.check_codes(codes[None])[0].cpu()
     grid = tuple(checked.shape[:3])
     if not checked.numel() or max(grid[1:]) > 0xFFFF:
         raise ValueError(
             f"codes of {grid}: give 1 to 65,535 rows and columns, and at least one frame"
         )
-    digits = _digits(checked.numpy(), quantizer)
+    digits = split_digits(checked.numpy(), levels[0])
+    digits = rearrange(digits, "j y x q d -> j y x (q d)")
     encoder = range_coder().queue.RangeEncoder()
     family = range_coder().model.Bernoulli(perfect=False)
 
@@ -53,7 +63,7 @@ def compress(codes: VideoCodes, quantizer: Quantizer) -> bytes:
         encoder.encode(bits.astype(np.int32), family, probabilities)
         return bits
 
-    model.visit(grid, write)
+    CodeModel(levels).visit(grid, write)
     form, payload = MODELED, encoder.get_compressed().astype("<u4").tobytes()
     packed = _pack(checked.numpy(), quantizer)
     if len(packed) <= len(payload):
@@ -96,32 +106,15 @@ def decompress(data: bytes, quantizer: Quantizer) -> Int[Tensor, "j y x *q"]:
 
 
 def model_levels(quantizer: Quantizer) -> list[tuple[int, ...]]:
-    """Levels of the digits that are modeled, per codebook, least significant first.
-
-    A code without digits (of a vector quantizer) is modeled by its bits: a tree over the codebook
-    would be large, and neighbouring numbers mean nothing.
-    """
-    levels = quantizer.digit_levels
-    if levels is None:
+    """`modeled_levels` of each codebook; raises `ValueError` for a continuous tokenizer."""
+    if quantizer.digit_levels is None:
         raise ValueError("this tokenizer is continuous and has no codes to compress")
-    if len(levels) == 1:
-        levels = (2,) * num_bits(*levels)
-    return [levels] * quantizer.num_codebooks
-
-
-def _digits(codes: Int[np.ndarray, "j y x q"], quantizer: Quantizer) -> Digits:
-    levels = model_levels(quantizer)[0]
-    digits = codes[..., None] // _place_values(levels) % np.array(levels)
-    return rearrange(digits, "j y x q d -> j y x (q d)")
+    return [modeled_levels(quantizer.digit_levels)] * quantizer.num_codebooks
 
 
 def _codes(digits: Digits, quantizer: Quantizer) -> Int[np.ndarray, "j y x q"]:
     digits = rearrange(digits, "j y x (q d) -> j y x q d", q=quantizer.num_codebooks)
-    return (digits * _place_values(model_levels(quantizer)[0])).sum(axis=-1)
-
-
-def _place_values(levels: tuple[int, ...]) -> Int[np.ndarray, " d"]:
-    return np.cumprod([1, *levels[:-1]], dtype=np.int64)
+    return (digits * place_values(model_levels(quantizer)[0])).sum(axis=-1)
 
 
 def _pack(codes: Int[np.ndarray, "j y x q"], quantizer: Quantizer) -> bytes:

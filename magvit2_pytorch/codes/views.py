@@ -1,4 +1,4 @@
-"""Views of a video, mirrored and shifted in time: more codes from one film.
+"""Mirrored and shifted views of a video: more codes from one film.
 
 Codes of a convolutional tokenizer cannot be mirrored or shifted themselves: other pixels give other
 codes. A view is a video of its own in a corpus, under the path of the video and its name.
@@ -17,7 +17,7 @@ _PATH = re.compile(rf"{MARK}(flip|shift\d+|flip\+shift\d+)({re.escape(CODE_SUFFI
 
 
 class View(NamedTuple):
-    """A video mirrored left to right, from a later frame on, or both."""
+    """A video that is mirrored, begins at a later frame, or both."""
 
     flip: bool = False
     shift: int = 0
@@ -34,7 +34,7 @@ class View(NamedTuple):
 
 
 def is_view(path: str) -> bool:
-    """True for the path of a view other than the video as it is."""
+    """True for the path of a mirrored or shifted view."""
     return _PATH.search(path) is not None
 
 

@@ -1,7 +1,7 @@
 """Conversion of other projects' checkpoints to tokenizers of this library."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,10 +9,8 @@ from torch import nn
 from magvit2_pytorch.atomic import as_path
 from magvit2_pytorch.config import check_known
 from magvit2_pytorch.convert import o2_magvit2, vidtok  # noqa: F401  they register themselves
-from magvit2_pytorch.convert.name_table import convert
-from magvit2_pytorch.convert.project import PROJECTS, Project
+from magvit2_pytorch.convert.project import PROJECTS, Parts, Project, convert
 from magvit2_pytorch.quantizers import build_quantizer
-from magvit2_pytorch.quantizers.lfq import BitOrder
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.weights import Tensors, abbreviate, read_checkpoint_file
 
@@ -30,17 +28,6 @@ OTHER_MODELS = {
 """Other kinds of checkpoints, by the start of a tensor name (after any prefix)."""
 
 
-class Checkpoint(NamedTuple):
-    """Tensors of another project, by the names that its modules give them."""
-
-    project: Project
-    tokenizer: Tensors
-    discriminator: Tensors
-    """Empty if the checkpoint holds only the tokenizer, or one that cannot be converted."""
-    left_out: dict[str, int]
-    """Tensors that are not converted: their module or kind, and their number."""
-
-
 def convert_checkpoint(path: str | Path, **options: Any) -> VideoTokenizer:
     """The tokenizer in another project's checkpoint, in eval mode and float32.
 
@@ -49,27 +36,21 @@ def convert_checkpoint(path: str | Path, **options: Any) -> VideoTokenizer:
     `interpolation_mode` of VidTok (see `convert.vidtok`). Raises `FileNotFoundError`, or
     `ValueError` for missing options and for missing, unknown or misshapen tensors.
     """
-    checkpoint = read_checkpoint(path)
-    return tokenizer_from_state(checkpoint.tokenizer, str(path), **options)
+    return tokenizer_from_state(read_checkpoint(path).tokenizer, str(path), **options)
 
 
-def convert_o2_magvit2(path: str | Path, bit_order: BitOrder | None = None) -> VideoTokenizer:
-    """`convert_checkpoint` of an O2-MAGVIT2 checkpoint."""
-    return convert_checkpoint(path, bit_order=bit_order)
-
-
-def read_checkpoint(path: str | Path) -> Checkpoint:
+def read_checkpoint(path: str | Path) -> Parts:
     """Tensors of a checkpoint, given as a file or its folder.
 
     Tensors may share memory with the file.
     """
     path = _find_file(as_path(path))
     state, beside = read_checkpoint_file(path, accepted())
-    checkpoint = split_checkpoint(state, str(path))
-    return checkpoint._replace(left_out=checkpoint.left_out | beside)
+    parts = split_checkpoint(state, str(path))
+    return parts._replace(left_out=parts.left_out | beside)
 
 
-def split_checkpoint(state: Tensors, source: str) -> Checkpoint:
+def split_checkpoint(state: Tensors, source: str) -> Parts:
     """`read_checkpoint` for a state dict; `source` names it in errors."""
     project = _find_project(state, source)
     parts = project.split(state)
@@ -79,7 +60,7 @@ def split_checkpoint(state: Tensors, source: str) -> Checkpoint:
             f"{abbreviate(sorted(parts.unknown))}, which belong to none of its modules; give "
             f"{project.accepted}"
         )
-    return Checkpoint(project, parts.tokenizer, parts.discriminator, parts.left_out)
+    return parts
 
 
 def tokenizer_from_state(

@@ -1,14 +1,25 @@
 """O2-MAGVIT2: tables of its names and ours, and options from its shapes."""
 
-from itertools import count
 from math import isqrt, prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from magvit2_pytorch.convert.name_table import Row, Table, convert, nested, renamed, without_axes
-from magvit2_pytorch.convert.project import PROJECTS, Parts, Project, group_by_prefix
+from magvit2_pytorch.convert.project import (
+    PROJECTS,
+    Parts,
+    Project,
+    Row,
+    Table,
+    conv_shape,
+    convert,
+    group_by_prefix,
+    nested,
+    numbered,
+    renamed,
+    without_axes,
+)
 from magvit2_pytorch.discriminators.models import FrameDiscriminator, VideoDiscriminator
 from magvit2_pytorch.quantizers.lfq import BitOrder
 from magvit2_pytorch.tokenizer.presets import magvit2_options
@@ -68,7 +79,7 @@ def matches(state: Tensors) -> bool:
 
 
 def split(state: Tensors) -> Parts:
-    """The parts of a checkpoint of the release, the trainer, or its average."""
+    """Parts of a checkpoint of the release, the trainer, or its average."""
     starts = [start for start in _first_convs() if any(n.startswith(start) for n in state)]
     prefix = starts[0].removesuffix(f"{FIRST_CONV}.")
     module = prefix.removesuffix("tokenizer.")
@@ -97,7 +108,7 @@ def names(state: Tensors) -> Table:
     return table
 
 
-def config(state: Tensors) -> dict[str, Any]:
+def config(state: Tensors, source: str = "", bit_order: BitOrder | None = None) -> dict[str, Any]:
     """Options of the tokenizer with these weights, read from their shapes.
 
     Two options do not show in shapes: group norms are taken to have 32 groups, as all have in
@@ -125,6 +136,7 @@ def config(state: Tensors) -> dict[str, Any]:
             f"its levels have {widths} channels: all must be multiples of {NUM_GROUPS} and of the "
             f"first convolution's {init_dim}, and the first must equal {init_dim}"
         )
+    stored_order = _bit_order(state[MASK], bits) if MASK in state else "msb"
     return magvit2_options(
         init_dim,
         dim_mults=tuple(width // init_dim for width in widths),
@@ -139,13 +151,8 @@ def config(state: Tensors) -> dict[str, Any]:
         image_size=16 * 2 ** (num_levels - 1),
         codebook_size=2**bits,
         lfq_entropy_eps=1e-5,
-        lfq_bit_order=_bit_order(state[MASK], bits) if MASK in state else "msb",
+        lfq_bit_order=bit_order or stored_order,
     )
-
-
-def _config(state: Tensors, source: str = "", bit_order: BitOrder | None = None) -> dict[str, Any]:
-    options = config(state)
-    return options if bit_order is None else options | {"lfq_bit_order": bit_order}
 
 
 def has_time(state: Tensors) -> bool:
@@ -156,18 +163,12 @@ def has_time(state: Tensors) -> bool:
 def _dims(state: Tensors, conv: str) -> tuple[int, int]:
     """Output and input channels of a convolution."""
     name = f"{conv}.conv.weight" if has_time(state) else f"{conv}.weight"
-    if name not in state:
-        raise ValueError(f"it lacks {name}")
-    shape = tuple(state[name].shape)
-    if len(shape) < 2 or min(shape) < 1:
-        raise ValueError(f"{name} has shape {shape}, which is not that of a convolution")
-    return shape[:2]
+    return conv_shape(state, name)[:2]
 
 
 def _count(state: Tensors, name: str) -> int:
     """The number of modules with a numbered name, counted from 0."""
-    starts = (f"{name.format(number)}." for number in count())
-    return next(n for n, start in enumerate(starts) if not any(k.startswith(start) for k in state))
+    return len(list(numbered(state, f"{name}.")))
 
 
 def _time_stride(state: Tensors, stage: int) -> int:
@@ -195,16 +196,17 @@ def _bit_order(mask: Tensor, num_bits: int) -> BitOrder:
     )
 
 
-O2_MAGVIT2 = Project(
-    "O2-MAGVIT2",
-    "pytorch_model.bin, model.safetensors, iter_N.ckpt, iter_N_ema.ckpt, or the folder of one",
-    matches,
-    split,
-    _config,
-    names,
-    options=("bit_order",),
+PROJECTS.register("o2-magvit2")(
+    Project(
+        "O2-MAGVIT2",
+        "pytorch_model.bin, model.safetensors, iter_N.ckpt, iter_N_ema.ckpt, or the folder of one",
+        matches,
+        split,
+        config,
+        names,
+        options=("bit_order",),
+    )
 )
-PROJECTS.register("o2-magvit2")(O2_MAGVIT2)
 
 
 DISCRIMINATOR_NAMES: Table = (
@@ -231,16 +233,18 @@ def convert_discriminator(
     one with the largest side, and 17 frames, or the fewest if 17 do not fit. Raises `ValueError`
     if a tensor is missing, unexpected or of a wrong shape.
     """
-    dim, channels, *kernel = _shape(state, "conv_in.weight")
+    owner = "the discriminator"
+    dim, channels, *kernel = conv_shape(state, "conv_in.weight", owner)
     num_blocks = len({name.split(".")[1] for name in state if name.startswith("res_blocks.")})
-    dims = [_shape(state, f"res_blocks.{k}.conv3.weight")[0] for k in range(num_blocks)]
+    convs = [f"res_blocks.{block}.conv3.weight" for block in range(num_blocks)]
+    dims = [conv_shape(state, name, owner)[0] for name in convs]
     are_multiples = dims and all(dim and dim_out and dim_out % dim == 0 for dim_out in dims)
     if len(kernel) not in (2, 3) or not are_multiples:
         raise ValueError(
             f"a first convolution of {(dim, channels, *kernel)} and blocks of {dims} channels are "
             "not those of a discriminator of O2-MAGVIT2"
         )
-    num_positions = _shape(state, "linear0.weight")[1] // dims[-1]
+    num_positions = conv_shape(state, "linear0.weight", owner)[1] // dims[-1]
     if input_size is None:
         input_size = _guess_size(num_positions, num_blocks, len(kernel))
     elif prod(-(-size // 2**num_blocks) for size in input_size) != num_positions:
@@ -259,22 +263,13 @@ def convert_discriminator(
             input_size=input_size,
         )
     _check_blur(state, [dim, *dims], len(kernel))
-    weights = convert(state, DISCRIMINATOR_NAMES, discriminator, owner="the discriminator")
+    weights = convert(state, DISCRIMINATOR_NAMES, discriminator, owner)
     discriminator.load_state_dict(weights)
     return discriminator.eval()
 
 
-def _shape(state: Tensors, name: str) -> tuple[int, ...]:
-    if name not in state:
-        raise ValueError(f"the discriminator lacks {name}")
-    shape = tuple(state[name].shape)
-    if len(shape) < 2:
-        raise ValueError(f"{name} of the discriminator has shape {shape}: give 2 axes or more")
-    return shape
-
-
 def _guess_size(num_positions: int, num_blocks: int, num_axes: int) -> tuple[int, ...]:
-    """Guesses the input size; each block halves a side n to ceil(n / 2)."""
+    """Guesses the input size; a block halves n to ceil(n / 2)."""
     scale = 2**num_blocks
     sides = range(isqrt(num_positions), 0, -1)
     side = next((side for side in sides if num_positions % side**2 == 0), 0)

@@ -1,4 +1,4 @@
-"""VidTok: tables of its names and ours, and options from shapes and file names.
+"""VidTok: tables of names, and options from shapes and file names.
 
 Three options do not show in shapes. `levels` are the numbers of levels of FSQ, 8 in all published
 files. `vidtok_version` is "1.0", whose convolutions start with zeros, or "1.1", where copies of the
@@ -9,22 +9,26 @@ Source: VidTok (arXiv 2412.13061) and its published code.
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from magvit2_pytorch.convert.name_table import (
+from magvit2_pytorch.convert.project import (
+    PROJECTS,
     SAME,
     Layout,
+    Parts,
+    Project,
     Row,
     Table,
+    conv_shape,
+    group_by_prefix,
     nested,
+    numbered,
     renamed,
     without_axes,
 )
-from magvit2_pytorch.convert.project import PROJECTS, Parts, Project, group_by_prefix
 from magvit2_pytorch.tokenizer.presets import vidtok_options
 from magvit2_pytorch.weights import Tensors
 
@@ -51,7 +55,7 @@ def matches(state: Tensors) -> bool:
 
 
 def split(state: Tensors) -> Parts:
-    """The parts of a Lightning checkpoint, with averaged weights where there are any."""
+    """Parts of a Lightning checkpoint, with averaged weights if it has them."""
     parts, unknown = group_by_prefix(_uncompiled(state), PREFIXES)
     tokenizer, averages = parts.pop("tokenizer"), parts["averages of other modules"]
     averaged = {name: AVERAGE + name.replace(".", "") for name in tokenizer}
@@ -83,15 +87,15 @@ def config(
     """
     if "encoder.conv_in.weight" in state:
         raise ValueError("it is a non-causal VidTok model: only causal ones can be converted")
-    width, channels = _shape(state, "encoder.conv_in.conv.weight")[:2]
-    dims = [_shape(state, f"encoder.down.{i}.block.0.conv1.weight")[0] for i in _levels(state)]
+    width, channels = conv_shape(state, "encoder.conv_in.conv.weight")[:2]
+    dims = _dims(state)
     if dims[0] != width or any(dim % width for dim in dims):
         raise ValueError(
             f"its levels have {dims} channels: all must be multiples of the first convolution's "
             f"{width}, and the first must equal it"
         )
-    z = _shape(state, "decoder.conv_in.conv.weight")[1]
-    dim_out = _shape(state, "encoder.conv_out.conv.weight")[0]
+    z = conv_shape(state, "decoder.conv_in.conv.weight")[1]
+    dim_out = conv_shape(state, "encoder.conv_out.conv.weight")[0]
     if dim_out not in (z, 2 * z):
         raise ValueError(
             f"its encoder has {dim_out} output channels and its decoder {z} input channels: as "
@@ -123,9 +127,8 @@ def config(
 
 
 def names(state: Tensors) -> Table:
-    """The table of a checkpoint: rows of each layer, in the order of encoder and decoder."""
-    dims = [_shape(state, f"encoder.down.{i}.block.0.conv1.weight")[0] for i in _levels(state)]
-    network = _network(state, dims, linear=False, repeat_start=False)
+    """The table of a checkpoint: rows of each layer in order."""
+    network = _network(state, _dims(state), linear=False, repeat_start=False)
     has_groups = "encoder.norm_out.weight" in state
     layers, decoder_layers = network["layers"], network["decoder_layers"]
     encoder = (
@@ -148,16 +151,17 @@ def names(state: Tensors) -> Table:
     return renamed(table, lambda name: name.removesuffix(".norm")) if has_groups else table
 
 
-VIDTOK = Project(
-    "VidTok",
-    "vidtok_*_causal_*.ckpt, or its tensors as .safetensors",
-    matches,
-    split,
-    config,
-    names,
-    options=("levels", "vidtok_version", "interpolation_mode"),
+PROJECTS.register("vidtok")(
+    Project(
+        "VidTok",
+        "vidtok_*_causal_*.ckpt, or its tensors as .safetensors",
+        matches,
+        split,
+        config,
+        names,
+        options=("levels", "vidtok_version", "interpolation_mode"),
+    )
 )
-PROJECTS.register("vidtok")(VIDTOK)
 
 
 def _block(child: str, layout: Layout = SAME) -> Table:
@@ -192,7 +196,7 @@ MIDDLE: Table = (
 
 
 def _layer_rows(layers: Sequence[Any], side: str, position: Callable[[int], int]) -> Iterator[Row]:
-    """Rows of `layers`, listed from pixels to latents; `side` is "down" or "up"."""
+    """Rows of `layers`, from pixels to latents; `side`: "down" or "up"."""
     # The encoder resamples after the units of a level, the decoder (read backwards) before them.
     level = -1 if side == "down" else 0
     for index, entry in enumerate(layers):
@@ -201,12 +205,10 @@ def _layer_rows(layers: Sequence[Any], side: str, position: Callable[[int], int]
         if kind == "vidtok_residual":
             level += side == "down"
             for unit in range(entry[2]):
-                space, time = (
-                    f"{side}.{level}.block.{unit}",
-                    f"{side}_temporal.{level}.block.{unit}",
-                )
-                yield from nested(space, f"{ours}.layers.{2 * unit}", _block("", SPACE))
-                yield from nested(time, f"{ours}.layers.{2 * unit + 1}", _block(".conv", TIME))
+                block = f"{level}.block.{unit}"
+                layers = f"{ours}.layers.{2 * unit}", f"{ours}.layers.{2 * unit + 1}"
+                yield from nested(f"{side}.{block}", layers[0], _block("", SPACE))
+                yield from nested(f"{side}_temporal.{block}", layers[1], _block(".conv", TIME))
             level += side == "up"
         elif kind == "vidtok_middle":
             yield from nested("mid", ours, MIDDLE)
@@ -221,7 +223,7 @@ def _layer_rows(layers: Sequence[Any], side: str, position: Callable[[int], int]
 def _network(
     state: Tensors, dims: Sequence[int], linear: bool, repeat_start: bool
 ) -> dict[str, Any]:
-    num_units = len(list(_numbered(state, "encoder.down.0.block.{}.")))
+    num_units = len(list(numbered(state, "encoder.down.0.block.{}.")))
     up = _with(state, "decoder.up.{}.upsample.conv")
     return vidtok_options(
         dims[0],
@@ -258,7 +260,12 @@ def _continuous(z: int, levels: Any) -> dict[str, Any]:
 
 
 def _levels(state: Tensors) -> list[int]:
-    return list(_numbered(state, "encoder.down_temporal.{}."))
+    return list(numbered(state, "encoder.down_temporal.{}."))
+
+
+def _dims(state: Tensors) -> list[int]:
+    """Channels of each level."""
+    return [conv_shape(state, f"encoder.down.{i}.block.0.conv1.weight")[0] for i in _levels(state)]
 
 
 def _with(state: Tensors, name: str) -> list[int]:
@@ -267,26 +274,9 @@ def _with(state: Tensors, name: str) -> list[int]:
 
 
 def _unused(state: Tensors) -> tuple[str, ...]:
-    """Upsampling in time where there is none in space: it is saved, but not used."""
+    """Saved but unused modules: upsampling in time without one in space."""
     up = _with(state, "decoder.up.{}.upsample.conv")
     return tuple(f"decoder.up_temporal.{i}.upsample" for i in _levels(state) if i not in up)
-
-
-def _numbered(state: Tensors, start: str) -> Iterator[int]:
-    """Numbers from 0 on, while a name begins with `start` of it."""
-    for number in count():
-        if not any(name.startswith(start.format(number)) for name in state):
-            return
-        yield number
-
-
-def _shape(state: Tensors, name: str) -> tuple[int, ...]:
-    if name not in state:
-        raise ValueError(f"it lacks {name}")
-    shape = tuple(state[name].shape)
-    if len(shape) < 2 or min(shape) < 1:
-        raise ValueError(f"{name} has shape {shape}, which is not that of a convolution")
-    return shape
 
 
 def _uncompiled(state: Tensors) -> Tensors:

@@ -17,7 +17,7 @@ from torch.utils.data import ConcatDataset
 
 from magvit2_pytorch.data.clips import ClipSpec
 from magvit2_pytorch.data.datasets import VideoDataset
-from magvit2_pytorch.evaluation.generator_run import continue_clips
+from magvit2_pytorch.evaluation.generator_run import NEVER, continue_clips, timed_run
 from magvit2_pytorch.media.frames import to_uint8
 from magvit2_pytorch.media.images import write_grid
 from magvit2_pytorch.media.sources import find_media
@@ -120,16 +120,8 @@ def train_demo(
 ) -> VideoTokenizerTrainer:
     """Trains the `small` preset on the earlier frames for `minutes`."""
     tokenizer = VideoTokenizer.from_preset("small", **QUANTIZERS[quantizer])
-    training = recipe("small") | dict(
-        num_train_steps=1_000_000,
-        max_duration_s=minutes * 60,
-        log_every_step=20,
-        validate_every_step=1_000_000,
-        checkpoint_every_step=1_000_000,
-        results_folder=str(folder),
-        checkpoints_folder=str(folder / "checkpoints"),
-    )
-    training |= options
+    training = recipe("small") | timed_run(folder, minutes)
+    training |= dict(log_every_step=20, checkpoint_every_step=NEVER) | options
     spec = ClipSpec(
         num_frames=training["num_frames"],
         image_size=tokenizer.config.image_size,

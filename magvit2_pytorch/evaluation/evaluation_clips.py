@@ -139,7 +139,7 @@ def _clips_of_video(
 
 
 def _num_clips(num_frames: int, choice: ClipChoice) -> int:
-    """Clips of a video that do not overlap, up to the most that are wanted."""
+    """Number of clips without overlap, at most `clips_per_video`."""
     start, stop = resolve_range(num_frames, choice.frame_range)
     return min(choice.clips_per_video, max((stop - start) // choice.span, 1))
 

@@ -1,4 +1,4 @@
-"""From one film to new scenes, stage by stage.
+"""From one film to new scenes by stages, and a results page.
 
 Each stage has a folder of its own. Its `stage.json` holds the settings that it was begun with, and
 its figures once it is complete: then it is skipped.
@@ -6,38 +6,23 @@ its figures once it is complete: then it is skipped.
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from magvit2_pytorch.atomic import remove_abandoned
+from magvit2_pytorch.atomic import remove_abandoned, replacing
 from magvit2_pytorch.codes.code_header import file_state
 from magvit2_pytorch.evaluation import film_stages
-from magvit2_pytorch.evaluation.film_page import write_page
 from magvit2_pytorch.evaluation.film_work import SHARES, FilmWork, read_record, write_record
+from magvit2_pytorch.evaluation.generator_report import PICTURE_FILMS, prediction_table
 
-Stage = Callable[[FilmWork, Path], dict[str, Any]]
-
-USED = {
-    "cut": ("size", "upscaler_preset", "grey", "min_frames", "preset"),
-    "tokenizer": ("preset", "seed"),
-    "codes": ("views",),
-    "generator": ("generator_preset",),
-    "super_resolution": ("no_super_resolution",),
-    "scenes": ("scenes", "seconds"),
-}
-"""Stages in their order, and the options that each depends on besides those of earlier ones."""
-
-
-STAGES: dict[str, Stage] = {
-    "cut": film_stages.cut,
-    "tokenizer": film_stages.train_tokenizer,
-    "codes": film_stages.tokenize,
-    "generator": film_stages.train_generator_of_film,
-    "super_resolution": film_stages.train_super_resolution,
-    "scenes": film_stages.make_scenes,
-}
+PAGE = "film.md"
+SOUND = (
+    "Sound is not part of this road: it would need a tokenizer of sound with codes at a rate that "
+    "divides the latent frames, a generator that reads and draws both kinds of codes in turn, and "
+    "the sound of each shot beside its frames."
+)
 
 
 def run_film(work: FilmWork) -> Path:
@@ -46,7 +31,7 @@ def run_film(work: FilmWork) -> Path:
     Raises `ValueError` if a stage was begun with other settings or nothing can be trained on, and
     `UnusableMedia` if the film cannot be read.
     """
-    figures = {name: _do_stage(work, name) for name in USED}
+    figures = {name: _do_stage(work, name) for name in STAGES}
     return write_page(work.folder, work.film.name, figures)
 
 
@@ -65,7 +50,7 @@ def _do_stage(work: FilmWork, name: str) -> dict[str, Any]:
     minutes = f", {work.options.minutes_of(name):.3g} minutes" if name in SHARES else ""
     work.say(f"{name}: started{minutes}")
     started = time.monotonic()
-    figures = STAGES[name](work, folder)
+    figures = STAGES[name].do(work, folder)
     figures["elapsed_s"] = round(time.monotonic() - started, 1)
     write_record(folder, settings, figures)
     work.say(f"{name}: {figures['sentence']}")
@@ -74,10 +59,9 @@ def _do_stage(work: FilmWork, name: str) -> dict[str, Any]:
 
 def _settings(work: FilmWork, name: str) -> dict[str, Any]:
     """All that the results of a stage depend on, but for time."""
-    stages = list(USED)[: list(USED).index(name) + 1]
     settings = {"film": work.film.name, "state": file_state(work.film)} | asdict(work.rules)
-    for stage in stages:
-        settings |= {option: getattr(work.options, option) for option in USED[stage]}
+    for stage in list(STAGES)[: list(STAGES).index(name) + 1]:
+        settings |= {option: getattr(work.options, option) for option in STAGES[stage].options}
     return json.loads(json.dumps(settings))
 
 
@@ -92,3 +76,101 @@ def _check_settings(folder: Path, before: dict[str, Any], now: dict[str, Any]) -
             f"{folder} was begun with {'; '.join(differ)}: give the same settings or another "
             "--output, or remove this folder and those of the stages after it"
         )
+
+
+def write_page(folder: Path, film: str, figures: Mapping[str, Mapping[str, Any]]) -> Path:
+    """Writes the page of all stages, with links to their files."""
+    path = folder / PAGE
+    with replacing(path) as part:
+        # Names of files need not be valid text.
+        text = "\n".join(_lines(folder, film, figures)) + "\n"
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
+    return path
+
+
+def _lines(folder: Path, film: str, figures: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    yield from (f"# {film}: from file to new scenes", "")
+    yield from ("| stage | result | minutes |", "| --- | --- | ---: |")
+    for name, stage in STAGES.items():
+        values = figures[name]
+        yield f"| {stage.title} | {values['sentence']} | {values['elapsed_s'] / 60:.1f} |"
+    for name, stage in STAGES.items():
+        sentence = figures[name]["sentence"]
+        yield from ("", f"## {stage.title}", "", f"{sentence[0].upper()}{sentence[1:]}.", "")
+        yield from stage.section(figures[name])
+        if (folder / name / "curves.png").exists():
+            yield from ("", f"![Curves of training]({name}/curves.png)")
+    yield from ("", "## Sound", "", SOUND)
+
+
+def _cut(values: Mapping[str, Any]) -> Iterator[str]:
+    yield "Parts of the film by kind: " + ", ".join(
+        f"{number} {kind}" for kind, number in values["parts"].items()
+    )
+    yield f"(shots of fewer than {values['min_frames']} frames are short)."
+    yield "[All parts of the film](cut/shots.csv)"
+    yield from ("", "![The middle of shots](cut/shots.png)")
+
+
+def _tokenizer(values: Mapping[str, Any]) -> Iterator[str]:
+    bits = values["bits_per_pixel"]
+    rate = "" if bits is None else f", {bits:.4f} bits per pixel"
+    yield f"{values['parameters']:,} parameters{rate}. [Report](tokenizer/report/report.md)"
+    yield from ("", "![Worst, median and best held-out tail](tokenizer/report/videos.png)")
+
+
+def _codes(values: Mapping[str, Any]) -> Iterator[str]:
+    yield f"On average {values['num_codes'] / values['num_files']:,.0f} codes a file."
+
+
+def _generator(values: Mapping[str, Any]) -> Iterator[str]:
+    yield from prediction_table(values["prediction"])
+    yield from ("", "[Report](generator/report/report.md). Rows: " + ", ".join(PICTURE_FILMS) + ".")
+    for name in values["pictures"]:
+        yield from ("", f"![Continuations of a held-out tail](generator/report/{name})")
+
+
+def _super_resolution(values: Mapping[str, Any]) -> Iterator[str]:
+    for name in values.get("pictures", ()):
+        yield f"![Original, bicubic, super-resolution](super_resolution/{name})"
+
+
+def _scenes(values: Mapping[str, Any]) -> Iterator[str]:
+    yield f"Names with `after` begin with the last {values['prompt_frames']} frames of a shot,"
+    yield "decoded. The .json beside a scene has the seed that makes it again."
+    yield from ("", "![One scene a row, frames evenly spaced](scenes/scenes.png)", "")
+    for name in (*values["scenes"], *values.get("upscaled", ())):
+        yield f"- [{name}](scenes/{name})"
+
+
+class Stage(NamedTuple):
+    """A stage of the road, and its part of the page."""
+
+    do: Callable[[FilmWork, Path], dict[str, Any]]
+    options: tuple[str, ...]
+    """Options that it depends on besides those of earlier stages."""
+    title: str
+    section: Callable[[Mapping[str, Any]], Iterator[str]]
+
+
+STAGES = {
+    "cut": Stage(
+        film_stages.cut,
+        ("size", "upscaler_preset", "grey", "min_frames", "preset"),
+        "Shots",
+        _cut,
+    ),
+    "tokenizer": Stage(film_stages.train_tokenizer, ("preset", "seed"), "Tokenizer", _tokenizer),
+    "codes": Stage(film_stages.tokenize, ("views",), "Codes", _codes),
+    "generator": Stage(
+        film_stages.train_generator_of_film, ("generator_preset",), "Generator", _generator
+    ),
+    "super_resolution": Stage(
+        film_stages.train_super_resolution,
+        ("no_super_resolution",),
+        "Super-resolution",
+        _super_resolution,
+    ),
+    "scenes": Stage(film_stages.make_scenes, ("scenes", "seconds"), "New scenes", _scenes),
+}
+"""Stages in their order."""

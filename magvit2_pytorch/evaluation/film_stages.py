@@ -57,7 +57,7 @@ MAX_SHOWN = 8
 
 
 def cut(work: FilmWork, folder: Path) -> dict[str, Any]:
-    """Finds the shots of the film and writes those to use as small files.
+    """Finds the shots of the film and writes the usable ones.
 
     Training reads clips at random, and a film would be decoded from its last keyframe on for each
     of them: at the size of training the shots are small, and read fast.
@@ -255,7 +255,7 @@ def train_super_resolution(work: FilmWork, folder: Path) -> dict[str, Any]:
 
 
 def make_scenes(work: FilmWork, folder: Path) -> dict[str, Any]:
-    """Generates new scenes, half of them from the ends of shots spread over the film."""
+    """Generates new scenes, half of them from the ends of shots."""
     options, tokenizer = work.options, work.tokenizer
     generator = load_generator(work.folder / "generator" / "generator").to(tokenizer.device)
     record = {"tokenizer": str(TokenizerId.of(tokenizer)), "film": work.film.name}

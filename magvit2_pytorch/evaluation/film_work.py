@@ -117,7 +117,7 @@ class FilmWork:
 
     @property
     def clip_frames(self) -> int:
-        """Frames of a training clip, of a held-out tail and of a prompt."""
+        """Frames of a training clip, a held-out tail and a prompt."""
         return self.training.get("num_frames", 17)
 
     @cached_property
@@ -137,7 +137,7 @@ class FilmWork:
         return max(1, (self.clip_frames - 1) // self.tokenizer.time_factor)
 
     def frame_size(self, space_factor: int) -> tuple[int, int]:
-        """Height and width of the frames that are tokenized, cut to multiples of a factor."""
+        """Height and width of tokenized frames, cut to multiples of a factor."""
         sides = frame_size(*self.figures("cut")["size"], self.options.size)
         height, width = (max(space_factor, side // space_factor * space_factor) for side in sides)
         return height, width

@@ -1,4 +1,4 @@
-"""Measures of a generator on the held-out ends of videos: likelihood, prediction, diversity."""
+"""Likelihood, prediction and diversity of a generator on held-out ends of videos."""
 
 import copy
 import math
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from magvit2_pytorch.codes.code_model import CodeModel, num_bits
+from magvit2_pytorch.codes.code_model import CodeModel, modeled_levels, split_digits
 from magvit2_pytorch.codes.code_windows import Stretch, read_grid
 from magvit2_pytorch.codes.codes_dataset import CodesDataset
 from magvit2_pytorch.codes.views import is_view
@@ -47,7 +47,7 @@ class HeldOut:
 
 
 def held_out_videos(codes: CodesDataset, stretches: Sequence[Stretch]) -> Iterator[HeldOut]:
-    """The videos of held-out stretches; of whole ones all but the first latent frame."""
+    """Held-out ends; of whole videos all but the first latent frame."""
     for stretch in stretches:
         grid = read_grid(codes, stretch.video, 0, stretch.stop)
         yield HeldOut(codes.paths[stretch.video], grid[None], max(stretch.start, 1))
@@ -73,7 +73,7 @@ class Unigram:
                 self.counts.update(_positions(grid, codes.num_codebooks))
 
     def bits(self, codes: Int[Tensor, "j y x *q"], num_codebooks: int, added: float) -> float:
-        """Mean bits of codes, with so much added to the count of every code."""
+        """Mean bits of codes, with `added` to the count of every code."""
         positions = _positions(codes, num_codebooks)
         total = self.counts.total() + added * self.size
         counts = (self.counts[position] + added for position in positions)
@@ -92,8 +92,11 @@ def adaptive_bits(video: HeldOut, levels: tuple[tuple[int, ...], ...]) -> float:
     It has coded those before and learns from the video alone: a bound to beat for a model that was
     trained on it.
     """
-    model_levels = [x if len(x) > 1 else (2,) * num_bits(*x) for x in levels]
-    digits = _digits(video.codes[0], model_levels)
+    model_levels = [modeled_levels(own) for own in levels]
+    codes = video.codes[0].numpy().reshape(*video.codes.shape[1:4], len(levels))
+    digits = np.concatenate(
+        [split_digits(codes[..., book], own) for book, own in enumerate(model_levels)], axis=-1
+    )
     frames = np.zeros(len(digits))
 
     def count(positions, digit, bit, probabilities):
@@ -103,15 +106,6 @@ def adaptive_bits(video: HeldOut, levels: tuple[tuple[int, ...], ...]) -> float:
 
     CodeModel(model_levels).visit(digits.shape[:3], count)
     return float(frames[video.start :].sum() / math.prod(video.end.shape[:3]))
-
-
-def _digits(codes: Tensor, levels: list[tuple[int, ...]]) -> Int[np.ndarray, "j y x d"]:
-    values = codes.numpy() if len(levels) > 1 else codes.numpy()[..., None]
-    parts = []
-    for number, own in enumerate(levels):
-        places = np.cumprod([1, *own[:-1]], dtype=np.int64)
-        parts.append(values[..., number, None] // places % np.array(own))
-    return np.concatenate(parts, axis=-1)
 
 
 @dataclass(frozen=True)
@@ -144,7 +138,7 @@ def predict(
     num_samples: int = 4,
     inference: Inference = Inference(),
 ) -> tuple[Prediction, dict[str, Tensor]]:
-    """Continues a video from its held-out start on, and compares with what comes.
+    """Continues a video from its held-out start, and compares the results.
 
     `real` is the whole video in [-1, 1], on the CPU. Also returns the frames of the continuations.
     """
@@ -198,7 +192,7 @@ def predict(
 def _continue(
     generator: Generator, before: Tensor, num_latents: int, sampling: Sampling, number: int
 ) -> Tensor:
-    """Codes of the latent frames after those of `before`; `number` is that of the sample."""
+    """Codes of the latent frames after `before`, of sample `number`."""
     state = generator.read(before, generator.begin(1, before.shape[2:4]))
     frames, samples = [], torch.tensor([number], device=generator.device)
     for _ in range(num_latents):

@@ -1,4 +1,4 @@
-"""Report of a generator on held-out ends of videos: JSON, Markdown and a picture."""
+"""Report of a generator on held-out ends of videos, with pictures."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -53,7 +53,7 @@ def evaluate_generator(
     inference: Inference = Inference(),
     progress: FileProgress | None = None,
 ) -> dict[str, Any]:
-    """Measures a generator and writes report.json, report.md and a picture of each video.
+    """Measures a generator and writes a report with a picture per video.
 
     Held out is the end of each video, as in training with the same `valid_frac` and
     `num_valid_latents`, or by `held_out`, the record of its run. `data` is the folder of the videos
@@ -104,7 +104,7 @@ def _real_video(
     name: str,
     num_latents: int,
 ) -> torch.Tensor:
-    """The video that was tokenized, from the folder or file `data`, or by its name."""
+    """The video that was tokenized, found in `data`."""
     if isinstance(data, Mapping):
         path = data[name]
     else:
@@ -122,7 +122,7 @@ def _prediction(
     inference: Inference,
     folder: Path,
 ) -> dict[str, Any]:
-    """Measures of a continuation; writes a picture of the last frame of each latent."""
+    """Measures of a continuation; draws the last frame of each latent."""
     if real is None:
         stream = inference.decode_stream(tokenizer)
         real = stream.push(video.codes.to(tokenizer.device)).cpu().clamp(-1, 1)

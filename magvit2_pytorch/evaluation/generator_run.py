@@ -1,4 +1,4 @@
-"""Codes of videos with views, and a generator of them, in a given time."""
+"""Codes of videos and their views, and a generator, in given time."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ def encode_views(
     size: int | None = None,
     max_duration_s: float | None = None,
 ) -> int:
-    """Writes a code file for each view of each video, by its name; returns their number.
+    """Writes code files of all views of videos; returns their number.
 
     Files that exist are kept, as they appear whole: the folder belongs to one tokenizer and size.
     Videos as they are come first, and all of them are encoded; views are left out once
@@ -106,7 +106,7 @@ def continue_clips(
     seed: int = 42,
     **options: Any,
 ) -> dict[str, Any]:
-    """Trains a generator on the codes of videos and continues their held-out ends.
+    """Trains a generator on videos and continues their held-out ends.
 
     `folder` gets `codes/`, `generator/` with the run, and `continuations/` with a report and a
     picture of each video: the truth, continuations, and the last frame repeated. Returns the

@@ -15,8 +15,8 @@ from magvit2_pytorch.functional import NotFinite
 from magvit2_pytorch.losses.perceptual import PerceptualLoss
 from magvit2_pytorch.media.frames import to_float
 from magvit2_pytorch.metrics.codebook import CodebookUsage, bits_per_pixel
-from magvit2_pytorch.metrics.frechet import FrechetDistance
 from magvit2_pytorch.metrics.fvd import I3D
+from magvit2_pytorch.metrics.moments import FrechetDistance
 from magvit2_pytorch.metrics.quality import (
     MIN_SIDE,
     MS_SSIM_MIN_SIDE,
@@ -169,7 +169,7 @@ def measure(
 def _by_tokens(
     tokenizer: Tokenizer1d, real: Video, inference: Inference
 ) -> dict[str, dict[str, float]]:
-    """PSNR and bits per pixel of a clip with fewer and more tokens."""
+    """PSNR and bits per pixel of a clip by number of tokens."""
     low, high = tokenizer.config.num_tokens
     rows = {}
     for count in count_steps(low, high)[::2]:

@@ -15,7 +15,7 @@ from magvit2_pytorch.evaluation.measure import EvaluationNetworks, Totals
 from magvit2_pytorch.evaluation.report_text import ROWS, as_markdown
 from magvit2_pytorch.metrics.bootstrap import LEVEL, NUM_RESAMPLES, bootstrap_interval
 from magvit2_pytorch.metrics.codebook import CodebookUsage
-from magvit2_pytorch.metrics.frechet import FrechetDistance
+from magvit2_pytorch.metrics.moments import FrechetDistance
 from magvit2_pytorch.types import MediaKind
 from magvit2_pytorch.version import __version__
 
@@ -88,7 +88,7 @@ def _summary(
 
 
 def _by_tokens(lines: Callable[[], Iterator[Line]], kind: MediaKind) -> dict[str, Any]:
-    """Means over clips for each number of tokens of a 1-D tokenizer; of others nothing."""
+    """Means over clips for each number of tokens of a 1-D tokenizer."""
     sums: dict[str, list[float]] = {}
     for line in lines():
         if line.get("kind") == kind:

@@ -38,7 +38,7 @@ class Example(NamedTuple):
 def write_pictures(
     folder: Path, report: dict[str, Any], kind: str, examples: Iterable[Example]
 ) -> list[str]:
-    """Writes a picture of the examples of "videos" or "images" and returns its name.
+    """Writes a picture of "videos" or "images" and returns its name.
 
     Videos are also written as `videos-worst.mp4` and so on, with the original on the left, because
     only a video shows flicker. Returns no name, and writes nothing, without examples.
@@ -63,7 +63,7 @@ def write_pictures(
 
 
 def write_token_curve(folder: Path, report: dict[str, Any], kind: str) -> list[str]:
-    """Writes PSNR over numbers of tokens of a 1-D tokenizer; returns the picture's name, if any."""
+    """Draws PSNR over numbers of tokens; returns the name, if any."""
     rows = report[kind].get("by_tokens")
     if not rows:
         return []
@@ -144,7 +144,7 @@ def _draw(path: Path, title: str, examples: list[tuple[str, str, np.ndarray, np.
 
 
 def _mosaic(real: np.ndarray, recon: np.ndarray) -> UInt8[np.ndarray, "_ _ 3"]:
-    """Frames, reconstructions and errors in three rows; those of one frame in one row."""
+    """Frames, reconstructions and errors in rows; one frame in one row."""
     from matplotlib import colormaps
 
     error = np.abs(recon.astype(np.float32) - real).mean(axis=-1) * (ERROR_SCALE / 255)
@@ -157,6 +157,6 @@ def _mosaic(real: np.ndarray, recon: np.ndarray) -> UInt8[np.ndarray, "_ _ 3"]:
 
 
 def _printable(text: str, width: int) -> str:
-    """Text in lines of at most `width` letters; file names need not be valid text."""
-    text = text.encode("utf-8", "backslashreplace").decode()
+    """Printable text in lines of at most `width` letters."""
+    text = text.encode("utf-8", "backslashreplace").decode()  # file names need not be valid text
     return "\n".join(fill(line, width) for line in text.split("\n"))

@@ -138,7 +138,7 @@ def _add_aac(target: Any, frame: Any) -> Any:
 
 
 class AudioTrack:
-    """Default (or else first) audio stream of a file, written packet by packet to another.
+    """Default audio stream of a file, written by packets to another.
 
     Packets are copied if the container accepts them, and encoded as AAC otherwise. Times are
     relative to the first frame of the file's video (to zero if it has no video), so that sound

@@ -1,4 +1,4 @@
-"""Opening of media files: the container, its stream, and the frames in order."""
+"""Opens media files: the container, its stream, frames in order."""
 
 import io
 import os
@@ -70,7 +70,7 @@ def open_video(path: str | os.PathLike, num_threads: int) -> tuple[Any, Any]:
 
 
 class FirstFrame(NamedTuple):
-    """The first decoded frame of a video, and what its stream says of it."""
+    """The first decoded frame of a video, and properties of its stream."""
 
     frame: Any
     time_s: Fraction
@@ -134,7 +134,7 @@ def _container_crop(container: Any, stream: Any) -> Crop:
 
 
 def _elements(data: bytes) -> dict[bytes, bytes]:
-    """The elements of an mkv, or of one of its elements, by name."""
+    """Elements of an mkv, or inside one of its elements, by name."""
     elements, at = {}, 0
     while at < len(data):
         # The leading zeros of the first byte say how many bytes follow.

@@ -70,9 +70,9 @@ class FrameIndex:
 
     @property
     def durations(self) -> list[float] | None:
-        """Seconds that each frame is shown; None at an even rate, up to 2 ms.
+        """Seconds that each frame is shown; None at an even rate.
 
-        That is what times in milliseconds and the clocks of cameras do to an even rate.
+        A rate is even up to 2 ms, which times in milliseconds and the clocks of cameras do to it.
         """
         even = np.arange(self.num_frames) / self.fps
         is_even = np.abs(self.times - even).max() <= min(2e-3, 0.25 / self.fps)

@@ -103,7 +103,7 @@ _NO_MATRIX = (0, 2, 3)
 
 
 class Display(NamedTuple):
-    """Facts about frames that no pixel holds, and that a file may carry."""
+    """Properties of displayed frames that a file may carry."""
 
     sample_aspect: Fraction = Fraction(1)
     """Width of a pixel relative to its height."""
@@ -119,12 +119,12 @@ class Display(NamedTuple):
 
 
 def square_size(height: int, width: int, aspect: Fraction) -> tuple[int, int]:
-    """Size with square pixels, as players choose it: one side grows, nothing is lost."""
+    """Size with square pixels, as players choose it: one side grows."""
     return round(height / min(aspect, 1)), round(width * max(aspect, 1))
 
 
 class Crop(NamedTuple):
-    """Rows and columns at the sides of a stored frame that are not shown."""
+    """Hidden rows and columns at the sides of a stored frame."""
 
     top: int = 0
     bottom: int = 0
@@ -133,7 +133,7 @@ class Crop(NamedTuple):
 
 
 class Orientation(NamedTuple):
-    """Exchange of rows and columns, then reversal of the rows and of the columns."""
+    """Exchange of rows and columns, then reversal of rows or columns."""
 
     transposed: bool = False
     flip_rows: bool = False
@@ -141,7 +141,7 @@ class Orientation(NamedTuple):
 
     @classmethod
     def of(cls, frame: Any) -> "Orientation":
-        """The one that makes a decoded frame upright: the nearest to its display matrix."""
+        """Orientation that makes a decoded frame upright, nearest to its display matrix."""
         # The columns' place is a * column + c * row, and the rows' place b * column + d * row.
         a, b, c, d = _display_matrix(frame)
         if a * d == b * c:  # damaged: nothing would be seen
@@ -170,7 +170,7 @@ def _display_matrix(frame: Any) -> tuple[int, int, int, int]:
 
 
 def _known_side_data(frame: Any) -> Any:
-    """Side data without the kinds of newer FFmpegs, which follow PyAV's by number."""
+    """Side data without kinds of newer FFmpegs, of numbers above PyAV's."""
     from av.filter import Graph
     from av.sidedata.sidedata import Type
 
@@ -270,7 +270,7 @@ def untagged_matrix(height: int, width: int) -> str:
 
 @lru_cache(maxsize=64)
 def _array_format(pixels: str) -> str:
-    """The format to convert a decoder's format to, of those that become an array."""
+    """Format that becomes an array, for a decoder's format."""
     from av import VideoFormat
 
     described = VideoFormat(pixels)

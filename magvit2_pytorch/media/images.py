@@ -75,7 +75,7 @@ def read_image(
 
 
 def _decode(file: io.BufferedIOBase, path: Path) -> tuple[Any, str]:
-    """The decoded image and its pixels' format in the file, as Pillow names it."""
+    """The decoded image, and Pillow's name of the pixel format."""
     try:
         return _load(file)
     except Exception as error:
@@ -104,7 +104,7 @@ def _load(file: io.BufferedIOBase) -> tuple[Any, str]:
 
 
 def _without_metadata(file: io.BufferedIOBase) -> tuple[bytes, str]:
-    """A PNG of the intact chunks that its pixels need, and the names of the others."""
+    """A PNG of its necessary, intact chunks, and names of the others."""
     file.seek(0)
     signature = file.read(8)
     kept, left_out = [signature], []
@@ -149,7 +149,7 @@ def _to_rgb(image: Any, raw_mode: str) -> Any:
 
 
 def _deep_to_rgb(image: Any, transparency: Any) -> Any:
-    """Grey of 16 bits, 32 bits or floats; Pillow's own conversion clips it to white.
+    """Converts grey of 16 or 32 bits or floats, which Pillow clips.
 
     White is 65535 in formats that say so. A TIFF of 32 bits or floats does not: white is then
     the first of 1 (floats only), 255, 65535 and 2^31 - 1 that no level exceeds.

@@ -1,4 +1,4 @@
-"""Shots of a film: cuts, fades, blank frames and still cards, found in one pass.
+"""Shots of a film: cuts, fades, blank frames and still cards.
 
 Of each frame a thumbnail is measured, and five numbers of it are kept: a film is never in memory.
 Decisions are made from these numbers, by rules that can be read below:
@@ -53,7 +53,7 @@ Kind = Literal["shot", "blank", "fade", "still", "short"]
 
 @dataclass(frozen=True, kw_only=True)
 class ShotRules:
-    """Thresholds by which a film is cut; levels go from 0 to 255."""
+    """Thresholds of cutting a film; levels go from 0 to 255."""
 
     cut: float = 10.0
     """Least mean difference of a cut's two frames in levels."""
@@ -130,7 +130,7 @@ def half_second(fps: float) -> int:
 
 
 def measure_frames(video: VideoFile) -> FrameMeasures:
-    """Decodes a film once, in constant memory but for 20 bytes per frame.
+    """Measures all frames in one pass, with 20 bytes per frame.
 
     `video` has three channels. Raises `UnusableMedia` if it cannot be decoded.
     """
@@ -160,7 +160,7 @@ def measure_frames(video: VideoFile) -> FrameMeasures:
 def find_shots(
     measures: FrameMeasures, min_frames: int = 1, rules: ShotRules = ShotRules()
 ) -> list[Shot]:
-    """All parts of a film in order, those to use and those to leave out with the reason.
+    """All parts of a film in order, with their kinds.
 
     Parts join without gaps. A shot has at least `min_frames` frames.
     """
@@ -183,7 +183,7 @@ def find_shots(
 
 
 def is_grey(measures: FrameMeasures, shots: Sequence[Shot], rules: ShotRules = ShotRules()) -> bool:
-    """True if nearly no frame of the shots to use has colour; a tinted film has."""
+    """True if the used shots are grey; a tinted film is not."""
     used = [measures["colour"][s.start : s.stop] for s in shots if s.kind == "shot"]
     colour = np.concatenate(used) if used else measures["colour"]
     return float((colour > rules.colour).mean()) < COLOUR_SHARE
@@ -230,7 +230,7 @@ def _fades(measures: FrameMeasures, blank: Bool[np.ndarray, " t"]) -> Bool[np.nd
 
 
 def _is_still(measures: FrameMeasures, start: int, stop: int, limit: float) -> bool:
-    """True if most frames hardly differ from earlier ones of the same shot."""
+    """True if most frames hardly differ from earlier ones."""
     moved = measures["movement"][start + half_second(measures.fps) : stop]
     if not len(moved):  # less than half a second
         moved = measures["difference"][start + 1 : stop]
@@ -238,7 +238,7 @@ def _is_still(measures: FrameMeasures, start: int, stop: int, limit: float) -> b
 
 
 def write_shots(film: VideoFile, shots: list[Shot], folder: Path, size: tuple[int, int]) -> None:
-    """Writes shots as files named by their first frame, in one pass; those that exist stay."""
+    """Writes missing files of shots, named by first frame, in one pass."""
     folder.mkdir(exist_ok=True)
     remove_abandoned(folder)
     names = _shot_names(shots)
@@ -261,7 +261,7 @@ def _shot_names(shots: list[Shot]) -> list[str]:
 
 
 def write_table(path: Path, shots: list[Shot], fps: float) -> None:
-    """Writes all parts as a table; `path` is empty for those that are left out."""
+    """Writes a table of all parts; unused ones have no `path`."""
     with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("path", "kind", "start", "stop", "start_s", "stop_s"))

@@ -130,7 +130,7 @@ def no_media_message(name: str, paths: Sequence[Path], kind: MediaKind) -> str:
 
 
 def check_not_output(folder: Path, outputs: Collection[AnyPath]) -> None:
-    """Raises `ValueError` if the outputs would lie among the inputs in this folder."""
+    """Raises `ValueError` if outputs would lie among this folder's inputs."""
     if os.path.realpath(folder) in _real_paths(outputs):
         raise ValueError(
             f"{printable(folder)} is read and written: outputs would be taken for inputs the next "
@@ -139,10 +139,10 @@ def check_not_output(folder: Path, outputs: Collection[AnyPath]) -> None:
 
 
 def walk_inputs(folder: Path, outputs: Collection[AnyPath] = ()) -> Iterator[Path]:
-    """As `walk`, without the folders `outputs` and others that hold outputs of this library.
+    """As `walk`, without folders that hold outputs of this library.
 
-    These are training runs, evaluations, corpora and caches. One line of the log names each. The
-    given folder itself is not left out.
+    These are `outputs`, training runs, evaluations, corpora and caches. One line of the log names
+    each. The given folder itself is not left out.
     """
     written = _real_paths(outputs)
 
@@ -184,7 +184,7 @@ def walk(
 
 
 def read_list(path: Path) -> list[str]:
-    """Lines of a list, without empty lines, comments, and labels after the paths."""
+    """Paths in a list, without comments and labels."""
     lines = [line.strip() for line in _read_text(path).splitlines()]
     names = [n for n in lines if n and not (n[0] == "#" and not as_path(n, path.parent).is_file())]
     bare = [n if as_path(n, path.parent).is_file() else _without_label(n) for n in names]
@@ -225,7 +225,7 @@ def read_table(path: Path) -> list[str]:
 
 
 def _read_text(path: Path) -> str:
-    """Text in UTF-8; other bytes, which may be a file's name, are kept as `os.fsdecode` does."""
+    """Text in UTF-8, in which other bytes stay as `os.fsdecode` has them."""
     data = path.read_bytes()
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
         raise ValueError(
@@ -236,7 +236,7 @@ def _read_text(path: Path) -> str:
 
 
 def _check_names(path: Path, names: Sequence[str]) -> None:
-    """Raises `ValueError` if a name is not UTF-8, and not a file's name either."""
+    """Raises `ValueError` if a name is neither UTF-8 nor a file's."""
     for name in names:
         is_text = not any("\udc80" <= letter <= "\udcff" for letter in name)
         if not is_text and not (path.parent / name).exists():

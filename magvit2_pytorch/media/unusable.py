@@ -15,7 +15,7 @@ from magvit2_pytorch.atomic import as_path as as_path
 
 
 def printable(path: str | os.PathLike) -> str:
-    """A path as text that every stream can write, where the name is not UTF-8."""
+    """A path as text that can be printed, whatever its bytes."""
     return os.fspath(path).encode("utf-8", "backslashreplace").decode()
 
 

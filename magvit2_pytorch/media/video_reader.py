@@ -118,7 +118,7 @@ def _skip_unwanted(context: Any, packets: Iterator[Any], wanted: set[int] | None
 
 
 class VideoFile:
-    """Frames of a video file by number, as bytes `t h w c`.
+    """Frames of a video file by number, bytes `t h w c`.
 
     `read` gives the same bytes as decoding from the start, for every codec. `read` and `frames`
     use constant memory. Frames are cropped, turned and mirrored as the metadata says. Opacity is
@@ -181,7 +181,7 @@ class VideoFile:
 
     @property
     def display(self) -> Display:
-        """Shape of the pixels and tags of the colours, of frames as they are read."""
+        """Shape of the pixels and tags of the colours of read frames."""
         return self._shape[1]
 
     @property

@@ -161,7 +161,7 @@ class VideoWriter:
         self._mux(self._stream.encode(picture))
 
     def _set_tick(self) -> None:
-        """Sets the unit of times: a frame, unless frames begin or end between."""
+        """Sets the unit of times: a frame, if all times fit."""
         self._tick = 1 / self.rate
         if self._is_gif:
             self._tick = _GIF_TICK
@@ -222,7 +222,7 @@ def write_video(
     crf: int = 17,
     durations: Sequence[float] | None = None,
 ) -> None:
-    """Writes a clip of bytes, or of floats in [-1, 1], with `VideoWriter`."""
+    """Writes a clip, bytes or floats in [-1, 1], with `VideoWriter`."""
     if video.ndim != 4:
         raise ValueError(
             f"one video has 4 axes, `t h w c` bytes or `c t h w` floats, not {tuple(video.shape)}"

@@ -7,8 +7,12 @@ from magvit2_pytorch.metrics.codebook import (
     bits_per_pixel,
     compression_ratio,
 )
-from magvit2_pytorch.metrics.frechet import FrechetDistance, frechet_distance
-from magvit2_pytorch.metrics.moments import ChannelMoments, Moments
+from magvit2_pytorch.metrics.moments import (
+    ChannelMoments,
+    FrechetDistance,
+    Moments,
+    frechet_distance,
+)
 from magvit2_pytorch.metrics.quality import (
     TemporalConsistency,
     block_edges,

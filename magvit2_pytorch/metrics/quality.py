@@ -166,7 +166,7 @@ def _check_size(clip: Tensor, min_side: int, name: str) -> None:
 
 @torch.no_grad()
 def block_edges(video: Float[Tensor, "b c t h w"], period: int) -> Float[Tensor, " b"]:
-    """Mean difference of neighbouring pixels across the edges of blocks over that inside of them.
+    """Mean difference of neighbouring pixels across block edges, relative to inside.
 
     Blocks have `period` x `period` pixels, the first in the upper left corner. Rows and columns
     count alike. 1 if the edges cannot be told from other pixels, as in most originals; above 1, a

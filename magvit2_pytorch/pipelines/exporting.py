@@ -12,8 +12,16 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from magvit2_pytorch.atomic import as_path
-from magvit2_pytorch.pipelines.export_formats import FORMATS, FormatName, LoadedProgram, trace
-from magvit2_pytorch.pipelines.export_parts import ExampleShape, Part, PartName, make_part
+from magvit2_pytorch.pipelines.export_programs import (
+    FORMATS,
+    ExampleShape,
+    FormatName,
+    LoadedProgram,
+    Part,
+    PartName,
+    make_part,
+    trace,
+)
 from magvit2_pytorch.pipelines.fingerprint import TokenizerId
 from magvit2_pytorch.tokenizer_1d import AnyTokenizer, Tokenizer1d
 from magvit2_pytorch.types import VALUE_RANGE, Codes

@@ -127,7 +127,7 @@ def decode_file(
     force: bool = False,
     on_frames: FrameCallback | None = None,
 ) -> None:
-    """Decodes codes to a video or image file, with the times of frames and the colour tags.
+    """Decodes codes to a file, with frame times and colour tags.
 
     Raises `TokenizerMismatch` (a `ValueError`) if another tokenizer made the codes, unless `force`
     is given, and `ValueError` if the suffix of `out_path` does not fit the kind of file, or the
@@ -260,7 +260,7 @@ def _code_parts(
 def _chunks(
     tokenizer: AnyTokenizer, media: Media, inference: Inference
 ) -> Generator[Frames, None, None]:
-    """Frames to encode at once; parts of a 1-D tokenizer have no additional first frame."""
+    """Chunks to encode; only `VideoTokenizer` has an additional first frame."""
     num_first = 0 if isinstance(tokenizer, Tokenizer1d) else 1
     return chunks(media.frames, inference.chunk_frames, tokenizer.time_factor, num_first)
 
@@ -272,7 +272,7 @@ def code_header(
     inference: Inference = Inference(),
     tokenizer_id: TokenizerId | None = None,
 ) -> CodeHeader:
-    """Header of codes that `tokenize_file` makes with these options; raises as it does."""
+    """Header of the codes of `tokenize_file`; raises as it does."""
     check_supports_files(tokenizer, needs_codes=True)
     name, fingerprint = tokenizer_id or TokenizerId.of(tokenizer)
     return CodeHeader(
@@ -295,7 +295,7 @@ def codes_shape(
     width: int,
     num_tokens: int | str | None = None,
 ) -> tuple[int, ...]:
-    """Shape of the codes of a video, of a size that need not fit the strides.
+    """Shape of the codes of a video of any size.
 
     `num_tokens` are those of each part of a video, for a 1-D tokenizer.
     """

@@ -50,7 +50,7 @@ def read_prompt(
     inference: Inference = Inference(),
     view: View = View(),
 ) -> Prompt:
-    """Encodes the first frames of a file, or of a view of it, by default all.
+    """Encodes the first frames of a file or view, by default all.
 
     They are 1 + k times the tokenizer's time factor, fewer than asked for if need be: then every
     latent is exact, and no frame of it is guessed.
@@ -92,7 +92,7 @@ def continued_codes(
     samples: Int[Tensor, " n"],
     condition: GeneratorCondition | None = None,
 ) -> Iterator[Codes]:
-    """The prompt's codes, then new latent frames without end, for each of `samples`.
+    """Codes of the prompt, then endless latent frames, for each of `samples`.
 
     `prompt` has one batch entry, which all samples share.
     """
@@ -127,12 +127,12 @@ def generate_films(
     upscaler: SuperResolution | None = None,
     codes: Iterator[Codes] | None = None,
 ) -> None:
-    """Writes a film to each of `paths`, enlarged by `upscaler` if given, and a JSON beside it.
+    """Writes a film to each of `paths`, and a JSON beside it.
 
-    A film begins with the reconstruction of its prompt. It depends on seed and sample number, not
-    on the films that are generated at the same time. The JSON has seed, sample number, options and
-    `record`. Films appear when they are complete. `codes` are those of all films, in parts, if they
-    do not continue the prompt.
+    A film begins with the reconstruction of its prompt, and an `upscaler` enlarges it. It depends
+    on seed and sample number, not on the films that are generated at the same time. The JSON has
+    seed, sample number, options and `record`. Films appear when they are complete. `codes` are
+    those of all films, in parts, if they do not continue the prompt.
     """
     if codes is None:
         condition = class_condition(generator, class_name, len(paths))
@@ -196,7 +196,7 @@ def check_generator(
 def class_condition(
     generator: Generator, name: str | None, batch: int
 ) -> GeneratorCondition | None:
-    """The condition of a class for each of a batch; raises `ValueError` for an unknown name."""
+    """Condition of a class for a batch; `ValueError` for an unknown name."""
     if name is None:
         return None
     classes = generator.config.classes or ()

@@ -21,7 +21,7 @@ from magvit2_pytorch.types import Precision, Video
 
 
 def load_tokenizer(name: str) -> AnyTokenizer:
-    """A tokenizer of any kind from a folder or the Hugging Face hub.
+    """A tokenizer of any kind from a folder or Hugging Face.
 
     Raises as `VideoTokenizer.from_pretrained` does.
     """
@@ -119,7 +119,7 @@ CHECKED_SIDE = 64
 
 
 def choose_precision(tokenizer: AnyTokenizer) -> tuple[Precision, str]:
-    """bf16 if it is faster here and codes agree, else fp32; and the reason, one line.
+    """bf16 if it is faster and codes agree, else fp32; and why.
 
     Encodes a few frames of a moving pattern in both, three times in turn. Continuous latents agree
     as far as their difference is small against them. Two machines may choose differently.

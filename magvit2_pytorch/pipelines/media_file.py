@@ -89,7 +89,7 @@ class Media:
     """Seconds that each frame is shown; None at an even rate."""
 
     def seen_as(self, path: str | os.PathLike, view: View) -> "Media":
-        """Mirrored and from a later frame on; `UnusableMedia` if no frame is left."""
+        """The frames of a view; `UnusableMedia` if none is left."""
         if not view.name:
             return self
         if view.shift >= self.num_frames:

@@ -1,4 +1,4 @@
-"""Progress of work on many files: what was planned, and what is done."""
+"""Progress of work on many files."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Reconstruction of videos of any size: padded to the strides, and cropped again."""
+"""Reconstruction of videos of any size, padded and cropped again."""
 
 from collections.abc import Iterable, Iterator
 

@@ -1,4 +1,4 @@
-"""Completion of videos of which a part is visible, by a masked generator."""
+"""Completion of partly visible videos by a masked generator."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -29,12 +29,12 @@ from magvit2_pytorch.types import Codes, Video
 
 
 def visible_pixels(task: str, video: Video, given: int = 1) -> Bool[Tensor, "t h w"]:
-    """Pixels of a video that a task shows; frame prediction shows the `given` first frames."""
+    """Pixels that a task shows; frame prediction shows `given` frames."""
     return TASKS[task](TaskVideo(*video.shape[2:], given))
 
 
 def complete_pixels(video: Video, visible: Bool[Tensor, "t h w"]) -> Video:
-    """The visible pixels, and a guess at the others to encode a hint of them.
+    """The visible pixels, and a guess at the others.
 
     Between frames that show a pixel its values are interpolated; before and after them the nearest
     is repeated; a pixel that no frame shows is grey.
@@ -64,7 +64,7 @@ def complete_video(
     samples: Int[Tensor, " b"] | None = None,
     condition: GeneratorCondition | None = None,
 ) -> Codes:
-    """Codes of a video of which the generator makes up what a task hides.
+    """Codes of a video whose hidden parts the generator makes up.
 
     Codes that depend on visible pixels only are those of the video; which ones follows from the
     tokenizer. `given` is the number of frames that frame prediction shows.
@@ -104,7 +104,7 @@ def complete_films(
     record: dict[str, Any] | None = None,
     **options: Any,
 ) -> Prompt:
-    """Writes the first frames of a file to each of `paths`, completed by a task.
+    """Writes films that complete the first frames of a file.
 
     They are `num_frames`, or fewer if 1 + k times the tokenizer's time factor are fewer. `options`
     are those of `generate_films`, which writes them. Returns their number, size and rate. Raises

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from magvit2_pytorch import VideoTokenizer
-from magvit2_pytorch.convert.conversion import convert_o2_magvit2
+from magvit2_pytorch.convert.conversion import convert_checkpoint
 from magvit2_pytorch.discriminators.models import load_discriminator
 from magvit2_pytorch.quantizers.lfq import convert_bit_order
 from magvit2_pytorch.tokenizer.pretrained import Pretrained
@@ -59,7 +59,7 @@ def test_a_tokenizer(run, checkpoint, tmp_path):
     names = {path.name for path in (tmp_path / "new" / "o2").iterdir()}
     assert names == {"config.json", "model.safetensors", "README.md"}
     tokenizer, video = VideoTokenizer.from_pretrained(tmp_path / "new" / "o2"), random_video(5)
-    assert torch.equal(tokenizer(video), convert_o2_magvit2(checkpoint)(video))
+    assert torch.equal(tokenizer(video), convert_checkpoint(checkpoint)(video))
     about = json.loads(run("info", tmp_path / "new" / "o2", "--json")[1])
     assert (about["parameters"], about["codebook_size"]) == (count, 64)
 

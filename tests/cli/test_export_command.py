@@ -6,8 +6,8 @@ import re
 import pytest
 import torch
 
-from magvit2_pytorch.pipelines import export_formats
-from magvit2_pytorch.pipelines.export_formats import FORMATS
+from magvit2_pytorch.pipelines import export_programs
+from magvit2_pytorch.pipelines.export_programs import FORMATS
 from tests.conftest import build
 
 
@@ -67,7 +67,7 @@ def test_mistakes_are_one_line(run, tmp_path, model, words, said):
 
 
 def test_what_is_missing_is_one_line(run, tmp_path, model, monkeypatch):
-    monkeypatch.setattr(export_formats, "OLDEST_TORCH", "99.0")
+    monkeypatch.setattr(export_programs, "OLDEST_TORCH", "99.0")
     status, _, err = run("export", model, "-o", tmp_path / "new")
     assert status == 1
     assert "needs torch 99.0 or newer" in err

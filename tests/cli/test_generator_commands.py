@@ -12,7 +12,7 @@ from tests.data.clip_files import make_video
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory):
-    return make_video(tmp_path_factory.mktemp("film") / "film.mp4", 40, 16, 24, fps=10)
+    return make_video(tmp_path_factory.mktemp("film") / "film.mp4", 24, 16, 24, fps=10)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_views_are_files_of_their_own_and_start_later(trained):
     names = [path.removesuffix(".codes.safetensors") for path in dataset.paths]
     assert names == ["film", "film@flip+shift1", "film@flip", "film@shift1"]
     frames = {name: dataset[number].num_frames for number, name in enumerate(names)}
-    assert frames == {"film": 40, "film@flip": 40, "film@flip+shift1": 39, "film@shift1": 39}
+    assert frames == {"film": 24, "film@flip": 24, "film@flip+shift1": 23, "film@shift1": 23}
 
 
 def test_views_are_the_codes_of_the_changed_video(trained, film, model):

@@ -26,11 +26,11 @@ def test_the_module_is_the_command():
     assert start("info").returncode == main(["info"]) == 2
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["tokenize", "--help"]])
-def test_help_loads_nothing_heavy(words):
+def test_help_loads_nothing_heavy():
+    commands = [["--help"], ["--version"], ["tokenize", "--help"]]
     code = (
         "import sys\nfrom magvit2_pytorch.cli.main import main\n"
-        f"assert main({words}) == 0\n"
+        f"assert not any(map(main, {commands}))\n"
         "print([n for n in ('torch', 'av', 'PIL', 'accelerate', 'numpy') if n in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

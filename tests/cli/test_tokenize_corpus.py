@@ -139,14 +139,15 @@ def test_a_damaged_shard_is_named(run, tmp_path, many, model):
 
 
 def test_code_files_that_are_there_are_not_made_again(run, tmp_path, many, model):
-    here, out = shutil.copytree(many, tmp_path / "in"), tmp_path / "out"
+    here, out = shutil.copytree(many / "more", tmp_path / "in"), tmp_path / "out"
+    num_files = len(list(here.iterdir()))
     words = ("tokenize", here, "--model", model, "-o", out)
     assert run(*words)[1].count("already there") == 0
     files = sorted(out.rglob("*.codes.safetensors"))
     before = {path: path.stat().st_mtime_ns for path in files}
     status, said, _ = run(*words)
     assert status == 0
-    assert said.count("already there") == len(ALL) == len(files)
+    assert said.count("already there") == num_files == len(files)
     assert {path: path.stat().st_mtime_ns for path in files} == before
 
     first, second = files[:2]
@@ -155,11 +156,11 @@ def test_code_files_that_are_there_are_not_made_again(run, tmp_path, many, model
     first.write_bytes(content)
     changed = here / second.relative_to(out).with_name(second.name.split(".")[0] + ".mkv")
     os.utime(changed, ns=(0, 12345))
-    assert run(*words)[1].count("already there") == len(ALL) - 2
+    assert run(*words)[1].count("already there") == num_files - 2
     read_codes(first)
     for options in (["--size", 8], ["--precision", "bf16"], ["--size", 8]):
         assert "already there" not in run(*words, *options)[1]
-    assert run(*words, "--size", 8)[1].count("already there") == len(ALL)
+    assert run(*words, "--size", 8)[1].count("already there") == num_files
     torch.manual_seed(1)
     VideoTokenizer.from_preset("tiny").save_pretrained(tmp_path / "other")
     words = ("tokenize", here, "--model", tmp_path / "other", "-o", out, "--size", 8)
@@ -175,7 +176,7 @@ def test_another_file_of_the_same_name_is_not_taken_for_done(run, tmp_path, many
         assert "already there" not in said
 
 
-@pytest.mark.parametrize("world_size", [2, 20])
+@pytest.mark.parametrize("world_size", [2, 13])
 def test_processes_share_code_files_and_none_ends_the_others(
     run, monkeypatch, tmp_path, many, model, world_size
 ):

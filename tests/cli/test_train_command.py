@@ -72,8 +72,10 @@ def test_layers_are_nested_lists(resolved):
     assert values["model"]["layers"] == expected
 
 
-@pytest.mark.parametrize("training", ["training: {fps: 3, seed: 1}", "fps: 3\nseed: 1"])
-@pytest.mark.parametrize("file_first", [True, False])
+@pytest.mark.parametrize(
+    ("file_first", "training"),
+    [(True, "training: {fps: 3, seed: 1}"), (False, "fps: 3\nseed: 1")],
+)
 def test_what_is_typed_goes_before_the_file_and_the_file_before_the_preset(
     resolved, tmp_path, file_first, training
 ):

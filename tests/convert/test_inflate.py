@@ -31,8 +31,9 @@ def video_tokenizer(halve_time, quantizer="lfq", **options):
     ).eval()
 
 
-@pytest.fixture(params=PATTERNS, ids=str)
+@pytest.fixture(scope="module", params=PATTERNS, ids=str)
 def pair(request):
+    torch.manual_seed(0)
     image, video = image_tokenizer(), video_tokenizer(request.param)
     inflate_into(video, image)
     return image, video
@@ -75,7 +76,9 @@ def test_a_latent_is_that_of_its_newest_frame(pair):
 
 @pytest.mark.parametrize("quantizer", [*DISCRETE, "continuous", "continuous-kl"])
 def test_every_quantizer_is_carried_along(quantizer):
-    image, video = image_tokenizer(quantizer), video_tokenizer((False, True), quantizer)
+    layers = ("residual", "compress_space")
+    image = image_tokenizer(quantizer, layers=layers, patch_size=(1, 2))
+    video = video_tokenizer((False, True), quantizer, layers=layers, patch_size=(2, 2))
     for parameter in image.quantizer.parameters():
         torch.nn.init.normal_(parameter)
     inflate_into(video, image)

@@ -5,6 +5,7 @@ outputs (float32, CPU). Other configurations are compared with `tests/vidtok.py`
 """
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -48,8 +49,10 @@ def options_of(shape, levels=None):
     return options if shape.kl else options | {"levels": levels or (8,) * shape.z}
 
 
-def converted(shape, seed=0):
-    return tokenizer_from_state(theirs.made_state(shape, seed), **options_of(shape))
+@cache
+def small():
+    """The tokenizer of `SMALL`, which tests leave as it is."""
+    return tokenizer_from_state(theirs.made_state(SMALL), **options_of(SMALL))
 
 
 def assert_close(found, right, atol=1e-4):
@@ -57,27 +60,33 @@ def assert_close(found, right, atol=1e-4):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("num_frames", [1, 5, 17])
 @pytest.mark.parametrize("version", STORED)
-def test_the_numbers_of_the_published_code(version, num_frames):
+def test_the_numbers_of_the_published_code(version):
     path, shape = DATA / f"vidtok_{version}.safetensors", STORED[version]
     right = load_file(DATA / f"vidtok_{version}_io.safetensors")
-    names = ("input", "moments_or_latents", "quantized", "indices", "reconstruction")
-    video, latents, quantized, codes, recon = (right[f"{num_frames}.{name}"] for name in names)
     options = dict(levels=(8,) * shape.z, vidtok_version=shape.version)
-    tokenizer = convert_checkpoint(path, **options)
-    assert_close(tokenizer.encode(video), latents)
-    assert torch.equal(tokenizer.tokenize(video), codes)
-    assert_close(tokenizer.quantize(latents).quantized, quantized, atol=1e-6)
-    assert_close(tokenizer.decode_from_code_indices(codes), recon)
-    state = load_file(path)
+    tokenizer, state = convert_checkpoint(path, **options), load_file(path)
     assert {name: tuple(x.shape) for name, x in state.items()} == theirs.shapes(shape)
-    assert_close(theirs.encode(state, shape, video), latents)
-    assert_close(theirs.decode(state, shape, quantized), recon)
-    assert torch.equal(theirs.quantize(latents, options["levels"])[1], codes)
+    names = ("input", "moments_or_latents", "quantized", "indices", "reconstruction")
+    for num_frames in (1, 5, 17):
+        video, latents, quantized, codes, recon = (right[f"{num_frames}.{name}"] for name in names)
+        assert_close(tokenizer.encode(video), latents)
+        assert torch.equal(tokenizer.tokenize(video), codes)
+        assert_close(tokenizer.quantize(latents).quantized, quantized, atol=1e-6)
+        assert_close(tokenizer.decode_from_code_indices(codes), recon)
+        assert_close(theirs.encode(state, shape, video), latents)
+        assert_close(theirs.decode(state, shape, quantized), recon)
+        assert torch.equal(theirs.quantize(latents, options["levels"])[1], codes)
 
 
-@pytest.fixture(scope="module", params=SHAPES)
+FURTHER = ("41616", "deeper", "1.0 linear")
+"""Slow: their options are those of others together."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[pytest.mark.slow] * (name in FURTHER)) for name in SHAPES],
+)
 def network(request):
     """One of the family, in float64, and its converted tokenizer."""
     shape = SHAPES[request.param]
@@ -190,7 +199,7 @@ def test_a_lightning_checkpoint_and_what_is_left_of_it(tmp_path):
     }
     assert not checkpoint.discriminator
     video = random_video(5)
-    assert torch.equal(convert_checkpoint(path)(video), converted(SMALL)(video))
+    assert torch.equal(convert_checkpoint(path)(video), small()(video))
 
 
 @pytest.mark.parametrize("average", [("encoder.", "decoder."), ("decoder.",)])
@@ -213,7 +222,7 @@ def test_names_of_a_compiled_model_and_plain_tensors(tmp_path):
     save_file(compiled, tmp_path / "x.safetensors")
     tokenizer = convert_checkpoint(tmp_path / "x.safetensors", **options_of(SMALL, "8, 8,8"))
     video = random_video(5)
-    assert torch.equal(tokenizer(video), converted(SMALL)(video))
+    assert torch.equal(tokenizer(video), small()(video))
 
 
 def test_what_is_saved_and_not_used_is_counted(tmp_path):
@@ -281,7 +290,7 @@ def test_tensors_of_no_known_module_are_an_error(name, tmp_path):
 
 
 def test_a_converted_tokenizer_is_saved_whole(tmp_path):
-    tokenizer, video = converted(SMALL), random_video(6)
+    tokenizer, video = small(), random_video(6)
     tokenizer.save_pretrained(tmp_path)
     again = VideoTokenizer.from_pretrained(tmp_path)
     assert again.config == tokenizer.config

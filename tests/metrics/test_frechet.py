@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
-from magvit2_pytorch.metrics.frechet import FrechetDistance, covariance, frechet_distance
+from magvit2_pytorch.metrics.moments import FrechetDistance, covariance, frechet_distance
 
 
 def features(num=60, dim=8, seed=0):

@@ -335,10 +335,10 @@ def test_a_failure_that_was_cut_short_is_found_again(tokenizer, clips, tmp_path)
 
 
 def test_the_manifest_knows_what_came_while_it_was_written(tokenizer, clips, tmp_path, monkeypatch):
-    from magvit2_pytorch.pipelines import corpus_folder
+    from magvit2_pytorch.pipelines import corpus
 
     run(tokenizer, clips, tmp_path, rank=0, world_size=2)
-    replacing, late = corpus_folder.replacing, []
+    replacing, late = corpus.replacing, []
 
     def slow(path):
         if not late:
@@ -347,7 +347,7 @@ def test_the_manifest_knows_what_came_while_it_was_written(tokenizer, clips, tmp
             manifest(tmp_path)
         return replacing(path)
 
-    monkeypatch.setattr(corpus_folder, "replacing", slow)
+    monkeypatch.setattr(corpus, "replacing", slow)
     run(tokenizer, clips, tmp_path, rank=0, world_size=2)
     check_complete(tokenizer, clips, tmp_path)
 

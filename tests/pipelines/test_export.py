@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from magvit2_pytorch.functional import _scan_dynamic_length, linear_scan
-from magvit2_pytorch.pipelines import export_formats, exporting
-from magvit2_pytorch.pipelines.export_formats import FORMATS, OLDEST_TORCH
-from magvit2_pytorch.pipelines.export_parts import make_part
+from magvit2_pytorch.pipelines import export_programs, exporting
+from magvit2_pytorch.pipelines.export_programs import FORMATS, OLDEST_TORCH, make_part
 from magvit2_pytorch.pipelines.exporting import (
     EXPORT_FILE,
     ProgramMismatch,
@@ -42,7 +41,7 @@ CHOSEN = {
     ),
     "attention": (
         ("encode",),
-        ["compress_time", "cond_attend_space"],
+        ["compress_time", "cond_attend_space", ("attend_time", {"window": 3})],
         dict(quantizer="fsq"),
     ),
     "patches": (
@@ -72,8 +71,7 @@ def without_tracing(monkeypatch):
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """A tokenizer of several ways, its programs in both formats, and their agreement with it."""
-    layers = ("compress_time", "cond_residual", ("attend_time", {"window": 3}))
-    tokenizer = build(*layers, patch_size=2, quantizer="lfq-several")
+    tokenizer = build("compress_time", "cond_residual", patch_size=2, quantizer="lfq-several")
     folder = tmp_path_factory.mktemp("exported")
     with pytest.MonkeyPatch.context() as context:
         context.setattr(jaxtyping.config, "jaxtyping_disable", True)
@@ -269,10 +267,10 @@ def test_a_mismatch_leaves_older_files_and_no_others(tmp_path, monkeypatch, with
 
 
 def test_what_is_missing_is_said_before_anything_is_done(tmp_path, monkeypatch):
-    monkeypatch.setattr(export_formats, "OLDEST_TORCH", "99.0")
+    monkeypatch.setattr(export_programs, "OLDEST_TORCH", "99.0")
     with pytest.raises(ValueError, match=r"needs torch 99\.0 or newer"):
         export_tokenizer(build("compress_space"), tmp_path / "new", ["pt2"])
-    monkeypatch.setattr(export_formats, "OLDEST_TORCH", "2.0")
+    monkeypatch.setattr(export_programs, "OLDEST_TORCH", "2.0")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ValueError, match=r"pip install 'magvit2-pytorch\[export\]'"):
         export_tokenizer(build("compress_space"), tmp_path / "new", ["pt2", "onnx"])

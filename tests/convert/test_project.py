@@ -6,7 +6,7 @@ from torch import nn
 
 from magvit2_pytorch.convert import o2_magvit2
 from magvit2_pytorch.convert.conversion import tokenizer_from_state
-from magvit2_pytorch.convert.name_table import (
+from magvit2_pytorch.convert.project import (
     SAME,
     Row,
     convert,
