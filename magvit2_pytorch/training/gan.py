@@ -14,9 +14,13 @@ from magvit2_pytorch.discriminators.discriminator import (
     build_discriminator,
 )
 from magvit2_pytorch.functional import autocast
-from magvit2_pytorch.losses.adversarial import ADVERSARIAL_LOSSES
+from magvit2_pytorch.losses.adversarial import (
+    ADVERSARIAL_LOSSES,
+    GRADIENT_PENALTIES,
+    LeCamRegularizer,
+    points_between,
+)
 from magvit2_pytorch.losses.reconstruction import feature_matching_loss
-from magvit2_pytorch.losses.regularizers import GRADIENT_PENALTIES, LeCamRegularizer, points_between
 from magvit2_pytorch.training.task import MicroStep, Trainable, finite_or_nan
 from magvit2_pytorch.training.training_config import TrainingConfig
 from magvit2_pytorch.types import Video
