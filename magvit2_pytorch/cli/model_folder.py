@@ -122,10 +122,12 @@ class ModelKind(NamedTuple):
         from magvit2_pytorch.tokenizer.presets import PRESETS
         from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
         from magvit2_pytorch.tokenizer_1d import PRESETS_1D, Tokenizer1d, Tokenizer1dConfig
-        from magvit2_pytorch.training.sequence_task import SequenceTrainingConfig
-        from magvit2_pytorch.training.sequence_trainer import Tokenizer1dTrainer
+        from magvit2_pytorch.training.sequence_task import (
+            SequenceTrainingConfig,
+            Tokenizer1dTrainer,
+        )
+        from magvit2_pytorch.training.tokenizer_task import VideoTokenizerTrainer
         from magvit2_pytorch.training.training_config import TrainingConfig
-        from magvit2_pytorch.training.video_trainer import VideoTokenizerTrainer
 
         sequence = (Tokenizer1d, Tokenizer1dConfig, Tokenizer1dTrainer, SequenceTrainingConfig)
         return (

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
     from magvit2_pytorch.tokenizer_1d import Tokenizer1d, Tokenizer1dConfig
     from magvit2_pytorch.training.loop_config import LoopConfig
-    from magvit2_pytorch.training.sequence_trainer import Tokenizer1dTrainer
+    from magvit2_pytorch.training.sequence_task import Tokenizer1dTrainer
+    from magvit2_pytorch.training.tokenizer_task import VideoTokenizerTrainer
     from magvit2_pytorch.training.trainer import Trainer
     from magvit2_pytorch.training.training_config import TrainingConfig
-    from magvit2_pytorch.training.video_trainer import VideoTokenizerTrainer
 
 CONFIG_FILE = "config.yaml"
 DEFAULT_PRESET = "small"

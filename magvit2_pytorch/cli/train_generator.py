@@ -66,7 +66,7 @@ def train_generator(
     import torch
 
     from magvit2_pytorch.codes.codes_dataset import CodesDataset
-    from magvit2_pytorch.training.generator_trainer import GeneratorTrainer, generator_for
+    from magvit2_pytorch.training.generator_task import GeneratorTrainer, generator_for
 
     if not as_path(codes).is_dir():
         raise UserError(f"there is no folder {codes}: give one that `magvit2 tokenize` wrote")

@@ -79,8 +79,10 @@ def train_sr(
     import torch
 
     from magvit2_pytorch.super_resolution import SuperResolution
-    from magvit2_pytorch.training.super_resolution_task import WITHOUT_EFFECT
-    from magvit2_pytorch.training.super_resolution_trainer import SuperResolutionTrainer
+    from magvit2_pytorch.training.super_resolution_task import (
+        WITHOUT_EFFECT,
+        SuperResolutionTrainer,
+    )
 
     torch.manual_seed(training.seed)
     with user_errors():

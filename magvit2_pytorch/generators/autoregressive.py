@@ -20,8 +20,12 @@ from magvit2_pytorch.generators.cell_order import (
     cell_order,
     neighbour_index,
 )
-from magvit2_pytorch.generators.conditions import GeneratorCondition
-from magvit2_pytorch.generators.generator import GENERATORS, Generator, GeneratorConfig
+from magvit2_pytorch.generators.generator import (
+    GENERATORS,
+    Generator,
+    GeneratorCondition,
+    GeneratorConfig,
+)
 from magvit2_pytorch.generators.sampling import Sampling, cell_noise
 from magvit2_pytorch.layers.arithmetic import Linear
 from magvit2_pytorch.layers.rotary import position_angles

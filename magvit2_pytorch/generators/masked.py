@@ -9,17 +9,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from magvit2_pytorch.generators.conditions import GeneratorCondition
-from magvit2_pytorch.generators.generator import GENERATORS, Generator
+from magvit2_pytorch.generators.generator import GENERATORS, Generator, GeneratorCondition
 from magvit2_pytorch.generators.mask_schedule import (
-    MaskSchedule,
+    MaskedConfig,
     choose_hidden,
     draw_hidden,
     grid_cells,
     grid_noise,
     like_codes,
 )
-from magvit2_pytorch.generators.masked_config import MaskedConfig
 from magvit2_pytorch.generators.sampling import Sampling
 from magvit2_pytorch.generators.tasks import TASKS, draw_tasks, task_number
 from magvit2_pytorch.layers.arithmetic import Conv3d
@@ -152,34 +150,21 @@ class MaskedGenerator(Generator):
         sampling: Sampling = Sampling(),
         samples: Int[Tensor, " b"] | None = None,
         start: int = 0,
+        tokens: list[Float[Tensor, "b m c"] | None] | None = None,
         **schedule: Any,
     ) -> Int[Tensor, "b j y x *q"]:
         """Codes with all cells that are not `known` drawn, by the steps of a `MaskSchedule`.
 
         Cells that are `hinted` have codes that the model sees until it replaces them; other codes
         are ignored. Each step fixes one cell or more, and no fixed cell ever changes. `start` is
-        the number of the first frame in its video. Options of the schedule, such as `num_steps`,
-        are those of the config by default.
+        the number of the first frame in its video. `tokens` take the place of the condition: its
+        tokens, and for guidance those without. Options of the schedule, such as `num_steps`, are
+        those of the config by default.
         """
-        tokens = [self.conditions(len(codes), condition)]
-        if sampling.guidance:
-            tokens.append(self.conditions(len(codes), None))
+        if tokens is None:
+            tokens = [self.conditions(len(codes), condition)]
+            tokens += [self.conditions(len(codes), None)] * bool(sampling.guidance)
         steps = replace(self.config.schedule, **schedule)
-        return self._fill(codes, known, hinted, task, tokens, sampling, samples, start, steps)
-
-    def _fill(
-        self,
-        codes: Int[Tensor, "b j y x *q"],
-        known: Bool[Tensor, "b j y x"],
-        hinted: Bool[Tensor, "b j y x"] | None,
-        task: str,
-        tokens: list[Float[Tensor, "b m c"] | None],
-        sampling: Sampling,
-        samples: Int[Tensor, " b"] | None,
-        start: int,
-        schedule: MaskSchedule,
-    ) -> Int[Tensor, "b j y x *q"]:
-        """`fill` with tokens of the condition, and those without for guidance."""
         space, batch, grid = self.code_space, codes.shape[0], tuple(codes.shape[1:4])
         hinted = torch.zeros_like(known) if hinted is None else hinted & ~known
         codes = space.check(torch.where(like_codes(known | hinted, codes), codes, 0))
@@ -189,7 +174,7 @@ class MaskedGenerator(Generator):
         starts = torch.full((batch,), start, device=self.device)
         count = len(space.sub_tokens) + 1
         hidden, total = ~known, (~known).flatten(1).sum(dim=1)
-        for step in range(1, schedule.num_steps + 1):
+        for step in range(1, steps.num_steps + 1):
             if not hidden.any():
                 break
             digits, chosen = space.to_digits(codes), hidden.flatten(1)
@@ -200,7 +185,7 @@ class MaskedGenerator(Generator):
             noise = grid_noise(sampling.seed, samples, start, grid, count, f"step {step}")[chosen]
             drawn, certainty = self._draw(outs, sampling, noise)
             codes = codes.masked_scatter(like_codes(hidden, codes), space.from_sub_tokens(drawn))
-            hidden = schedule.still_hidden(step, hidden, total, certainty, noise[:, -1])
+            hidden = steps.still_hidden(step, hidden, total, certainty, noise[:, -1])
         return codes
 
     def _draw(
@@ -267,8 +252,10 @@ class MaskedGenerator(Generator):
         known[:, :given] = True
         tokens = [state.condition] if guide is None else [state.condition, guide.condition]
         task = "frame_prediction" if given else "unconditional"
-        start, schedule = state.num_frames - given, self.config.schedule
-        codes = self._fill(codes, known, None, task, tokens, sampling, samples, start, schedule)
+        codes = self.fill(
+            codes, known, task=task, sampling=sampling, samples=samples,
+            start=state.num_frames - given, tokens=tokens,
+        )  # fmt: skip
         return codes[:, given:]
 
     def _after(self, codes: Tensor, state: MaskedState) -> MaskedState:

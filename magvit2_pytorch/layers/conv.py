@@ -70,6 +70,8 @@ class CausalConv3d(StatefulLayer):
             padding_mode="zeros" if pad_mode in ("constant", "first_frame") else pad_mode,
             bias=bias,
         )
+        space_stride, halo = self.conv.stride[1], max(kernel_size[1:]) // 2
+        self.receptive_field = ReceptiveField(Fraction(space_stride), Fraction(halo), space_stride)
 
     def forward(self, x, past: Past = None, context: Context = Context()):
         if not x.shape[2]:
@@ -85,11 +87,6 @@ class CausalConv3d(StatefulLayer):
             return out, ()
         # Strides need not divide the chunk: keep every frame from the next window's start.
         return out, own_copy(x[:, :, out.shape[2] * self.time_stride :])
-
-    @property
-    def receptive_field(self) -> ReceptiveField | None:
-        stride, halo = self.conv.stride[1], max(self.conv.kernel_size[1:]) // 2
-        return ReceptiveField(Fraction(stride), Fraction(halo), stride)
 
     def _first_past(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c p h w"]:
         """Padding before the first frame."""

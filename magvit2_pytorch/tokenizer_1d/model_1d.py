@@ -11,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from magvit2_pytorch.config import Presets, keyword_signature
+from magvit2_pytorch.config import Presets
 from magvit2_pytorch.functional import check_at_least_one, check_range
 from magvit2_pytorch.quantizers import Quantized, build_quantizer
 from magvit2_pytorch.tokenizer.inputs import validate_video
@@ -57,6 +57,10 @@ class Tokenizer1d(Pretrained, nn.Module):
     sequence of latent tokens, and TiTok-Video for videos of any size.
     """
 
+    config_class = Tokenizer1dConfig
+    config: Tokenizer1dConfig
+    presets = PRESETS_1D
+
     def __init__(self, **options: Any):
         super().__init__()
         self.config = config = Tokenizer1dConfig.from_dict(options)
@@ -76,15 +80,6 @@ class Tokenizer1d(Pretrained, nn.Module):
         self.decoder = Decoder(
             config.decoder_size, patch_dim, self.quantizer.quantized_dim, **options
         )
-
-    @classmethod
-    def from_config(cls, config: Tokenizer1dConfig) -> "Tokenizer1d":
-        return cls(**config.to_dict())
-
-    @classmethod
-    def from_preset(cls, name: str, **overrides: Any) -> "Tokenizer1d":
-        """A named configuration (see `PRESETS_1D`), with options overridden by keyword."""
-        return cls(**{**PRESETS_1D.model(name), **overrides})
 
     # Sizes
 
@@ -338,8 +333,6 @@ class Tokenizer1d(Pretrained, nn.Module):
             raise ValueError("there are no videos: give one or more")
         return [self.prepare(video[None])[0] for video in videos]
 
-
-Tokenizer1d.__signature__ = keyword_signature(Tokenizer1dConfig)
 
 AnyTokenizer = VideoTokenizer | Tokenizer1d
 """A tokenizer of a grid of latents, or of a sequence of tokens."""

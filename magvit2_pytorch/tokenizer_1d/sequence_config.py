@@ -1,22 +1,21 @@
 """Configuration of a 1-D tokenizer: frozen, strict, plain JSON."""
 
-import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from magvit2_pytorch.config import check_known, to_tuples
+from magvit2_pytorch.config import Options, to_tuples
 from magvit2_pytorch.layers.transformer import TransformerSize
-from magvit2_pytorch.tokenizer_1d.anchors import MAX_TOKENS
-from magvit2_pytorch.tokenizer_1d.patches import Block, Size, patch_grid
+from magvit2_pytorch.tokenizer_1d.patches import MAX_TOKENS, Block, Size, patch_grid
 
 Slots = Literal["anchored", "learned"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tokenizer1dConfig:
+class Tokenizer1dConfig(Options):
     """Options of a `Tokenizer1d`. Round-trips through JSON and rejects unknown keys."""
+
+    owner = "the 1-D tokenizer"
 
     channels: int = 3
     """Channels of a video."""
@@ -164,13 +163,3 @@ class Tokenizer1dConfig:
             return ""
         size, largest = (" x ".join(map(str, sides)) for sides in (size, largest))
         return f"{size} is above {largest}, the largest size of training: quality may suffer"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values that JSON can hold."""
-        return json.loads(json.dumps(asdict(self)))
-
-    @classmethod
-    def from_dict(cls, options: Mapping[str, Any]) -> "Tokenizer1dConfig":
-        """A config from plain values; raises `ValueError` for unknown keys."""
-        check_known("the 1-D tokenizer", options, [field.name for field in fields(cls)])
-        return cls(**{name: to_tuples(value) for name, value in options.items()})

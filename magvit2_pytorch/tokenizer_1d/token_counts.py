@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from magvit2_pytorch.tokenizer_1d.anchors import MAX_TOKENS
+from magvit2_pytorch.tokenizer_1d.patches import MAX_TOKENS
 from magvit2_pytorch.types import VALUE_RANGE
 
 NumTokens = int | str | Sequence[int] | None

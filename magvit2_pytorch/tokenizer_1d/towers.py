@@ -9,16 +9,21 @@ from torch import Tensor, nn
 
 from magvit2_pytorch.functional import own_copy
 from magvit2_pytorch.layers.arithmetic import Linear
-from magvit2_pytorch.layers.packed_attention import Span, attend_spans
 from magvit2_pytorch.layers.rotary import axis_pairs, position_angles
 from magvit2_pytorch.layers.transformer import (
     KeyValues,
+    Span,
     Transformer,
     TransformerSize,
     attend_all,
+    attend_spans,
 )
-from magvit2_pytorch.tokenizer_1d.anchors import NUM_FEATURES, anchor_distances, position_features
-from magvit2_pytorch.tokenizer_1d.patches import Block
+from magvit2_pytorch.tokenizer_1d.patches import (
+    NUM_FEATURES,
+    Block,
+    anchor_distances,
+    position_features,
+)
 
 Layout = Sequence[Block]
 """The blocks of a video: one, or several of which each sees those before it."""

@@ -8,9 +8,9 @@ from ema_pytorch import EMA
 
 from magvit2_pytorch.atomic import as_path
 from magvit2_pytorch.data.split import read_held_out
+from magvit2_pytorch.training.checkpoints import SavedState
 from magvit2_pytorch.training.loop_config import LoopConfig
-from magvit2_pytorch.training.optimization import Optimization
-from magvit2_pytorch.training.state import SavedState, add_prefix, select_prefix
+from magvit2_pytorch.training.optimization import Optimization, add_prefix, select_prefix
 from magvit2_pytorch.training.task import Task
 from magvit2_pytorch.weights import mismatches
 

@@ -1,7 +1,7 @@
 """A task: all that a `Trainer` needs to know of the model that it trains."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -86,16 +86,13 @@ class Validation(NamedTuple):
     """PNG and mp4 files by name; empty except in the main process."""
 
 
-class TaskPlan:
+class TaskPlan(NamedTuple):
     """A task's part of the report of a dry run."""
 
-    def rows(self, num_steps: int, examples_per_step: int) -> list[tuple[str, str]]:
-        """Titles and texts of lines."""
-        return []
-
-    def warnings(self, num_steps: int, examples_per_step: int) -> list[str]:
-        """Possible problems of a run of so many steps, one sentence each."""
-        return []
+    rows: list[tuple[str, str]]
+    """Titles and texts of lines."""
+    warnings: list[str]
+    """Possible problems, one sentence each."""
 
 
 class Task(ABC):
@@ -200,6 +197,34 @@ class Task(ABC):
         """Times that a whole validation takes longer than a quick one."""
         return 1
 
-    def plan(self, batch: Any) -> TaskPlan:
-        """Estimated requirements, given a batch."""
-        return TaskPlan()
+    def plan(self, batch: Any, num_steps: int, examples_per_step: int) -> TaskPlan:
+        """Estimated requirements of so many steps, given a batch."""
+        return TaskPlan([], [])
+
+
+class PretrainedTask(Task):
+    """A task whose model has a config and is saved by `save_pretrained`."""
+
+    saved_as: str
+    """Name of the model's folder in the results folder."""
+
+    def finish(self, model: nn.Module, folder: Path, quick: bool = False) -> dict[str, float | int]:
+        if self.accelerator.is_main_process:
+            model.save_pretrained(folder / self.saved_as)
+        return {}
+
+    def describe(self) -> dict[str, Any]:
+        return self.model.config.to_dict()
+
+    def parse_description(self, saved: dict[str, Any]) -> dict[str, Any]:
+        return type(self.model.config).from_dict(saved).to_dict()
+
+
+def size_text(size: Sequence[int]) -> str:
+    """Text of a size, such as "5 x 64 x 64"."""
+    return " x ".join(map(str, size))
+
+
+def count_text(number: int | None) -> str:
+    """Text of a number, which may be unknown."""
+    return "an unknown number of" if number is None else f"{number:,}"

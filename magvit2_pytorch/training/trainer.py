@@ -14,7 +14,12 @@ from magvit2_pytorch.atomic import as_path
 from magvit2_pytorch.data.workers import naming_dead_workers
 from magvit2_pytorch.runtime import keyed_seed
 from magvit2_pytorch.training.arithmetic_check import ArithmeticCheck
-from magvit2_pytorch.training.checkpoints import Checkpoints
+from magvit2_pytorch.training.checkpoints import (
+    Checkpoints,
+    SavedState,
+    load_state,
+    save_state,
+)
 from magvit2_pytorch.training.loop_config import LoopConfig
 from magvit2_pytorch.training.meters import Meters, Progress, plot_curves
 from magvit2_pytorch.training.optimization import NonFiniteTraining, Optimization
@@ -28,7 +33,6 @@ from magvit2_pytorch.training.processes import (
     on_main,
 )
 from magvit2_pytorch.training.run_state import TrainingState
-from magvit2_pytorch.training.state import SavedState, load_state, save_state
 from magvit2_pytorch.training.task import MicroStep, Task
 from magvit2_pytorch.training.tracking import DEFAULT_PROJECT, Tracking, read_log
 
