@@ -94,7 +94,7 @@ class ClipSpec(Options):
 def check_tubelet(
     tubelet: tuple[int, ...], clip: tuple[int, int, int], strides: tuple[int, int] = (1, 1)
 ) -> None:
-    """Raises `ValueError` unless a tubelet lies in the clip and fits a tokenizer's strides.
+    """Raises `ValueError` unless a tubelet fits the clip and the strides.
 
     `strides` are its time factor and its space factor: a tubelet has 1 + k * time factor frames.
     """
@@ -167,7 +167,7 @@ def choose_window(height: int, width: int, spec: ClipSpec, rng: random.Random | 
 
 
 class Part(NamedTuple):
-    """Part of a clip: its first frame, and its place in the crop."""
+    """Part of a clip: its first frame and place in the crop."""
 
     first: int
     num_frames: int
@@ -281,7 +281,7 @@ def choose_clip(
     num_clips: int = 1,
     rng: random.Random | None = None,
 ) -> list[int]:
-    """Chooses the frame numbers of one of `num_clips` clips of a video, within `frame_range`.
+    """Chooses the frame numbers of one of `num_clips` clips of a video.
 
     Random with `rng`; otherwise clips are spread from the start to the end, and a single one is in
     the middle. Raises `UnusableMedia` if the video is too short.

@@ -114,7 +114,7 @@ class ConditionTokens(nn.Module):
         condition: GeneratorCondition | None,
         kept: Bool[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b m c"] | None:
-        """Tokens of `batch` samples; `kept` is False for samples whose condition is dropped.
+        """Tokens of `batch` samples; without `kept`, a condition is dropped.
 
         None if the model takes no conditions. Raises `ValueError` for a condition that the model
         does not take or that does not fit.
@@ -192,7 +192,7 @@ class Generator(Pretrained, nn.Module, ABC):
         context: Int[Tensor, "b j y x *q"] | None = None,
         draws: torch.Generator | None = None,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, " g"]]:
-        """Mean negative log likelihood of a code in nats, and its terms by sub-token.
+        """Mean negative log likelihood of a code in nats, by sub-token.
 
         `starts` are the numbers of the clips' first frames in their videos, `kept` is False where
         the condition is dropped. `context`, if given, is seen in place of the codes: with errors in
@@ -206,7 +206,7 @@ class Generator(Pretrained, nn.Module, ABC):
         num_context: int,
         condition: GeneratorCondition | None = None,
     ) -> dict[str, float]:
-        """Numbers of a validation on the frames after the first `num_context`, by `measures`."""
+        """Numbers named by `measures`, of frames after the first `num_context`."""
 
 
 GENERATORS: Registry[type[Generator]] = Registry("generator")
@@ -218,7 +218,7 @@ def build_generator(kind: str, **options: Any) -> Generator:
 
 
 def load_generator(folder: str | Path) -> Generator:
-    """A generator of any kind, in eval mode, from the folder that `save_pretrained` wrote."""
+    """A saved generator of any kind, in eval mode."""
     file = Path(folder) / CONFIG_FILE
     if not file.is_file():
         raise FileNotFoundError(f"{folder} holds no {CONFIG_FILE}: was it written by training?")

@@ -1,4 +1,4 @@
-"""Options of masked generation, and its steps: cells to fix, their noise and their order."""
+"""Options of masked generation, and the cells that its steps fix."""
 
 import math
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ FillOrder = Literal["confidence", "halton"]
 
 @dataclass(frozen=True, kw_only=True)
 class MaskSchedule:
-    """Number of steps of masked generation, and the order in which cells are fixed."""
+    """Number of steps, and the order in which cells are fixed."""
 
     num_steps: int = 12
     confidence_temperature: float = 4.5
@@ -36,7 +36,7 @@ class MaskSchedule:
             raise ValueError(f"order {self.order!r}: use 'confidence' or 'halton'")
 
     def number_left(self, step: int, total: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
-        """Cells of `total` that are still hidden after a step, counted from 1; 0 after the last."""
+        """Cells of `total` that are hidden after step 1, 2, ..."""
         return (math.cos(math.pi / 2 * step / self.num_steps) * total.double()).long()
 
     def still_hidden(
@@ -47,7 +47,7 @@ class MaskSchedule:
         certainty: Float[Tensor, " n"],
         uniform: Float[Tensor, " n"],
     ) -> Bool[Tensor, "b j y x"]:
-        """Cells that a step leaves hidden, given the certainty of each hidden cell's new code.
+        """Cells that a step leaves hidden, given certainties of new codes.
 
         The step fixes at least one cell of a sample that has any. `uniform` are random numbers.
         """
@@ -131,7 +131,10 @@ class MaskedConfig(GeneratorConfig):
 def draw_hidden(
     known: Bool[Tensor, "b j y x"], generator: torch.Generator | None = None
 ) -> Bool[Tensor, "b j y x"]:
-    """Cells to hide in training: a share cos(pi u / 2) of those not known, u uniform in [0, 1)."""
+    """Cells to hide in training, a random share of those not known.
+
+    The share is cos(pi u / 2) with u uniform in [0, 1).
+    """
     ratios = torch.cos(torch.rand(len(known), generator=generator) * (math.pi / 2))
     return choose_hidden(known, ratios, torch.rand(known.shape, generator=generator))
 
@@ -139,7 +142,7 @@ def draw_hidden(
 def choose_hidden(
     known: Bool[Tensor, "b j y x"], ratios: Float[Tensor, " b"], scores: Float[Tensor, "b j y x"]
 ) -> Bool[Tensor, "b j y x"]:
-    """Hides this share of each sample's cells that are not known, those with the lowest scores.
+    """Hides a share of unknown cells, those with the lowest scores.
 
     At least one, if there is any.
     """
@@ -155,7 +158,7 @@ def _lowest(scores: Float[Tensor, "b n"], number: Int[Tensor, " b"]) -> Bool[Ten
 
 
 def like_codes(mask: Bool[Tensor, "b j y x"], codes: Tensor) -> Tensor:
-    """A mask of cells in the shape of codes, which may have several per cell."""
+    """A mask of cells in the shape of codes."""
     return mask if codes.ndim == 4 else mask[..., None].expand(codes.shape)
 
 
@@ -172,7 +175,7 @@ def grid_noise(
     count: int,
     purpose: str,
 ) -> Float[Tensor, "b n k"]:
-    """Uniform numbers of all cells of some frames, of which the first has number `start`."""
+    """Uniform numbers of all cells of frames from number `start` on."""
     cells = grid_cells((1, *grid[1:]), samples.device)[:, 1:]
     return torch.cat(
         [
@@ -185,7 +188,7 @@ def grid_noise(
 
 @lru_cache(maxsize=16)
 def halton_ranks(grid: tuple[int, int, int]) -> Int[Tensor, " n"]:
-    """Place of each cell in an order that spreads over the grid evenly.
+    """Ranks of cells in an order that spreads over the grid.
 
     The cells that points of the Halton sequence with bases 5, 3 and 2 visit, one after the other;
     those not visited for long come last.
@@ -200,7 +203,7 @@ def halton_ranks(grid: tuple[int, int, int]) -> Int[Tensor, " n"]:
 
 
 def _radical_inverse(number: int, base: int) -> Float[Tensor, " n"]:
-    """Numbers 0, 1, ... with their digits in a base mirrored at the point."""
+    """Numbers 0, 1, ... with digits mirrored at the point."""
     rest, place = torch.arange(number), 1.0
     inverse = torch.zeros(number, dtype=torch.float64)
     while rest.any():

@@ -1,4 +1,4 @@
-"""Masked generation of codes: all cells at once, in a few steps of growing certainty."""
+"""Masked generation: all cells at once, in a few steps."""
 
 import math
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ class MaskedState(NamedTuple):
 
 @GENERATORS.register("masked")
 class MaskedGenerator(Generator):
-    """A transformer that sees all cells in both directions and predicts the hidden ones.
+    """A bidirectional transformer that predicts hidden cells from visible ones.
 
     Training hides a random number of cells. Generation draws all hidden cells at once, keeps the
     most confident ones, and draws the others again, given those. Codes of a cell's 26 neighbours
@@ -66,7 +66,7 @@ class MaskedGenerator(Generator):
     # Likelihood
 
     def loss(self, codes, condition=None, *, kept=None, starts=None, context=None, draws=None):
-        """As in `Generator`, of hidden cells; tasks and cells are drawn by `draws`."""
+        """As in `Generator`, of hidden cells, which `draws` chooses."""
         codes = self.code_space.check(codes)
         seen = codes if context is None else self.code_space.check(context)
         grid = tuple(codes.shape[1:4])
@@ -98,7 +98,9 @@ class MaskedGenerator(Generator):
         seed: int = 0,
         start: int = 0,
     ) -> Float[Tensor, "b r"]:
-        """Mean bits of a hidden code if this share of the cells that are not `known` is hidden.
+        """Mean bits of a hidden code, for each share of hidden cells.
+
+        The share is of the cells that are not `known`.
 
         These are probabilities of single codes, each given all visible ones. They are no likelihood
         of a video, and must not be compared with the bits of an autoregressive generator.
@@ -153,7 +155,7 @@ class MaskedGenerator(Generator):
         tokens: list[Float[Tensor, "b m c"] | None] | None = None,
         **schedule: Any,
     ) -> Int[Tensor, "b j y x *q"]:
-        """Codes with all cells that are not `known` drawn, by the steps of a `MaskSchedule`.
+        """Codes with all cells drawn that are not `known`.
 
         Cells that are `hinted` have codes that the model sees until it replaces them; other codes
         are ignored. Each step fixes one cell or more, and no fixed cell ever changes. `start` is
@@ -291,7 +293,7 @@ class MaskedGenerator(Generator):
         return self.transformer(x, angles, attend_all, None, tokens)[0][:, 1:]
 
     def _angles(self, grid: Sequence[int]) -> Float[Tensor, "n f"]:
-        """Rotary angles of the task's token, which has none, and of all cells."""
+        """Rotary angles of the task's token, 0, and of all cells."""
         cells = grid_cells(tuple(grid), self.device)
         positions = torch.cat((torch.zeros_like(cells[:1]), cells))
         dtype = torch.promote_types(self.dtype, torch.float32)

@@ -1,4 +1,4 @@
-"""Attention and gated recurrence over the cells of a video, in space and along time."""
+"""Attention and gated recurrence over the cells of a video."""
 
 from dataclasses import dataclass
 
@@ -40,7 +40,7 @@ class AttentionSize:
 
 
 class SpaceAttention(StatefulLayer):
-    """Attention between all cells of one frame, by default with axial rotary positions."""
+    """Attention between all cells of a frame, with axial rotary positions."""
 
     def __init__(self, dim: int, size: AttentionSize, rotary: bool = True, bias: bool = False):
         super().__init__()

@@ -1,4 +1,4 @@
-"""A transformer over sequences `b n c`: the trunk of generators and 1-D tokenizers.
+"""A transformer over sequences, for generators and 1-D tokenizers.
 
 Keys and values of earlier tokens go in and come out. What a token sees is decided by the caller's
 `attend`, which takes queries, keys and values and knows about order, windows or packed samples.
@@ -24,7 +24,7 @@ KeyValues = tuple[Float[Tensor, "b g _ d"], Float[Tensor, "b g _ d"]]
 
 
 class Memory:
-    """Keys and values of a block's earlier tokens, with room for more behind them.
+    """Keys and values of a block's earlier tokens, with room for more.
 
     It is a value: `extended` returns another one and leaves this one as it was. Both share memory
     if no other extension has taken the room; so a stream does not copy its past at every step, and
@@ -73,12 +73,12 @@ def attend_all(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def attend_causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Each token sees itself and those before it; queries are as many as keys."""
+    """Each token sees itself and those before it."""
     return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
 def attend_masked(mask: Tensor) -> Attend:
-    """Each token sees by a mask, which is bool or added to scores."""
+    """Each token sees by a mask, bool or added to scores."""
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -91,7 +91,7 @@ Span = tuple[int, int]
 
 
 def attend_spans(pairs: Sequence[tuple[Span, Span]]) -> Attend:
-    """Queries of one span see keys of another; the queries' spans follow each other.
+    """Queries of consecutive spans see keys of spans of their own.
 
     Pairs of equal lengths share one call: a call costs as much as the work of some dozen tokens,
     and a mask over all pairs would cost the square of the sum of their lengths.
@@ -129,7 +129,10 @@ def attend_spans(pairs: Sequence[tuple[Span, Span]]) -> Attend:
 def _cut(
     x: Tensor, spans: Sequence[Span], lengths: Sequence[int], overlap: bool
 ) -> Sequence[Tensor]:
-    """Parts of keys or values, by a split if possible: a slice has a gradient as large as `x`."""
+    """Parts of keys or values, by a split if possible.
+
+    The gradient of a slice is as large as `x`.
+    """
     if not overlap:
         return x.split(lengths, dim=2)
     return [x[:, :, start:stop] for start, stop in spans]

@@ -196,7 +196,7 @@ class SuperResolution(Pretrained, nn.Module):
 
 
 class UpscaleStream:
-    """Stream from frames to enlarged frames, those of the whole video for any chunks."""
+    """Stream from frames to enlarged frames, for any chunks."""
 
     def __init__(
         self,

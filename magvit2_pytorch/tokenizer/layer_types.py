@@ -93,7 +93,10 @@ class FactorizedResidualSpec(LayerSpec):
 
 @dataclass(frozen=True)
 class CompressSpec(LayerSpec):
-    """Base of layers that make the grid coarser; `dim_out` channels, by default twice as many."""
+    """Base of layers that make the grid coarser.
+
+    There are `dim_out` channels, by default twice as many.
+    """
 
     dim_out: int | None = None
 

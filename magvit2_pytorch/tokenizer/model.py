@@ -88,7 +88,7 @@ class VideoTokenizer(Pretrained, nn.Module):
         return num_latents, height // self.space_factor, width // self.space_factor
 
     def code_shape(self, num_frames: int, height: int, width: int) -> tuple[int, ...]:
-        """Shape of the codes of one video of this size; several codebooks are the last axis."""
+        """Shape of one video's codes; several codebooks are the last axis."""
         grid = self.latent_grid(num_frames, height, width)
         return grid if self.num_codebooks == 1 else (*grid, self.num_codebooks)
 

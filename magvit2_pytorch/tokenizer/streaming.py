@@ -88,7 +88,7 @@ class FrameStream(ABC):
 
     @property
     def num_alone(self) -> int:
-        """Frames at the start of the next chunk that complete a latent by themselves."""
+        """First frames of the next chunk that complete a latent alone."""
         return 0
 
     @abstractmethod
@@ -106,7 +106,7 @@ class FrameStream(ABC):
 
 
 def check_same_size(frames: Video, size: tuple[int, int, int] | None) -> tuple[int, int, int]:
-    """Batch, height and width; `ValueError` unless they are `size`, that of a stream so far."""
+    """Batch, height and width; `ValueError` unless they are the stream's."""
     new = (len(frames), *frames.shape[3:])
     if size not in (None, new):
         raise ValueError(
@@ -201,7 +201,7 @@ class DecodeStream:
         return self._decode(quantized)
 
     def flush(self) -> Video | None:
-        """End the video. Returns the frames that wait; None if the decoder does not look ahead."""
+        """End the video: the frames that wait, or None."""
         if self.ended:
             raise ValueError("this stream has ended already")
         self.ended = True

@@ -243,7 +243,7 @@ class TokenizerConfig(Options):
                 )
 
     def _check_time(self):
-        """Checks that encoder, decoder and the start of a video fit each other."""
+        """Checks that encoder, decoder and a video's start fit together."""
         encoder, decoder = self.grids[-1], self.decoder_grids[-1]
         if (encoder.time, encoder.space) != (decoder.time, decoder.space):
             raise ValueError(
@@ -328,7 +328,9 @@ class TokenizerConfig(Options):
 
     @property
     def look_ahead(self) -> int:
-        """Frames before its own that a latent may change, except for the first frame of a video.
+        """Frames before its own that a latent may change.
+
+        It never changes the first frame of a video.
 
         0 if the decoder is causal. A stream returns frames when no later latent can change them.
         """

@@ -48,7 +48,7 @@ Videos = Video | Image | Sequence[Tensor]
 
 
 class Tokenizer1d(Pretrained, nn.Module):
-    """Transformer autoencoder with a sequence of discrete tokens, as many as asked for.
+    """Transformer autoencoder with a token sequence of any length.
 
     Options are the fields of `Tokenizer1dConfig`, by keyword. Videos may have any number of frames
     and any size: they are padded to whole patches by repeating the last frame, row and column, and
@@ -99,7 +99,7 @@ class Tokenizer1d(Pretrained, nn.Module):
 
     @property
     def time_factor(self) -> int:
-        """Frames that a stream encodes together, each part to tokens of its own."""
+        """Frames of a part that a stream encodes to own tokens."""
         return self.config.chunk_frames
 
     @property
@@ -109,12 +109,12 @@ class Tokenizer1d(Pretrained, nn.Module):
 
     @property
     def bits_per_pixel(self) -> float:
-        """Bits per pixel of a clip of the configured size with the configured tokens."""
+        """Bits per pixel of a clip of the configured size and tokens."""
         size = (self.config.num_frames, *self.config.height_and_width)
         return math.prod(self.code_shape(*size)) * math.log2(self.codebook_size) / math.prod(size)
 
     def code_shape(self, num_frames: int, height: int, width: int) -> tuple[int, ...]:
-        """Shape of the codes of one video with the configured number of tokens."""
+        """Shape of a video's codes with the configured number of tokens."""
         size = (num_frames, height, width)
         return (self.config.default_count(size) * len(self.config.layout(size, 1)),)
 
@@ -138,7 +138,7 @@ class Tokenizer1d(Pretrained, nn.Module):
         return self.quantizer(latents)
 
     def decode_latents(self, groups: Sequence[TokenLatents], sizes: Sequence[Size]) -> list[Group]:
-        """Videos from quantized latents `b d 1 1 k` of groups of one size each.
+        """Videos of groups of one size, from quantized latents.
 
         Values approximate [-1, 1] and are not clamped.
         """
@@ -157,7 +157,7 @@ class Tokenizer1d(Pretrained, nn.Module):
 
     @torch.no_grad()
     def tokenize(self, video: Videos, num_tokens: NumTokens = None) -> TokenCodes | list[Tensor]:
-        """Codes, int64: `b k` of videos of one size, or a list of `k` of a list of videos.
+        """Codes `b k`, int64; a list of `k` of a list.
 
         `num_tokens` is the number of tokens of a video (with `block_frames`, of each block): one
         for all, one for each, or a text that finds it for each video: "psnr:28" or "mse:0.003" for
@@ -177,7 +177,7 @@ class Tokenizer1d(Pretrained, nn.Module):
         return codes
 
     def counts(self, sizes: Sequence[Size], num_tokens: NumTokens = None) -> list[int]:
-        """Tokens of each video, or of each of its blocks, for all requests but a quality."""
+        """Tokens of each video or block, for requests other than a quality."""
         if num_tokens is None:
             return [self.config.default_count(size) for size in sizes]
         if isinstance(num_tokens, int):
@@ -199,7 +199,7 @@ class Tokenizer1d(Pretrained, nn.Module):
     def decode(
         self, codes: TokenCodes | Sequence[Tensor], sizes: Size | Sequence[Size] | None = None
     ) -> Group | list[Tensor]:
-        """Videos `c t h w` from codes: a list from a list, `b c t h w` from `b k`.
+        """Videos `b c t h w` from codes; a list from a list.
 
         `codes` may be the first ones of a video. `sizes` are frames, height and width: those of the
         videos that were encoded, or others; one for all, or one for each. None is the configured
@@ -234,7 +234,7 @@ class Tokenizer1d(Pretrained, nn.Module):
     def decode_from_code_indices(
         self, codes: TokenCodes, size: Size | None = None, num_frames: int | None = None
     ) -> Video:
-        """Videos `b c t h w` from codes `b k`; `num_frames` replaces the frames of `size`."""
+        """Videos from codes `b k`; `num_frames` replaces the frames of `size`."""
         size = size or (self.config.num_frames, *self.config.height_and_width)
         return self.decode(codes, size if num_frames is None else (num_frames, *size[1:]))
 
@@ -244,7 +244,7 @@ class Tokenizer1d(Pretrained, nn.Module):
 
     @torch.no_grad()
     def allocate(self, videos: Videos, total: int) -> list[int]:
-        """Tokens of each video, at most `total` in all, for the least squared error of pixels.
+        """Tokens of each video, at most `total`, for the least squared error.
 
         Each video is encoded once and decoded from beginnings of its codes; errors then fall
         equally steeply with the tokens of each. For `tokenize(videos, num_tokens=...)`. Raises
@@ -267,7 +267,7 @@ class Tokenizer1d(Pretrained, nn.Module):
         return codes
 
     def _prefixes(self, videos: list[Tensor]) -> Prefixes:
-        """Codes of the configured number of tokens, of which the first ones are used."""
+        """Codes of the configured length, to take the first ones from."""
         if self.config.block_frames is not None:
             raise ValueError("blocks have one number of tokens each: give num_tokens as a number")
         counts = [self.config.default_count(tuple(video.shape[1:])) for video in videos]
@@ -280,7 +280,7 @@ class Tokenizer1d(Pretrained, nn.Module):
     def encode_stream(
         self, num_tokens: NumTokens = None, precision: Precision = "fp32"
     ) -> TokenEncodeStream:
-        """A stream that encodes frames pushed in chunks of any length, part by part.
+        """A stream that encodes frames part by part, from any chunks.
 
         `num_tokens` are those of each part: a block, or without blocks a clip of its own.
         """
@@ -289,7 +289,7 @@ class Tokenizer1d(Pretrained, nn.Module):
     def decode_stream(
         self, size: tuple[int, int], num_frames: int | None = None, precision: Precision = "fp32"
     ) -> TokenDecodeStream:
-        """A stream that decodes the codes of part after part to frames of this height and width."""
+        """A stream that decodes parts to frames of this height and width."""
         return TokenDecodeStream(self, size, num_frames, precision)
 
     # Reconstruction
@@ -302,7 +302,7 @@ class Tokenizer1d(Pretrained, nn.Module):
         return_recon: bool = False,
         num_tokens: int | None = None,
     ):
-        """The reconstruction, in the shape of the input; options are those of `VideoTokenizer`."""
+        """The reconstruction, with the options of `VideoTokenizer`."""
         if cond is not None:
             raise ValueError("a condition was given, but a 1-D tokenizer takes none")
         frames = self.prepare(video, check_values=False)

@@ -1,4 +1,4 @@
-"""Patches of a video, anchors of tokens among them, and blocks of a sequence of both.
+"""Patches of a video, anchors of tokens, and blocks of both.
 
 An anchor is the place in the grid of patches that a token begins with. Tokens that begin alike have
 no path from pixels: they learn to differ late or never. Here each one begins with the mean of the
@@ -47,7 +47,7 @@ def _sobol_points() -> Float[Tensor, "k 3"]:
 
 
 def anchors(grid: Grid, count: int) -> Float[Tensor, "k 3"]:
-    """Anchors of `count` tokens in units of patches, whose centres are at whole numbers.
+    """Anchors of `count` tokens; centres of patches are whole numbers.
 
     Those of fewer tokens are the first ones. Points of the unscrambled Sobol sequence: an eighth of
     the grid holds k / 8 of the first k, with an error below 1.5.
@@ -61,7 +61,7 @@ def patch_centres(grid: Grid) -> Float[Tensor, "n 3"]:
 
 
 def anchor_distances(grid: Grid, count: int, device: torch.device) -> Float[Tensor, "k n"]:
-    """Squared distances of anchors to patches, in units of the width of a mean.
+    """Squared distances of anchors to patches, in widths of a mean.
 
     The width is the distance between anchors divided by `SHARPNESS`.
     """
@@ -75,7 +75,7 @@ def anchor_distances(grid: Grid, count: int, device: torch.device) -> Float[Tens
 
 
 def position_features(grid: Grid, num_frames: int) -> Float[Tensor, "n f"]:
-    """Sines and cosines of the patches' centres, each axis from 0 to 1.
+    """Sines and cosines of the patches' centres, from 0 to 1.
 
     `num_frames` is the length of the axis of time, in patches: a grid may be a part of it.
     """
@@ -88,7 +88,7 @@ def position_features(grid: Grid, num_frames: int) -> Float[Tensor, "n f"]:
 
 @dataclass(frozen=True)
 class Block:
-    """Patches of a span of time, and the number of tokens that describe them."""
+    """Patches of a span of time, and the number of their tokens."""
 
     grid: Grid
     count: int
@@ -126,7 +126,7 @@ def patch_grid(size: Size, patch: Size) -> Grid:
 
 
 def to_patches(video: Video, patch: Size) -> Patches:
-    """Patches of a video; the last frame, row and column are repeated up to whole patches."""
+    """Patches of a video, padded by its last frame, row and column."""
     missing = [-length % side for length, side in zip(video.shape[2:], patch, strict=True)]
     if any(missing):
         time, below, right = missing
@@ -153,7 +153,7 @@ def from_patches(patches: Patches, size: Size, patch: Size) -> Video:
 
 
 def group_packs(keys: Sequence[Hashable], lengths: Sequence[int]) -> Iterator[list[list[int]]]:
-    """Packs of groups of numbers with equal keys, each pack as long as memory allows."""
+    """Packs of groups of numbers with equal keys, bounded by memory."""
     by_key: dict[Hashable, list[int]] = {}
     for number, key in enumerate(keys):
         by_key.setdefault(key, []).append(number)

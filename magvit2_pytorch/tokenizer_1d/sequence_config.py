@@ -131,11 +131,11 @@ class Tokenizer1dConfig(Options):
         return math.prod(patch_grid((frames, *size[1:]), self.patch))
 
     def default_count(self, size: Size) -> int:
-        """Tokens of a video, or of a block: the configured number, at most one for each patch."""
+        """Tokens of a video or block, at most one for each patch."""
         return min(self.num_tokens[1], self.num_patches(size))
 
     def layout(self, size: Size, count: int) -> list[Block]:
-        """Blocks of a video, of `count` tokens each; without blocks, the video is one."""
+        """Blocks of a video, of `count` tokens each, or one block."""
         frames, rows, columns = patch_grid(size, self.patch)
         step = frames if self.block_frames is None else self.block_frames // self.patch_size[0]
         return [
@@ -144,7 +144,7 @@ class Tokenizer1dConfig(Options):
         ]
 
     def decoded_layout(self, num_codes: int, size: Size) -> list[Block]:
-        """Blocks of a video with so many codes; raises `ValueError` if they do not fit."""
+        """Blocks of a video with so many codes; `ValueError` unless they fit."""
         if len(size) != 3 or min(size) < 1:
             raise ValueError(f"size is {size}: give frames, height and width in pixels")
         num_blocks = len(self.layout(size, 1))
@@ -156,7 +156,7 @@ class Tokenizer1dConfig(Options):
         return self.layout(size, num_codes // num_blocks)
 
     def size_warning(self, size: Size) -> str:
-        """Message if a video is larger than those of training, else ""; blocks have no end."""
+        """Message on a video larger than those of training, or ""."""
         largest = (self.num_frames, *self.height_and_width)
         first = 0 if self.block_frames is None else 1
         if all(a <= b for a, b in zip(size[first:], largest[first:], strict=True)):

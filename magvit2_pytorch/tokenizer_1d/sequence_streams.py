@@ -1,4 +1,4 @@
-"""Streams of a 1-D tokenizer: part after part of a video, in constant memory.
+"""Streams of a 1-D tokenizer, in constant memory.
 
 A part is a block, which sees the blocks before it, or without blocks a clip of its own.
 """
@@ -21,7 +21,7 @@ from magvit2_pytorch.types import Precision, Video
 
 
 class _BlockState:
-    """A tower with the keys and values of the blocks that the next one sees."""
+    """A tower with keys and values of earlier blocks."""
 
     def __init__(self, tower: Tower, causal: bool):
         self.tower, self.causal = tower, causal
@@ -52,7 +52,7 @@ class TokenEncodeStream(FrameStream):
         """Tokens of each part, known from the first part on."""
 
     def encode_parts(self, frames: Video) -> Quantized:
-        """Latents and codes `b k` of whole parts; the last part of the video may be shorter."""
+        """Latents and codes `b k` of parts; the last may be shorter."""
         self.num_frames += frames.shape[2]
         quantized, codes = self._encode(frames)
         return Quantized(quantized, codes.flatten(1))
@@ -96,7 +96,9 @@ class TokenDecodeStream:
         self.num_decoded = 0
 
     def push(self, codes: Tensor, num_frames: int | None = None) -> Video | None:
-        """The frames of one part from its codes `b k`, or its quantized latents `b d 1 1 k`.
+        """The frames of one part from its codes or quantized latents.
+
+        Codes are `b k`, latents `b d 1 1 k`.
 
         `num_frames` are those of the part; by default it is whole, or ends with the last frame of
         the stream. None after the last frame.
@@ -124,7 +126,7 @@ class TokenDecodeStream:
 
 
 def _block(tokenizer: Any, size: Size, count: int, number: int) -> Block:
-    """The block of a part; clips of their own all begin at frame 0."""
+    """The block of a part; separate clips begin at frame 0."""
     (block,) = tokenizer.config.layout(size, count)
     if tokenizer.config.block_frames is None:
         return block

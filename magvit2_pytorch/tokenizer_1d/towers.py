@@ -32,7 +32,7 @@ Rows = Float[Tensor, "_ _ _"]
 
 
 class Tower(nn.Module, ABC):
-    """A transformer over the tokens and patches of samples of any size and number.
+    """A transformer over tokens and patches of samples of any size.
 
     A block's tokens come first, then its patches. All of a block see each other, and the
     `window` - 1 blocks before. Samples are packed behind each other into one sequence.
@@ -58,7 +58,7 @@ class Tower(nn.Module, ABC):
         """Rows of the output from a block at the transformer's output."""
 
     def forward(self, inputs: Sequence[Rows], layouts: Sequence[Layout]) -> list[Rows]:
-        """Output rows of groups of samples; those of a group have one layout.
+        """Output rows of groups of samples, each with one layout.
 
         Whatever else is in the pack, a sample's result is that of the sample alone.
         """
@@ -83,7 +83,7 @@ class Tower(nn.Module, ABC):
     def step(
         self, rows: Rows, block: Block, past: Sequence[KeyValues] | None, keep: int
     ) -> tuple[Rows, tuple[KeyValues, ...]]:
-        """Output rows of the next block, given keys and values of those before it.
+        """Output rows of the next block, given earlier keys and values.
 
         Keys and values of the last `keep` tokens and patches, this block's included, are returned
         for the next one.

@@ -54,7 +54,7 @@ def clip_spec(
     kind: MediaKind,
     image_size: int | tuple[int, int] | None = None,
 ) -> ClipSpec:
-    """The clip format given by the training options and a size, by default the tokenizer's."""
+    """The clip format of training; its size is the tokenizer's by default."""
     tubelet = config.tubelet
     if tubelet is not None:
         strides = (model.time_factor, model.space_factor)
@@ -81,7 +81,7 @@ def open_datasets(
     record: str | None = None,
     specs: tuple[ClipSpec, ClipSpec] | None = None,
 ) -> tuple[tuple[Clips, Clips], HeldOut]:
-    """Training and held-out clips, from the user's datasets or a folder, and their record.
+    """Training and held-out clips of a dataset or folder, and their record.
 
     The record has the names of the held-out files of a folder under `record`, by default their
     kind; of a single video the end is held out. Other datasets have none. `specs` are formats of

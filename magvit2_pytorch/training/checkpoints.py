@@ -1,4 +1,4 @@
-"""Checkpoints of a run: safetensors, JSON and checksums, never a pickle; and their folder."""
+"""Checkpoints of a run, without pickles, and their folder."""
 
 import json
 import os
@@ -111,7 +111,7 @@ def _check_room(folder: Path, num_bytes: int) -> None:
 
 
 class Checkpoints:
-    """A folder with a checkpoint for each saved step and the best one.
+    """A folder with a checkpoint per saved step, and the best one.
 
     They are folders named like `step-1000`, and `best`. Only one process may write. `steps`,
     `find`, `choose` and `check_unused` only read.
@@ -233,7 +233,7 @@ class Checkpoints:
     def keep_if_best(
         self, value: float, tensors: dict[str, Tensor], values: dict[str, Any]
     ) -> None:
-        """Saves this state as the best one if its validation value is better; NaN never is."""
+        """Saves this state as the best if its value is; never NaN."""
         earlier, sign = self.best_value(), 1 if self.best.goal == "max" else -1
         if not (sign * value > float("-inf") if earlier is None else sign * (value - earlier) > 0):
             return

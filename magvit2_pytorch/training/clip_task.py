@@ -54,7 +54,7 @@ class Loss(NamedTuple):
 
 
 class Objective:
-    """Weighted sum of reconstruction, perceptual and quantizer losses, if there is a quantizer.
+    """Weighted sum of reconstruction, perceptual and quantizer losses.
 
     `perceptual` takes reconstructed and real frames and returns a scalar. It runs in
     `config.precision` on `perceptual_num_frames` frames of each clip, drawn by the generator of the
@@ -221,7 +221,7 @@ class ClipTask(PretrainedTask):
     def adaptive_weight(
         self, reference: Float[Tensor, ""], adversarial: Float[Tensor, ""]
     ) -> Float[Tensor, ""]:
-        """Factor that gives `adversarial` the gradient norm of `reference` at the last layer.
+        """Factor that gives `adversarial` the last layer's gradient norm of `reference`.
 
         Only the gradients of the two numbers matter.
         """
@@ -250,13 +250,13 @@ class ClipTask(PretrainedTask):
         return skipped | running_quality(means, self._usage)
 
     def num_to_validate(self, quick: bool) -> int:
-        """Most clips of a validation; one for each process to estimate its time."""
+        """Maximum number of clips; if `quick`, one for each process."""
         return self.accelerator.num_processes if quick else self.config.num_valid_clips
 
     def write_pictures(
         self, examples: list[Example], path: Path, kind: str, suffix: str = ""
     ) -> dict[str, Path]:
-        """Pictures of examples of a kind, written by the main process, by their name in the log."""
+        """Writes pictures in the main process; returns their paths by log name."""
         if not self.accelerator.is_main_process:
             return {}
         name = f"{path.name}-{kind}{suffix}"

@@ -1,4 +1,4 @@
-"""Dry run of a training: two steps of the real loop, then the state is restored."""
+"""Dry run of a training: two real steps, then the state restored."""
 
 import copy
 import random
@@ -28,7 +28,7 @@ from magvit2_pytorch.training.trainer import Trainer
 
 
 class Costs(NamedTuple):
-    """Seconds of the parts of a training, and bytes of what it writes."""
+    """Seconds of a training's parts, and bytes of its files."""
 
     step_s: float
     validation_s: float
@@ -64,7 +64,7 @@ def dry_run(trainer: Trainer) -> Plan:
 
 
 class TaskTrainer(Trainer):
-    """Base of the trainers of one task: options as keyword arguments, and its own dry run."""
+    """Base of trainers with keyword options and a dry run."""
 
     config_class: ClassVar[type[LoopConfig]]
     """Class of the options."""
@@ -74,7 +74,7 @@ class TaskTrainer(Trainer):
         cls.__signature__ = keyword_signature(cls.__init__, cls.config_class)
 
     def dry_run(self) -> Plan:
-        """Runs every part of `train` once and estimates memory, time and disk usage.
+        """Runs each part of `train` once; estimates memory, time and disk.
 
         Restores the state at the end; only decoded frames in `cache_dir` remain; see
         `training.dry_run`.
@@ -195,7 +195,7 @@ def _two_steps_config(config: LoopConfig, step: int) -> LoopConfig:
 
 
 def _sizes(trial: Trainer) -> tuple[int, int, int]:
-    """Bytes of a checkpoint, of one validation's pictures, and of all other results."""
+    """Bytes of a checkpoint, a validation's pictures, and all other results."""
     pictures = sum(path.stat().st_size for path in trial.results_folder.glob("step-*"))
     [checkpoint] = trial.checkpoints.steps().values()
     return _bytes_below(checkpoint), pictures, _bytes_below(trial.results_folder) - pictures

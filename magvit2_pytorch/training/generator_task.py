@@ -53,7 +53,7 @@ MANY_EPOCHS = 50
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorTrainingConfig(LoopConfig):
-    """Options of training a generator: data and objective, and those of the loop."""
+    """Options of training a generator, and those of the loop."""
 
     num_latent_frames: int = 3
     """Latent frames of a training window."""
@@ -85,7 +85,7 @@ class GeneratorTrainingConfig(LoopConfig):
 
 
 class GeneratorTask(PretrainedTask):
-    """Negative log likelihood of codes; held out is the end of each video."""
+    """Negative log likelihood of codes; each video's end is held out."""
 
     saved_as = "generator"
     best = Best("valid/bits", "min")
@@ -169,7 +169,7 @@ class GeneratorTask(PretrainedTask):
 
     @torch.no_grad()
     def validate(self, model: nn.Module, path: Path, quick: bool = False) -> Validation:
-        """Mean bits of held-out codes, given up to `CONTEXT_LATENTS` latent frames before them."""
+        """Mean bits of held-out codes, given at most `CONTEXT_LATENTS` latent frames."""
         codes, stretches = self.codes, self.stretches
         accelerator = self.accelerator
         limit = accelerator.num_processes if quick else self.config.num_valid_clips
@@ -284,7 +284,7 @@ class GeneratorTrainer(TaskTrainer):
 def _split(
     codes: CodesDataset, config: GeneratorTrainingConfig
 ) -> tuple[list[Stretch], list[Stretch]]:
-    """Codes to train on and held-out ones, which a continued run takes from its record."""
+    """Training and held-out codes; a continued run uses its record."""
     options = config.num_latent_frames, config.valid_frac, config.num_valid_latents
     recorded = read_held_out(as_path(config.results_folder)).get(CODES, {})
     parts = split_in_time(codes, *options, recorded)

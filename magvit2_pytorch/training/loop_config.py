@@ -12,7 +12,7 @@ Schedule = Literal["cosine", "linear", "constant"]
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerOptions:
-    """Optimizer of one module, its learning rate over the run, and gradient clipping.
+    """Optimizer of one module, its learning rate, and gradient clipping.
 
     Fields have the meaning of those of `LoopConfig` with the same names.
     """

@@ -1,4 +1,4 @@
-"""One optimizer step of a module: learning rate, clipping, and steps that are skipped."""
+"""Optimizer steps of a module: learning rate, clipping, skipped steps."""
 
 from pathlib import Path
 
@@ -79,7 +79,7 @@ class Optimization:
         return options.learning_rate * scale
 
     def apply_gradients(self) -> float | None:
-        """Clips gradients and takes a step; returns the gradient norm, None if it is not finite.
+        """Clips gradients and takes a step; returns the norm if finite.
 
         Gradients that are not finite skip the step, which then changes no weights or moments, and
         is counted.
@@ -134,7 +134,7 @@ class Optimization:
             restore_optimizer(optimizer, tensors, f"optimizer_{number}")
 
     def misfits(self, tensors: dict[str, Tensor]) -> list[str]:
-        """Differences of a saved state in names and shapes, which `load_state_dict` would meet."""
+        """Names and shapes of a saved state that do not fit."""
         shapes = {
             name: {key: tuple(value.shape) for key, value in module.state_dict().items()}
             for name, module in self._modules.items()

@@ -90,7 +90,7 @@ class TrainingState:
         return sorted({name for names in theirs.values() for name in names} - known)
 
     def _in_checkpoint(self, state: SavedState) -> list[str]:
-        """Trained modules of this run that the checkpoint also has; the model always counts."""
+        """Trained modules that the checkpoint also has, and the model."""
         saved = state.values["skipped_steps"]
         return [name for name in self.optimizations if name in saved or name == self.main]
 

@@ -233,7 +233,7 @@ class SequenceTask(ClipTask):
         return {"clips": sum(map(len, clips)), "frames": frames, "tokens": tokens}
 
     def validate(self, model: nn.Module, path: Path, quick: bool = False) -> Validation:
-        """PSNR with the fewest, the most and a middle number of tokens, and their mean."""
+        """PSNR with the fewest, most and a middle number of tokens."""
         limit, values, pictures = self.num_to_validate(quick), {}, {}
         counts = validation_counts(self.model.config.num_tokens)
         for count in counts:
@@ -256,7 +256,7 @@ def validation_counts(num_tokens: tuple[int, int]) -> list[int]:
 def crops_of_one_size(
     pack: Pack, recons: list[Tensor], generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Random crops of clips and their reconstructions, as large as the smallest clips."""
+    """Random crops of clips and reconstructions, of the smallest clips' size."""
     size = [min(group.clips.shape[axis] for group in pack) for axis in (2, 3, 4)]
     reals, fakes = [], []
     for group, recon in zip(pack, recons, strict=True):

@@ -54,7 +54,7 @@ WITHOUT_EFFECT = (
 
 @dataclass(frozen=True, kw_only=True)
 class SuperResolutionTrainingConfig(TrainingConfig):
-    """Options of training a `SuperResolution`: pairs of frames, losses, data, and the loop.
+    """Options of training a `SuperResolution`: pairs, losses, data, and the loop.
 
     Losses and data are those of a tokenizer; options of quantizers, priors and additional images
     have no effect.
@@ -100,7 +100,7 @@ class SuperResolutionTrainingConfig(TrainingConfig):
             )
 
     def clip_specs(self, model: SuperResolutionConfig, kind: str) -> tuple[ClipSpec, ClipSpec]:
-        """Formats of training clips, and of held-out clips, which are squares of `short_side`."""
+        """Formats of training clips and of held-out squares of `short_side`."""
         valid = clip_spec(self, model, MEDIA_KINDS[kind], self.short_side)
         factor = self.short_side / self.crop
         return replace(valid, image_size=self.crop, random_scale=(factor, factor)), valid
@@ -170,7 +170,7 @@ class SuperResolutionTask(ClipTask):
     def decoded(
         self, video: Video, share: Tensor | None = None, draws: torch.Generator | None = None
     ) -> Video:
-        """The tokenizer's reconstruction, with errors in a share of the digits of each clip."""
+        """The tokenizer's reconstruction, with errors in a share of the digits."""
         tokenizer = self.tokenizer
         with inference(tokenizer, self.config.precision):
             quantized, codes = tokenizer.quantize(tokenizer.encode(video))

@@ -135,7 +135,7 @@ class TokenizerTask(ClipTask):
     def _prior_loss(
         self, out: Reconstruction, micro: MicroStep
     ) -> tuple[Float[Tensor, ""] | float, dict[str, Tensor]]:
-        """Weighted loss of the codes under the prior, 0 without one, and its terms."""
+        """Weighted loss of the codes under the prior, and its terms."""
         if not self.config.prior_loss_weight:
             return 0.0, {}
         with autocast(out.quantized.device, self.config.precision):

@@ -1,4 +1,4 @@
-"""Log of a run: JSONL, wandb, TensorBoard, pictures for them, and the run's provenance."""
+"""Log of a run in JSONL, wandb and TensorBoard, and its provenance."""
 
 import hashlib
 import json

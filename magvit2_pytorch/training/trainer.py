@@ -38,7 +38,7 @@ from magvit2_pytorch.training.tracking import DEFAULT_PROJECT, Tracking, read_lo
 
 
 class Trainer:
-    """Trains a `Task`, on any number of processes, and resumes where it stopped.
+    """Trains a `Task` on any number of processes, and resumes.
 
     The task knows the model, its data and its losses; the trainer does the same for every task:
     accumulation, repeatable random draws, optimizer steps and averages, steps that are skipped,
@@ -102,7 +102,7 @@ class Trainer:
 
     @contextmanager
     def trackers(self, project_name: str = DEFAULT_PROJECT, run_name: str | None = None):
-        """Names the run in wandb or TensorBoard, and closes it at the end."""
+        """Names the run in wandb or TensorBoard; closes it afterwards."""
         with self.tracking.named(project_name, run_name):
             yield
 
@@ -195,7 +195,7 @@ class Trainer:
 
     @contextmanager
     def _micro_step(self, number: int, active: list[Optimization]) -> Iterator[MicroStep]:
-        """Makes random draws of a pass repeatable; averages over processes after the last one.
+        """Makes a pass repeatable; averages over processes after the last one.
 
         The draws depend on seed, step, pass and process.
         """

@@ -40,7 +40,7 @@ class HeldOutResults(NamedTuple):
 def running_quality(
     means: Mapping[str, float], usage: CodebookUsage | None
 ) -> dict[str, float | int]:
-    """PSNR and codebook use of the clips since the last line of the log."""
+    """PSNR and codebook use since the last line of the log."""
     if "mse" not in means:
         return {}
     # From the mean error over clips, peak to peak 2: approximate, not for comparisons.
@@ -52,7 +52,7 @@ def running_quality(
 
 
 def held_out_videos(clips: Clips, max_clips: int, accelerator: Accelerator) -> Iterator[Video]:
-    """This process's share of at most `max_clips` clips, one at a time, on the device."""
+    """This process's share of at most `max_clips` clips, on the device."""
     share = accelerator.process_index, accelerator.num_processes
     for clip in share_of_clips(clips, max_clips, *share):
         video = clip[None].to(accelerator.device)
@@ -69,7 +69,7 @@ def validate(
     perceptual: nn.Module | None = None,
     **options: Any,
 ) -> HeldOutResults:
-    """Measures means of PSNR and other metrics over at most `max_clips` held-out clips.
+    """Mean PSNR and other metrics of at most `max_clips` held-out clips.
 
     PSNR is peak to peak 2, and the tokenizer is set to eval mode. Each process takes every n-th
     clip, one at a time and in order, so clips may differ in size and may be fewer than the
