@@ -30,10 +30,10 @@ from torch.nn import functional as F
 
 from magvit2_pytorch import Tokenizer1d
 from magvit2_pytorch.atomic import replacing
-from magvit2_pytorch.layers import packed_attention
+from magvit2_pytorch.layers import transformer
 from magvit2_pytorch.metrics import psnr
 from magvit2_pytorch.tokenizer_1d import PRESETS_1D, towers
-from magvit2_pytorch.training.sequence_trainer import Tokenizer1dTrainer
+from magvit2_pytorch.training.sequence_task import Tokenizer1dTrainer
 
 RESULTS = Path(__file__).with_suffix(".json")
 CURVE = Path(__file__).parents[1] / "examples" / "any_number_of_tokens.png"
@@ -173,7 +173,7 @@ def attend_one_by_one(pairs: list) -> Any:
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         single = [
-            packed_attention.attend_spans([((0, b - a), (0, d - c))])(
+            transformer.attend_spans([((0, b - a), (0, d - c))])(
                 q[:, :, a:b], k[:, :, c:d], v[:, :, c:d]
             )
             for (a, b), (c, d) in pairs

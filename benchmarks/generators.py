@@ -17,7 +17,7 @@ import torch
 from magvit2_pytorch.codes.codes_dataset import CodesDataset
 from magvit2_pytorch.generators import GENERATOR_PRESETS, build_generator
 from magvit2_pytorch.generators.compression import compress_codes
-from magvit2_pytorch.training.generator_trainer import GeneratorTrainer, generator_for
+from magvit2_pytorch.training.generator_task import GeneratorTrainer, generator_for
 
 LEFT_ONLY = ((0, 0, -1),)
 ABLATIONS = {

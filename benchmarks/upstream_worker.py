@@ -50,7 +50,8 @@ def training_loss(implementation: str, tokenizer, video, precision: str):
     """Reconstruction and quantizer losses."""
     if implementation == "magvit2-pytorch 0.5.1":
         return tokenizer(video, return_loss=True)[0]
-    from magvit2_pytorch.training.objective import Autoencoder, Objective
+    from magvit2_pytorch.training.clip_task import Objective
+    from magvit2_pytorch.training.tokenizer_task import Autoencoder
     from magvit2_pytorch.training.training_config import TrainingConfig
 
     out = Autoencoder(tokenizer, precision)(video)

@@ -18,7 +18,7 @@ from magvit2_pytorch.media.frames import to_uint8
 from magvit2_pytorch.media.video_writer import VideoWriter
 from magvit2_pytorch.pipelines.files import tokenize_file
 from magvit2_pytorch.pipelines.generation import read_prompt
-from magvit2_pytorch.training.generator_trainer import GeneratorTrainer, generator_for
+from magvit2_pytorch.training.generator_task import GeneratorTrainer, generator_for
 
 
 def train(codes_folder: Path, minutes: float, work: Path):

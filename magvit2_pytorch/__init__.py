@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
     from magvit2_pytorch.tokenizer_1d.model_1d import PRESETS_1D, Tokenizer1d
     from magvit2_pytorch.tokenizer_1d.sequence_config import Tokenizer1dConfig
-    from magvit2_pytorch.training.generator_trainer import GeneratorTrainer
+    from magvit2_pytorch.training.generator_task import GeneratorTrainer
     from magvit2_pytorch.training.loop_config import LoopConfig
-    from magvit2_pytorch.training.super_resolution_trainer import SuperResolutionTrainer
+    from magvit2_pytorch.training.super_resolution_task import SuperResolutionTrainer
     from magvit2_pytorch.training.task import Task
+    from magvit2_pytorch.training.tokenizer_task import VideoTokenizerTrainer
     from magvit2_pytorch.training.trainer import Trainer
     from magvit2_pytorch.training.training_config import TrainingConfig
-    from magvit2_pytorch.training.video_trainer import VideoTokenizerTrainer
 
 _MODULES = {
-    "GeneratorTrainer": "training.generator_trainer",
+    "GeneratorTrainer": "training.generator_task",
     "LoopConfig": "training.loop_config",
     "PRESETS": "tokenizer.presets",
     "PRESETS_1D": "tokenizer_1d.model_1d",
     "SuperResolution": "super_resolution.upscaler",
-    "SuperResolutionTrainer": "training.super_resolution_trainer",
+    "SuperResolutionTrainer": "training.super_resolution_task",
     "Task": "training.task",
     "Tokenizer1d": "tokenizer_1d.model_1d",
     "Tokenizer1dConfig": "tokenizer_1d.sequence_config",
@@ -39,7 +39,7 @@ _MODULES = {
     "Trainer": "training.trainer",
     "TrainingConfig": "training.training_config",
     "VideoTokenizer": "tokenizer.model",
-    "VideoTokenizerTrainer": "training.video_trainer",
+    "VideoTokenizerTrainer": "training.tokenizer_task",
     "load_generator": "generators.generator",
     "recipe": "tokenizer.presets",
 }

@@ -1,11 +1,12 @@
-"""Registries of names, presets, checks of option names, and suggestions for unknown ones."""
+"""Registries of names, presets, and options: checks of their names, their form as JSON."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from difflib import get_close_matches
-from inspect import Parameter, Signature
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import yaml
 
@@ -99,19 +100,36 @@ def check_known(
         raise ValueError(f"{owner} has no option {option!r}: {hint}")
 
 
-def keyword_signature(config: type, *names: str, **defaults: Any) -> Signature:
-    """Signature of a constructor with the fields of a dataclass as keywords.
+class Options:
+    """Base of frozen dataclasses of options, which round-trip through plain JSON."""
 
-    `help` and editors then list every option, though the options are defined only once. `names`
-    are positional parameters before the fields, `defaults` are additional keywords.
+    owner: ClassVar[str]
+    """What the options are of, for error messages."""
+    hints: ClassVar[Mapping[str, str]] = {}
+    """Those of `check_known`."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Fields as plain JSON values."""
+        return json.loads(json.dumps(asdict(self)))
+
+    @classmethod
+    def from_dict(cls, options: Mapping[str, Any]):
+        """Options from plain values; raises `ValueError` for unknown keys."""
+        check_known(cls.owner, options, [field.name for field in fields(cls)], cls.hints)
+        return cls(**to_tuples(dict(options)))
+
+
+def keyword_signature(constructor: Callable, options: type) -> Signature:
+    """Signature of a constructor with the fields of a dataclass instead of `**options`.
+
+    `help` and editors then list every option, though the options are defined only once.
     """
-    positional = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names]
-    additional = [Parameter(n, Parameter.KEYWORD_ONLY, default=d) for n, d in defaults.items()]
-    options = [
+    own = [p for p in signature(constructor).parameters.values() if p.kind != p.VAR_KEYWORD]
+    keywords = [
         Parameter(f.name, Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
-        for f in fields(config)
+        for f in fields(options)
     ]
-    return Signature([*positional, *additional, *options])
+    return Signature([*own[1:], *keywords])  # without self
 
 
 def to_tuples(value: Any) -> Any:

@@ -28,7 +28,7 @@ IMPORTED = (
     "matplotlib.backends.backend_agg", "av", "PIL.Image", "safetensors.torch",
     "magvit2_pytorch.cli.main", "magvit2_pytorch.evaluation.report",
     "magvit2_pytorch.pipelines.corpus", "magvit2_pytorch.training.dry_run",
-    "magvit2_pytorch.training.video_trainer",
+    "magvit2_pytorch.training.tokenizer_task",
 )  # fmt: skip
 
 

@@ -56,7 +56,7 @@ def test_attention_one_by_one_is_that_of_groups(load):
     tokens = load("any_number_of_tokens")
     pairs = [((0, 3), (0, 3)), ((3, 5), (3, 5)), ((5, 8), (5, 8))]
     q, k, v = torch.randn(3, 1, 2, 8, 4)
-    grouped = tokens.packed_attention.attend_spans(pairs)(q, k, v)
+    grouped = tokens.transformer.attend_spans(pairs)(q, k, v)
     torch.testing.assert_close(tokens.attend_one_by_one(pairs)(q, k, v), grouped)
 
 

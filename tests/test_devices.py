@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from magvit2_pytorch import VideoTokenizer
-from magvit2_pytorch.training.objective import Autoencoder
+from magvit2_pytorch.training.tokenizer_task import Autoencoder
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible")
 LAYERS = ("residual", "compress_space", "attend_space", "compress_time", "attend_time")

@@ -19,8 +19,12 @@ def test_a_constructor_shows_the_fields_of_its_dataclass():
         litres: float = 1.5
         watts: int = 2000
 
-    signature = keyword_signature(Kettle, "stove", lid=True)
-    assert list(signature.parameters) == ["stove", "lid", "litres", "watts"]
+    class Stove:
+        def __init__(self, size, *, lid=True, **options):
+            self.kettle = Kettle(**options)
+
+    signature = keyword_signature(Stove.__init__, Kettle)
+    assert list(signature.parameters) == ["size", "lid", "litres", "watts"]
     kinds = [p.kind for p in signature.parameters.values()]
     assert kinds == [inspect.Parameter.POSITIONAL_OR_KEYWORD] + [inspect.Parameter.KEYWORD_ONLY] * 3
     assert signature.parameters["litres"].default == 1.5

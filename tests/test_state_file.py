@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from magvit2_pytorch.codes.code_file import write_codes
 from magvit2_pytorch.discriminators.models import FrameDiscriminator, save_discriminator
-from magvit2_pytorch.training.state import save_state
+from magvit2_pytorch.training.checkpoints import save_state
 from magvit2_pytorch.weights import abbreviate, mismatches, read_tensors
 from tests.codes.test_code_file import VIDEO, codes_for
 from tests.conftest import build

@@ -80,8 +80,8 @@ def train(
 
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
     from magvit2_pytorch.tokenizer_1d import Tokenizer1d, Tokenizer1dConfig
-    from magvit2_pytorch.training.sequence_trainer import Tokenizer1dTrainer
-    from magvit2_pytorch.training.video_trainer import VideoTokenizerTrainer
+    from magvit2_pytorch.training.sequence_task import Tokenizer1dTrainer
+    from magvit2_pytorch.training.tokenizer_task import VideoTokenizerTrainer
 
     torch.manual_seed(training.seed)
     is_sequence = isinstance(model, Tokenizer1dConfig)
@@ -183,7 +183,7 @@ def train_generator(
     import torch
 
     from magvit2_pytorch.codes.codes_dataset import CodesDataset
-    from magvit2_pytorch.training.generator_trainer import GeneratorTrainer, generator_for
+    from magvit2_pytorch.training.generator_task import GeneratorTrainer, generator_for
 
     if not as_path(codes).is_dir():
         raise UserError(f"there is no folder {codes}: give one that `magvit2 tokenize` wrote")
@@ -275,7 +275,7 @@ def train_sr(
     import torch
 
     from magvit2_pytorch.super_resolution import SuperResolution
-    from magvit2_pytorch.training.super_resolution_trainer import SuperResolutionTrainer
+    from magvit2_pytorch.training.super_resolution_task import SuperResolutionTrainer
 
     torch.manual_seed(training.seed)
     with user_errors():

@@ -2,14 +2,15 @@
 
 import os
 import random
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from magvit2_pytorch.config import Options
 from magvit2_pytorch.data.cache import CachedVideo
 from magvit2_pytorch.media.frames import check_channels
 from magvit2_pytorch.media.unusable import UnusableMedia
@@ -20,13 +21,15 @@ FrameRange = tuple[int | float | None, int | float | None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipSpec:
+class ClipSpec(Options):
     """Length, frame rate, size and augmentation of one training example.
 
     A frame is resized to the smallest size of the same aspect ratio that covers `image_size`,
     and then cropped: at a random position in training, at the centre otherwise. Shrinking
     averages areas, enlarging is bicubic.
     """
+
+    owner = "a clip"
 
     num_frames: int = 17
     """Frames per clip; 1 + a multiple of the tokenizer's time factor. Images have one."""
@@ -87,22 +90,11 @@ class ClipSpec:
         size = self.image_size
         return (size, size) if isinstance(size, int) else size
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, config: dict[str, Any]) -> "ClipSpec":
-        unknown = set(config) - {field.name for field in fields(cls)}
-        if unknown:
-            raise ValueError(f"a clip has no option {', '.join(sorted(unknown))}")
-        # JSON has lists only.
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})
-
 
 def check_tubelet(
     tubelet: tuple[int, ...], clip: tuple[int, int, int], strides: tuple[int, int] = (1, 1)
 ) -> None:
-    """Raises `ValueError` unless a tubelet lies in the clip and fits a tokenizer's strides.
+    """Raises `ValueError` unless a tubelet fits the clip and the strides.
 
     `strides` are its time factor and its space factor: a tubelet has 1 + k * time factor frames.
     """
@@ -175,7 +167,7 @@ def choose_window(height: int, width: int, spec: ClipSpec, rng: random.Random | 
 
 
 class Part(NamedTuple):
-    """Part of a clip: its first frame, and its place in the crop."""
+    """Part of a clip: its first frame and place in the crop."""
 
     first: int
     num_frames: int
@@ -289,7 +281,7 @@ def choose_clip(
     num_clips: int = 1,
     rng: random.Random | None = None,
 ) -> list[int]:
-    """Chooses the frame numbers of one of `num_clips` clips of a video, within `frame_range`.
+    """Chooses the frame numbers of one of `num_clips` clips of a video.
 
     Random with `rng`; otherwise clips are spread from the start to the end, and a single one is in
     the middle. Raises `UnusableMedia` if the video is too short.

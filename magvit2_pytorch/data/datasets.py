@@ -197,7 +197,7 @@ class VideoDataset(MediaDataset):
         rng: random.Random | None,
         part: Part,
     ) -> list[int]:
-        """Numbers of the frames of a clip, or of the part of it to read."""
+        """Numbers of the frames of a clip or its part."""
         clip, count = number // len(self.paths), self.clips_per_video
         frames = choose_clip(path, video, self.spec, self.frame_range, clip, count, rng)
         return frames[part.first : part.first + part.num_frames]

@@ -83,7 +83,7 @@ class ResumableSampler(Sampler):
 
 
 class InfiniteBatches:
-    """Endless, resumable training batches `b c t h w` or `b c h w`.
+    """Endless, resumable batches of clips or images.
 
         batches = InfiniteBatches(dataset, batch_size=4, num_workers=2, seed=0)
         video = next(batches)                      # b c t h w

@@ -1,4 +1,4 @@
-"""Packs: training batches of clips of several sizes, each with its number of tokens."""
+"""Packs: training batches of clips of several sizes and token numbers."""
 
 import math
 import random
@@ -19,7 +19,7 @@ from magvit2_pytorch.types import Clips
 
 
 class PackGroup(NamedTuple):
-    """Clips of one size with one number of tokens: they share calls of attention."""
+    """Clips of one size and number of tokens, which share attention calls."""
 
     clips: Float[Tensor, "b c t h w"]
     count: int
@@ -50,7 +50,7 @@ class PackSpec:
     """Probability that a group is decoded from a part of its tokens."""
 
     def draw(self, rng: random.Random, easy: bool = False) -> list[tuple[tuple, int, int, int]]:
-        """Size, number of tokens, prefix and number of clips of each group of a pack.
+        """Size, tokens, prefix and number of clips of each group.
 
         Frames are uniform; area and number of tokens are log-uniform, up to a token for each
         patch; no side is over twice the other. An `easy` pack has the largest size, and a quarter
@@ -93,7 +93,7 @@ def _log_uniform(rng: random.Random, low: int, high: int) -> int:
 
 
 class PackedClips(Dataset):
-    """Packs of random crops of a dataset's clips; pack n depends on seed and n only.
+    """Packs of random crops; pack n depends on seed and n only.
 
     Clips come in the order of `ResumableSampler`, of which a pack skips those that it has no room
     for. The first `num_easy` packs are easy, see `PackSpec.draw`.
@@ -139,7 +139,7 @@ class PackedClips(Dataset):
     def batches(
         self, position: int, num_workers: int = 0, pin_memory: bool = False
     ) -> Iterator[Pack]:
-        """Endless packs from number `position` on, the same for any number of workers."""
+        """Endless packs from number `position` on, for any number of workers."""
         worker_files = WorkerFiles() if num_workers else None
         loader = DataLoader(
             self,

@@ -1,4 +1,4 @@
-"""Split of media files into those to train on and those held out, and its record."""
+"""Split of media files into training and held-out ones, and its record."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def split_media(
     seed: int,
     recorded: Collection[str] = (),
 ) -> tuple[list[Path], list[Path]]:
-    """Splits the files of a source, by the record of a run if it names any of them.
+    """Splits a source's files, by a run's record if it names any.
 
     The held-out files are in an order that other files, and that of a list, do not change: a
     validation that takes the first ones measures the same. Warns if files of the record are
@@ -80,7 +80,7 @@ def split_media(
 
 
 def split_names(source: Source, paths: Sequence[Path]) -> list[str]:
-    """Names of files relative to the folder, or to that of the list.
+    """Names of files relative to the folder, or the list's folder.
 
     They stay the same when the folder moves, also to a system with the other Unicode normalization.
     Several given paths have themselves as names. A file that is reached by links too has one name,
@@ -122,7 +122,7 @@ CODES = "codes"
 
 
 def write_held_out(folder: Path, names: HeldOut) -> None:
-    """Writes the record of a run, which keeps names of an earlier one."""
+    """Writes the record of a run, keeping names of an earlier one."""
     before = read_held_out(folder)
     names = {
         kind: _merged(before.get(kind, []), names.get(kind, [])) for kind in {**before, **names}

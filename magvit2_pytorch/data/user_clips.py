@@ -18,7 +18,7 @@ KEYS = ("video", "clip", "frames", "image", "pixel_values", "pixels", "x")
 
 
 def as_clip(item: Any) -> Tensor:
-    """The clip `c t h w` or image `c h w` of an item, floating point.
+    """The clip `c t h w` or image `c h w` in an item.
 
     An item is a tensor or array; or a sequence whose first value is, such as (clip, label); or a
     dict with one of `KEYS`, or with one value of 3 or 4 axes. Raises `TypeError` on other items.

@@ -1,4 +1,4 @@
-"""Interface of all discriminators, their outputs, and the choice of frames they see."""
+"""Interface of discriminators, their outputs, and the choice of frames."""
 
 from abc import ABC, abstractmethod
 from inspect import signature
@@ -83,7 +83,7 @@ class Discriminator(nn.Module, ABC):
 
     @abstractmethod
     def pick(self, video: Video, generator: torch.Generator | None = None) -> Picks:
-        """Draws the frames of each view on the CPU, for the video's device."""
+        """Draws the frames of each view; moves them to the video's device."""
 
     def views(self, video: Video, picks: Picks) -> Views:
         """Selects the picked frames."""

@@ -1,4 +1,4 @@
-"""Anti-aliased residual network for images (2 axes) and clips (3): blur-pool, blocks, heads."""
+"""Anti-aliased residual network for images (2 axes) and clips (3)."""
 
 from itertools import pairwise
 from math import comb, prod

@@ -29,7 +29,7 @@ from magvit2_pytorch.metrics.quality import psnr
 from magvit2_pytorch.pipelines.round_trip import reconstruct_clip
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.presets import recipe
-from magvit2_pytorch.training.video_trainer import VideoTokenizerTrainer
+from magvit2_pytorch.training.tokenizer_task import VideoTokenizerTrainer
 from magvit2_pytorch.types import Video
 
 SHORT_SIDE = 128

@@ -44,10 +44,12 @@ from magvit2_pytorch.pipelines.media_file import frame_size
 from magvit2_pytorch.super_resolution import SR_PRESETS, SuperResolution
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.presets import recipe
-from magvit2_pytorch.training.super_resolution_task import SuperResolutionTrainingConfig
-from magvit2_pytorch.training.super_resolution_trainer import SuperResolutionTrainer
+from magvit2_pytorch.training.super_resolution_task import (
+    SuperResolutionTrainer,
+    SuperResolutionTrainingConfig,
+)
+from magvit2_pytorch.training.tokenizer_task import VideoTokenizerTrainer
 from magvit2_pytorch.training.tracking import read_log
-from magvit2_pytorch.training.video_trainer import VideoTokenizerTrainer
 
 GAP_FRAMES = 8
 """Frames between those that the tokenizer trains on and those that are held out."""

@@ -15,7 +15,7 @@ from magvit2_pytorch.generators.generator import GENERATOR_PRESETS
 from magvit2_pytorch.pipelines.files import tokenize_file
 from magvit2_pytorch.pipelines.fingerprint import TokenizerId
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
-from magvit2_pytorch.training.generator_trainer import GeneratorTrainer, generator_for
+from magvit2_pytorch.training.generator_task import GeneratorTrainer, generator_for
 
 VIEWS = "flip,shift:4"
 """Views of a film with little training data: eight times its codes."""

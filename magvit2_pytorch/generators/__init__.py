@@ -2,10 +2,10 @@
 
 from magvit2_pytorch.generators.autoregressive import AutoregressiveGenerator
 from magvit2_pytorch.generators.code_space import CodeSpace
-from magvit2_pytorch.generators.conditions import GeneratorCondition
 from magvit2_pytorch.generators.generator import (
     GENERATOR_PRESETS,
     GENERATORS,
+    GeneratorCondition,
     build_generator,
     load_generator,
 )

@@ -1,4 +1,4 @@
-"""Autoregressive generation of codes, cell by cell or wave by wave, without end."""
+"""Autoregressive generation of codes, by cells or waves, without end."""
 
 import math
 from bisect import bisect_right
@@ -20,8 +20,12 @@ from magvit2_pytorch.generators.cell_order import (
     cell_order,
     neighbour_index,
 )
-from magvit2_pytorch.generators.conditions import GeneratorCondition
-from magvit2_pytorch.generators.generator import GENERATORS, Generator, GeneratorConfig
+from magvit2_pytorch.generators.generator import (
+    GENERATORS,
+    Generator,
+    GeneratorCondition,
+    GeneratorConfig,
+)
 from magvit2_pytorch.generators.sampling import Sampling, cell_noise
 from magvit2_pytorch.layers.arithmetic import Linear
 from magvit2_pytorch.layers.rotary import position_angles
@@ -192,7 +196,7 @@ class AutoregressiveGenerator(Generator):
         choose: Callable[[slice, int, Tensor], Tensor],
         guide: GeneratorState | None = None,
     ) -> tuple[Int[Tensor, "b 1 y x *q"], GeneratorState, GeneratorState | None]:
-        """The next frame from values that `choose` gives: drawn, or known, or decoded.
+        """The next frame from drawn, known or decoded values of `choose`.
 
         For each wave and each sub-token it is called with the wave's cells, as a slice of the
         frame's order, the number of the sub-token, and logits `b n v`, in which those of the
@@ -227,7 +231,7 @@ class AutoregressiveGenerator(Generator):
         state: GeneratorState,
         starts: Int[Tensor, " b"] | None = None,
     ) -> tuple[Float[Tensor, "b n c"], GeneratorState]:
-        """Outputs at all cells of further frames, in order, and the state after them."""
+        """Outputs at cells of further frames, and the state after them."""
         num_frames, height, width = digits.shape[1:4]
         order = self.order_of((height, width))
         frames = _bordered(torch.cat((state.recent, digits), dim=1), self.code_space)
@@ -297,7 +301,7 @@ class AutoregressiveGenerator(Generator):
         return attend_masked(mask.masked_fill(~visible, float("-inf")))
 
     def _distance(self, queries: Tensor, keys: Tensor, order: CellOrder) -> Float[Tensor, "q k"]:
-        """Distance of cells by number: in the sequence, or along the grid's axes."""
+        """Distance of cells in the sequence, or along the grid's axes."""
         if self.config.positions == "alibi":
             return (queries - keys).to(self.dtype)
         places = []
@@ -333,7 +337,7 @@ class AutoregressiveGenerator(Generator):
         return state._replace(num_frames=state.num_frames + digits.shape[1], recent=recent)
 
     def order_of(self, grid: Sequence[int]) -> CellOrder:
-        """The order of the cells of a frame of so many rows and columns."""
+        """The order of the cells of a frame of this size."""
         return cell_order(self.config.order, *grid, device=self.device)
 
     def _check_grid(self, grid: Sequence[int]) -> None:

@@ -25,7 +25,7 @@ NUM_RECENT = 2
 
 @dataclass(frozen=True)
 class CellOrder:
-    """Cells of a latent frame, in the order in which they are generated.
+    """Cells of a latent frame in the order of their generation.
 
     Cells of one wave are generated at once. In the order "wave" cell (y, x) belongs to wave
     2 y + x: when it is its turn, the cells to its left, above, and above to either side are known.
@@ -54,7 +54,7 @@ class CellOrder:
         return slice(self.ends[number - 1] if number else 0, self.ends[number])
 
     def to_grid(self, values: Tensor) -> Tensor:
-        """Grid `b j y x ...` of values `b (j n) ...` in order."""
+        """Grid `b j y x ...` of a sequence of values."""
         ranks = torch.empty(self.num_cells, dtype=torch.long, device=values.device)
         index = self.cells[:, 0] * self.width + self.cells[:, 1]
         ranks[index] = torch.arange(self.num_cells, device=values.device)

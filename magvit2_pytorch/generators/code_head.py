@@ -1,4 +1,4 @@
-"""The distribution of a code, given the output of a transformer at its position."""
+"""The distribution of a code, given a transformer's output."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -57,7 +57,7 @@ class CodeHead(nn.Module):
         return torch.stack(losses, dim=-1)
 
     def draw(self, x: Float[Tensor, "*n c"], choose: Choose) -> Int[Tensor, "*n g"]:
-        """Sub-tokens chosen one after the other from their logits in at least float32."""
+        """Sub-tokens chosen one by one from logits in at least float32."""
         values = []
         for number, to_logits in enumerate(self.to_logits):
             values.append(choose(number, at_least_float32(to_logits(x))))

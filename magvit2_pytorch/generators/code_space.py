@@ -16,7 +16,7 @@ MAX_SUB_TOKEN = 2**14
 
 
 class Part(NamedTuple):
-    """A part of a code: one digit, or several that are drawn together."""
+    """A part of a code: digits that are drawn together."""
 
     codebook: int
     place: int
@@ -27,7 +27,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class CodeSpace:
-    """Digits and sub-tokens of codes, of one or more codebooks or residual levels.
+    """Digits and sub-tokens of codes, of all codebooks or residual levels.
 
     A digit is a level of FSQ or a bit of LFQ. Embeddings have a row for each value of each digit.
     A sub-token is several digits that a generator draws at once: as many as have a product of at
@@ -92,7 +92,7 @@ class CodeSpace:
 
     @property
     def num_features(self) -> int:
-        """Length of `one_hot`: the values of each digit, and one for an unknown digit."""
+        """Length of `one_hot`: each digit's values, and one for unknown."""
         return sum(part.size + 1 for part in self.digits)
 
     def to_digits(self, codes: Int[Tensor, "..."]) -> Int[Tensor, "... d"]:
@@ -116,7 +116,7 @@ class CodeSpace:
         return torch.tensor([part.size for part in self.digits], device=device).expand(*shape, -1)
 
     def hide(self, digits: Int[Tensor, "*n d"], known: Bool[Tensor, "*n"]) -> Int[Tensor, "*n d"]:
-        """Digits with those of positions that are not known replaced by unknown ones."""
+        """Digits, with unknown ones at positions that are not `known`."""
         return torch.where(known[..., None], digits, self.unknown(device=digits.device))
 
     def one_hot(self, digits: Int[Tensor, "... d"], dtype: torch.dtype) -> Float[Tensor, "... f"]:
@@ -148,7 +148,7 @@ class CodeSpace:
         return self.from_digits(self.neighbours_of(digits, moves.to(digits)))
 
     def check(self, codes: Tensor) -> Int[Tensor, "b j y x *q"]:
-        """Codes as int64; `ValueError` unless they are a grid of codes of this space."""
+        """Codes as int64; `ValueError` unless they fit this space."""
         if codes.is_floating_point() or codes.dtype == torch.bool:
             raise ValueError(f"codes are {codes.dtype}: give integers, as tokenize does")
         axes = "b j y x" if self.num_codebooks == 1 else f"b j y x {self.num_codebooks}"

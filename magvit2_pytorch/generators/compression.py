@@ -1,4 +1,4 @@
-"""Lossless compression of codes with a generator as the model of their probabilities."""
+"""Lossless compression of codes by a generator's probabilities."""
 
 import struct
 import zlib

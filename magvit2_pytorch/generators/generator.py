@@ -2,18 +2,18 @@
 
 import json
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from magvit2_pytorch.config import Presets, Registry, check_known, to_tuples
+from magvit2_pytorch.config import Options, Presets, Registry
 from magvit2_pytorch.generators.code_head import CodeHead, HeadName
 from magvit2_pytorch.generators.code_space import CodeSpace
-from magvit2_pytorch.generators.conditions import ConditionTokens, GeneratorCondition
+from magvit2_pytorch.layers.arithmetic import Linear
 from magvit2_pytorch.layers.rotary import axis_pairs
 from magvit2_pytorch.layers.transformer import Transformer, TransformerSize
 from magvit2_pytorch.tokenizer.pretrained import CONFIG_FILE, Pretrained
@@ -23,8 +23,10 @@ AXIS_WEIGHTS = (2, 3, 3)
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeneratorConfig:
+class GeneratorConfig(Options):
     """Options that all generators have."""
+
+    owner = "the generator"
 
     kind: str = ""
     """Kind of generator."""
@@ -67,23 +69,86 @@ class GeneratorConfig:
     def size(self) -> TransformerSize:
         return TransformerSize(self.dim, self.depth, self.heads)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Fields as plain JSON values."""
-        return json.loads(json.dumps(asdict(self)))
+
+GENERATOR_PRESETS = Presets(Path(__file__).with_name("presets"))
 
 
-CARD = """---
-library_name: magvit2_pytorch
-tags: [video-generation, magvit2]
----
-A generator of video codes. Load it with
+class GeneratorCondition(NamedTuple):
+    """Conditions of each sample; None where nothing is given."""
 
-```python
-from magvit2_pytorch.generators import load_generator
+    classes: Int[Tensor, " b"] | None = None
+    """Class numbers, from 0."""
+    text: Float[Tensor, "b m e"] | None = None
+    """Features of a text, or of anything else, from a network of the user's."""
+    scalars: Float[Tensor, "b s"] | None = None
+    """Numbers of about unit size, such as actions or a frame rate."""
 
-generator = load_generator("FOLDER")
-```
-"""
+
+class ConditionTokens(nn.Module):
+    """Turns conditions into tokens, which all codes see.
+
+    A condition that is not given, or is dropped in training, has a learned token in its place:
+    classifier-free guidance compares with it.
+    """
+
+    def __init__(self, dim: int, num_classes: int, text_dim: int | None, num_scalars: int | None):
+        super().__init__()
+        self.num_classes = num_classes
+        self.classes = None if not num_classes else nn.Embedding(num_classes, dim)
+        self.text = None if text_dim is None else Linear(text_dim, dim)
+        self.scalars = None
+        if num_scalars is not None:
+            self.scalars = nn.Sequential(Linear(num_scalars, dim), nn.GELU(), Linear(dim, dim))
+        self.missing = nn.ParameterDict(
+            {name: nn.Parameter(torch.randn(dim) * 0.02) for name in self.names}
+        )
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the conditions that the model takes."""
+        return [name for name in GeneratorCondition._fields if getattr(self, name) is not None]
+
+    def forward(
+        self,
+        batch: int,
+        condition: GeneratorCondition | None,
+        kept: Bool[Tensor, " b"] | None = None,
+    ) -> Float[Tensor, "b m c"] | None:
+        """Tokens of `batch` samples; without `kept`, a condition is dropped.
+
+        None if the model takes no conditions. Raises `ValueError` for a condition that the model
+        does not take or that does not fit.
+        """
+        condition = condition or GeneratorCondition()
+        self._check(batch, condition)
+        tokens = [self._tokens(name, getattr(condition, name), batch, kept) for name in self.names]
+        return torch.cat(tokens, dim=1) if tokens else None
+
+    def _tokens(self, name: str, value: Tensor | None, batch: int, kept: Tensor | None) -> Tensor:
+        missing = self.missing[name]
+        if value is None:
+            return missing.expand(batch, 1, -1)
+        tokens = getattr(self, name)(value)
+        if tokens.ndim == 2:
+            tokens = tokens[:, None]
+        return tokens if kept is None else torch.where(kept[:, None, None], tokens, missing)
+
+    def _check(self, batch: int, condition: GeneratorCondition) -> None:
+        for name, value in condition._asdict().items():
+            if value is None:
+                continue
+            if name not in self.names:
+                raise ValueError(
+                    f"this generator takes no {name}: it was built with {self.names or 'none'}"
+                )
+            if value.shape[0] != batch:
+                raise ValueError(f"{name} are for {value.shape[0]} samples, codes for {batch}")
+        if condition.classes is not None and batch:
+            low, high = int(condition.classes.min()), int(condition.classes.max())
+            if low < 0 or high >= self.num_classes:
+                raise ValueError(
+                    f"classes range from {low} to {high}: this generator has {self.num_classes}"
+                )
 
 
 class Generator(Pretrained, nn.Module, ABC):
@@ -98,13 +163,12 @@ class Generator(Pretrained, nn.Module, ABC):
     config: GeneratorConfig
     measures: ClassVar[tuple[str, ...]] = ("bits",)
     """Names of the numbers that `measure` returns."""
-    card = CARD
+    presets = GENERATOR_PRESETS
+    tag = "video-generation"
 
     def __init__(self, **options: Any):
         super().__init__()
-        known = [field.name for field in fields(self.config_class)]
-        check_known(type(self).__name__, options, known)
-        self.config = config = self.config_class(**to_tuples(options))
+        self.config = config = self.config_class.from_dict(options)
         self.code_space = config.code_space
         self.pairs = axis_pairs(config.size.dim_head // 2, AXIS_WEIGHTS)
         self.head = CodeHead(config.dim, self.code_space, config.head)
@@ -128,7 +192,7 @@ class Generator(Pretrained, nn.Module, ABC):
         context: Int[Tensor, "b j y x *q"] | None = None,
         draws: torch.Generator | None = None,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, " g"]]:
-        """Mean negative log likelihood of a code in nats, and its terms by sub-token.
+        """Mean negative log likelihood of a code in nats, by sub-token.
 
         `starts` are the numbers of the clips' first frames in their videos, `kept` is False where
         the condition is dropped. `context`, if given, is seen in place of the codes: with errors in
@@ -142,12 +206,10 @@ class Generator(Pretrained, nn.Module, ABC):
         num_context: int,
         condition: GeneratorCondition | None = None,
     ) -> dict[str, float]:
-        """Numbers of a validation on the frames after the first `num_context`, by `measures`."""
+        """Numbers named by `measures`, of frames after the first `num_context`."""
 
 
 GENERATORS: Registry[type[Generator]] = Registry("generator")
-
-GENERATOR_PRESETS = Presets(Path(__file__).with_name("presets"))
 
 
 def build_generator(kind: str, **options: Any) -> Generator:
@@ -156,7 +218,7 @@ def build_generator(kind: str, **options: Any) -> Generator:
 
 
 def load_generator(folder: str | Path) -> Generator:
-    """A generator of any kind, in eval mode, from the folder that `save_pretrained` wrote."""
+    """A saved generator of any kind, in eval mode."""
     file = Path(folder) / CONFIG_FILE
     if not file.is_file():
         raise FileNotFoundError(f"{folder} holds no {CONFIG_FILE}: was it written by training?")

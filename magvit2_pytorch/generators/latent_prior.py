@@ -45,7 +45,7 @@ class LatentPrior(nn.Module):
         return self.nll(quantized, codes).mean()
 
     def nll(self, quantized: Latents, codes: Codes) -> Float[Tensor, "b j y x"]:
-        """Negative log likelihood of each position's codes, given the quantized latents before it.
+        """Negative log likelihood of codes, given the quantized latents before.
 
         Codes are targets without gradient; the gradient reaches what made `quantized`.
         """

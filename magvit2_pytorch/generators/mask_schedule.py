@@ -1,4 +1,4 @@
-"""Steps of masked generation: cells to fix in each step, their noise and their order."""
+"""Options of masked generation, and the cells that its steps fix."""
 
 import math
 from collections.abc import Sequence
@@ -10,14 +10,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from magvit2_pytorch.generators.generator import GeneratorConfig
 from magvit2_pytorch.generators.sampling import cell_noise
+from magvit2_pytorch.generators.tasks import TASKS, CodeGeometry
 
 FillOrder = Literal["confidence", "halton"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskSchedule:
-    """Number of steps of masked generation, and the order in which cells are fixed."""
+    """Number of steps, and the order in which cells are fixed."""
 
     num_steps: int = 12
     confidence_temperature: float = 4.5
@@ -34,7 +36,7 @@ class MaskSchedule:
             raise ValueError(f"order {self.order!r}: use 'confidence' or 'halton'")
 
     def number_left(self, step: int, total: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
-        """Cells of `total` that are still hidden after a step, counted from 1; 0 after the last."""
+        """Cells of `total` that are hidden after step 1, 2, ..."""
         return (math.cos(math.pi / 2 * step / self.num_steps) * total.double()).long()
 
     def still_hidden(
@@ -45,7 +47,7 @@ class MaskSchedule:
         certainty: Float[Tensor, " n"],
         uniform: Float[Tensor, " n"],
     ) -> Bool[Tensor, "b j y x"]:
-        """Cells that a step leaves hidden, given the certainty of each hidden cell's new code.
+        """Cells that a step leaves hidden, given certainties of new codes.
 
         The step fixes at least one cell of a sample that has any. `uniform` are random numbers.
         """
@@ -63,10 +65,76 @@ class MaskSchedule:
         return _lowest(scores, left).view(hidden.shape)
 
 
+@dataclass(frozen=True, kw_only=True)
+class MaskedConfig(GeneratorConfig):
+    """Options of a `MaskedGenerator`."""
+
+    kind: Literal["masked"] = "masked"
+    window: int = 3
+    """Latent frames that are generated together, with those that are given."""
+    next_frames: int = 1
+    """Latent frames to generate at a time after the first `window`; those before are given."""
+    tasks: dict[str, float] | None = None
+    """Tasks to train, with the weight of each; all alike by default."""
+    loss_on: Literal["masked", "all"] = "masked"
+    """Cells with a loss; with `all`, visible codes are learned too (MAGVIT)."""
+    hint_errors: float = 0.2
+    """Share of digits that are wrong in the hints of training, which stand for codes of a video
+    with hidden parts."""
+    num_steps: int = 12
+    """Steps of generation."""
+    confidence_temperature: float = 4.5
+    """Random part of the confidence by which cells are fixed; it falls to 0 at the last step."""
+    order: FillOrder = "confidence"
+    """Fix confident cells first, or cells spread evenly over the grid (arXiv 2503.17076)."""
+    time_factor: int = 4
+    """Frames to a latent frame of the tokenizer; training sets it."""
+    space_factor: int = 8
+    """Pixels to the side of a code of the tokenizer; training sets it."""
+    halo: int | None = None
+    """Pixels around its block that a code depends on; None for the full frame. Training sets it."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 1 <= self.next_frames <= self.window:
+            raise ValueError(
+                f"next_frames is {self.next_frames}: give 1 to {self.window} frames, the window"
+            )
+        weights = self.task_weights
+        for name in weights:
+            TASKS[name]
+        if not weights or min(weights.values()) < 0 or not any(weights.values()):
+            raise ValueError(f"tasks {weights}: give weights of 0 or more, one above 0")
+        if self.loss_on not in ("masked", "all"):
+            raise ValueError(f"loss_on {self.loss_on!r}: use 'masked' or 'all'")
+        if not 0 <= self.hint_errors <= 1:
+            raise ValueError(f"hint_errors is {self.hint_errors}: give a share of 0 to 1")
+        _ = self.schedule  # raises
+
+    @property
+    def task_weights(self) -> dict[str, float]:
+        return dict.fromkeys(TASKS, 1.0) if self.tasks is None else self.tasks
+
+    @property
+    def geometry(self) -> CodeGeometry:
+        return CodeGeometry(self.time_factor, self.space_factor, self.halo)
+
+    @property
+    def schedule(self) -> MaskSchedule:
+        return MaskSchedule(
+            num_steps=self.num_steps,
+            confidence_temperature=self.confidence_temperature,
+            order=self.order,
+        )
+
+
 def draw_hidden(
     known: Bool[Tensor, "b j y x"], generator: torch.Generator | None = None
 ) -> Bool[Tensor, "b j y x"]:
-    """Cells to hide in training: a share cos(pi u / 2) of those not known, u uniform in [0, 1)."""
+    """Cells to hide in training, a random share of those not known.
+
+    The share is cos(pi u / 2) with u uniform in [0, 1).
+    """
     ratios = torch.cos(torch.rand(len(known), generator=generator) * (math.pi / 2))
     return choose_hidden(known, ratios, torch.rand(known.shape, generator=generator))
 
@@ -74,7 +142,7 @@ def draw_hidden(
 def choose_hidden(
     known: Bool[Tensor, "b j y x"], ratios: Float[Tensor, " b"], scores: Float[Tensor, "b j y x"]
 ) -> Bool[Tensor, "b j y x"]:
-    """Hides this share of each sample's cells that are not known, those with the lowest scores.
+    """Hides a share of unknown cells, those with the lowest scores.
 
     At least one, if there is any.
     """
@@ -90,7 +158,7 @@ def _lowest(scores: Float[Tensor, "b n"], number: Int[Tensor, " b"]) -> Bool[Ten
 
 
 def like_codes(mask: Bool[Tensor, "b j y x"], codes: Tensor) -> Tensor:
-    """A mask of cells in the shape of codes, which may have several per cell."""
+    """A mask of cells in the shape of codes."""
     return mask if codes.ndim == 4 else mask[..., None].expand(codes.shape)
 
 
@@ -107,7 +175,7 @@ def grid_noise(
     count: int,
     purpose: str,
 ) -> Float[Tensor, "b n k"]:
-    """Uniform numbers of all cells of some frames, of which the first has number `start`."""
+    """Uniform numbers of all cells of frames from number `start` on."""
     cells = grid_cells((1, *grid[1:]), samples.device)[:, 1:]
     return torch.cat(
         [
@@ -120,7 +188,7 @@ def grid_noise(
 
 @lru_cache(maxsize=16)
 def halton_ranks(grid: tuple[int, int, int]) -> Int[Tensor, " n"]:
-    """Place of each cell in an order that spreads over the grid evenly.
+    """Ranks of cells in an order that spreads over the grid.
 
     The cells that points of the Halton sequence with bases 5, 3 and 2 visit, one after the other;
     those not visited for long come last.
@@ -135,7 +203,7 @@ def halton_ranks(grid: tuple[int, int, int]) -> Int[Tensor, " n"]:
 
 
 def _radical_inverse(number: int, base: int) -> Float[Tensor, " n"]:
-    """Numbers 0, 1, ... with their digits in a base mirrored at the point."""
+    """Numbers 0, 1, ... with digits mirrored at the point."""
     rest, place = torch.arange(number), 1.0
     inverse = torch.zeros(number, dtype=torch.float64)
     while rest.any():

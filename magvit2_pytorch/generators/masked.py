@@ -1,4 +1,4 @@
-"""Masked generation of codes: all cells at once, in a few steps of growing certainty."""
+"""Masked generation: all cells at once, in a few steps."""
 
 import math
 from collections.abc import Sequence
@@ -9,17 +9,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from magvit2_pytorch.generators.conditions import GeneratorCondition
-from magvit2_pytorch.generators.generator import GENERATORS, Generator
+from magvit2_pytorch.generators.generator import GENERATORS, Generator, GeneratorCondition
 from magvit2_pytorch.generators.mask_schedule import (
-    MaskSchedule,
+    MaskedConfig,
     choose_hidden,
     draw_hidden,
     grid_cells,
     grid_noise,
     like_codes,
 )
-from magvit2_pytorch.generators.masked_config import MaskedConfig
 from magvit2_pytorch.generators.sampling import Sampling
 from magvit2_pytorch.generators.tasks import TASKS, draw_tasks, task_number
 from magvit2_pytorch.layers.arithmetic import Conv3d
@@ -45,7 +43,7 @@ class MaskedState(NamedTuple):
 
 @GENERATORS.register("masked")
 class MaskedGenerator(Generator):
-    """A transformer that sees all cells in both directions and predicts the hidden ones.
+    """A bidirectional transformer that predicts hidden cells from visible ones.
 
     Training hides a random number of cells. Generation draws all hidden cells at once, keeps the
     most confident ones, and draws the others again, given those. Codes of a cell's 26 neighbours
@@ -68,7 +66,7 @@ class MaskedGenerator(Generator):
     # Likelihood
 
     def loss(self, codes, condition=None, *, kept=None, starts=None, context=None, draws=None):
-        """As in `Generator`, of hidden cells; tasks and cells are drawn by `draws`."""
+        """As in `Generator`, of hidden cells, which `draws` chooses."""
         codes = self.code_space.check(codes)
         seen = codes if context is None else self.code_space.check(context)
         grid = tuple(codes.shape[1:4])
@@ -100,7 +98,9 @@ class MaskedGenerator(Generator):
         seed: int = 0,
         start: int = 0,
     ) -> Float[Tensor, "b r"]:
-        """Mean bits of a hidden code if this share of the cells that are not `known` is hidden.
+        """Mean bits of a hidden code, for each share of hidden cells.
+
+        The share is of the cells that are not `known`.
 
         These are probabilities of single codes, each given all visible ones. They are no likelihood
         of a video, and must not be compared with the bits of an autoregressive generator.
@@ -152,34 +152,21 @@ class MaskedGenerator(Generator):
         sampling: Sampling = Sampling(),
         samples: Int[Tensor, " b"] | None = None,
         start: int = 0,
+        tokens: list[Float[Tensor, "b m c"] | None] | None = None,
         **schedule: Any,
     ) -> Int[Tensor, "b j y x *q"]:
-        """Codes with all cells that are not `known` drawn, by the steps of a `MaskSchedule`.
+        """Codes with all cells drawn that are not `known`.
 
         Cells that are `hinted` have codes that the model sees until it replaces them; other codes
         are ignored. Each step fixes one cell or more, and no fixed cell ever changes. `start` is
-        the number of the first frame in its video. Options of the schedule, such as `num_steps`,
-        are those of the config by default.
+        the number of the first frame in its video. `tokens` take the place of the condition: its
+        tokens, and for guidance those without. Options of the schedule, such as `num_steps`, are
+        those of the config by default.
         """
-        tokens = [self.conditions(len(codes), condition)]
-        if sampling.guidance:
-            tokens.append(self.conditions(len(codes), None))
+        if tokens is None:
+            tokens = [self.conditions(len(codes), condition)]
+            tokens += [self.conditions(len(codes), None)] * bool(sampling.guidance)
         steps = replace(self.config.schedule, **schedule)
-        return self._fill(codes, known, hinted, task, tokens, sampling, samples, start, steps)
-
-    def _fill(
-        self,
-        codes: Int[Tensor, "b j y x *q"],
-        known: Bool[Tensor, "b j y x"],
-        hinted: Bool[Tensor, "b j y x"] | None,
-        task: str,
-        tokens: list[Float[Tensor, "b m c"] | None],
-        sampling: Sampling,
-        samples: Int[Tensor, " b"] | None,
-        start: int,
-        schedule: MaskSchedule,
-    ) -> Int[Tensor, "b j y x *q"]:
-        """`fill` with tokens of the condition, and those without for guidance."""
         space, batch, grid = self.code_space, codes.shape[0], tuple(codes.shape[1:4])
         hinted = torch.zeros_like(known) if hinted is None else hinted & ~known
         codes = space.check(torch.where(like_codes(known | hinted, codes), codes, 0))
@@ -189,7 +176,7 @@ class MaskedGenerator(Generator):
         starts = torch.full((batch,), start, device=self.device)
         count = len(space.sub_tokens) + 1
         hidden, total = ~known, (~known).flatten(1).sum(dim=1)
-        for step in range(1, schedule.num_steps + 1):
+        for step in range(1, steps.num_steps + 1):
             if not hidden.any():
                 break
             digits, chosen = space.to_digits(codes), hidden.flatten(1)
@@ -200,7 +187,7 @@ class MaskedGenerator(Generator):
             noise = grid_noise(sampling.seed, samples, start, grid, count, f"step {step}")[chosen]
             drawn, certainty = self._draw(outs, sampling, noise)
             codes = codes.masked_scatter(like_codes(hidden, codes), space.from_sub_tokens(drawn))
-            hidden = schedule.still_hidden(step, hidden, total, certainty, noise[:, -1])
+            hidden = steps.still_hidden(step, hidden, total, certainty, noise[:, -1])
         return codes
 
     def _draw(
@@ -267,8 +254,10 @@ class MaskedGenerator(Generator):
         known[:, :given] = True
         tokens = [state.condition] if guide is None else [state.condition, guide.condition]
         task = "frame_prediction" if given else "unconditional"
-        start, schedule = state.num_frames - given, self.config.schedule
-        codes = self._fill(codes, known, None, task, tokens, sampling, samples, start, schedule)
+        codes = self.fill(
+            codes, known, task=task, sampling=sampling, samples=samples,
+            start=state.num_frames - given, tokens=tokens,
+        )  # fmt: skip
         return codes[:, given:]
 
     def _after(self, codes: Tensor, state: MaskedState) -> MaskedState:
@@ -304,7 +293,7 @@ class MaskedGenerator(Generator):
         return self.transformer(x, angles, attend_all, None, tokens)[0][:, 1:]
 
     def _angles(self, grid: Sequence[int]) -> Float[Tensor, "n f"]:
-        """Rotary angles of the task's token, which has none, and of all cells."""
+        """Rotary angles of the task's token, 0, and of all cells."""
         cells = grid_cells(tuple(grid), self.device)
         positions = torch.cat((torch.zeros_like(cells[:1]), cells))
         dtype = torch.promote_types(self.dtype, torch.float32)

@@ -23,7 +23,7 @@ from magvit2_pytorch.layers.transformer import (
 
 
 class DepthHead(nn.Module):
-    """Probabilities of a position's codes, level by level, by a transformer over the levels.
+    """Probabilities of a position's codes, by a transformer over levels.
 
     Level i sees h + e_1 + ... + e_(i - 1), the output at the position and the embedded codes of the
     levels before it, and the same of these levels. Each level has a `CodeHead`.
@@ -60,7 +60,7 @@ class DepthHead(nn.Module):
         )
 
     def draw(self, x: Float[Tensor, "*n c"], choose: Choose) -> Int[Tensor, "*n g"]:
-        """Sub-tokens chosen one after the other from their logits in at least float32."""
+        """Sub-tokens chosen one by one from logits in at least float32."""
         shape, x = x.shape[:-1], x.flatten(0, -2)
         past, values, first = None, [], 0
         for number, head in enumerate(self.heads):

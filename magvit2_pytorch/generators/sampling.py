@@ -50,7 +50,7 @@ class Sampling:
     def choose(
         self, logits: Float[Tensor, "*n v"], uniform: Float[Tensor, "*n"]
     ) -> Int[Tensor, "*n"]:
-        """Values drawn by the inverse of their distribution function at numbers in (0, 1)."""
+        """Values drawn by the inverse distribution function at `uniform`."""
         if self.temperature == 0:
             return logits.argmax(dim=-1)
         probabilities = self._cut((logits / self.temperature).softmax(dim=-1))

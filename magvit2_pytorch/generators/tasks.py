@@ -30,14 +30,14 @@ class CodeGeometry(NamedTuple):
 
 
 class GivenCells(NamedTuple):
-    """Cells with a code, of which those that are only `hinted` may be wrong."""
+    """Cells with a code; `hinted` ones may be wrong."""
 
     known: Bool[Tensor, "*b j y x"]
     hinted: Bool[Tensor, "*b j y x"]
 
 
 def given_cells(visible: Bool[Tensor, "t h w"], geometry: CodeGeometry) -> GivenCells:
-    """Cells whose codes are known, or hinted at, if only some pixels are visible.
+    """Cells with known or hinted codes, given the visible pixels.
 
     A causal encoder lets a latent frame depend on all frames before it, so of F visible frames the
     first 1 + (F - 1) // time_factor latent frames are known.
@@ -74,7 +74,9 @@ class TaskVideo(NamedTuple):
     """Frames that frame prediction shows."""
 
     def box(self, rows: float = 1.0, columns: float = 1.0, moving: bool = False) -> Tensor:
-        """True inside a box of a share of the rows and columns, in the middle of each frame.
+        """True inside a box in the middle of each frame.
+
+        Its sides are shares of the rows and columns.
 
         If `moving`, it goes from the left edge in the first frame to the right edge in the last.
         """
@@ -137,7 +139,7 @@ def _outpainting_central(video: TaskVideo) -> Tensor:
 
 @TASKS.register("outpainting_dynamic")
 def _outpainting_dynamic(video: TaskVideo) -> Tensor:
-    """A strip of half the columns is given, which moves from left to right."""
+    """A strip of half the columns, moving right, is given."""
     return video.box(columns=0.5, moving=True)
 
 
@@ -149,7 +151,7 @@ def _inpainting_central(video: TaskVideo) -> Tensor:
 
 @TASKS.register("inpainting_dynamic")
 def _inpainting_dynamic(video: TaskVideo) -> Tensor:
-    """All but a box of half the rows and columns, which moves from left to right, is given."""
+    """All but a box of half the sides, moving right, is given."""
     return ~video.box(rows=0.5, columns=0.5, moving=True)
 
 
@@ -163,7 +165,7 @@ def task_number(name: str) -> int:
 def task_cells(
     name: str, grid: tuple[int, int, int], geometry: CodeGeometry, given: int = 1
 ) -> GivenCells:
-    """Known and hinted cells of a task on a grid of codes (latent frames, rows, columns).
+    """Known and hinted cells of a task on a grid of codes.
 
     `given` is the number of latent frames that frame prediction has.
     """
@@ -182,7 +184,7 @@ def draw_tasks(
     geometry: CodeGeometry,
     generator: torch.Generator | None = None,
 ) -> tuple[Int[Tensor, " b"], GivenCells]:
-    """Tasks of a batch in training, drawn with these weights, and their cells.
+    """Random tasks of a training batch, and their cells.
 
     Frame prediction is given 1 or more latent frames. A task that leaves nothing to generate, as on
     a single frame, becomes unconditional.

@@ -1,4 +1,4 @@
-"""The library's only convolution, linear map and layer norm, with right gradients everywhere.
+"""The library's convolution, linear map and layer norm, with right gradients.
 
 PyTorch's kernels for half precision on CPUs are wrong for some shapes: weight gradients of small
 kernels (NaN, or a quarter off), strided convolutions of narrow maps, gradients of a layer norm's
@@ -29,7 +29,7 @@ where the output is one column wide (pytorch PR 188426); maps of this size cost 
 
 
 def half_precision(x: Tensor) -> torch.dtype | None:
-    """The half-precision type that a CPU computes a convolution of `x` in; None for float32."""
+    """The half-precision type of a CPU's convolution of `x`, or None."""
     if x.device.type != "cpu" or x.dtype == torch.float64:
         return None
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
@@ -81,7 +81,7 @@ def convolve(
     padding: Sequence[int],
     groups: int = 1,
 ) -> Float[Tensor, "b d ..."]:
-    """Convolution over two or three axes, zeros beyond the edges; `padding` in time must be 0.
+    """Convolution over two or three axes; `padding` in time must be 0.
 
     Output channels in `groups` equal parts depend on as many parts of the input channels.
     """
@@ -117,7 +117,7 @@ def _convolve_time(
     stride: int,
     groups: int,
 ) -> Float[Tensor, "b d u h w"]:
-    """Convolution over time alone, as one over (time, position), a view of the same memory.
+    """Convolution over time alone, as one over (time, position).
 
     PyTorch computes k x 1 x 1 kernels in loops of its own with one thread, and their weight
     gradient slowly with any number: together two to three times the time of this
@@ -136,7 +136,7 @@ def _convolve_frames(
     padding: Sequence[int],
     groups: int,
 ) -> Float[Tensor, "b d t y x"]:
-    """Convolution of each frame, as of a batch of images, a view of the same memory.
+    """Convolution of each frame, as of a batch of images.
 
     With one thread and a batch of one PyTorch computes 1 x k x k kernels in loops of its own, and
     the weight gradient of few channels slowly with any number.
@@ -148,7 +148,7 @@ def _convolve_frames(
 
 
 class _Convolution(torch.autograd.Function):
-    """A convolution on a CPU whose weight gradient, for small kernels, is matrix products.
+    """CPU convolution with matrix products as small kernels' weight gradient.
 
     In half precision, gradients of weight and bias are in float32. Whatever the backward pass calls
     is differentiable, so that gradient penalties work.
@@ -193,7 +193,7 @@ def weight_gradient(
     stride: Sequence[int],
     padding: Sequence[int],
 ) -> Float[Tensor, "d c ..."]:
-    """A convolution's weight gradient: for each tap, outputs' gradients times what the tap saw.
+    """Weight gradient: for each tap, output gradients times its inputs.
 
     A row of taps along the last axis is one product.
     """
@@ -231,7 +231,7 @@ def layer_norm(
 
 
 class _ConvNd:
-    """`forward` of a convolution whose zeros before and after in time are really there."""
+    """`forward` of a convolution with real zeros around in time."""
 
     def forward(self, x: Float[Tensor, "b c ..."]) -> Float[Tensor, "b d ..."]:
         weight, padding = self.weight, list(self.padding)
@@ -268,14 +268,14 @@ class Linear(nn.Linear):
 
 
 class LayerNorm(nn.LayerNorm):
-    """`nn.LayerNorm` with right gradients of gain and bias in half precision on a CPU."""
+    """`nn.LayerNorm` with right gradients in half precision on a CPU."""
 
     def forward(self, x: Float[Tensor, "... c"]) -> Float[Tensor, "... c"]:
         return layer_norm(x, self.weight, self.bias, self.eps)
 
 
 class _HalfLayerNorm(torch.autograd.Function):
-    """Layer norm whose gain and bias get gradients from sums of their own.
+    """Layer norm with own sums for gradients of gain and bias.
 
     PyTorch's backward pass adds them up in half precision, where a sum stops growing once it is
     some hundred times its terms: of 20,480 equal terms 0.41 is left. Compiled code is right.

@@ -1,4 +1,4 @@
-"""Spatial, linear and temporal attention over the cells of a video."""
+"""Attention and gated recurrence over the cells of a video."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from jaxtyping import Bool
 from torch import Tensor
 from torch.nn import functional as F
 
-from magvit2_pytorch.functional import own_copy
+from magvit2_pytorch.functional import linear_scan, own_copy
 from magvit2_pytorch.layers.arithmetic import Linear
 from magvit2_pytorch.layers.norm import AdaptiveNorm, ChannelNorm
 from magvit2_pytorch.layers.rotary import axial_angles, rotary_angles, rotate
@@ -40,7 +40,7 @@ class AttentionSize:
 
 
 class SpaceAttention(StatefulLayer):
-    """Attention between all cells of one frame, by default with axial rotary positions."""
+    """Attention between all cells of a frame, with axial rotary positions."""
 
     def __init__(self, dim: int, size: AttentionSize, rotary: bool = True, bias: bool = False):
         super().__init__()
@@ -71,6 +71,8 @@ class TimeAttention(StatefulLayer):
     float32, after hours of video.
     """
 
+    receptive_field = ReceptiveField()
+
     def __init__(self, dim: int, size: AttentionSize, window: int | None = None):
         super().__init__()
         if window is not None and window < 1:
@@ -99,10 +101,6 @@ class TimeAttention(StatefulLayer):
         out = rearrange(out, "(b h w) t c -> b c t h w", b=batch, h=height, w=width)
         return out, () if context.last else (own_copy(k[:, :, start:]), own_copy(v[:, :, start:]))
 
-    @property
-    def receptive_field(self) -> ReceptiveField:
-        return ReceptiveField()
-
     def _mask(self, num_queries: int, num_keys: int, device: torch.device) -> Bool[Tensor, "q k"]:
         query = torch.arange(num_keys - num_queries, num_keys, device=device)[:, None]
         key = torch.arange(num_keys, device=device)
@@ -116,16 +114,14 @@ class TokenShift(StatefulLayer):
     Source: RWKV (arXiv 2305.13048), time mixing. magvit2-pytorch puts it before time attention.
     """
 
+    receptive_field = ReceptiveField()
+
     def forward(self, x, past: Past = None, context: Context = Context()):
         current, shifted = x.chunk(2, dim=1)
         if past is None:
             past = torch.zeros_like(shifted[:, :, :1])
         shifted = torch.cat((past, shifted), dim=2)
         return torch.cat((current, shifted[:, :, :-1]), dim=1), own_copy(shifted[:, :, -1:])
-
-    @property
-    def receptive_field(self) -> ReceptiveField:
-        return ReceptiveField()
 
 
 class FeedForward(GatedFeedForward):
@@ -177,3 +173,32 @@ class LinearSpaceAttention(StatefulLayer):
         summary = k @ v.mT
         out = self.to_out(rearrange(summary.mT @ q, "b g d n -> b n (g d)"))
         return rearrange(out, "(b t) (h w) c -> b c t h w", **sizes), ()
+
+
+class GateLoop(StatefulLayer):
+    """Gated linear recurrence.
+
+    h[t] = a[t] * h[t - 1] + (1 - a[t]) * v[t], with a in (0, 1). The output is a linear map of
+    h times a gate, and the past is h. The recurrence runs in float32 or float64.
+    Source: GateLoop (arXiv 2311.01927), the real-valued form. The factor 1 - a keeps the state
+    within the range of v.
+    """
+
+    receptive_field = ReceptiveField()
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.to_parts = Linear(dim, dim * 3)
+        self.to_out = Linear(dim, dim)
+
+    def forward(self, x, past: Past = None, context: Context = Context()):
+        tokens = rearrange(x, "b c t h w -> b t h w c")
+        decay, value, gate = self.to_parts(tokens).chunk(3, dim=-1)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        decay = decay.to(dtype).sigmoid()
+        value = (1 - decay) * value.to(dtype)
+        if past is not None:
+            value = torch.cat((value[:, :1] + decay[:, :1] * past, value[:, 1:]), dim=1)
+        state = linear_scan(decay, value)
+        out = self.to_out(state.to(gate.dtype) * F.silu(gate))
+        return rearrange(out, "b t h w c -> b c t h w"), own_copy(state[:, -1:])

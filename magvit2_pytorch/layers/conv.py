@@ -72,6 +72,8 @@ class CausalConv3d(StatefulLayer):
             bias=bias,
             groups=groups,
         )
+        space_stride, halo = self.conv.stride[1], max(kernel_size[1:]) // 2
+        self.receptive_field = ReceptiveField(Fraction(space_stride), Fraction(halo), space_stride)
 
     def forward(self, x, past: Past = None, context: Context = Context()):
         if not x.shape[2]:
@@ -87,11 +89,6 @@ class CausalConv3d(StatefulLayer):
             return out, ()
         # Strides need not divide the chunk: keep every frame from the next window's start.
         return out, own_copy(x[:, :, out.shape[2] * self.time_stride :])
-
-    @property
-    def receptive_field(self) -> ReceptiveField | None:
-        stride, halo = self.conv.stride[1], max(self.conv.kernel_size[1:]) // 2
-        return ReceptiveField(Fraction(stride), Fraction(halo), stride)
 
     def _first_past(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c p h w"]:
         """Padding before the first frame."""

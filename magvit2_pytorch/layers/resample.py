@@ -1,4 +1,4 @@
-"""Changes of the grid: blocks of pixels as channels, strided, block-wise and mixed resampling."""
+"""Changes of the grid: pixels as channels, and resampling."""
 
 import math
 from fractions import Fraction
@@ -139,7 +139,7 @@ def space_downsample(dim: int, dim_out: int, pad_mode: PadMode = "constant") -> 
 
 
 def time_downsample(dim: int, dim_out: int, pad_mode: PadMode = "constant") -> StatefulLayer:
-    """Reduces 1 + 2k frames to 1 + k; windows end on even frames."""
+    """Halves 1 + 2k frames to 1 + k; windows end evenly."""
     return CausalConv3d(dim, dim_out, (3, 1, 1), stride=(2, 1, 1), pad_mode=pad_mode)
 
 
@@ -189,7 +189,7 @@ class DropFirstFrames(StatefulLayer):
 
 
 class EndPaddedDownsample(CausalConv3d):
-    """Halves height and width by a 3x3 convolution, zeros below and on the right only.
+    """Halves height and width by a 3x3 convolution, padded at the end.
 
     Output row i sees the rows 2i to 2i + 2. Source: latent diffusion (arXiv 2112.10752).
     """
@@ -242,7 +242,7 @@ class BicubicUpsample(StatefulLayer):
 
 
 class LinearTimeUpsample(StatefulLayer):
-    """Doubles the frame rate by linear interpolation, which looks one input frame ahead.
+    """Doubles the frame rate by linear interpolation, one input frame ahead.
 
     Outputs lie a quarter before and after each input frame (half-pixel centres); beyond the ends
     the last frame is repeated. The first `num_first` frames of a video, those of its first latent,
@@ -272,7 +272,7 @@ class LinearTimeUpsample(StatefulLayer):
     def _interpolate(
         self, x: Float[Tensor, "b c t h w"], starts: bool, ends: bool
     ) -> Float[Tensor, "b c u h w"]:
-        """The outputs between each two frames, and those beyond the ends that are final."""
+        """Outputs between frames, and those beyond the ends if final."""
         x = torch.cat((*[x[:, :, :1]] * starts, x, *[x[:, :, -1:]] * ends), dim=2)
         x = rearrange(x, "b c t h w -> b t h w c")
         before, after = x[:, :-1], x[:, 1:]

@@ -60,7 +60,7 @@ def position_angles(
     theta: float,
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "*b n f"]:
-    """Angles of positions along several axes, of which each has so many channel pairs.
+    """Angles of positions along axes with so many channel pairs each.
 
     Positions may lie between cells and be as large as those of hours of video: angles are computed
     in float64. Frequencies of an axis fall from 1 to nearly 1 / `theta`.

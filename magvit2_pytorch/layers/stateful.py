@@ -50,6 +50,9 @@ class StatefulLayer(nn.Module, ABC):
     The returned past is never None; a layer without memory returns ().
     """
 
+    receptive_field: ReceptiveField | None = None
+    """Spatial receptive field; None, which is always safe, means the full frame."""
+
     @abstractmethod
     def forward(
         self,
@@ -57,11 +60,6 @@ class StatefulLayer(nn.Module, ABC):
         past: Past = None,
         context: Context = Context(),
     ) -> tuple[Float[Tensor, "b d u y x"], Past]: ...
-
-    @property
-    def receptive_field(self) -> ReceptiveField | None:
-        """Spatial receptive field; None, which is always safe, means the full frame."""
-        return None
 
 
 class Chain(StatefulLayer):
@@ -133,13 +131,11 @@ class Residual(StatefulLayer):
 class Pointwise(StatefulLayer):
     """Layer of a module without context between positions, such as an activation."""
 
+    receptive_field = ReceptiveField()
+
     def __init__(self, module: nn.Module):
         super().__init__()
         self.module = module
 
     def forward(self, x, past: Past = None, context: Context = Context()):
         return self.module(x), ()
-
-    @property
-    def receptive_field(self) -> ReceptiveField:
-        return ReceptiveField()

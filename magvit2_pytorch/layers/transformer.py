@@ -1,4 +1,4 @@
-"""A transformer over sequences `b n c`: the trunk of generators and 1-D tokenizers.
+"""A transformer over sequences, for generators and 1-D tokenizers.
 
 Keys and values of earlier tokens go in and come out. What a token sees is decided by the caller's
 `attend`, which takes queries, keys and values and knows about order, windows or packed samples.
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from magvit2_pytorch.layers.arithmetic import LayerNorm, Linear
+from magvit2_pytorch.layers.arithmetic import LayerNorm, Linear, half_precision, has_kernels
 from magvit2_pytorch.layers.rotary import turn
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -24,7 +24,7 @@ KeyValues = tuple[Float[Tensor, "b g _ d"], Float[Tensor, "b g _ d"]]
 
 
 class Memory:
-    """Keys and values of a block's earlier tokens, with room for more behind them.
+    """Keys and values of a block's earlier tokens, with room for more.
 
     It is a value: `extended` returns another one and leaves this one as it was. Both share memory
     if no other extension has taken the room; so a stream does not copy its past at every step, and
@@ -73,17 +73,69 @@ def attend_all(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def attend_causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Each token sees itself and those before it; queries are as many as keys."""
+    """Each token sees itself and those before it."""
     return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
 def attend_masked(mask: Tensor) -> Attend:
-    """Each token sees by a mask, which is bool or added to scores."""
+    """Each token sees by a mask, bool or added to scores."""
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
     return attend
+
+
+Span = tuple[int, int]
+"""First token and the one after the last of a run of tokens."""
+
+
+def attend_spans(pairs: Sequence[tuple[Span, Span]]) -> Attend:
+    """Queries of consecutive spans see keys of spans of their own.
+
+    Pairs of equal lengths share one call: a call costs as much as the work of some dozen tokens,
+    and a mask over all pairs would cost the square of the sum of their lengths.
+    """
+    groups: dict[tuple[int, int], list[int]] = {}
+    for number, (queries, keys) in enumerate(pairs):
+        lengths = (queries[1] - queries[0], keys[1] - keys[0])
+        groups.setdefault(lengths, []).append(number)
+
+    num_queries = [stop - start for (start, stop), _ in pairs]
+    keys = [span for _, span in pairs]
+    overlap = keys != [span for span, _ in pairs]
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        dtype = half_precision(q)
+        if dtype is not None and not has_kernels(dtype):
+            with torch.autocast("cpu", enabled=False):
+                return attend(q.float(), k.float(), v.float()).to(dtype)
+        q_parts = q.split(num_queries, dim=2)
+        k_parts, v_parts = (_cut(x, keys, num_queries, overlap) for x in (k, v))
+        outs: list[Tensor] = list(q_parts)
+        for numbers in groups.values():
+            stacked = (
+                torch.cat([parts[number] for number in numbers])
+                for parts in (q_parts, k_parts, v_parts)
+            )
+            out = F.scaled_dot_product_attention(*stacked).chunk(len(numbers))
+            for number, part in zip(numbers, out, strict=True):
+                outs[number] = part
+        return torch.cat(outs, dim=2)
+
+    return attend
+
+
+def _cut(
+    x: Tensor, spans: Sequence[Span], lengths: Sequence[int], overlap: bool
+) -> Sequence[Tensor]:
+    """Parts of keys or values, by a split if possible.
+
+    The gradient of a slice is as large as `x`.
+    """
+    if not overlap:
+        return x.split(lengths, dim=2)
+    return [x[:, :, start:stop] for start, stop in spans]
 
 
 Rotation = tuple[Float[Tensor, "*batch 1 n f"], Float[Tensor, "*batch 1 n f"]]

@@ -2,19 +2,17 @@
 
 from magvit2_pytorch.losses.adversarial import (
     ADVERSARIAL_LOSSES,
-    AdversarialLoss,
-    adaptive_weight_from_gradients,
-)
-from magvit2_pytorch.losses.perceptual import PerceptualLoss, build_perceptual
-from magvit2_pytorch.losses.reconstruction import RECONSTRUCTION_LOSSES, feature_matching_loss
-from magvit2_pytorch.losses.regularizers import (
     GRADIENT_PENALTIES,
+    AdversarialLoss,
     LeCamRegularizer,
+    adaptive_weight_from_gradients,
     lecam_loss,
     one_centered_penalty,
     points_between,
     r1_penalty,
 )
+from magvit2_pytorch.losses.perceptual import PerceptualLoss, build_perceptual
+from magvit2_pytorch.losses.reconstruction import RECONSTRUCTION_LOSSES, feature_matching_loss
 
 __all__ = [
     "ADVERSARIAL_LOSSES",

@@ -124,7 +124,7 @@ class PerceptualLoss(nn.Module):
 def build_perceptual(
     weights: str | Path, heads: str | Path | None = None, resize_to: int | None = None
 ) -> PerceptualLoss:
-    """Builds the loss from a file of weights, or downloads those of torchvision.
+    """Builds the loss from a file of weights or torchvision's.
 
     The file is a vgg16 or alexnet of torchvision, LPIPS or ST-LPIPS; "torchvision:vgg16" and
     "torchvision:alexnet" are downloaded. `heads` is a file with the heads of LPIPS, or

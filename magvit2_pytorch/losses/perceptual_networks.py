@@ -1,4 +1,4 @@
-"""Frozen networks of the perceptual loss, and how their weights are read from files."""
+"""Frozen networks of the perceptual loss, and their weights in files."""
 
 import re
 from collections.abc import Callable, Sequence

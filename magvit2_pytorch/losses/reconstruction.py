@@ -1,4 +1,4 @@
-"""Distances between real and reconstructed clips, in pixels or in a discriminator's features."""
+"""Distances between clips, in pixels or a discriminator's features."""
 
 from collections.abc import Callable, Sequence
 

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from magvit2_pytorch.atomic import replacing
 from magvit2_pytorch.codes.views import View
-from magvit2_pytorch.generators.conditions import GeneratorCondition
-from magvit2_pytorch.generators.generator import Generator
+from magvit2_pytorch.generators.generator import Generator, GeneratorCondition
 from magvit2_pytorch.generators.sampling import Sampling
 from magvit2_pytorch.media.frames import to_float, to_uint8
 from magvit2_pytorch.pipelines.fingerprint import TokenizerId, TokenizerMismatch

@@ -22,7 +22,7 @@ from magvit2_pytorch.tokenizer.layer_spec import LayerEntry
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
 from magvit2_pytorch.tokenizer_1d import AnyTokenizer, Tokenizer1d, Tokenizer1dConfig
-from magvit2_pytorch.training.state import STATE_FILE
+from magvit2_pytorch.training.checkpoints import STATE_FILE
 
 Description = dict[str, Any]
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from magvit2_pytorch.generators.conditions import GeneratorCondition
+from magvit2_pytorch.generators.generator import GeneratorCondition
 from magvit2_pytorch.generators.masked import MaskedGenerator
 from magvit2_pytorch.generators.sampling import Sampling
 from magvit2_pytorch.generators.tasks import TASKS, CodeGeometry, TaskVideo, given_cells

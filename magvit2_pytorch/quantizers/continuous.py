@@ -82,7 +82,7 @@ class Continuous(Quantizer):
         return bool(self.num_latents > 0)
 
     def normalize(self, latents: Latents) -> Latents:
-        """Normalizes each channel by mean and std, in the type of the latents."""
+        """Normalizes each channel by its mean and standard deviation."""
         self._check_normalizable(latents)
         mean, std = self._statistics(latents)
         return ((at_least_float32(latents) - mean) / std).to(latents.dtype)

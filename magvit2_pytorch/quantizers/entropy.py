@@ -32,7 +32,7 @@ def bit_logits(
 
 
 def sample_entropy(logits: Float[Tensor, "... d"]) -> Float[Tensor, ""]:
-    """Mean entropy of the code of a sample: 0 to d ln 2 nats."""
+    """Mean entropy of a sample's code, at most d ln 2 nats."""
     # With a = |logit| and q = sigmoid(-a) the binary entropy is a q + softplus(-a): both terms
     # are small where a is large, so nothing cancels and nothing overflows.
     magnitude = logits.abs()

@@ -85,7 +85,10 @@ class FSQ(Quantizer):
         return rearrange((digits - half).float() / half, "b t h w q d -> b (q d) t h w")
 
     def _bound(self, z: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
-        """Bounds latents to values that round to L integers from -(L // 2) on."""
+        """Bounds latents to values that round to L integers.
+
+        The integers begin with -(L // 2).
+        """
         levels = torch.tensor(self.levels, device=z.device, dtype=z.dtype)
         limit = (levels - 1) * (1 + MARGIN) / 2
         # An even number of levels has one more below 0 than above; 0 still maps to 0.

@@ -1,4 +1,4 @@
-"""Lookup-free quantization: the sign of each channel is a bit of the code."""
+"""Lookup-free quantization: each channel's sign is a bit of the code."""
 
 import math
 import warnings

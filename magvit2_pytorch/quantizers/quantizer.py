@@ -79,7 +79,7 @@ class Quantizer(nn.Module, ABC):
 
     @property
     def digit_levels(self) -> tuple[int, ...] | None:
-        """Number of values of each digit of a code, the same for every codebook.
+        """Number of values of each digit of a code.
 
         The least significant digit is first: a code is the sum of its digits, each times the
         product of the levels before it. Without digits it is its own only one; None if latents are
@@ -163,7 +163,7 @@ def without_autocast(x: Tensor) -> AbstractContextManager:
 
 
 def place_values(levels: Sequence[int], device: torch.device) -> Int[Tensor, " d"]:
-    """Value of a 1 in each digit of a code, the least significant digit first."""
+    """Value of a 1 in each digit of a code, lowest first."""
     values = [math.prod(levels[:number]) for number in range(len(levels))]
     return torch.tensor(values, device=device)
 

@@ -1,4 +1,4 @@
-"""Residual scalar quantization: several levels, each of what those before it left over."""
+"""Residual scalar quantization, in levels that quantize the rest of earlier ones."""
 
 import math
 from abc import abstractmethod
@@ -91,7 +91,7 @@ class ResidualScalar(Quantizer):
     def _split(
         self, z: Float[Tensor, "*n d"]
     ) -> tuple[Float[Tensor, "*n q d"], Int[Tensor, "*n q d"]]:
-        """Input of each level, in units of its scale, and digits of its codes."""
+        """Input of each level in its scale, and digits of codes."""
         inputs, digits = [], []
         for scale in self._scales(z):
             inputs.append(z / scale)
@@ -107,7 +107,7 @@ class ResidualScalar(Quantizer):
     def _sum(
         self, values: Float[Tensor, "b t h w q d"], kept: Tensor | None = None
     ) -> Float[Tensor, "b t h w d"]:
-        """Sum of levels, the first ones or those that are `kept`, one after the other."""
+        """Sum of the levels that are `kept`, by default all given."""
         total = torch.zeros_like(values[..., 0, :])
         scales = self._scales(values)
         for number, value in enumerate(values.unbind(-2)):
@@ -116,7 +116,7 @@ class ResidualScalar(Quantizer):
         return total
 
     def _kept(self, z: Tensor) -> Tensor | None:
-        """Levels that are kept, 0 or 1 as `b q 1`; None for all."""
+        """Levels that are kept, 0 or 1; None for all."""
         if not (self.training and self.level_dropout):
             return None
         draws = torch.rand(2, len(z), 1, device=z.device, dtype=z.dtype)

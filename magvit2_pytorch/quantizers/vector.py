@@ -137,7 +137,7 @@ class VectorQuantizer(Quantizer):
 
     @property
     def _layers(self) -> list[torch.nn.Module]:
-        """Parts of the library with a codebook of moving averages; none in "simvq"."""
+        """The library's layers with moving averages; none in "simvq"."""
         if self.vq_type == "residual":
             return list(self.vq.layers)
         return [self.vq] if self.vq_type == "vq" else []

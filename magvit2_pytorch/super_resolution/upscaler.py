@@ -1,8 +1,6 @@
 """SuperResolution: decoded frames to frames of two or four times the size."""
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from magvit2_pytorch.config import Presets, check_known, keyword_signature, to_tuples
+from magvit2_pytorch.config import Options, Presets
 from magvit2_pytorch.functional import check_finite, check_range
 from magvit2_pytorch.layers.conv import PadMode
 from magvit2_pytorch.layers.norm import NormName, NormSpec
@@ -26,7 +24,7 @@ from magvit2_pytorch.tokenizer.layer_spec import (
     parse_layer,
 )
 from magvit2_pytorch.tokenizer.pretrained import Pretrained
-from magvit2_pytorch.tokenizer.streaming import inference
+from magvit2_pytorch.tokenizer.streaming import check_same_size, inference
 from magvit2_pytorch.tokenizer.tiling import TileSize, check_tile_size, fit_tile_size, run_tiled
 from magvit2_pytorch.types import Context, Image, Past, Precision, Video
 
@@ -37,8 +35,10 @@ SR_PRESETS = Presets(Path(__file__).with_name("presets"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class SuperResolutionConfig:
+class SuperResolutionConfig(Options):
     """Options of a `SuperResolution`."""
+
+    owner = "a SuperResolution"
 
     scale: int = 2
     """Pixels of the output to the side of a pixel of the input: 2 or 4."""
@@ -89,16 +89,6 @@ class SuperResolutionConfig:
             grids.append(spec.after(grids[-1], self.layer_options))
         return grids
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values that JSON can hold."""
-        return json.loads(json.dumps(asdict(self)))
-
-    @classmethod
-    def from_dict(cls, options: Mapping[str, Any]) -> "SuperResolutionConfig":
-        """A config from plain values; raises `ValueError` for unknown keys."""
-        check_known("a SuperResolution", options, [field.name for field in fields(cls)])
-        return cls(**{name: to_tuples(value) for name, value in options.items()})
-
 
 def build_network(config: SuperResolutionConfig) -> Residual:
     """Bicubic enlargement, plus a residual that starts at zero."""
@@ -122,20 +112,6 @@ def build_network(config: SuperResolutionConfig) -> Residual:
     return Residual(Chain((first, *layers, last)), shortcut=BicubicUpsample(config.scale))
 
 
-CARD = """---
-library_name: magvit2_pytorch
-tags: [video-super-resolution, magvit2]
----
-Super-resolution for the frames of a video tokenizer. Load it with
-
-```python
-from magvit2_pytorch import SuperResolution
-
-upscaler = SuperResolution.from_pretrained("PATH_OR_HUB_NAME")
-```
-"""
-
-
 class SuperResolution(Pretrained, nn.Module):
     """Causal network that enlarges the frames of a video by `scale`.
 
@@ -149,7 +125,10 @@ class SuperResolution(Pretrained, nn.Module):
 
     space_factor = 1
     """Tiles may begin at any pixel."""
-    card = CARD
+    config_class = SuperResolutionConfig
+    config: SuperResolutionConfig
+    presets = SR_PRESETS
+    tag = "video-super-resolution"
 
     def __init__(self, **options: Any):
         super().__init__()
@@ -157,15 +136,6 @@ class SuperResolution(Pretrained, nn.Module):
         self.scale = self.config.scale
         self.network = build_network(self.config)
         self.to(memory_format=torch.channels_last_3d)
-
-    @classmethod
-    def from_config(cls, config: SuperResolutionConfig) -> "SuperResolution":
-        return cls(**config.to_dict())
-
-    @classmethod
-    def from_preset(cls, name: str, **overrides: Any) -> "SuperResolution":
-        """A named configuration (see `SR_PRESETS`), with options overridden by keyword."""
-        return cls(**{**SR_PRESETS.model(name), **overrides})
 
     def forward(
         self, video: Video | Image, tile_size: TileSize | None = None
@@ -226,7 +196,7 @@ class SuperResolution(Pretrained, nn.Module):
 
 
 class UpscaleStream:
-    """Stream from frames to enlarged frames, those of the whole video for any chunks."""
+    """Stream from frames to enlarged frames, for any chunks."""
 
     def __init__(
         self,
@@ -245,19 +215,10 @@ class UpscaleStream:
         """Enlarged frames, as many as there are in `frames`."""
         frames = self.upscaler.prepare(frames, check_values=self.size is None)
         check_finite(frames, "frames")
-        size = (len(frames), *frames.shape[3:])
-        if self.size not in (None, size):
-            raise ValueError(
-                f"frames of batch, height and width {size} after {self.size}: give a stream "
-                "frames of one size"
-            )
-        self.size = size
+        self.size = check_same_size(frames, self.size)
         with inference(self.upscaler, self.precision):
             if self.tile_size == "auto":
                 self.tile_size = fit_tile_size(self.upscaler, self.upscaler.network, frames)
             out, self.past = self.upscaler.upscale_chunk(frames, self.past, self.tile_size)
         self.num_frames += frames.shape[2]
         return out
-
-
-SuperResolution.__signature__ = keyword_signature(SuperResolutionConfig)

@@ -14,7 +14,7 @@ from magvit2_pytorch.layers.resample import (
     RepeatFirstFrame,
     SpaceToDepth,
 )
-from magvit2_pytorch.layers.stateful import Chain, Pointwise, ReceptiveField, StatefulLayer
+from magvit2_pytorch.layers.stateful import Chain, Pointwise, StatefulLayer
 from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
 from magvit2_pytorch.types import Context, Past
 
@@ -30,6 +30,7 @@ class SeparateFirstFrame(StatefulLayer):
     def __init__(self, rest: StatefulLayer, first: StatefulLayer):
         super().__init__()
         self.rest, self.first = rest, first
+        self.receptive_field = rest.receptive_field  # `first` has the same kernel in space
 
     def forward(self, x, past: Past = None, context: Context = Context()):
         if past is not None:
@@ -37,10 +38,6 @@ class SeparateFirstFrame(StatefulLayer):
         first, _ = self.first(x[:, :, :1], None, context)
         out, past = self.rest(x, None, context)
         return torch.cat((first, out[:, :, 1:]), dim=2), past
-
-    @property
-    def receptive_field(self) -> ReceptiveField | None:
-        return self.rest.receptive_field  # `first` has the same kernel in space
 
 
 def input_layer(

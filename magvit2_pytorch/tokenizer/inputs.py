@@ -46,7 +46,7 @@ def check_size(height: int, width: int, factor: int) -> None:
 
 
 def check_cond(cond: Tensor | None, dim: int | None) -> None:
-    """Raises `ValueError` unless there is a condition `b dim`, or none without `dim`."""
+    """Raises `ValueError` unless the condition is `b dim`, or none without."""
     if dim is None and cond is not None:
         raise ValueError("a condition was given, but no layer of this tokenizer uses it")
     if dim is not None and cond is None:

@@ -61,7 +61,7 @@ class LayerSpec(ABC):
     """The decoder module reads the quantized latents of the frames that it gets."""
 
     def look_ahead(self, grid: Grid) -> int:
-        """Frames of video before those of a latent that the decoder module lets it change."""
+        """Frames before its own that the decoder lets a latent change."""
         return 0
 
     def after(self, grid: Grid, options: LayerOptions) -> Grid:

@@ -7,16 +7,16 @@ Source: MAGVIT-v2 (arXiv 2310.05737), figure 7.
 """
 
 from abc import abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from magvit2_pytorch.layers.attention import (
+    GateLoop,
     LinearSpaceAttention,
     SpaceAttention,
     TimeAttention,
     transformer_block,
 )
 from magvit2_pytorch.layers.conv import CausalConv3d
-from magvit2_pytorch.layers.gateloop import GateLoop
 from magvit2_pytorch.layers.norm import LatentNorm
 from magvit2_pytorch.layers.resample import space_downsample, time_downsample, upsample
 from magvit2_pytorch.layers.residual import (
@@ -52,14 +52,6 @@ class ResidualSpec(SameGrid):
         return residual_block(
             grid.dim, options.kernel_size, options.pad_mode, self.dim_cond(options), options.norm
         )
-
-
-@register_layer("cond_residual")
-@dataclass(frozen=True)
-class CondResidualSpec(ResidualSpec):
-    """A residual unit with a conditional norm."""
-
-    conditional = True
 
 
 @register_layer("consecutive_residual")
@@ -99,42 +91,45 @@ class FactorizedResidualSpec(LayerSpec):
         return encoder, decoder
 
 
-@register_layer("compress_space")
 @dataclass(frozen=True)
-class CompressSpaceSpec(LayerSpec):
-    """Halve height and width; `dim_out` channels, by default twice as many."""
+class CompressSpec(LayerSpec):
+    """Base of layers that make the grid coarser.
+
+    There are `dim_out` channels, by default twice as many.
+    """
 
     dim_out: int | None = None
 
+    time = space = 1
+
     def after(self, grid: Grid, options: LayerOptions) -> Grid:
-        return replace(grid, dim=self.dim_out or options.doubled(grid.dim), space=grid.space * 2)
+        dim_out = self.dim_out or options.doubled(grid.dim)
+        return Grid(dim_out, grid.time * self.time, grid.space * self.space)
+
+
+@register_layer("compress_space")
+class CompressSpaceSpec(CompressSpec):
+    """Halve height and width; `dim_out` channels, by default twice as many."""
+
+    space = 2
 
     def build(self, grid: Grid, options: LayerOptions) -> tuple[StatefulLayer, StatefulLayer]:
         dim_out = self.after(grid, options).dim
-        return (
-            space_downsample(grid.dim, dim_out, options.pad_mode),
-            upsample(dim_out, grid.dim, space=2),
-        )
+        down = space_downsample(grid.dim, dim_out, options.pad_mode)
+        return down, upsample(dim_out, grid.dim, space=2)
 
 
 @register_layer("compress_time")
-@dataclass(frozen=True)
-class CompressTimeSpec(LayerSpec):
+class CompressTimeSpec(CompressSpec):
     """Halve the frame rate; `dim_out` channels, by default twice as many."""
 
+    time = 2
     one_frame_start = True
-
-    dim_out: int | None = None
-
-    def after(self, grid: Grid, options: LayerOptions) -> Grid:
-        return replace(grid, dim=self.dim_out or options.doubled(grid.dim), time=grid.time * 2)
 
     def build(self, grid: Grid, options: LayerOptions) -> tuple[StatefulLayer, StatefulLayer]:
         dim_out = self.after(grid, options).dim
-        return (
-            time_downsample(grid.dim, dim_out, options.pad_mode),
-            upsample(dim_out, grid.dim, time=2),
-        )
+        down = time_downsample(grid.dim, dim_out, options.pad_mode)
+        return down, upsample(dim_out, grid.dim, time=2)
 
 
 @register_layer("attend_space")
@@ -147,14 +142,6 @@ class AttendSpaceSpec(SameGrid):
         return transformer_block(grid.dim, mixer, self.dim_cond(options))
 
 
-@register_layer("cond_attend_space")
-@dataclass(frozen=True)
-class CondAttendSpaceSpec(AttendSpaceSpec):
-    """Space attention with a conditional norm."""
-
-    conditional = True
-
-
 @register_layer("linear_attend_space")
 @dataclass(frozen=True)
 class LinearAttendSpaceSpec(SameGrid):
@@ -164,14 +151,6 @@ class LinearAttendSpaceSpec(SameGrid):
         size = options.linear_attention
         mixer = LinearSpaceAttention(grid.dim, size.dim_head, size.heads)
         return transformer_block(grid.dim, mixer, self.dim_cond(options))
-
-
-@register_layer("cond_linear_attend_space")
-@dataclass(frozen=True)
-class CondLinearAttendSpaceSpec(LinearAttendSpaceSpec):
-    """Linear space attention with a conditional norm."""
-
-    conditional = True
 
 
 @register_layer("attend_time")
@@ -189,14 +168,6 @@ class AttendTimeSpec(SameGrid):
         return transformer_block(grid.dim, mixer, self.dim_cond(options), shift=True)
 
 
-@register_layer("cond_attend_time")
-@dataclass(frozen=True)
-class CondAttendTimeSpec(AttendTimeSpec):
-    """Time attention with a conditional norm."""
-
-    conditional = True
-
-
 @register_layer("gateloop_time")
 @dataclass(frozen=True)
 class GateLoopTimeSpec(SameGrid):
@@ -206,80 +177,10 @@ class GateLoopTimeSpec(SameGrid):
         return transformer_block(grid.dim, GateLoop(grid.dim), shift=True)
 
 
-@register_layer("magvit2_residual")
-@dataclass(frozen=True)
-class Magvit2ResidualSpec(LayerSpec):
-    """`num_units` residual units in the encoder and as many in the decoder."""
-
-    num_units: int = 1
-
-    def build(self, grid: Grid, options: LayerOptions) -> tuple[StatefulLayer, StatefulLayer]:
-        encoder, decoder = (
-            Chain(residual_units(grid.dim, grid.dim, self.num_units, options)) for _ in range(2)
-        )
-        return encoder, decoder
-
-
-@register_layer("magvit2_encoder_residual")
-@dataclass(frozen=True)
-class Magvit2EncoderResidualSpec(LayerSpec):
-    """`num_units` residual units in the encoder, none in the decoder."""
-
-    num_units: int = 1
-
-    def build(self, grid: Grid, options: LayerOptions) -> tuple[StatefulLayer, StatefulLayer]:
-        return Chain(residual_units(grid.dim, grid.dim, self.num_units, options)), Chain(())
-
-
-@register_layer("magvit2_decoder_residual")
-@dataclass(frozen=True)
-class Magvit2DecoderResidualSpec(LayerSpec):
-    """An adaptive norm and `num_units` residual units in the decoder only."""
-
-    one_frame_start = reads_latents = True
-
-    num_units: int = 1
-
-    def build(self, grid: Grid, options: LayerOptions) -> tuple[StatefulLayer, StatefulLayer]:
-        return Chain(()), Chain(adaptive_units(grid.dim, grid.dim, self.num_units, options))
-
-
-@register_layer("magvit2_compress_space")
-@dataclass(frozen=True)
-class Magvit2CompressSpaceSpec(LayerSpec):
-    """Halve height and width, then `num_units` residual units.
-
-    The first unit changes the channels to `dim_out`, by default twice as many. The decoder doubles
-    height and width; an adaptive norm and as many units follow.
-    """
-
-    dim_out: int | None = None
-    num_units: int = 1
-
-    time = 1
-    one_frame_start = reads_latents = True
-
-    def after(self, grid: Grid, options: LayerOptions) -> Grid:
-        dim_out = self.dim_out or options.doubled(grid.dim)
-        return replace(grid, dim=dim_out, space=grid.space * 2, time=grid.time * self.time)
-
-    def build(self, grid: Grid, options: LayerOptions) -> tuple[StatefulLayer, StatefulLayer]:
-        dim, dim_out = grid.dim, self.after(grid, options).dim
-        size = dict(kernel_size=options.kernel_size, pad_mode=options.pad_mode)
-        down = CausalConv3d(dim, dim, stride=(self.time, 2, 2), **size)
-        up = upsample(dim_out, dim_out, time=self.time, space=2, **size)
-        return (
-            Chain((down, *residual_units(dim, dim_out, self.num_units, options))),
-            Chain((up, *adaptive_units(dim_out, dim, self.num_units, options))),
-        )
-
-
-@register_layer("magvit2_compress_space_time")
-@dataclass(frozen=True)
-class Magvit2CompressSpaceTimeSpec(Magvit2CompressSpaceSpec):
-    """`magvit2_compress_space` that also halves the frame rate."""
-
-    time = 2
+for _spec in (ResidualSpec, AttendSpaceSpec, LinearAttendSpaceSpec, AttendTimeSpec):
+    # The same layer with a conditional norm.
+    _attributes = {"conditional": True, "__doc__": f"`{_spec.name}` with a conditional norm."}
+    register_layer(f"cond_{_spec.name}")(type(f"Cond{_spec.__name__}", (_spec,), _attributes))
 
 
 def residual_units(
@@ -305,3 +206,65 @@ def adaptive_units(
     assert options.quantized_dim is not None, "build_encoder_decoder sets it"
     norm = LatentNorm(dim, options.quantized_dim, options.norm)
     return [norm, *residual_units(dim, dim_out, num_units, options)]
+
+
+@register_layer("magvit2_residual")
+@dataclass(frozen=True)
+class Magvit2ResidualSpec(LayerSpec):
+    """`num_units` residual units in the encoder and as many in the decoder."""
+
+    num_units: int = 1
+
+    encoder_units = decoder_units = staticmethod(residual_units)
+
+    def build(self, grid: Grid, options: LayerOptions) -> tuple[StatefulLayer, StatefulLayer]:
+        size = grid.dim, grid.dim, self.num_units, options
+        return Chain(self.encoder_units(*size)), Chain(self.decoder_units(*size))
+
+
+@register_layer("magvit2_encoder_residual")
+class Magvit2EncoderResidualSpec(Magvit2ResidualSpec):
+    """`num_units` residual units in the encoder, none in the decoder."""
+
+    decoder_units = staticmethod(lambda *size: ())
+
+
+@register_layer("magvit2_decoder_residual")
+class Magvit2DecoderResidualSpec(Magvit2ResidualSpec):
+    """An adaptive norm and `num_units` residual units in the decoder only."""
+
+    one_frame_start = reads_latents = True
+    encoder_units = staticmethod(lambda *size: ())
+    decoder_units = staticmethod(adaptive_units)
+
+
+@register_layer("magvit2_compress_space")
+@dataclass(frozen=True)
+class Magvit2CompressSpaceSpec(CompressSpec):
+    """Halve height and width, then `num_units` residual units.
+
+    The first unit changes the channels to `dim_out`, by default twice as many. The decoder doubles
+    height and width; an adaptive norm and as many units follow.
+    """
+
+    num_units: int = 1
+
+    space = 2
+    one_frame_start = reads_latents = True
+
+    def build(self, grid: Grid, options: LayerOptions) -> tuple[StatefulLayer, StatefulLayer]:
+        dim, dim_out = grid.dim, self.after(grid, options).dim
+        size = dict(kernel_size=options.kernel_size, pad_mode=options.pad_mode)
+        down = CausalConv3d(dim, dim, stride=(self.time, 2, 2), **size)
+        up = upsample(dim_out, dim_out, time=self.time, space=2, **size)
+        return (
+            Chain((down, *residual_units(dim, dim_out, self.num_units, options))),
+            Chain((up, *adaptive_units(dim_out, dim, self.num_units, options))),
+        )
+
+
+@register_layer("magvit2_compress_space_time")
+class Magvit2CompressSpaceTimeSpec(Magvit2CompressSpaceSpec):
+    """`magvit2_compress_space` that also halves the frame rate."""
+
+    time = 2

@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from magvit2_pytorch.config import keyword_signature
 from magvit2_pytorch.functional import (
     check_at_least_one,
     check_finite,
@@ -20,7 +19,7 @@ from magvit2_pytorch.quantizers import Quantized, build_quantizer
 from magvit2_pytorch.runtime import compile_in_place
 from magvit2_pytorch.tokenizer.build import build_encoder_decoder
 from magvit2_pytorch.tokenizer.inputs import check_cond, check_size, unflatten_codes, validate_video
-from magvit2_pytorch.tokenizer.presets import preset
+from magvit2_pytorch.tokenizer.presets import PRESETS
 from magvit2_pytorch.tokenizer.pretrained import Pretrained
 from magvit2_pytorch.tokenizer.streaming import DecodeStream, EncodeStream
 from magvit2_pytorch.tokenizer.tiling import TileSize, check_tile_size, fit_tile_size, run_tiled
@@ -37,6 +36,10 @@ class VideoTokenizer(Pretrained, nn.Module):
     are padded by repeating the last frame; `forward` crops the padding from the reconstruction.
     Source: MAGVIT-v2 (arXiv 2310.05737).
     """
+
+    config_class = TokenizerConfig
+    config: TokenizerConfig
+    presets = PRESETS
 
     def __init__(self, **options: Any):
         super().__init__()
@@ -55,15 +58,6 @@ class VideoTokenizer(Pretrained, nn.Module):
                 self.embed_cond[name] = nn.Sequential(linear, nn.SiLU())
         # Convolutions on a CPU and on tensor cores are fastest in channels-last memory format.
         self.to(memory_format=torch.channels_last_3d)
-
-    @classmethod
-    def from_config(cls, config: TokenizerConfig) -> "VideoTokenizer":
-        return cls(**config.to_dict())
-
-    @classmethod
-    def from_preset(cls, name: str, **overrides: Any) -> "VideoTokenizer":
-        """A named configuration (see `PRESETS`), with options overridden by keyword."""
-        return cls(**{**preset(name), **overrides})
 
     # Sizes
 
@@ -94,7 +88,7 @@ class VideoTokenizer(Pretrained, nn.Module):
         return num_latents, height // self.space_factor, width // self.space_factor
 
     def code_shape(self, num_frames: int, height: int, width: int) -> tuple[int, ...]:
-        """Shape of the codes of one video of this size; several codebooks are the last axis."""
+        """Shape of one video's codes; several codebooks are the last axis."""
         grid = self.latent_grid(num_frames, height, width)
         return grid if self.num_codebooks == 1 else (*grid, self.num_codebooks)
 
@@ -353,6 +347,3 @@ class VideoTokenizer(Pretrained, nn.Module):
             return None
         self._check_finite(cond, "values of cond")
         return self.embed_cond[name](cond.to(self.dtype))
-
-
-VideoTokenizer.__signature__ = keyword_signature(TokenizerConfig)

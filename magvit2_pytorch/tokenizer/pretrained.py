@@ -4,7 +4,7 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from magvit2_pytorch.atomic import as_path, replacing
+from magvit2_pytorch.config import Options, Presets, keyword_signature
 from magvit2_pytorch.weights import default_file_mode
 
 CONFIG_FILE = "config.json"
@@ -19,14 +20,14 @@ WEIGHTS_FILE = "model.safetensors"
 
 CARD = """---
 library_name: magvit2_pytorch
-tags: [video-tokenizer, magvit2]
+tags: [{tag}, magvit2]
 ---
-A video tokenizer. Load it with
+{summary} Load it with
 
 ```python
-from magvit2_pytorch import VideoTokenizer
+from {module} import {name}
 
-tokenizer = VideoTokenizer.from_pretrained("PATH_OR_HUB_NAME")
+model = {name}.from_pretrained("PATH_OR_HUB_NAME")
 ```
 """
 
@@ -50,8 +51,26 @@ class Pretrained(ModelHubMixin):
     override options of the config.
     """
 
-    card = CARD
-    """Text of the model card on the hub."""
+    config_class: ClassVar[type[Options]]
+    """Class of `config`, whose fields are the model's options as keyword arguments."""
+    presets: ClassVar[Presets]
+    """Named configurations."""
+    tag: ClassVar[str] = "video-tokenizer"
+    """Kind of model, on its card on the hub."""
+
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        if hasattr(cls, "config_class"):
+            cls.__signature__ = keyword_signature(cls.__init__, cls.config_class)
+
+    @classmethod
+    def from_config(cls, config: Options):
+        return cls(**config.to_dict())
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides: Any):
+        """A named configuration (see `presets`), with options overridden by keyword."""
+        return cls(**(cls.presets.model(name) | overrides))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -142,4 +161,7 @@ class Pretrained(ModelHubMixin):
         return model.to(device).eval()
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        return ModelCard(self.card)
+        cls = type(self)
+        summary = cls.__doc__.splitlines()[0]
+        names = dict(summary=summary, module=cls.__module__, name=cls.__name__)
+        return ModelCard(CARD.format(tag=self.tag, **names))

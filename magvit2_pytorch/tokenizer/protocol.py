@@ -42,12 +42,12 @@ class Tokenizer(Protocol):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path) -> "Tokenizer":
-        """A tokenizer in eval mode from a folder or a name on the Hugging Face hub."""
+        """A tokenizer in eval mode, from a folder or the hub."""
 
 
 @runtime_checkable
 class TiledModel(Protocol):
-    """A model that computes frames in tiles, whose sides are multiples of `space_factor`."""
+    """A model that computes frames in tiles of multiples of `space_factor`."""
 
     config: Any
     training: bool
@@ -64,7 +64,7 @@ class TiledModel(Protocol):
 
 @runtime_checkable
 class CausalTokenizer(TiledModel, Protocol):
-    """A tokenizer that computes chunk by chunk, as streams and tiles need it.
+    """A tokenizer that computes chunk by chunk, for streams and tiles.
 
     The methods are those of `VideoTokenizer`.
     """

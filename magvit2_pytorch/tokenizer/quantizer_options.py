@@ -1,4 +1,4 @@
-"""Quantizer of a tokenizer: checks of its options, and their translation to those of a class."""
+"""Checks of quantizer options, and their translation to those of a class."""
 
 import math
 from collections.abc import Mapping

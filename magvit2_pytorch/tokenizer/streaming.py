@@ -5,8 +5,10 @@ the tokenizer itself stays stateless. One tokenizer can therefore serve any numb
 `copy.copy` branches a stream at no cost, and a pickled stream continues in another process.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from jaxtyping import Shaped
@@ -16,7 +18,7 @@ from magvit2_pytorch.functional import autocast, check_at_least_one, check_finit
 from magvit2_pytorch.quantizers.quantizer import Quantized
 from magvit2_pytorch.tokenizer.protocol import CausalTokenizer, TiledModel
 from magvit2_pytorch.tokenizer.tiling import TileSize, fit_tile_size
-from magvit2_pytorch.types import Codes, Condition, Image, Latents, Past, Precision, Video
+from magvit2_pytorch.types import Condition, Image, Latents, Past, Precision, Video
 
 
 @contextmanager
@@ -31,7 +33,90 @@ def inference(model: TiledModel, precision: Precision) -> Iterator[None]:
         model.train(was_training)
 
 
-class EncodeStream:
+class FrameStream(ABC):
+    """Stream from frames to codes: base of the streams that encode."""
+
+    def __init__(self, tokenizer: Any, precision: Precision):
+        self.tokenizer, self.precision = tokenizer, precision
+        self.waiting: Video | None = None
+        """Frames that do not yet complete a latent, fewer than the tokenizer's time factor."""
+        self.size: tuple[int, int, int] | None = None
+        """Batch, height and width, known after the first frame."""
+        self.num_frames = 0
+        """Frames pushed so far; decoding needs it to crop the padding."""
+        self.ended = False
+
+    def push(self, frames: Video | Image) -> Shaped[Tensor, "b ..."] | None:
+        """Codes that these frames complete, or None.
+
+        Takes one frame or more. The value range of the first chunk is checked as in `tokenize`,
+        later ones as by `check_finite`.
+        """
+        frames = self.tokenizer.prepare(frames, check_values=self.num_frames == 0)
+        check_finite(frames, "frames")
+        return self._codes(self.push_quantized(frames))
+
+    def flush(self) -> Shaped[Tensor, "b ..."] | None:
+        """End the video: encode the waiting frames.
+
+        Returns None if no frames wait. Afterwards the stream accepts no frames.
+        """
+        return self._codes(self.flush_quantized())
+
+    def push_quantized(self, frames: Video | Image) -> Quantized | None:
+        """`push` that returns latents and codes, without a range check."""
+        if self.ended:
+            raise ValueError("this stream has ended: start another with encode_stream()")
+        frames = self.tokenizer.prepare(frames, check_values=False)
+        self.size = check_same_size(frames, self.size)
+        self.num_frames += frames.shape[2]
+        if self.waiting is not None:
+            frames = torch.cat((self.waiting, frames), dim=2)
+        remainder = (frames.shape[2] - self.num_alone) % self.tokenizer.time_factor
+        num_ready = frames.shape[2] - remainder
+        # A slice would keep the memory of all frames.
+        self.waiting = frames[:, :, num_ready:].clone() if remainder else None
+        return self._encode(frames[:, :, :num_ready]) if num_ready else None
+
+    def flush_quantized(self) -> Quantized | None:
+        """`flush` that returns quantized latents and codes."""
+        if self.ended:
+            raise ValueError("this stream has ended already")
+        self.ended = True
+        waiting, self.waiting = self.waiting, None
+        return None if waiting is None else self._encode_rest(waiting)
+
+    @property
+    def num_alone(self) -> int:
+        """First frames of the next chunk that complete a latent alone."""
+        return 0
+
+    @abstractmethod
+    def _encode(self, frames: Video) -> Quantized:
+        """Encodes frames that complete their latents."""
+
+    def _encode_rest(self, frames: Video) -> Quantized:
+        """Encodes the last frames of the video."""
+        return self._encode(frames)
+
+    def _codes(self, quantized: Quantized | None) -> Shaped[Tensor, "b ..."] | None:
+        if quantized is None:
+            return None
+        return quantized.quantized if quantized.codes is None else quantized.codes
+
+
+def check_same_size(frames: Video, size: tuple[int, int, int] | None) -> tuple[int, int, int]:
+    """Batch, height and width; `ValueError` unless they are the stream's."""
+    new = (len(frames), *frames.shape[3:])
+    if size not in (None, new):
+        raise ValueError(
+            f"frames of batch, height and width {new} after {size}: give a stream frames of one "
+            "size"
+        )
+    return new
+
+
+class EncodeStream(FrameStream):
     """Stream from frames to codes (quantized latents if the tokenizer is continuous).
 
     The codes are those of the whole video, for any chunks.
@@ -44,66 +129,13 @@ class EncodeStream:
         precision: Precision = "fp32",
         tile_size: TileSize | None = None,
     ):
-        self.tokenizer, self.cond, self.precision = tokenizer, cond, precision
-        self.tile_size = tile_size
+        super().__init__(tokenizer, precision)
+        self.cond, self.tile_size = cond, tile_size
         self.past: Past = None
-        self.waiting: Video | None = None
-        """Frames that do not yet complete a latent, fewer than the tokenizer's time factor."""
-        self.size: tuple[int, int, int] | None = None
-        """Batch, height and width, known after the first frame."""
-        self.num_frames = 0
-        """Frames pushed so far; `decode_from_code_indices` needs it to crop the padding."""
-        self.ended = False
 
-    def push(self, frames: Video | Image) -> Codes | Latents | None:
-        """Codes that these frames complete, or None.
-
-        Takes one frame or more; the first frame completes a latent by itself. The value range of
-        the first chunk is checked as in `tokenize`, later ones as by `check_finite`.
-        """
-        frames = self.tokenizer.prepare(frames, check_values=self.num_frames == 0)
-        check_finite(frames, "frames")
-        return _codes_or_latents(self.push_quantized(frames))
-
-    def flush(self) -> Codes | Latents | None:
-        """End the video: encode the waiting frames, padded with the last one.
-
-        Returns None if no frames wait. Afterwards the stream accepts no frames.
-        """
-        return _codes_or_latents(self.flush_quantized())
-
-    def push_quantized(self, frames: Video | Image) -> Quantized | None:
-        """`push` that returns latents and codes, without a range check."""
-        if self.ended:
-            raise ValueError("this stream has ended: start another with encode_stream()")
-        frames = self.tokenizer.prepare(frames, check_values=False)
-        size = (len(frames), *frames.shape[3:])
-        if self.size not in (None, size):
-            raise ValueError(
-                f"frames of batch, height and width {size} after {self.size}: give a stream "
-                "frames of one size"
-            )
-        self.size = size
-        self.num_frames += frames.shape[2]
-        if self.waiting is not None:
-            frames = torch.cat((self.waiting, frames), dim=2)
-        is_first = self.past is None
-        remainder = (frames.shape[2] - is_first) % self.tokenizer.time_factor
-        num_ready = frames.shape[2] - remainder
-        # A slice would keep the memory of all frames.
-        self.waiting = frames[:, :, num_ready:].clone() if remainder else None
-        return self._encode(frames[:, :, :num_ready]) if num_ready else None
-
-    def flush_quantized(self) -> Quantized | None:
-        """`flush` that returns quantized latents and codes."""
-        if self.ended:
-            raise ValueError("this stream has ended already")
-        self.ended = True
-        waiting, self.waiting = self.waiting, None
-        if waiting is None:
-            return None
-        # The first frame never waits, so this is not the first chunk.
-        return self._encode(pad_frames(waiting, self.tokenizer.time_factor, first=False))
+    @property
+    def num_alone(self) -> int:
+        return int(self.past is None)  # the first frame has a latent of its own
 
     def _encode(self, frames: Video) -> Quantized:
         with inference(self.tokenizer, self.precision):
@@ -113,6 +145,10 @@ class EncodeStream:
                 frames, self.past, self.cond, self.tile_size
             )
             return self.tokenizer.quantize(latents)
+
+    def _encode_rest(self, frames: Video) -> Quantized:
+        # The first frame never waits, so this is not the first chunk.
+        return self._encode(pad_frames(frames, self.tokenizer.time_factor, first=False))
 
 
 class DecodeStream:
@@ -165,7 +201,7 @@ class DecodeStream:
         return self._decode(quantized)
 
     def flush(self) -> Video | None:
-        """End the video. Returns the frames that wait; None if the decoder does not look ahead."""
+        """End the video: the frames that wait, or None."""
         if self.ended:
             raise ValueError("this stream has ended already")
         self.ended = True
@@ -184,9 +220,3 @@ class DecodeStream:
             video = video[:, :, : self.max_frames - self.num_frames]
         self.num_frames += video.shape[2]
         return video if video.shape[2] else None
-
-
-def _codes_or_latents(quantized: Quantized | None) -> Codes | Latents | None:
-    if quantized is None:
-        return None
-    return quantized.quantized if quantized.codes is None else quantized.codes

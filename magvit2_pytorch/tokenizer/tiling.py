@@ -1,4 +1,4 @@
-"""Exact tiles: frames computed in pieces, and the tile size that fits into memory."""
+"""Exact tiles of frames, and the tile size that fits into memory."""
 
 import weakref
 from collections.abc import Iterable, Sequence
@@ -58,7 +58,7 @@ def crop(x: Features, rows: Span, columns: Span) -> Output:
 
 
 def encoder_halo(tokenizer: CausalTokenizer) -> int | None:
-    """Pixels around its own block that a code depends on; None for the full frame."""
+    """Pixels beyond its block that a code depends on; None: the frame."""
     field = tokenizer.encoder.receptive_field
     return None if field is None else ceil(field.halo)
 

@@ -1,12 +1,11 @@
 """Configuration of a tokenizer: frozen, strict, plain JSON."""
 
-import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from magvit2_pytorch.config import check_known, to_tuples
+from magvit2_pytorch.config import Options
 from magvit2_pytorch.layers.attention import AttentionSize
 from magvit2_pytorch.layers.conv import PadMode, Triple, triple
 from magvit2_pytorch.layers.norm import NormName, NormSpec
@@ -56,8 +55,11 @@ change no weights, or only in ways that `convert.inflate` handles."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerConfig:
+class TokenizerConfig(Options):
     """Options of a `VideoTokenizer`. Round-trips through JSON and rejects unknown keys."""
+
+    owner = "the tokenizer"
+    hints = TRAINING_OPTIONS
 
     image_size: int | tuple[int, int] = field(default=128, metadata=INFLATABLE)
     """Height and width of training videos in pixels; the model takes any multiple of its stride."""
@@ -241,7 +243,7 @@ class TokenizerConfig:
                 )
 
     def _check_time(self):
-        """Checks that encoder, decoder and the start of a video fit each other."""
+        """Checks that encoder, decoder and a video's start fit together."""
         encoder, decoder = self.grids[-1], self.decoder_grids[-1]
         if (encoder.time, encoder.space) != (decoder.time, decoder.space):
             raise ValueError(
@@ -326,7 +328,9 @@ class TokenizerConfig:
 
     @property
     def look_ahead(self) -> int:
-        """Frames before its own that a latent may change, except for the first frame of a video.
+        """Frames before its own that a latent may change.
+
+        It never changes the first frame of a video.
 
         0 if the decoder is causal. A stream returns frames when no later latent can change them.
         """
@@ -347,14 +351,3 @@ class TokenizerConfig:
     def space_factor(self) -> int:
         """Pixels to the side of a latent."""
         return self.grids[-1].space
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values that JSON can hold."""
-        return json.loads(json.dumps(asdict(self)))
-
-    @classmethod
-    def from_dict(cls, options: Mapping[str, Any]) -> "TokenizerConfig":
-        """A config from plain values; raises `ValueError` for unknown keys."""
-        names = [field.name for field in fields(cls)]
-        check_known("the tokenizer", options, names, TRAINING_OPTIONS)
-        return cls(**{name: to_tuples(value) for name, value in options.items()})

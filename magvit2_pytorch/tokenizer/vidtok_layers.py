@@ -1,4 +1,4 @@
-"""Layers of VidTok: convolutions over space and over time in turn, mixed resampling.
+"""Layers of VidTok: convolutions over space or time, mixed resampling.
 
 Encoder and decoder of a VidTok network change the grid at different levels, and the decoder has
 more units, so its layers are listed apart (`decoder_layers`); `vidtok_options` makes both lists.
@@ -29,7 +29,7 @@ from magvit2_pytorch.tokenizer.layer_types import SameGrid
 def biased_block(
     dim: int, dim_out: int, kernel_size: int | tuple[int, int, int], options: LayerOptions
 ) -> Residual:
-    """Two convolutions with biases, each after a norm and SiLU, with a residual connection."""
+    """A residual block of two convolutions with biases."""
     return basic_residual_block(
         dim, dim_out, kernel_size, options.pad_mode, options.norm, bias=True
     )
@@ -86,7 +86,7 @@ class VidTokMiddleSpec(SameGrid):
 @register_layer("vidtok_compress_space")
 @dataclass(frozen=True)
 class VidTokCompressSpaceSpec(LayerSpec):
-    """Halve height and width, padding below and on the right; the decoder repeats pixels."""
+    """Halve height and width, padded at the end; the decoder repeats pixels."""
 
     def after(self, grid: Grid, options: LayerOptions) -> Grid:
         return replace(grid, space=grid.space * 2)
@@ -99,7 +99,7 @@ class VidTokCompressSpaceSpec(LayerSpec):
 @register_layer("vidtok_compress_time")
 @dataclass(frozen=True)
 class VidTokCompressTimeSpec(LayerSpec):
-    """Halve the frame rate: a mean of three frames mixed with a convolution.
+    """Halve the frame rate by a mean mixed with a convolution.
 
     The decoder repeats frames, and mixes them with a convolution.
     """

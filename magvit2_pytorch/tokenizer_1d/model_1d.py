@@ -11,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from magvit2_pytorch.config import Presets, keyword_signature
+from magvit2_pytorch.config import Presets
 from magvit2_pytorch.functional import check_at_least_one, check_range
 from magvit2_pytorch.quantizers import Quantized, build_quantizer
 from magvit2_pytorch.tokenizer.inputs import validate_video
@@ -48,7 +48,7 @@ Videos = Video | Image | Sequence[Tensor]
 
 
 class Tokenizer1d(Pretrained, nn.Module):
-    """Transformer autoencoder with a sequence of discrete tokens, as many as asked for.
+    """Transformer autoencoder with a token sequence of any length.
 
     Options are the fields of `Tokenizer1dConfig`, by keyword. Videos may have any number of frames
     and any size: they are padded to whole patches by repeating the last frame, row and column, and
@@ -56,6 +56,10 @@ class Tokenizer1d(Pretrained, nn.Module):
     that any beginning of the codes can be decoded. Source: TiTok (arXiv 2406.07550) for the
     sequence of latent tokens, and TiTok-Video for videos of any size.
     """
+
+    config_class = Tokenizer1dConfig
+    config: Tokenizer1dConfig
+    presets = PRESETS_1D
 
     def __init__(self, **options: Any):
         super().__init__()
@@ -77,15 +81,6 @@ class Tokenizer1d(Pretrained, nn.Module):
             config.decoder_size, patch_dim, self.quantizer.quantized_dim, **options
         )
 
-    @classmethod
-    def from_config(cls, config: Tokenizer1dConfig) -> "Tokenizer1d":
-        return cls(**config.to_dict())
-
-    @classmethod
-    def from_preset(cls, name: str, **overrides: Any) -> "Tokenizer1d":
-        """A named configuration (see `PRESETS_1D`), with options overridden by keyword."""
-        return cls(**{**PRESETS_1D.model(name), **overrides})
-
     # Sizes
 
     @property
@@ -104,7 +99,7 @@ class Tokenizer1d(Pretrained, nn.Module):
 
     @property
     def time_factor(self) -> int:
-        """Frames that a stream encodes together, each part to tokens of its own."""
+        """Frames of a part that a stream encodes to own tokens."""
         return self.config.chunk_frames
 
     @property
@@ -114,12 +109,12 @@ class Tokenizer1d(Pretrained, nn.Module):
 
     @property
     def bits_per_pixel(self) -> float:
-        """Bits per pixel of a clip of the configured size with the configured tokens."""
+        """Bits per pixel of a clip of the configured size and tokens."""
         size = (self.config.num_frames, *self.config.height_and_width)
         return math.prod(self.code_shape(*size)) * math.log2(self.codebook_size) / math.prod(size)
 
     def code_shape(self, num_frames: int, height: int, width: int) -> tuple[int, ...]:
-        """Shape of the codes of one video with the configured number of tokens."""
+        """Shape of a video's codes with the configured number of tokens."""
         size = (num_frames, height, width)
         return (self.config.default_count(size) * len(self.config.layout(size, 1)),)
 
@@ -143,7 +138,7 @@ class Tokenizer1d(Pretrained, nn.Module):
         return self.quantizer(latents)
 
     def decode_latents(self, groups: Sequence[TokenLatents], sizes: Sequence[Size]) -> list[Group]:
-        """Videos from quantized latents `b d 1 1 k` of groups of one size each.
+        """Videos of groups of one size, from quantized latents.
 
         Values approximate [-1, 1] and are not clamped.
         """
@@ -162,7 +157,7 @@ class Tokenizer1d(Pretrained, nn.Module):
 
     @torch.no_grad()
     def tokenize(self, video: Videos, num_tokens: NumTokens = None) -> TokenCodes | list[Tensor]:
-        """Codes, int64: `b k` of videos of one size, or a list of `k` of a list of videos.
+        """Codes `b k`, int64; a list of `k` of a list.
 
         `num_tokens` is the number of tokens of a video (with `block_frames`, of each block): one
         for all, one for each, or a text that finds it for each video: "psnr:28" or "mse:0.003" for
@@ -182,7 +177,7 @@ class Tokenizer1d(Pretrained, nn.Module):
         return codes
 
     def counts(self, sizes: Sequence[Size], num_tokens: NumTokens = None) -> list[int]:
-        """Tokens of each video, or of each of its blocks, for all requests but a quality."""
+        """Tokens of each video or block, for requests other than a quality."""
         if num_tokens is None:
             return [self.config.default_count(size) for size in sizes]
         if isinstance(num_tokens, int):
@@ -204,7 +199,7 @@ class Tokenizer1d(Pretrained, nn.Module):
     def decode(
         self, codes: TokenCodes | Sequence[Tensor], sizes: Size | Sequence[Size] | None = None
     ) -> Group | list[Tensor]:
-        """Videos `c t h w` from codes: a list from a list, `b c t h w` from `b k`.
+        """Videos `b c t h w` from codes; a list from a list.
 
         `codes` may be the first ones of a video. `sizes` are frames, height and width: those of the
         videos that were encoded, or others; one for all, or one for each. None is the configured
@@ -239,7 +234,7 @@ class Tokenizer1d(Pretrained, nn.Module):
     def decode_from_code_indices(
         self, codes: TokenCodes, size: Size | None = None, num_frames: int | None = None
     ) -> Video:
-        """Videos `b c t h w` from codes `b k`; `num_frames` replaces the frames of `size`."""
+        """Videos from codes `b k`; `num_frames` replaces the frames of `size`."""
         size = size or (self.config.num_frames, *self.config.height_and_width)
         return self.decode(codes, size if num_frames is None else (num_frames, *size[1:]))
 
@@ -249,7 +244,7 @@ class Tokenizer1d(Pretrained, nn.Module):
 
     @torch.no_grad()
     def allocate(self, videos: Videos, total: int) -> list[int]:
-        """Tokens of each video, at most `total` in all, for the least squared error of pixels.
+        """Tokens of each video, at most `total`, for the least squared error.
 
         Each video is encoded once and decoded from beginnings of its codes; errors then fall
         equally steeply with the tokens of each. For `tokenize(videos, num_tokens=...)`. Raises
@@ -272,7 +267,7 @@ class Tokenizer1d(Pretrained, nn.Module):
         return codes
 
     def _prefixes(self, videos: list[Tensor]) -> Prefixes:
-        """Codes of the configured number of tokens, of which the first ones are used."""
+        """Codes of the configured length, to take the first ones from."""
         if self.config.block_frames is not None:
             raise ValueError("blocks have one number of tokens each: give num_tokens as a number")
         counts = [self.config.default_count(tuple(video.shape[1:])) for video in videos]
@@ -285,7 +280,7 @@ class Tokenizer1d(Pretrained, nn.Module):
     def encode_stream(
         self, num_tokens: NumTokens = None, precision: Precision = "fp32"
     ) -> TokenEncodeStream:
-        """A stream that encodes frames pushed in chunks of any length, part by part.
+        """A stream that encodes frames part by part, from any chunks.
 
         `num_tokens` are those of each part: a block, or without blocks a clip of its own.
         """
@@ -294,7 +289,7 @@ class Tokenizer1d(Pretrained, nn.Module):
     def decode_stream(
         self, size: tuple[int, int], num_frames: int | None = None, precision: Precision = "fp32"
     ) -> TokenDecodeStream:
-        """A stream that decodes the codes of part after part to frames of this height and width."""
+        """A stream that decodes parts to frames of this height and width."""
         return TokenDecodeStream(self, size, num_frames, precision)
 
     # Reconstruction
@@ -307,7 +302,7 @@ class Tokenizer1d(Pretrained, nn.Module):
         return_recon: bool = False,
         num_tokens: int | None = None,
     ):
-        """The reconstruction, in the shape of the input; options are those of `VideoTokenizer`."""
+        """The reconstruction, with the options of `VideoTokenizer`."""
         if cond is not None:
             raise ValueError("a condition was given, but a 1-D tokenizer takes none")
         frames = self.prepare(video, check_values=False)
@@ -338,8 +333,6 @@ class Tokenizer1d(Pretrained, nn.Module):
             raise ValueError("there are no videos: give one or more")
         return [self.prepare(video[None])[0] for video in videos]
 
-
-Tokenizer1d.__signature__ = keyword_signature(Tokenizer1dConfig)
 
 AnyTokenizer = VideoTokenizer | Tokenizer1d
 """A tokenizer of a grid of latents, or of a sequence of tokens."""

@@ -1,22 +1,21 @@
 """Configuration of a 1-D tokenizer: frozen, strict, plain JSON."""
 
-import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from magvit2_pytorch.config import check_known, to_tuples
+from magvit2_pytorch.config import Options, to_tuples
 from magvit2_pytorch.layers.transformer import TransformerSize
-from magvit2_pytorch.tokenizer_1d.anchors import MAX_TOKENS
-from magvit2_pytorch.tokenizer_1d.patches import Block, Size, patch_grid
+from magvit2_pytorch.tokenizer_1d.patches import MAX_TOKENS, Block, Size, patch_grid
 
 Slots = Literal["anchored", "learned"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tokenizer1dConfig:
+class Tokenizer1dConfig(Options):
     """Options of a `Tokenizer1d`. Round-trips through JSON and rejects unknown keys."""
+
+    owner = "the 1-D tokenizer"
 
     channels: int = 3
     """Channels of a video."""
@@ -132,11 +131,11 @@ class Tokenizer1dConfig:
         return math.prod(patch_grid((frames, *size[1:]), self.patch))
 
     def default_count(self, size: Size) -> int:
-        """Tokens of a video, or of a block: the configured number, at most one for each patch."""
+        """Tokens of a video or block, at most one for each patch."""
         return min(self.num_tokens[1], self.num_patches(size))
 
     def layout(self, size: Size, count: int) -> list[Block]:
-        """Blocks of a video, of `count` tokens each; without blocks, the video is one."""
+        """Blocks of a video, of `count` tokens each, or one block."""
         frames, rows, columns = patch_grid(size, self.patch)
         step = frames if self.block_frames is None else self.block_frames // self.patch_size[0]
         return [
@@ -145,7 +144,7 @@ class Tokenizer1dConfig:
         ]
 
     def decoded_layout(self, num_codes: int, size: Size) -> list[Block]:
-        """Blocks of a video with so many codes; raises `ValueError` if they do not fit."""
+        """Blocks of a video with so many codes; `ValueError` unless they fit."""
         if len(size) != 3 or min(size) < 1:
             raise ValueError(f"size is {size}: give frames, height and width in pixels")
         num_blocks = len(self.layout(size, 1))
@@ -157,20 +156,10 @@ class Tokenizer1dConfig:
         return self.layout(size, num_codes // num_blocks)
 
     def size_warning(self, size: Size) -> str:
-        """Message if a video is larger than those of training, else ""; blocks have no end."""
+        """Message on a video larger than those of training, or ""."""
         largest = (self.num_frames, *self.height_and_width)
         first = 0 if self.block_frames is None else 1
         if all(a <= b for a, b in zip(size[first:], largest[first:], strict=True)):
             return ""
         size, largest = (" x ".join(map(str, sides)) for sides in (size, largest))
         return f"{size} is above {largest}, the largest size of training: quality may suffer"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values that JSON can hold."""
-        return json.loads(json.dumps(asdict(self)))
-
-    @classmethod
-    def from_dict(cls, options: Mapping[str, Any]) -> "Tokenizer1dConfig":
-        """A config from plain values; raises `ValueError` for unknown keys."""
-        check_known("the 1-D tokenizer", options, [field.name for field in fields(cls)])
-        return cls(**{name: to_tuples(value) for name, value in options.items()})

@@ -1,4 +1,4 @@
-"""Streams of a 1-D tokenizer: part after part of a video, in constant memory.
+"""Streams of a 1-D tokenizer, in constant memory.
 
 A part is a block, which sees the blocks before it, or without blocks a clip of its own.
 """
@@ -13,14 +13,15 @@ from torch import Tensor
 
 from magvit2_pytorch.functional import autocast, check_at_least_one
 from magvit2_pytorch.quantizers.quantizer import Quantized
+from magvit2_pytorch.tokenizer.streaming import FrameStream
 from magvit2_pytorch.tokenizer_1d.patches import Block, Size, from_patches, to_patches
 from magvit2_pytorch.tokenizer_1d.token_counts import NumTokens
 from magvit2_pytorch.tokenizer_1d.towers import Rows, Tower
-from magvit2_pytorch.types import Image, Precision, Video
+from magvit2_pytorch.types import Precision, Video
 
 
 class _BlockState:
-    """A tower with the keys and values of the blocks that the next one sees."""
+    """A tower with keys and values of earlier blocks."""
 
     def __init__(self, tower: Tower, causal: bool):
         self.tower, self.causal = tower, causal
@@ -36,66 +37,30 @@ class _BlockState:
         return out
 
 
-class TokenEncodeStream:
+class TokenEncodeStream(FrameStream):
     """Stream from frames to the codes of each part.
 
     With `block_frames`, the codes are those of the whole video, for any chunks.
     """
 
     def __init__(self, tokenizer: Any, num_tokens: NumTokens, precision: Precision):
-        self.tokenizer, self.num_tokens, self.precision = tokenizer, num_tokens, precision
-        self.causal = tokenizer.config.block_frames is not None
-        self.state = _BlockState(tokenizer.encoder, self.causal)
-        self.waiting: Video | None = None
-        """Frames that do not complete a part yet."""
-        self.num_frames = 0
-        """Frames pushed so far."""
+        super().__init__(tokenizer, precision)
+        self.num_tokens = num_tokens
+        self.state = _BlockState(tokenizer.encoder, tokenizer.config.block_frames is not None)
         self.num_encoded = 0
         self.count: int | None = None
         """Tokens of each part, known from the first part on."""
-        self.ended = False
-
-    def push(self, frames: Video | Image) -> Int[Tensor, "b k"] | None:
-        """Codes of the parts that these frames complete, or None."""
-        frames = self.tokenizer.prepare(frames, check_values=self.num_frames == 0)
-        return _codes(self.push_quantized(frames))
-
-    def flush(self) -> Int[Tensor, "b k"] | None:
-        """End the video: codes of the waiting frames, or None if no frames wait."""
-        return _codes(self.flush_quantized())
-
-    def push_quantized(self, frames: Video | Image) -> Quantized | None:
-        """`push` that returns quantized latents `b d 1 1 k` and codes, without a range check."""
-        if self.ended:
-            raise ValueError("this stream has ended: start another with encode_stream()")
-        frames = self.tokenizer.prepare(frames, check_values=False)
-        self.num_frames += frames.shape[2]
-        if self.waiting is not None:
-            frames = torch.cat((self.waiting, frames), dim=2)
-        parts = list(frames.split(self.tokenizer.time_factor, dim=2))
-        is_whole = parts[-1].shape[2] == self.tokenizer.time_factor
-        # A slice would keep the memory of all frames.
-        self.waiting = None if is_whole else parts.pop().clone()
-        return self._encode(parts) if parts else None
 
     def encode_parts(self, frames: Video) -> Quantized:
-        """Latents and codes `b k` of whole parts; the last part of the video may be shorter."""
+        """Latents and codes `b k` of parts; the last may be shorter."""
         self.num_frames += frames.shape[2]
-        quantized, codes = self._encode(list(frames.split(self.tokenizer.time_factor, dim=2)))
+        quantized, codes = self._encode(frames)
         return Quantized(quantized, codes.flatten(1))
 
-    def flush_quantized(self) -> Quantized | None:
-        """`flush` that returns quantized latents and codes."""
-        if self.ended:
-            raise ValueError("this stream has ended already")
-        self.ended = True
-        waiting, self.waiting = self.waiting, None
-        return None if waiting is None else self._encode([waiting])
-
-    def _encode(self, parts: list[Tensor]) -> Quantized:
+    def _encode(self, frames: Video) -> Quantized:
         tokenizer, latents = self.tokenizer, []
         with torch.no_grad(), autocast(tokenizer.device, self.precision):
-            for part in parts:
+            for part in frames.split(tokenizer.time_factor, dim=2):
                 size = tuple(part.shape[2:])
                 if self.count is None:
                     self.count = tokenizer.counts([size], self.num_tokens)[0]
@@ -104,6 +69,9 @@ class TokenEncodeStream:
                 latents.append(self.state.push(patches, block))
                 self.num_encoded += 1
             return tokenizer.quantize(rearrange(torch.cat(latents, 1), "b k d -> b d 1 1 k"))
+
+    def _codes(self, quantized: Quantized | None) -> Int[Tensor, "b k"] | None:
+        return None if quantized is None else quantized.codes.flatten(1)
 
 
 class TokenDecodeStream:
@@ -128,7 +96,9 @@ class TokenDecodeStream:
         self.num_decoded = 0
 
     def push(self, codes: Tensor, num_frames: int | None = None) -> Video | None:
-        """The frames of one part from its codes `b k`, or its quantized latents `b d 1 1 k`.
+        """The frames of one part from its codes or quantized latents.
+
+        Codes are `b k`, latents `b d 1 1 k`.
 
         `num_frames` are those of the part; by default it is whole, or ends with the last frame of
         the stream. None after the last frame.
@@ -156,12 +126,8 @@ class TokenDecodeStream:
 
 
 def _block(tokenizer: Any, size: Size, count: int, number: int) -> Block:
-    """The block of a part; clips of their own all begin at frame 0."""
+    """The block of a part; separate clips begin at frame 0."""
     (block,) = tokenizer.config.layout(size, count)
     if tokenizer.config.block_frames is None:
         return block
     return Block(block.grid, block.count, number * block.num_frames, block.num_frames)
-
-
-def _codes(quantized: Quantized | None) -> Int[Tensor, "b k"] | None:
-    return None if quantized is None else quantized.codes.flatten(1)

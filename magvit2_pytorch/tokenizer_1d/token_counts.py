@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from magvit2_pytorch.tokenizer_1d.anchors import MAX_TOKENS
+from magvit2_pytorch.tokenizer_1d.patches import MAX_TOKENS
 from magvit2_pytorch.types import VALUE_RANGE
 
 NumTokens = int | str | Sequence[int] | None
@@ -16,14 +16,14 @@ NumTokens = int | str | Sequence[int] | None
 
 
 class Target(NamedTuple):
-    """A request for tokens that is not a number: a quality, or a share of the patches."""
+    """A request for tokens by quality, or by share of patches."""
 
     name: str
     value: float
 
     @property
     def max_error(self) -> float:
-        """Largest mean squared error of values in [-1, 1] that meets a quality."""
+        """Largest mean squared error in [-1, 1] that meets a quality."""
         if self.name == "mse":
             return self.value
         low, high = VALUE_RANGE
@@ -48,14 +48,14 @@ def parse_target(text: str) -> Target:
 
 
 def check_count(count: int) -> int:
-    """Returns a number of tokens; raises `ValueError` if it is out of range."""
+    """A number of tokens; `ValueError` if it is out of range."""
     if not isinstance(count, int) or not 1 <= count <= MAX_TOKENS:
         raise ValueError(f"num_tokens is {count!r}: give 1 to {MAX_TOKENS}")
     return count
 
 
 def count_steps(low: int, high: int) -> list[int]:
-    """Numbers of tokens to try, from `low` to `high`, each about sqrt(2) times the last."""
+    """Numbers of tokens to try, each about sqrt(2) times the last."""
     low = min(low, high)
     num_steps = math.ceil(2 * math.log2(high / low))
     return sorted({min(high, round(low * 2 ** (step / 2))) for step in range(num_steps + 1)})
@@ -66,7 +66,7 @@ def smallest_counts(
     errors: Callable[[list[int]], list[float]],
     max_error: float | int,
 ) -> list[int]:
-    """For each video, the fewest tokens whose error is small enough, by binary search.
+    """Fewest tokens of each video with a small enough error.
 
     `candidates` are the numbers to choose from, rising; `errors` measures all videos, each at a
     given number. The next fewer number of a result was measured, and does not do; where no number
@@ -89,7 +89,7 @@ def smallest_counts(
 def divide_tokens(
     candidates: Sequence[Sequence[int]], errors: Sequence[Sequence[float | int]], total: int
 ) -> list[int]:
-    """Tokens of each video so that the sum of errors is small for `total` tokens in all.
+    """Tokens of each video, `total` in all, for a small error.
 
     `errors` has the error of each video with each number of `candidates`. Starting with the
     fewest, the step that lowers the error most for each token is taken as long as one fits: the
@@ -118,7 +118,7 @@ def divide_tokens(
 
 @dataclass(frozen=True)
 class Prefixes:
-    """Videos, their codes, and the lengths of beginnings of the codes to choose from."""
+    """Videos, their codes, and lengths of prefixes to choose from."""
 
     videos: Sequence[Tensor]
     """Of any sizes, `c t h w`."""
@@ -137,12 +137,12 @@ class Prefixes:
         ]
 
     def shortest(self, max_error: float) -> list[Tensor]:
-        """The fewest codes of each video with this error, or all; see `smallest_counts`."""
+        """The fewest codes of each video with this error, or all."""
         counts = smallest_counts(self.candidates, self.errors, max_error)
         return [codes[:count] for codes, count in zip(self.codes, counts, strict=True)]
 
     def divide(self, total: int) -> list[int]:
-        """Numbers of tokens with a small squared error of all pixels; see `divide_tokens`."""
+        """Numbers of tokens with a small squared error of all pixels."""
         steps = range(max(map(len, self.candidates)))
         errors = [
             self.errors([counts[min(step, len(counts) - 1)] for counts in self.candidates])

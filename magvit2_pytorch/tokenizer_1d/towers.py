@@ -9,16 +9,21 @@ from torch import Tensor, nn
 
 from magvit2_pytorch.functional import own_copy
 from magvit2_pytorch.layers.arithmetic import Linear
-from magvit2_pytorch.layers.packed_attention import Span, attend_spans
 from magvit2_pytorch.layers.rotary import axis_pairs, position_angles
 from magvit2_pytorch.layers.transformer import (
     KeyValues,
+    Span,
     Transformer,
     TransformerSize,
     attend_all,
+    attend_spans,
 )
-from magvit2_pytorch.tokenizer_1d.anchors import NUM_FEATURES, anchor_distances, position_features
-from magvit2_pytorch.tokenizer_1d.patches import Block
+from magvit2_pytorch.tokenizer_1d.patches import (
+    NUM_FEATURES,
+    Block,
+    anchor_distances,
+    position_features,
+)
 
 Layout = Sequence[Block]
 """The blocks of a video: one, or several of which each sees those before it."""
@@ -27,7 +32,7 @@ Rows = Float[Tensor, "_ _ _"]
 
 
 class Tower(nn.Module, ABC):
-    """A transformer over the tokens and patches of samples of any size and number.
+    """A transformer over tokens and patches of samples of any size.
 
     A block's tokens come first, then its patches. All of a block see each other, and the
     `window` - 1 blocks before. Samples are packed behind each other into one sequence.
@@ -53,7 +58,7 @@ class Tower(nn.Module, ABC):
         """Rows of the output from a block at the transformer's output."""
 
     def forward(self, inputs: Sequence[Rows], layouts: Sequence[Layout]) -> list[Rows]:
-        """Output rows of groups of samples; those of a group have one layout.
+        """Output rows of groups of samples, each with one layout.
 
         Whatever else is in the pack, a sample's result is that of the sample alone.
         """
@@ -78,7 +83,7 @@ class Tower(nn.Module, ABC):
     def step(
         self, rows: Rows, block: Block, past: Sequence[KeyValues] | None, keep: int
     ) -> tuple[Rows, tuple[KeyValues, ...]]:
-        """Output rows of the next block, given keys and values of those before it.
+        """Output rows of the next block, given earlier keys and values.
 
         Keys and values of the last `keep` tokens and patches, this block's included, are returned
         for the next one.

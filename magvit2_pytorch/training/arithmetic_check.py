@@ -1,4 +1,4 @@
-"""Comparison of a CPU's half-precision layers with float32 in their first training step."""
+"""Comparison of half-precision layers with float32 in the first training step."""
 
 from collections.abc import Iterable
 
@@ -19,11 +19,11 @@ MAX_SHOWN = 8
 
 
 class WrongArithmetic(RuntimeError):
-    """A layer's values or gradients in half precision are not those of float32."""
+    """A layer's values or gradients in half precision are wrong."""
 
 
 class ArithmeticCheck:
-    """Compares each layer once, on the activations and gradients that reach it in training.
+    """Compares each layer once, on its activations and gradients of training.
 
     A layer is compared by itself, with the input and the output gradient that it met, so that
     depth and quantization add no differences of their own. It runs two more times for that, once.
@@ -44,7 +44,7 @@ class ArithmeticCheck:
                 self._hooks[layer] = layer.register_forward_hook(hook, with_kwargs=True)
 
     def check(self, accelerator: Accelerator) -> None:
-        """Raises `WrongArithmetic` in all processes if a layer was wrong in one of them."""
+        """Raises `WrongArithmetic` in all processes if any layer was wrong."""
         if self.num_compared == self._num_checked:
             return
         self._num_checked = self.num_compared
@@ -84,7 +84,7 @@ class ArithmeticCheck:
 
 
 def _layers(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Layers with parameters of their own; a causal convolution with the one that it wraps."""
+    """Layers with parameters; a causal convolution includes the one it wraps."""
     wrapped = {m.conv for m in module.modules() if isinstance(m, CausalConv3d)}
     return [
         (name, layer)
@@ -95,7 +95,7 @@ def _layers(module: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def compare(layer: nn.Module, x: Tensor, rest, kwargs, grad: Tensor, dtype: torch.dtype) -> str:
-    """Returns the first of value and gradients that differs from float32, "" if none does."""
+    """Message on the first value or gradient that differs, or ""."""
     parameters = dict(layer.named_parameters())
 
     def run(half: bool) -> list[Tensor]:

@@ -54,7 +54,7 @@ def clip_spec(
     kind: MediaKind,
     image_size: int | tuple[int, int] | None = None,
 ) -> ClipSpec:
-    """The clip format given by the training options and a size, by default the tokenizer's."""
+    """The clip format of training; its size is the tokenizer's by default."""
     tubelet = config.tubelet
     if tubelet is not None:
         strides = (model.time_factor, model.space_factor)
@@ -80,11 +80,12 @@ def open_datasets(
     dataset_type: str,
     record: str | None = None,
     specs: tuple[ClipSpec, ClipSpec] | None = None,
-) -> tuple[Clips, Clips]:
-    """Training and held-out clips, from the user's datasets or a folder.
+) -> tuple[tuple[Clips, Clips], HeldOut]:
+    """Training and held-out clips of a dataset or folder, and their record.
 
-    `record` is the name of the held-out files in the run's record, by default their kind; `specs`
-    are formats of training and held-out clips, by default that of the tokenizer.
+    The record has the names of the held-out files of a folder under `record`, by default their
+    kind; of a single video the end is held out. Other datasets have none. `specs` are formats of
+    training and held-out clips, by default that of the tokenizer.
     A folder is split by file, a dataset with a length by item. Raises `ValueError` or
     `FileNotFoundError`, before training starts, if there is no data, both kinds of data, or a
     folder that is missing or has no usable file.
@@ -100,14 +101,18 @@ def open_datasets(
                 "the tubelet to the ClipSpec of your VideoDataset, or cut your own clips"
             )
         clips, valid = user_clips(dataset), user_clips(valid_dataset)
-        return _split_items(clips, config) if valid is None else (clips, valid)
+        return (_split_items(clips, config) if valid is None else (clips, valid)), {}
 
     kind = MEDIA_KINDS[dataset_type]
     spec, valid_spec = specs or (clip_spec(config, tokenizer, kind),) * 2
     written = (config.results_folder, config.checkpoints_folder, config.cache_dir)
     paths = find_media(source, kind, outputs=[folder for folder in written if folder])
     if valid_dataset is not None:
-        return _open(kind, paths, spec, config), user_clips(valid_dataset)
+        train, valid, held_out = _open(kind, paths, spec, config), user_clips(valid_dataset), {}
+        if isinstance(valid, MediaDataset):
+            name = VIDEO_END if valid.paths == train.paths else record or valid.kind
+            held_out = {name: split_names(source, valid.paths)}
+        return (train, valid), held_out
     before = read_held_out(as_path(config.results_folder))
     recorded = before.get(record or kind, [])
     if len(paths) > 1 or set(recorded) & set(split_names(source, paths)):
@@ -119,10 +124,12 @@ def open_datasets(
             )
         train, valid = _hold_out(source, kind, paths, spec, config, recorded)
         clips = _open(kind, train, spec, config)
-        return clips, _open(kind, valid, valid_spec, config, train=False)
+        held_out = {record or kind: split_names(source, valid)}
+        return (clips, _open(kind, valid, valid_spec, config, train=False)), held_out
     if kind == "image":
         raise ValueError(f"{source} holds one image: give two or more, as one is held out")
-    return _split_one_video(paths, spec, valid_spec, config)
+    held_out = {VIDEO_END: split_names(source, paths)}
+    return _split_one_video(paths, spec, valid_spec, config), held_out
 
 
 def _open(
@@ -218,28 +225,11 @@ def open_images(
     dataset: Clips | None,
     source: Source | None,
     record: str = "image",
-) -> tuple[Clips | None, Clips | None]:
-    """Training and held-out images; None and None without images."""
+) -> tuple[tuple[Clips | None, Clips | None], HeldOut]:
+    """As `open_datasets`, of additional images; None and None without images."""
     if dataset is None and source is None:
-        return None, None
+        return (None, None), {}
     return open_datasets(config, tokenizer, dataset, None, source, "images", record)
-
-
-def held_out_names(
-    source: Source | None,
-    clips: tuple[Clips | None, Clips | None],
-    record: str | None = None,
-) -> HeldOut:
-    """Names of the held-out files of a folder, under `record` or their kind.
-
-    There are none for other datasets. Of a single video the end is held out.
-    """
-    train, valid = clips
-    ours = VideoDataset | ImageDataset
-    if source is None or not isinstance(train, ours) or not isinstance(valid, ours):
-        return {}
-    is_end = train.paths == valid.paths
-    return {VIDEO_END if is_end else record or valid.kind: split_names(source, valid.paths)}
 
 
 def training_batches(

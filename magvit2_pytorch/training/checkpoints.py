@@ -1,31 +1,117 @@
-"""The checkpoints folder of a run: list, choose, save and prune."""
+"""Checkpoints of a run, without pickles, and their folder."""
 
 import json
 import os
 import shutil
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from magvit2_pytorch.atomic import as_path, intact_folder, remove_folder, replacing_folder
-from magvit2_pytorch.training.state import (
-    STATE_FILE,
-    CheckpointNotSaved,
-    DamagedCheckpoint,
-    save_state,
-    verify_state,
+from magvit2_pytorch.atomic import (
+    as_path,
+    intact_folder,
+    remove_folder,
+    replacing_folder,
+    sha256_of,
 )
 from magvit2_pytorch.training.task import Best, Task
+from magvit2_pytorch.weights import default_file_mode
 
+STATE_FILE = "state.json"
+TENSORS_FILE = "tensors.safetensors"
+CHECKSUMS_FILE = "checksums.sha256"
+"""In the format of `sha256sum`, so that `sha256sum --check` verifies it."""
 BEST = "best"
 VALIDATION_FILE = "validation.json"
 """In the best checkpoint: its step and its validation value by name."""
 
 
+class SavedState(NamedTuple):
+    """Contents of a checkpoint."""
+
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]
+    """Step, counts and configurations, as plain JSON."""
+
+
+class CheckpointNotSaved(OSError):
+    """A checkpoint could not be written; earlier ones are unchanged."""
+
+
+class DamagedCheckpoint(ValueError):
+    """A file of a checkpoint is missing or differs from its checksum."""
+
+
+def save_state(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    """Writes a checkpoint atomically: it is complete or absent.
+
+    It is written to a temporary folder, which is then renamed.
+    Raises `CheckpointNotSaved` if there is no space or no permission to write.
+    """
+    tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    num_bytes = sum(tensor.nbytes for tensor in tensors.values())
+    try:
+        with replacing_folder(folder) as part:
+            _check_room(part, num_bytes)
+            with default_file_mode(part / TENSORS_FILE):
+                save_file(tensors, part / TENSORS_FILE)
+            text = json.dumps(values, indent=2) + "\n"
+            (part / STATE_FILE).write_text(text, encoding="utf-8")
+            lines = [_checksum(part / name) for name in (TENSORS_FILE, STATE_FILE)]
+            (part / CHECKSUMS_FILE).write_bytes(b"".join(lines))
+    except OSError as error:
+        raise CheckpointNotSaved(
+            f"the checkpoint {folder} could not be written: {error}. It needs "
+            f"{num_bytes / 1e6:,.1f} MB"
+        ) from error
+
+
+def load_state(folder: Path) -> SavedState:
+    """Reads a checkpoint to the CPU, without the checks of `verify_state`."""
+    folder = intact_folder(folder)
+    values = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+    return SavedState(load_file(folder / TENSORS_FILE), values)
+
+
+def verify_state(folder: Path) -> None:
+    """Verifies that all files of a checkpoint are as they were written.
+
+    Raises `FileNotFoundError` if `folder` is not a checkpoint, and `DamagedCheckpoint` naming the
+    file that is missing or damaged.
+    """
+    folder = intact_folder(folder)
+    names = (TENSORS_FILE, STATE_FILE)
+    if not any((folder / name).is_file() for name in names):
+        raise FileNotFoundError(
+            f"{folder} is not a training checkpoint: it has no {STATE_FILE} and no {TENSORS_FILE}. "
+            "Give a folder like checkpoints/step-1000"
+        )
+    for name in (*names, CHECKSUMS_FILE):
+        if not (folder / name).is_file():
+            raise DamagedCheckpoint(f"{folder} is damaged: {name} is missing")
+    lines = (folder / CHECKSUMS_FILE).read_bytes()
+    for name in names:
+        if _checksum(folder / name) not in lines:
+            raise DamagedCheckpoint(
+                f"{folder / name} is damaged: its checksum is not that in {CHECKSUMS_FILE}"
+            )
+
+
+def _checksum(path: Path) -> bytes:
+    return f"{sha256_of(path)}  {path.name}\n".encode()
+
+
+def _check_room(folder: Path, num_bytes: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise OSError(f"its disk has {free / 1e6:,.1f} MB free")
+
+
 class Checkpoints:
-    """A folder with a checkpoint for each saved step and the best one.
+    """A folder with a checkpoint per saved step, and the best one.
 
     They are folders named like `step-1000`, and `best`. Only one process may write. `steps`,
     `find`, `choose` and `check_unused` only read.
@@ -147,7 +233,7 @@ class Checkpoints:
     def keep_if_best(
         self, value: float, tensors: dict[str, Tensor], values: dict[str, Any]
     ) -> None:
-        """Saves this state as the best one if its validation value is better; NaN never is."""
+        """Saves this state as the best if its value is; never NaN."""
         earlier, sign = self.best_value(), 1 if self.best.goal == "max" else -1
         if not (sign * value > float("-inf") if earlier is None else sign * (value - earlier) > 0):
             return

@@ -1,4 +1,4 @@
-"""Dry run of a training: two steps of the real loop, then the state is restored."""
+"""Dry run of a training: two real steps, then the state restored."""
 
 import copy
 import random
@@ -10,30 +10,34 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from magvit2_pytorch.config import keyword_signature
 from magvit2_pytorch.runtime import peak_memory, total_memory
-from magvit2_pytorch.training.checkpoints import Checkpoints
+from magvit2_pytorch.training.checkpoints import Checkpoints, load_state
 from magvit2_pytorch.training.loop_config import LoopConfig
 from magvit2_pytorch.training.plan import Plan
 from magvit2_pytorch.training.processes import lost_process_errors, max_over_processes, on_main
-from magvit2_pytorch.training.state import load_state
-from magvit2_pytorch.training.task import TaskPlan
 from magvit2_pytorch.training.tracking import Tracking, read_log
 from magvit2_pytorch.training.trainer import Trainer
 
 
 class Costs(NamedTuple):
-    """Seconds of the parts of a training."""
+    """Seconds of a training's parts, and bytes of its files."""
 
     step_s: float
     validation_s: float
     save_s: float
+    checkpoint: int = 0
+    pictures: int = 0
+    """Of one validation."""
+    results: int = 0
+    """Of all results but pictures."""
 
 
 def dry_run(trainer: Trainer) -> Plan:
@@ -60,10 +64,17 @@ def dry_run(trainer: Trainer) -> Plan:
 
 
 class TaskTrainer(Trainer):
-    """Base class of the trainers of one task: a trainer with its own dry run."""
+    """Base of trainers with keyword options and a dry run."""
+
+    config_class: ClassVar[type[LoopConfig]]
+    """Class of the options."""
+
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        cls.__signature__ = keyword_signature(cls.__init__, cls.config_class)
 
     def dry_run(self) -> Plan:
-        """Runs every part of `train` once and estimates memory, time and disk usage.
+        """Runs each part of `train` once; estimates memory, time and disk.
 
         Restores the state at the end; only decoded frames in `cache_dir` remain; see
         `training.dry_run`.
@@ -129,34 +140,31 @@ def _measure(trainer: Trainer, folder: Path) -> Plan:
         torch.cuda.reset_peak_memory_stats(accelerator.device)
     skips = trainer.optimization.skips
     skipped_before = skips.total
-    plans, step_s, waited_s = [], 0.0, 0.0
+    batches, step_s, waited_s = [], 0.0, 0.0
     for kind, share in task.batch_kinds().items():
         trial = _trial(trainer, folder / kind)
-        plan, line = _two_steps(trial, kind)
-        plans.append(plan)
+        batch, line = _two_steps(trial, kind)
+        batches.append(batch)
         step_s += share / line["steps_per_s"]
         waited_s += share * line["data_wait"] / line["steps_per_s"]
-    costs = Costs(
-        step_s=step_s,
-        validation_s=trial.durations["validation"] * task.validation_rounds(),
-        save_s=trial.durations["checkpoint"],
-    )
+    sizes = on_main(accelerator, lambda: _sizes(trial))
+    validation_s = trial.durations["validation"] * task.validation_rounds()
+    costs = Costs(step_s, validation_s, trial.durations["checkpoint"], *sizes)
     peak = max_over_processes(accelerator, float(peak_memory(accelerator.device)))
     return _plan(
         trainer,
-        on_main(accelerator, lambda: _sizes(trial)),
         costs,
-        task=plans[0],
+        batches[0],
         data_wait=waited_s / step_s,
         peak_memory=round(*peak),
         num_skipped_steps=skips.total - skipped_before,
     )
 
 
-def _two_steps(trial: Trainer, kind: str) -> tuple[TaskPlan, dict[str, float | int]]:
+def _two_steps(trial: Trainer, kind: str) -> tuple[Any, dict[str, float | int]]:
     """Trains for two steps on one kind of batch.
 
-    Returns the plan and the logged values of the second step; the first one is a warm-up.
+    Returns a batch and the logged values of the second step; the first one is a warm-up.
     """
     task, start = trial.task, trial.step
     batches = task.batches(start * trial.config.grad_accum_every, kind)
@@ -166,7 +174,7 @@ def _two_steps(trial: Trainer, kind: str) -> tuple[TaskPlan, dict[str, float | i
     trial.config = _two_steps_config(trial.config, trial.step)
     trial.train()
     log = on_main(trial.accelerator, lambda: read_log(trial.tracking.path))
-    return task.plan(first), [line for line in log if "steps_per_s" in line][-1]
+    return first, [line for line in log if "steps_per_s" in line][-1]
 
 
 def _two_steps_config(config: LoopConfig, step: int) -> LoopConfig:
@@ -186,23 +194,17 @@ def _two_steps_config(config: LoopConfig, step: int) -> LoopConfig:
 # Planning
 
 
-class Sizes(NamedTuple):
-    """Bytes of a checkpoint, of one validation's pictures, and of all other results."""
-
-    checkpoint: int
-    pictures: int
-    others: int
-
-
-def _sizes(trial: Trainer) -> Sizes:
+def _sizes(trial: Trainer) -> tuple[int, int, int]:
+    """Bytes of a checkpoint, a validation's pictures, and all other results."""
     pictures = sum(path.stat().st_size for path in trial.results_folder.glob("step-*"))
     [checkpoint] = trial.checkpoints.steps().values()
-    others = _bytes_below(trial.results_folder) - pictures
-    return Sizes(_bytes_below(checkpoint), pictures, others)
+    return _bytes_below(checkpoint), pictures, _bytes_below(trial.results_folder) - pictures
 
 
-def _plan(trainer: Trainer, sizes: Sizes, costs: Costs, **measured: Any) -> Plan:
+def _plan(trainer: Trainer, costs: Costs, batch: Any, **measured: Any) -> Plan:
     config, task = trainer.config, trainer.task
+    num_processes = trainer.accelerator.num_processes
+    examples = config.batch_size * config.grad_accum_every * num_processes
     num_steps, duration_s = _duration(trainer, costs)
     num_validations = -(-num_steps // config.validate_every_step)
     num_checkpoints = 1 + num_steps // config.checkpoint_every_step
@@ -214,7 +216,9 @@ def _plan(trainer: Trainer, sizes: Sizes, costs: Costs, **measured: Any) -> Plan
     return Plan(
         config=config,
         device=str(trainer.accelerator.device),
-        num_processes=trainer.accelerator.num_processes,
+        num_processes=num_processes,
+        examples_per_step=examples,
+        task=task.plan(batch, num_steps, examples),
         parameters={
             name.replace("_", " "): sum(p.numel() for p in module.parameters())
             for name, module in modules.items()
@@ -225,10 +229,10 @@ def _plan(trainer: Trainer, sizes: Sizes, costs: Costs, **measured: Any) -> Plan
         num_steps=num_steps,
         duration_s=duration_s,
         num_validations=num_validations,
-        checkpoint_bytes=sizes.checkpoint,
-        disk_bytes=num_checkpoints * sizes.checkpoint
-        + num_validations * sizes.pictures
-        + sizes.others,
+        checkpoint_bytes=costs.checkpoint,
+        disk_bytes=num_checkpoints * costs.checkpoint
+        + num_validations * costs.pictures
+        + costs.results,
         free_bytes=shutil.disk_usage(_existing_parent(trainer.checkpoints_folder)).free,
         **measured,
     )

@@ -14,9 +14,13 @@ from magvit2_pytorch.discriminators.discriminator import (
     build_discriminator,
 )
 from magvit2_pytorch.functional import autocast
-from magvit2_pytorch.losses.adversarial import ADVERSARIAL_LOSSES
+from magvit2_pytorch.losses.adversarial import (
+    ADVERSARIAL_LOSSES,
+    GRADIENT_PENALTIES,
+    LeCamRegularizer,
+    points_between,
+)
 from magvit2_pytorch.losses.reconstruction import feature_matching_loss
-from magvit2_pytorch.losses.regularizers import GRADIENT_PENALTIES, LeCamRegularizer, points_between
 from magvit2_pytorch.training.task import MicroStep, Trainable, finite_or_nan
 from magvit2_pytorch.training.training_config import TrainingConfig
 from magvit2_pytorch.types import Video
@@ -48,7 +52,7 @@ class RealAndFakeOutputs(NamedTuple):
 
 
 class DiscriminatorLosses:
-    """A discriminator and its losses: one forward pass per micro-batch serves both sides.
+    """A discriminator and its losses, from one forward pass per micro-batch.
 
     The model's side is a gradient with respect to the reconstruction. The discriminator's graph
     is therefore free before the model's backward pass begins.
@@ -67,7 +71,7 @@ class DiscriminatorLosses:
 
     @property
     def module_name(self) -> str:
-        """Its name among the trained modules, and the prefix of its values in the log."""
+        """Its name among trained modules and in the log."""
         return f"{self.name}_discriminator"
 
     def trainable(self) -> Trainable:
@@ -185,7 +189,7 @@ class DiscriminatorLosses:
         return terms, weights
 
     def after_step(self, taken: bool) -> None:
-        """Updates the running means with a step that was taken; a skipped one changes nothing."""
+        """Updates the running means, unless the step was skipped."""
         if taken and self._logits:
             self.lecam.update(*(torch.cat(side) for side in zip(*self._logits, strict=True)))
         self._logits.clear()

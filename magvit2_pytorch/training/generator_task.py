@@ -1,8 +1,10 @@
-"""Training of a generator on stored codes as a task."""
+"""Training of a generator on stored codes."""
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -10,32 +12,48 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from magvit2_pytorch.codes.code_windows import CodeWindow, CodeWindows, Stretch, read_grid
+from magvit2_pytorch.atomic import as_path
+from magvit2_pytorch.codes.code_windows import (
+    CodeWindow,
+    CodeWindows,
+    Stretch,
+    class_folders,
+    read_grid,
+    split_in_time,
+)
 from magvit2_pytorch.codes.codes_dataset import CodesDataset
-from magvit2_pytorch.config import to_tuples
 from magvit2_pytorch.data.loader import InfiniteBatches
-from magvit2_pytorch.data.split import CODES
+from magvit2_pytorch.data.split import CODES, read_held_out
 from magvit2_pytorch.functional import autocast
-from magvit2_pytorch.generators.conditions import GeneratorCondition
-from magvit2_pytorch.generators.generator import GENERATORS, Generator
+from magvit2_pytorch.generators.generator import (
+    GENERATORS,
+    Generator,
+    GeneratorCondition,
+    build_generator,
+)
+from magvit2_pytorch.training.dry_run import TaskTrainer
 from magvit2_pytorch.training.loop_config import LoopConfig
 from magvit2_pytorch.training.task import (
     Best,
     Measured,
     MicroStep,
-    Task,
+    PretrainedTask,
     TaskPlan,
     Trainable,
     Validation,
+    size_text,
 )
 
 CONTEXT_LATENTS = 8
 """Latent frames before the held-out ones that a validation gives as context."""
 
+MANY_EPOCHS = 50
+"""Above so many epochs a plan warns of overfitting."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorTrainingConfig(LoopConfig):
-    """Options of training a generator: data and objective, and those of the loop."""
+    """Options of training a generator, and those of the loop."""
 
     num_latent_frames: int = 3
     """Latent frames of a training window."""
@@ -66,9 +84,10 @@ class GeneratorTrainingConfig(LoopConfig):
             raise ValueError(f"crop is {self.crop}: give rows and columns, 1 or more each")
 
 
-class GeneratorTask(Task):
-    """Negative log likelihood of codes; held out is the end of each video."""
+class GeneratorTask(PretrainedTask):
+    """Negative log likelihood of codes; each video's end is held out."""
 
+    saved_as = "generator"
     best = Best("valid/bits", "min")
     curves = ("bits", "valid/bits", "learning_rate")
     shown = ("bits",)
@@ -150,7 +169,7 @@ class GeneratorTask(Task):
 
     @torch.no_grad()
     def validate(self, model: nn.Module, path: Path, quick: bool = False) -> Validation:
-        """Mean bits of held-out codes, given up to `CONTEXT_LATENTS` latent frames before them."""
+        """Mean bits of held-out codes, given at most `CONTEXT_LATENTS` latent frames."""
         codes, stretches = self.codes, self.stretches
         accelerator = self.accelerator
         limit = accelerator.num_processes if quick else self.config.num_valid_clips
@@ -177,65 +196,124 @@ class GeneratorTask(Task):
             values[f"valid/{name}"] = float(total[0] / total[1])
         return Validation(values, {})
 
-    def finish(self, model: nn.Module, folder: Path, quick: bool = False) -> dict[str, float | int]:
-        if self.accelerator.is_main_process:
-            model.save_pretrained(folder / "generator")
-        return {}
-
-    # State
-
-    def describe(self) -> dict[str, Any]:
-        return self.model.config.to_dict()
-
-    def parse_description(self, saved: dict[str, Any]) -> dict[str, Any]:
-        return GENERATORS[self.model.config.kind].config_class(**to_tuples(saved)).to_dict()
-
     # Dry run
 
     def validation_rounds(self) -> int:
         count = min(len(self.stretches), self.config.num_valid_clips)
         return -(-count // self.accelerator.num_processes)
 
-    def plan(self, batch: CodeWindow) -> "GeneratorPlan":
+    def plan(self, batch: CodeWindow, num_steps: int, examples_per_step: int) -> TaskPlan:
         held_out = sum(stretch.stop - stretch.start for stretch in self.stretches)
-        return GeneratorPlan(
-            window=tuple(batch.codes.shape[1:4]),
-            num_windows=len(self.windows),
-            bits=self.model.code_space.bits,
-            num_held_out=held_out,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class GeneratorPlan(TaskPlan):
-    """Data of a generator's training."""
-
-    window: tuple[int, int, int]
-    """Latent frames, rows and columns of an example."""
-    num_windows: int
-    """Windows that cover the training data once."""
-    bits: float
-    """Bits of a position if all codes were equally likely: where training starts."""
-    num_held_out: int
-    """Held-out latent frames."""
-
-    def rows(self, num_steps: int, examples_per_step: int) -> list[tuple[str, str]]:
-        epochs = num_steps * examples_per_step / self.num_windows
-        size = " x ".join(map(str, self.window))
-        return [
-            ("window", f"{size} codes of {self.bits:.2f} bits"),
-            ("data", f"{self.num_windows:,} windows, {self.num_held_out:,} latent frames held out"),
+        epochs = num_steps * examples_per_step / len(self.windows)
+        size, bits = size_text(batch.codes.shape[1:4]), self.model.code_space.bits
+        rows = [
+            ("window", f"{size} codes of {bits:.2f} bits"),
+            ("data", f"{len(self.windows):,} windows, {held_out:,} latent frames held out"),
             ("step", f"{examples_per_step:,} windows; {epochs:.2f} epochs in total"),
         ]
-
-    def warnings(self, num_steps: int, examples_per_step: int) -> list[str]:
-        epochs = num_steps * examples_per_step / self.num_windows
-        if epochs <= MANY_EPOCHS:
-            return []
-        return [
+        many = (
             f"{epochs:.0f} epochs of the same codes: the generator may learn them by heart; "
             "tokenize with --views flip,shift:4, use dropout, or train less"
-        ]
+        )
+        return TaskPlan(rows, [many] if epochs > MANY_EPOCHS else [])
 
 
-MANY_EPOCHS = 50
+STRIDES = ("time_factor", "space_factor")
+"""Options of masked generators that are those of the tokenizer."""
+
+
+def generator_for(
+    codes: CodesDataset, class_conditional: bool = False, crop: Any = None, **options: Any
+) -> Generator:
+    """A new generator of stored codes, configured for them.
+
+    Their levels, classes and tokenizer go into its config.
+
+    `options` are those of the generator, with its `kind`; `class_conditional` makes the top folders
+    of the videos' paths its classes.
+    """
+    classes = class_folders(codes) if class_conditional else None
+    known = GENERATORS[options["kind"]].config_class.__dataclass_fields__
+    header = codes.header(0).header
+    strides = {name: getattr(header, name) for name in STRIDES if name in known}
+    return build_generator(
+        **(strides | options),
+        levels=(codes.digit_levels,) * codes.num_codebooks,
+        classes=classes,
+        grid=crop,
+        tokenizer_fingerprint=codes.fingerprint,
+    )
+
+
+class GeneratorTrainer(TaskTrainer):
+    """Trains a generator on the codes that `magvit2 tokenize` wrote to `dataset_folder`.
+
+    Options are the fields of `GeneratorTrainingConfig`, as keyword arguments. The end of each video
+    is held out; see `split_in_time`. With classes, videos lie in folders named like them. Raises
+    `ValueError` if the codes are not those that the generator was built for.
+    """
+
+    config_class = GeneratorTrainingConfig
+    task: GeneratorTask
+
+    def __init__(
+        self,
+        generator: Generator,
+        *,
+        dataset_folder: str | Path,
+        accelerate_kwargs: dict[str, Any] | None = None,
+        **options: Any,
+    ):
+        config = GeneratorTrainingConfig.from_dict(options)
+        codes = CodesDataset(dataset_folder)
+        check_codes(generator, codes)
+        train, held_out = _split(codes, config)
+        size = config.num_latent_frames, config.crop
+        windows = CodeWindows(codes, train, *size, config.seed, generator.config.classes)
+        task = GeneratorTask(generator, config, windows, (codes, held_out))
+        super().__init__(task, config, accelerate_kwargs)
+
+    generator = property(attrgetter("task.model"), doc="The generator in training.")
+
+    @property
+    def ema_generator(self) -> Generator:
+        """The generator to use and save: averaged weights, in eval mode."""
+        return self.averaged_model
+
+
+def _split(
+    codes: CodesDataset, config: GeneratorTrainingConfig
+) -> tuple[list[Stretch], list[Stretch]]:
+    """Training and held-out codes; a continued run uses its record."""
+    options = config.num_latent_frames, config.valid_frac, config.num_valid_latents
+    recorded = read_held_out(as_path(config.results_folder)).get(CODES, {})
+    parts = split_in_time(codes, *options, recorded)
+    if gone := set(recorded) - set(codes.paths):
+        warnings.warn(
+            f"{len(gone)} of the {len(recorded)} videos of which this run holds out codes are not "
+            f"in {codes.folder}, such as {min(gone)}",
+            stacklevel=3,
+        )
+    elif recorded and {*parts[1]} != {*split_in_time(codes, *options)[1]}:
+        warnings.warn(
+            f"held out are the codes that this run held out before; with the videos in "
+            f"{codes.folder} and the options of now it would be others",
+            stacklevel=3,
+        )
+    return parts
+
+
+def check_codes(generator: Generator, codes: CodesDataset) -> None:
+    """Raises `ValueError` unless the generator was built for these codes."""
+    levels = (codes.digit_levels,) * codes.num_codebooks
+    if generator.config.levels != levels:
+        raise ValueError(
+            f"the codes in {codes.folder} have digits of {levels} values, the generator was built "
+            f"for {generator.config.levels}: use codes of its tokenizer"
+        )
+    wanted = generator.config.tokenizer_fingerprint
+    if wanted is not None and wanted != codes.fingerprint:
+        raise ValueError(
+            f"the codes in {codes.folder} are from the tokenizer {codes.fingerprint[:12]}, the "
+            f"generator was built for {wanted[:12]}: use codes of that one"
+        )

@@ -1,9 +1,9 @@
 """Options of the training loop, whatever it trains, and of one optimizer."""
 
-import json
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
+from magvit2_pytorch.config import Options
 from magvit2_pytorch.types import Precision
 
 OptimizerName = Literal["adamw", "adam", "muon"]
@@ -12,7 +12,7 @@ Schedule = Literal["cosine", "linear", "constant"]
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerOptions:
-    """Optimizer of one module, its learning rate over the run, and gradient clipping.
+    """Optimizer of one module, its learning rate, and gradient clipping.
 
     Fields have the meaning of those of `LoopConfig` with the same names.
     """
@@ -33,8 +33,10 @@ class OptimizerOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoopConfig:
+class LoopConfig(Options):
     """Options of a `Trainer`. Durations are in seconds."""
+
+    owner = "the trainer"
 
     batch_size: int = 4
     """Examples in a forward pass, on each process."""
@@ -46,7 +48,7 @@ class LoopConfig:
     adaptive weights are computed for each pass separately."""
     learning_rate: float = 1e-4
     """Learning rate at the end of warm-up; MAGVIT-v2 uses 1e-4."""
-    optimizer: Literal["adamw", "adam", "muon"] = "adamw"
+    optimizer: OptimizerName = "adamw"
     """Optimizer; `muon` uses Muon for convolutions and matrices, and AdamW for the rest."""
     betas: tuple[float, float] = (0.9, 0.99)
     """Decay rates of Adam's first and second moments."""
@@ -57,7 +59,7 @@ class LoopConfig:
     """Weight decay of convolutions and matrices; gains and biases have none."""
     warmup_steps: int = 500
     """Steps over which the learning rate grows linearly from 0; at most a tenth of all steps."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: Schedule = "cosine"
     """Decay of the learning rate to `final_lr_fraction` of itself after warm-up."""
     final_lr_fraction: float = 0.0
     """Fraction of the learning rate that remains at the last step."""
@@ -138,10 +140,6 @@ class LoopConfig:
         """Options of the model's optimizer."""
         names = OptimizerOptions.__dataclass_fields__.keys() - {"start_step"}
         return OptimizerOptions(**{name: getattr(self, name) for name in names})
-
-    def to_dict(self) -> dict[str, Any]:
-        """Fields as plain JSON values."""
-        return json.loads(json.dumps(asdict(self)))
 
 
 FP16_WITH_ONE_OPTIMIZER = "precision 'fp16' scales gradients for one optimizer only"

@@ -1,4 +1,4 @@
-"""Measurements of a run between two log lines, its progress bar, and its curves."""
+"""Measurements between two log lines, the progress bar, and curves."""
 
 import sys
 import time
@@ -119,7 +119,7 @@ class Progress:
 
 
 def plot_curves(log: list[dict[str, float | int]], names: tuple[str, ...], path: Path) -> None:
-    """Plots logged values and their validations to a PNG, two beside each other."""
+    """Plots logged values and their validations to a PNG."""
     # Imported here because only the end of a run needs matplotlib; Agg needs no display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

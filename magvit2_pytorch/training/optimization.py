@@ -1,19 +1,14 @@
-"""One optimizer step of a module: learning rate, clipping, and steps that are skipped."""
+"""Optimizer steps of a module: learning rate, clipping, skipped steps."""
 
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from magvit2_pytorch.training.optimizer import build_optimizers, lr_scale
 from magvit2_pytorch.training.processes import prepare
-from magvit2_pytorch.training.state import (
-    add_prefix,
-    flatten_optimizer,
-    restore_optimizer,
-    select_prefix,
-)
 from magvit2_pytorch.training.task import Trainable
 from magvit2_pytorch.weights import mismatches
 
@@ -84,7 +79,7 @@ class Optimization:
         return options.learning_rate * scale
 
     def apply_gradients(self) -> float | None:
-        """Clips gradients and takes a step; returns the gradient norm, None if it is not finite.
+        """Clips gradients and takes a step; returns the norm if finite.
 
         Gradients that are not finite skip the step, which then changes no weights or moments, and
         is counted.
@@ -139,7 +134,7 @@ class Optimization:
             restore_optimizer(optimizer, tensors, f"optimizer_{number}")
 
     def misfits(self, tensors: dict[str, Tensor]) -> list[str]:
-        """Differences of a saved state in names and shapes, which `load_state_dict` would meet."""
+        """Names and shapes of a saved state that do not fit."""
         shapes = {
             name: {key: tuple(value.shape) for key, value in module.state_dict().items()}
             for name, module in self._modules.items()
@@ -163,3 +158,33 @@ def _optimizer_shapes(optimizer: Optimizer, state: dict[str, Tensor]) -> dict[st
         if index < len(parameters):
             shapes[name] = tuple(parameters[index].shape) if value.ndim else ()
     return shapes
+
+
+def flatten_optimizer(optimizer: Optimizer, prefix: str) -> dict[str, Tensor]:
+    """The optimizer's moments and counts as named tensors, without parameter groups."""
+    return {
+        f"{prefix}.{index}.{name}": torch.as_tensor(value)
+        for index, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
+    }
+
+
+def restore_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], prefix: str) -> None:
+    """Loads tensors of `flatten_optimizer` into an identically built optimizer."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in select_prefix(tensors, prefix).items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def select_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Tensors whose names start with `prefix.`, under the rest of their names."""
+    start = f"{prefix}."
+    return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+
+
+def add_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Tensors under `prefix.` and their names; the inverse of `select_prefix`."""
+    return {f"{prefix}.{key}": value for key, value in tensors.items()}

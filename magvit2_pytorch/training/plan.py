@@ -15,9 +15,11 @@ class Plan:
 
     config: LoopConfig
     task: TaskPlan
-    """What the task adds, such as tokens in a clip."""
+    """Lines and warnings of the task, such as tokens in a clip."""
     device: str
     num_processes: int
+    examples_per_step: int
+    """Over all passes and processes."""
 
     parameters: dict[str, int]
     """Parameters of each trained module and each frozen network."""
@@ -44,11 +46,6 @@ class Plan:
     """Maximum size of the checkpoints and results folders together."""
     free_bytes: int
     """Free space on the disk of the checkpoints."""
-
-    @property
-    def examples_per_step(self) -> int:
-        config = self.config
-        return config.batch_size * config.grad_accum_every * self.num_processes
 
     def warnings(self) -> list[str]:
         """Possible problems, one sentence each."""
@@ -78,7 +75,7 @@ class Plan:
                 f"warm-up takes {config.num_train_steps // 10} steps instead of "
                 f"{config.warmup_steps}: at most a tenth of the run"
             )
-        return messages + self.task.warnings(self.num_steps, self.examples_per_step)
+        return messages + self.task.warnings
 
     def __str__(self) -> str:
         rows = self._rows()
@@ -100,7 +97,7 @@ class Plan:
             *((name, f"{number:,} parameters") for name, number in self.parameters.items()),
             ("memory", f"{_size(self.peak_memory)} of {_size(self.total_memory)} at the peak"),
             ("", f"in use throughout: {held}"),
-            *self.task.rows(self.num_steps, examples),
+            *self.task.rows,
             ("speed", f"{steps:.3g} steps/s, {steps * examples:.3g} examples/s; "
              f"{self.data_wait:.0%} of the time waiting for data"),
             ("time", f"{_duration(self.duration_s)} for {scope}, with {self.num_validations:,} "

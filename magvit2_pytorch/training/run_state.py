@@ -8,9 +8,9 @@ from ema_pytorch import EMA
 
 from magvit2_pytorch.atomic import as_path
 from magvit2_pytorch.data.split import read_held_out
+from magvit2_pytorch.training.checkpoints import SavedState
 from magvit2_pytorch.training.loop_config import LoopConfig
-from magvit2_pytorch.training.optimization import Optimization
-from magvit2_pytorch.training.state import SavedState, add_prefix, select_prefix
+from magvit2_pytorch.training.optimization import Optimization, add_prefix, select_prefix
 from magvit2_pytorch.training.task import Task
 from magvit2_pytorch.weights import mismatches
 
@@ -90,7 +90,7 @@ class TrainingState:
         return sorted({name for names in theirs.values() for name in names} - known)
 
     def _in_checkpoint(self, state: SavedState) -> list[str]:
-        """Trained modules of this run that the checkpoint also has; the model always counts."""
+        """Trained modules that the checkpoint also has, and the model."""
         saved = state.values["skipped_steps"]
         return [name for name in self.optimizations if name in saved or name == self.main]
 

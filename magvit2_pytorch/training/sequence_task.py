@@ -1,10 +1,11 @@
-"""Training of a `Tokenizer1d` as a task, on packs of clips."""
+"""Training of a `Tokenizer1d` on packs of clips."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,20 +13,14 @@ from torch import Tensor, nn
 from magvit2_pytorch.data.packs import Pack, PackedClips, PackGroup, PackSpec
 from magvit2_pytorch.data.split import HeldOut
 from magvit2_pytorch.functional import autocast
-from magvit2_pytorch.losses.adversarial import adaptive_weight_from_gradients
-from magvit2_pytorch.metrics.codebook import CodebookUsage
 from magvit2_pytorch.tokenizer_1d.model_1d import Tokenizer1d
 from magvit2_pytorch.tokenizer_1d.sequence_config import Tokenizer1dConfig
-from magvit2_pytorch.training.clip_task import ClipTask
-from magvit2_pytorch.training.objective import Reconstruction
-from magvit2_pytorch.training.task import (
-    Measured,
-    MicroStep,
-    Trainable,
-    Validation,
-)
+from magvit2_pytorch.training.batches import open_datasets
+from magvit2_pytorch.training.clip_task import ClipTask, Reconstruction, load_perceptual
+from magvit2_pytorch.training.dry_run import TaskTrainer
+from magvit2_pytorch.training.task import Measured, MicroStep, Validation
 from magvit2_pytorch.training.training_config import TrainingConfig
-from magvit2_pytorch.training.validation import running_quality, validate, write_examples
+from magvit2_pytorch.training.validation import validate
 from magvit2_pytorch.types import Clips, Precision
 
 
@@ -133,7 +128,7 @@ class SequenceTask(ClipTask):
 
     model: Tokenizer1d
     config: SequenceTrainingConfig
-    curves = ("loss", "psnr", "learning_rate", "codebook_usage")
+    saved_as = "tokenizer"
 
     def __init__(
         self,
@@ -147,20 +142,12 @@ class SequenceTask(ClipTask):
             tokenizer, config, clips, perceptual, held_out, quantizer=tokenizer.quantizer
         )
         encoder, decoder = tokenizer.encoder, tokenizer.decoder
-        self.trainables = {
-            "tokenizer": Trainable(
-                module=SequenceAutoencoder(tokenizer, config.precision),
-                options=config.optimizer_options(),
-                # The ends have few channels on one side, as in `TokenizerTask`.
-                not_for_muon=(
-                    encoder.from_patch, encoder.from_position, encoder.to_latent,
-                    decoder.from_latent, decoder.from_position, decoder.to_patch,
-                ),
-                fixed_options=("optimizer",),
-            ),
-            **{d.module_name: d.trainable() for d in self.discriminators},
-        }  # fmt: skip
-        self.begin_log()
+        ends = (
+            encoder.from_patch, encoder.from_position, encoder.to_latent,
+            decoder.from_latent, decoder.from_position, decoder.to_patch,
+        )  # fmt: skip
+        module = SequenceAutoencoder(tokenizer, config.precision)
+        self.trainables = self.trainables_of("tokenizer", module, not_for_muon=ends)
 
     # Training
 
@@ -188,14 +175,16 @@ class SequenceTask(ClipTask):
         copies, and the tokenizer's own backward pass runs once on the sum of the gradients.
         """
         out: PackOutput = micro.modules["tokenizer"](pack)
-        shares = [len(group.clips) for group in pack]
-        total, terms, weights, proxies = 0.0, {}, {}, []
+        num_clips = sum(len(group.clips) for group in pack)
+        total, terms, weights, proxies, errors = 0.0, {}, {}, [], []
         latent_loss: Tensor | float = 0.0
-        for group, recon, share in zip(pack, out.recons, shares, strict=True):
+        for group, recon in zip(pack, out.recons, strict=True):
             leaf = recon.detach().float().requires_grad_()
             part = Reconstruction(leaf, out.latents, out.codes, out.quantizer_terms)
             loss = self.objective(group.clips, part, micro.step, micro.generator)
-            share = share / sum(shares)
+            share = len(group.clips) / num_clips
+            error = (leaf.detach() - group.clips).square().mean()
+            errors.append(error * len(group.clips) / num_clips)
             gradient = torch.autograd.grad(loss.recon_loss, leaf)[0]
             proxies.append((recon.float() * gradient).sum() * share)
             total = total + share * loss.total
@@ -207,10 +196,6 @@ class SequenceTask(ClipTask):
         micro.backward(reference + adversarial + latent_loss, value=total)
         if self._usage is not None:
             self._usage.update(out.codes)
-        errors = [
-            (recon.detach().float() - group.clips).square().mean() * share / sum(shares)
-            for group, recon, share in zip(pack, out.recons, shares, strict=True)
-        ]
         weights = {f"weight/{name}": weight for name, weight in weights.items()}
         return {"loss": total, "mse": torch.stack(errors).sum()} | terms | weights | measured
 
@@ -231,21 +216,13 @@ class SequenceTask(ClipTask):
                 weight = discriminator.adversarial_weight(micro.step)
                 proxy = (recon.float() * result.adversarial_gradient).sum()
                 if self.config.adaptive_adversarial_weight:
-                    factor = self._adaptive_weight(reference, proxy)
+                    factor = self.adaptive_weight(reference, proxy)
                     measured[f"{discriminator.name}_adaptive_weight"] = factor
                     weight = weight * factor
                 total = total + weight * proxy
             if result.feature_matching_gradient is not None:
                 total = total + (recon.float() * result.feature_matching_gradient).sum()
         return total, measured
-
-    def _adaptive_weight(self, reference: Tensor, adversarial: Tensor) -> Tensor:
-        """Factor that gives `adversarial` the gradient norm of `reference` at the last layer."""
-        gradients = (
-            torch.autograd.grad(proxy, self.last_layer, retain_graph=True)[0].float().flatten()
-            for proxy in (reference, adversarial)
-        )
-        return adaptive_weight_from_gradients(*gradients)
 
     # Measuring
 
@@ -255,16 +232,9 @@ class SequenceTask(ClipTask):
         frames = sum(len(x) * x.shape[2] for x in clips)
         return {"clips": sum(map(len, clips)), "frames": frames, "tokens": tokens}
 
-    def begin_log(self) -> None:
-        self._usage = CodebookUsage(self.model.codebook_size)
-
-    def end_log(self, means: Mapping[str, float]) -> dict[str, float | int]:
-        return super().end_log(means) | running_quality(means, self._usage)
-
     def validate(self, model: nn.Module, path: Path, quick: bool = False) -> Validation:
-        """PSNR with the fewest, the most and a middle number of tokens, and their mean."""
-        limit = self.accelerator.num_processes if quick else self.config.num_valid_clips
-        values, pictures = {}, {}
+        """PSNR with the fewest, most and a middle number of tokens."""
+        limit, values, pictures = self.num_to_validate(quick), {}, {}
         counts = validation_counts(self.model.config.num_tokens)
         for count in counts:
             results, examples = validate(
@@ -272,25 +242,9 @@ class SequenceTask(ClipTask):
                 num_tokens=count,
             )  # fmt: skip
             values |= {f"valid/{name}_{count}": value for name, value in results.items()}
-            if self.accelerator.is_main_process:
-                name = f"{path.name}-{count}-tokens"
-                paths = write_examples(examples, path.parent, name, self.config.fps)
-                pictures |= {f"valid/{count}-{number}": path for number, path in enumerate(paths)}
+            pictures |= self.write_pictures(examples, path, str(count), suffix="-tokens")
         values["valid/psnr"] = sum(values[f"valid/psnr_{c}"] for c in counts) / len(counts)
         return Validation(values, pictures)
-
-    def finish(self, model: nn.Module, folder: Path, quick: bool = False) -> dict[str, float | int]:
-        if self.accelerator.is_main_process:
-            model.save_pretrained(folder / "tokenizer")
-        return {}
-
-    # State
-
-    def describe(self) -> dict[str, Any]:
-        return self.model.config.to_dict()
-
-    def parse_description(self, saved: dict[str, Any]) -> dict[str, Any]:
-        return Tokenizer1dConfig.from_dict(saved).to_dict()
 
 
 def validation_counts(num_tokens: tuple[int, int]) -> list[int]:
@@ -302,7 +256,7 @@ def validation_counts(num_tokens: tuple[int, int]) -> list[int]:
 def crops_of_one_size(
     pack: Pack, recons: list[Tensor], generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Random crops of clips and their reconstructions, as large as the smallest clips."""
+    """Random crops of clips and reconstructions, of the smallest clips' size."""
     size = [min(group.clips.shape[axis] for group in pack) for axis in (2, 3, 4)]
     reals, fakes = [], []
     for group, recon in zip(pack, recons, strict=True):
@@ -312,3 +266,48 @@ def crops_of_one_size(
         reals.append(group.clips[(..., *parts)])
         fakes.append(recon[(..., *parts)])
     return torch.cat(reals), torch.cat(fakes)
+
+
+class Tokenizer1dTrainer(TaskTrainer):
+    """Trains a `Tokenizer1d` on videos, images or any dataset of clips.
+
+    Options are the fields of `SequenceTrainingConfig`, as keyword arguments; data are those of
+    `VideoTokenizerTrainer`. Each forward pass takes a pack of random parts of clips with random
+    numbers of tokens.
+    """
+
+    config_class = SequenceTrainingConfig
+    task: SequenceTask
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer1d,
+        *,
+        dataset: Clips | None = None,
+        valid_dataset: Clips | None = None,
+        dataset_folder: str | Path | None = None,
+        dataset_type: Literal["videos", "images"] = "videos",
+        image_folder: str | Path | None = None,
+        perceptual_loss: nn.Module | None = None,
+        accelerate_kwargs: dict[str, Any] | None = None,
+        **options: Any,
+    ):
+        if image_folder is not None:
+            raise ValueError(
+                "a 1-D tokenizer takes no additional images: set min_frames to 1, which trains on "
+                "single frames too"
+            )
+        config = SequenceTrainingConfig.from_dict(options)
+        perceptual = load_perceptual(config, perceptual_loss)
+        clips, held_out = open_datasets(
+            config, tokenizer.config, dataset, valid_dataset, dataset_folder, dataset_type
+        )
+        task = SequenceTask(tokenizer, config, clips, perceptual, held_out)
+        super().__init__(task, config, accelerate_kwargs)
+
+    tokenizer = property(attrgetter("task.model"), doc="The tokenizer in training.")
+
+    @property
+    def ema_tokenizer(self) -> Tokenizer1d:
+        """The tokenizer to use and save: averaged weights, in eval mode."""
+        return self.averaged_model

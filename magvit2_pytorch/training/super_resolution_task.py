@@ -1,9 +1,10 @@
-"""Training of a `SuperResolution` as a task, on frames that a frozen tokenizer decoded."""
+"""Training of a `SuperResolution` on frames that a frozen tokenizer decoded."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -12,24 +13,32 @@ from torch.nn import functional as F
 
 from magvit2_pytorch.data.clips import ClipSpec
 from magvit2_pytorch.data.split import HeldOut
-from magvit2_pytorch.data.user_clips import num_clips, share_of_clips
+from magvit2_pytorch.data.user_clips import num_clips
 from magvit2_pytorch.functional import autocast
 from magvit2_pytorch.generators.code_space import CodeSpace
 from magvit2_pytorch.metrics.quality import psnr
 from magvit2_pytorch.super_resolution import SuperResolution, SuperResolutionConfig
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.streaming import inference
-from magvit2_pytorch.training.batches import MEDIA_KINDS, check_clips, clip_spec, training_batches
-from magvit2_pytorch.training.clip_task import ClipTask
-from magvit2_pytorch.training.objective import Reconstruction
-from magvit2_pytorch.training.task import Measured, MicroStep, TaskPlan, Trainable, Validation
-from magvit2_pytorch.training.training_config import TrainingConfig
-from magvit2_pytorch.training.validation import (
-    NUM_EXAMPLES,
-    Example,
-    running_quality,
-    write_examples,
+from magvit2_pytorch.training.batches import (
+    MEDIA_KINDS,
+    check_clips,
+    clip_spec,
+    open_datasets,
+    training_batches,
 )
+from magvit2_pytorch.training.clip_task import ClipTask, Reconstruction, load_perceptual
+from magvit2_pytorch.training.dry_run import TaskTrainer
+from magvit2_pytorch.training.task import (
+    Measured,
+    MicroStep,
+    TaskPlan,
+    Validation,
+    count_text,
+    size_text,
+)
+from magvit2_pytorch.training.training_config import TrainingConfig
+from magvit2_pytorch.training.validation import NUM_EXAMPLES, Example, held_out_videos
 from magvit2_pytorch.types import VALUE_RANGE, Clips, Video
 
 Small = Float[Tensor, "b c t y x"]
@@ -45,7 +54,7 @@ WITHOUT_EFFECT = (
 
 @dataclass(frozen=True, kw_only=True)
 class SuperResolutionTrainingConfig(TrainingConfig):
-    """Options of training a `SuperResolution`: pairs of frames, losses, data, and the loop.
+    """Options of training a `SuperResolution`: pairs, losses, data, and the loop.
 
     Losses and data are those of a tokenizer; options of quantizers, priors and additional images
     have no effect.
@@ -91,7 +100,7 @@ class SuperResolutionTrainingConfig(TrainingConfig):
             )
 
     def clip_specs(self, model: SuperResolutionConfig, kind: str) -> tuple[ClipSpec, ClipSpec]:
-        """Formats of training clips, and of held-out clips, which are squares of `short_side`."""
+        """Formats of training clips and of held-out squares of `short_side`."""
         valid = clip_spec(self, model, MEDIA_KINDS[kind], self.short_side)
         factor = self.short_side / self.crop
         return replace(valid, image_size=self.crop, random_scale=(factor, factor)), valid
@@ -103,6 +112,7 @@ class SuperResolutionTask(ClipTask):
     model: SuperResolution
     config: SuperResolutionTrainingConfig
     curves = ("loss", "psnr", "valid/psnr", "learning_rate")
+    saved_as = "upscaler"
 
     def __init__(
         self,
@@ -118,15 +128,7 @@ class SuperResolutionTask(ClipTask):
         self.code_space = CodeSpace.of(tokenizer.quantizer) if config.corrupted_frac else None
         self.frozen = {**self.frozen, "tokenizer": tokenizer}
         first, *_, last = upscaler.network.layer.layers
-        self.trainables = {
-            "upscaler": Trainable(
-                module=upscaler,
-                options=config.optimizer_options(),
-                not_for_muon=(first, last),  # few channels on one side, as in `TokenizerTask`
-                fixed_options=("optimizer",),
-            ),
-            **{d.module_name: d.trainable() for d in self.discriminators},
-        }
+        self.trainables = self.trainables_of("upscaler", upscaler, not_for_muon=(first, last))
 
     # Training
 
@@ -168,7 +170,7 @@ class SuperResolutionTask(ClipTask):
     def decoded(
         self, video: Video, share: Tensor | None = None, draws: torch.Generator | None = None
     ) -> Video:
-        """The tokenizer's reconstruction, with errors in a share of the digits of each clip."""
+        """The tokenizer's reconstruction, with errors in a share of the digits."""
         tokenizer = self.tokenizer
         with inference(tokenizer, self.config.precision):
             quantized, codes = tokenizer.quantize(tokenizer.encode(video))
@@ -179,21 +181,14 @@ class SuperResolutionTask(ClipTask):
 
     # Measuring
 
-    def end_log(self, means: Mapping[str, float]) -> dict[str, float | int]:
-        return super().end_log(means) | running_quality(means, None)
-
     @torch.no_grad()
     def validate(self, model: nn.Module, path: Path, quick: bool = False) -> Validation:
         """PSNR of enlarged decoded and resized clips, beside that of bicubic enlargement."""
-        accelerator = self.accelerator
-        limit = accelerator.num_processes if quick else self.config.num_valid_clips
+        accelerator, limit = self.accelerator, self.num_to_validate(quick)
         names = ("psnr", "bicubic_psnr", "clean_psnr", "clean_bicubic_psnr")
         total = torch.zeros(len(names) + 1, device=accelerator.device)
         examples: list[Example] = []
-        share = accelerator.process_index, accelerator.num_processes
-        for clip in share_of_clips(self.valid_data, limit, *share):
-            high = clip[None].to(accelerator.device)
-            high = high[:, :, None] if high.ndim == 4 else high
+        for high in held_out_videos(self.valid_data, limit, accelerator):
             clean, values = self.shrink(high), []
             for low in (self.decoded(clean), clean):
                 with autocast(high.device, self.config.precision):
@@ -204,53 +199,91 @@ class SuperResolutionTask(ClipTask):
                     examples.append((high.cpu(), bicubic.cpu(), out.cpu()))
             total += total.new_tensor((*values, 1.0))
         total = accelerator.reduce(total, reduction="sum")
-        pictures = {}
-        if accelerator.is_main_process:
-            paths = write_examples(examples, path.parent, f"{path.name}-clip", self.config.fps)
-            pictures = {f"valid/clip-{number}": path for number, path in enumerate(paths)}
+        pictures = self.write_pictures(examples, path, "clip")
         means = (total[:-1] / total[-1]).tolist()
         return Validation(
             {f"valid/{name}": value for name, value in zip(names, means, strict=True)}, pictures
         )
 
-    def finish(self, model: nn.Module, folder: Path, quick: bool = False) -> dict[str, float | int]:
-        if self.accelerator.is_main_process:
-            model.save_pretrained(folder / "upscaler")
-        return {}
-
-    # State
-
-    def describe(self) -> dict[str, Any]:
-        return self.model.config.to_dict()
-
-    def parse_description(self, saved: dict[str, Any]) -> dict[str, Any]:
-        return SuperResolutionConfig.from_dict(saved).to_dict()
-
     # Dry run
 
-    def plan(self, batch: Video) -> "SuperResolutionPlan":
-        low = self.shrink(batch[:1])
-        return SuperResolutionPlan(
-            low=tuple(low.shape[2:]),
-            high=tuple(batch.shape[2:]),
-            num_clips=num_clips(self.data),
-            num_valid_clips=num_clips(self.valid_data),
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class SuperResolutionPlan(TaskPlan):
-    """Data of the training of a `SuperResolution`."""
-
-    low: tuple[int, int, int]
-    high: tuple[int, int, int]
-    num_clips: int | None
-    num_valid_clips: int | None
-
-    def rows(self, num_steps: int, examples_per_step: int) -> list[tuple[str, str]]:
-        low, high = (" x ".join(map(str, size)) for size in (self.low, self.high))
-        return [
+    def plan(self, batch: Video, num_steps: int, examples_per_step: int) -> TaskPlan:
+        low, high = (size_text(x.shape[2:]) for x in (self.shrink(batch[:1]), batch))
+        counts = [count_text(num_clips(clips)) for clips in (self.data, self.valid_data)]
+        rows = [
             ("clip", f"{low} to {high} pixels"),
-            ("data", f"{self.num_clips} clips to train on, {self.num_valid_clips} held out"),
+            ("data", f"{counts[0]} clips to train on, {counts[1]} held out"),
             ("step", f"{examples_per_step:,} clips"),
         ]
+        return TaskPlan(rows, [])
+
+
+class SuperResolutionTrainer(TaskTrainer):
+    """Trains a `SuperResolution` to enlarge what a tokenizer decodes.
+
+    Options are the fields of `SuperResolutionTrainingConfig`, as keyword arguments; data are those
+    of `VideoTokenizerTrainer`, at the high resolution. The tokenizer is frozen. Raises `ValueError`
+    if it does not fit the upscaler or the size of the clips.
+    """
+
+    config_class = SuperResolutionTrainingConfig
+    task: SuperResolutionTask
+
+    def __init__(
+        self,
+        tokenizer: VideoTokenizer,
+        upscaler: SuperResolution,
+        *,
+        dataset: Clips | None = None,
+        valid_dataset: Clips | None = None,
+        dataset_folder: str | Path | None = None,
+        dataset_type: Literal["videos", "images"] = "videos",
+        perceptual_loss: nn.Module | None = None,
+        accelerate_kwargs: dict[str, Any] | None = None,
+        **options: Any,
+    ):
+        config = SuperResolutionTrainingConfig.from_dict(options)
+        check_tokenizer(tokenizer, upscaler, config)
+        perceptual = load_perceptual(config, perceptual_loss)
+        clips, held_out = open_datasets(
+            config, None, dataset, valid_dataset, dataset_folder, dataset_type,
+            specs=config.clip_specs(upscaler.config, dataset_type),
+        )  # fmt: skip
+        task = SuperResolutionTask(upscaler, tokenizer, config, clips, perceptual, held_out)
+        super().__init__(task, config, accelerate_kwargs)
+
+    upscaler = property(attrgetter("task.model"), doc="The network in training.")
+
+    @property
+    def ema_upscaler(self) -> SuperResolution:
+        """The network to use and save: averaged weights, in eval mode."""
+        return self.averaged_model
+
+
+def check_tokenizer(
+    tokenizer: VideoTokenizer, upscaler: SuperResolution, config: SuperResolutionTrainingConfig
+) -> None:
+    """Raises `ValueError` unless the tokenizer decodes frames that the upscaler takes."""
+    if not isinstance(tokenizer, VideoTokenizer) or tokenizer.config.dim_cond is not None:
+        raise ValueError(
+            "super-resolution is trained on frames of a VideoTokenizer without a condition: give "
+            "such a one"
+        )
+    if tokenizer.config.channels != upscaler.config.channels:
+        raise ValueError(
+            f"the tokenizer's frames have {tokenizer.config.channels} channels, the upscaler takes "
+            f"{upscaler.config.channels}: set channels to {tokenizer.config.channels}"
+        )
+    if tokenizer.codebook_size is None and config.corrupted_frac:
+        raise ValueError(
+            "this tokenizer is continuous and has no codes to put errors into: set corrupted_frac "
+            "to 0"
+        )
+    factor = upscaler.scale * tokenizer.space_factor
+    for name in ("crop", "short_side"):
+        if getattr(config, name) % factor:
+            below = max(factor, getattr(config, name) // factor * factor)
+            raise ValueError(
+                f"{name} {getattr(config, name)} is not a multiple of {factor}, the scale times "
+                f"the tokenizer's pixels per latent: use {below} or {below + factor}"
+            )

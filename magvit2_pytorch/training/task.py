@@ -1,7 +1,7 @@
-"""A task: all that a `Trainer` needs to know of the model that it trains."""
+"""A task: all that a `Trainer` knows of its model."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -86,16 +86,13 @@ class Validation(NamedTuple):
     """PNG and mp4 files by name; empty except in the main process."""
 
 
-class TaskPlan:
+class TaskPlan(NamedTuple):
     """A task's part of the report of a dry run."""
 
-    def rows(self, num_steps: int, examples_per_step: int) -> list[tuple[str, str]]:
-        """Titles and texts of lines."""
-        return []
-
-    def warnings(self, num_steps: int, examples_per_step: int) -> list[str]:
-        """Possible problems of a run of so many steps, one sentence each."""
-        return []
+    rows: list[tuple[str, str]]
+    """Titles and texts of lines."""
+    warnings: list[str]
+    """Possible problems, one sentence each."""
 
 
 class Task(ABC):
@@ -126,7 +123,7 @@ class Task(ABC):
     # Training
 
     def begin(self, folder: Path) -> None:
-        """Writes the record of held-out data to the run's folder at the start.
+        """Writes the record of held-out data to the run's folder.
 
         Only the main process calls this.
         """
@@ -143,7 +140,7 @@ class Task(ABC):
 
     @abstractmethod
     def step(self, batch: Any, micro: MicroStep) -> Measured:
-        """Runs one forward and backward pass; returns what it measured, with a `loss`."""
+        """Runs a forward and backward pass; returns measurements with a `loss`."""
 
     def after_step(self, taken: frozenset[str]) -> None:  # noqa: B027 (most tasks need none)
         """Ends an optimizer step, which the modules named in `taken` took.
@@ -152,16 +149,16 @@ class Task(ABC):
         """
 
     def sizes(self, batch: Any) -> dict[str, int]:
-        """Counts of a batch by name, such as clips; the log has them per second."""
+        """Counts of a batch by name, logged per second."""
         return {}
 
     # Measuring
 
     def begin_log(self) -> None:  # noqa: B027 (a task may have nothing to forget)
-        """Forgets what was measured so far: the averages of a new line of the log begin."""
+        """Forgets measurements so far, for a new line of the log."""
 
     def end_log(self, means: Mapping[str, float]) -> dict[str, float | int]:
-        """Further values for a line of the log, given the means since the last one."""
+        """Further values for a line of the log, given its means."""
         return {}
 
     @abstractmethod
@@ -174,7 +171,7 @@ class Task(ABC):
 
     @abstractmethod
     def finish(self, model: nn.Module, folder: Path, quick: bool = False) -> dict[str, float | int]:
-        """Saves the averaged model below `folder` at the end; returns values to log."""
+        """Saves the averaged model below `folder`; returns values to log."""
 
     # State
 
@@ -183,13 +180,13 @@ class Task(ABC):
         """The model's configuration as JSON, which a resumed run must share."""
 
     def parse_description(self, saved: dict[str, Any]) -> dict[str, Any]:
-        """A description from a checkpoint, with defaults for what it does not contain."""
+        """A checkpoint's description, with defaults for missing entries."""
         return saved
 
     # Dry run
 
     def batch_kinds(self) -> dict[str, float]:
-        """Share of the batches of each kind, if kinds differ in their costs."""
+        """Shares of batches by kind, if kinds differ in costs."""
         return {"": 1.0}
 
     def full_step(self, step: int) -> int:
@@ -200,6 +197,34 @@ class Task(ABC):
         """Times that a whole validation takes longer than a quick one."""
         return 1
 
-    def plan(self, batch: Any) -> TaskPlan:
-        """Estimated requirements, given a batch."""
-        return TaskPlan()
+    def plan(self, batch: Any, num_steps: int, examples_per_step: int) -> TaskPlan:
+        """Estimated requirements of so many steps, given a batch."""
+        return TaskPlan([], [])
+
+
+class PretrainedTask(Task):
+    """A task whose model has a config and is saved by `save_pretrained`."""
+
+    saved_as: str
+    """Name of the model's folder in the results folder."""
+
+    def finish(self, model: nn.Module, folder: Path, quick: bool = False) -> dict[str, float | int]:
+        if self.accelerator.is_main_process:
+            model.save_pretrained(folder / self.saved_as)
+        return {}
+
+    def describe(self) -> dict[str, Any]:
+        return self.model.config.to_dict()
+
+    def parse_description(self, saved: dict[str, Any]) -> dict[str, Any]:
+        return type(self.model.config).from_dict(saved).to_dict()
+
+
+def size_text(size: Sequence[int]) -> str:
+    """Text of a size, such as "5 x 64 x 64"."""
+    return " x ".join(map(str, size))
+
+
+def count_text(number: int | None) -> str:
+    """Text of a number, which may be unknown."""
+    return "an unknown number of" if number is None else f"{number:,}"

@@ -1,39 +1,65 @@
-"""Training of a `VideoTokenizer` as a task: one step reads as the algorithm of VQGAN."""
+"""Training of a `VideoTokenizer`: one step reads as the algorithm of VQGAN."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from magvit2_pytorch.data.split import HeldOut
+from magvit2_pytorch.data.split import ADDED_IMAGES, HeldOut
 from magvit2_pytorch.data.user_clips import num_clips
 from magvit2_pytorch.functional import autocast
 from magvit2_pytorch.generators.latent_prior import LatentPrior
-from magvit2_pytorch.metrics.codebook import CodebookUsage, bits_per_pixel
+from magvit2_pytorch.metrics.codebook import bits_per_pixel
 from magvit2_pytorch.quantizers.continuous import STATISTICS
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
-from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
 from magvit2_pytorch.training.batches import (
     check_clips,
     images_per_batch,
     mixed_batches,
+    open_datasets,
+    open_images,
     training_batches,
 )
-from magvit2_pytorch.training.clip_task import ClipTask
+from magvit2_pytorch.training.clip_task import ClipTask, Reconstruction, load_perceptual
+from magvit2_pytorch.training.dry_run import TaskTrainer
 from magvit2_pytorch.training.latent_statistics import record_latents
-from magvit2_pytorch.training.objective import Autoencoder, Reconstruction
 from magvit2_pytorch.training.task import (
     Measured,
     MicroStep,
+    TaskPlan,
     Trainable,
     Validation,
+    count_text,
+    size_text,
 )
-from magvit2_pytorch.training.tokenizer_plan import TokenizerPlan
 from magvit2_pytorch.training.training_config import TrainingConfig
-from magvit2_pytorch.training.validation import running_quality, validate, write_examples
-from magvit2_pytorch.types import Clips, Video
+from magvit2_pytorch.training.validation import validate
+from magvit2_pytorch.types import Clips, Codes, Image, Precision, Video
+
+
+class Autoencoder(nn.Module):
+    """Forward pass of training as one module, for wrappers that hook `forward`.
+
+    Quantizer losses are computed here because the mean of code use over processes is part of the
+    forward pass.
+    """
+
+    def __init__(self, tokenizer: VideoTokenizer, precision: Precision = "fp32"):
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.precision = precision
+
+    def forward(self, video: Video, cond: Float[Tensor, "b e"] | None = None) -> Reconstruction:
+        with autocast(video.device, self.precision):
+            latents = self.tokenizer.encode(video, cond)
+            quantized, codes = self.tokenizer.quantize(latents)
+            recon = self.tokenizer.decode(quantized, cond, num_frames=video.shape[2])
+            terms = self.tokenizer.quantizer.loss_terms(latents)
+        return Reconstruction(recon, latents, codes, terms, quantized)
 
 
 class TokenizerTask(ClipTask):
@@ -44,7 +70,7 @@ class TokenizerTask(ClipTask):
     """
 
     model: VideoTokenizer
-    curves = ("loss", "psnr", "learning_rate", "codebook_usage")
+    saved_as = "tokenizer"
     # Latent statistics are measured on the averaged copy itself. The tokenizer in training has
     # none: averaging would move the copy's towards meaningless values that count as measured.
     not_averaged = frozenset(f"quantizer.{name}" for name in STATISTICS)
@@ -64,24 +90,15 @@ class TokenizerTask(ClipTask):
         self.images, self.valid_images = images
         if config.checkpoint_activations:
             tokenizer.checkpoint_activations()
-        self.trainables = {
-            "tokenizer": Trainable(
-                module=Autoencoder(tokenizer, config.precision),
-                options=config.optimizer_options(),
-                # They have few channels on one side, and their singular values carry the scale of
-                # each latent channel, which Muon's orthogonal steps would make equal.
-                not_for_muon=(tokenizer.encoder.layers[-1], tokenizer.decoder.layers[0]),
-                fixed_options=("optimizer",),
-            ),
-            **{d.module_name: d.trainable() for d in self.discriminators},
-        }
+        module = Autoencoder(tokenizer, config.precision)
+        ends = tokenizer.encoder.layers[-1], tokenizer.decoder.layers[0]
+        self.trainables = self.trainables_of("tokenizer", module, not_for_muon=ends)
         if config.prior_loss_weight:
             self.trainables["prior"] = Trainable(
                 module=LatentPrior(tokenizer.quantizer, **(config.prior or {})),
                 options=config.prior_optimizer_options(),
                 option_prefix="prior_",
             )
-        self.begin_log()
 
     # Training
 
@@ -118,7 +135,7 @@ class TokenizerTask(ClipTask):
     def _prior_loss(
         self, out: Reconstruction, micro: MicroStep
     ) -> tuple[Float[Tensor, ""] | float, dict[str, Tensor]]:
-        """Weighted loss of the codes under the prior, 0 without one, and its terms."""
+        """Weighted loss of the codes under the prior, and its terms."""
         if not self.config.prior_loss_weight:
             return 0.0, {}
         with autocast(out.quantized.device, self.config.precision):
@@ -127,26 +144,15 @@ class TokenizerTask(ClipTask):
 
     # Measuring
 
-    def begin_log(self) -> None:
-        size, number = self.model.codebook_size, self.model.num_codebooks
-        self._usage = None if size is None else CodebookUsage(size, number)
-
-    def end_log(self, means: Mapping[str, float]) -> dict[str, float | int]:
-        return super().end_log(means) | running_quality(means, self._usage)
-
     def validate(self, model: nn.Module, path: Path, quick: bool = False) -> Validation:
-        limit = self.accelerator.num_processes if quick else self.config.num_valid_clips
-        values, pictures = {}, {}
+        limit, values, pictures = self.num_to_validate(quick), {}, {}
         for kind, held_out in self.held_out_clips().items():
             results, examples = validate(
                 model, held_out, limit, self.config, self.accelerator, self.perceptual
             )
             prefix = "valid/image_" if kind == "image" else "valid/"
             values |= {f"{prefix}{name}": value for name, value in results.items()}
-            if self.accelerator.is_main_process:
-                name = f"{path.name}-{kind}"
-                paths = write_examples(examples, path.parent, name, self.config.fps)
-                pictures |= {f"valid/{kind}-{number}": path for number, path in enumerate(paths)}
+            pictures |= self.write_pictures(examples, path, kind)
         return Validation(values, pictures)
 
     def held_out_clips(self) -> dict[str, Clips]:
@@ -157,17 +163,7 @@ class TokenizerTask(ClipTask):
         limit = self.config.num_latent_statistics_clips
         limit = min(limit, self.accelerator.num_processes) if quick else limit
         values = record_latents(model, self.data, limit, self.config.precision)
-        if self.accelerator.is_main_process:
-            model.save_pretrained(folder / "tokenizer")
-        return values
-
-    # State
-
-    def describe(self) -> dict[str, Any]:
-        return self.model.config.to_dict()
-
-    def parse_description(self, saved: dict[str, Any]) -> dict[str, Any]:
-        return TokenizerConfig.from_dict(saved).to_dict()
+        return values | super().finish(model, folder)
 
     # Dry run
 
@@ -175,24 +171,118 @@ class TokenizerTask(ClipTask):
         share = 0.0 if self.images is None else self.config.image_frac
         return {"clips": 1 - share} | ({"images": share} if share else {})
 
-    def plan(self, batch: Video) -> "TokenizerPlan":
+    def plan(self, batch: Video, num_steps: int, examples_per_step: int) -> TaskPlan:
         clip = tuple(batch.shape[2:])
         grid = self.model.latent_grid(*clip)
+        tokens = f"{math.prod(grid) * self.model.num_codebooks:,} "
         bits = self.model.quantizer.bits_per_position
-        return TokenizerPlan(
-            config=self.config,
-            clip=clip,
-            latent_grid=grid,
-            num_codebooks=self.model.num_codebooks,
-            codebook_size=self.model.codebook_size,
-            bits_per_pixel=None if bits is None else bits_per_pixel(bits, grid, clip),
-            num_clips=num_clips(self.data),
-            num_images=0 if self.images is None else num_clips(self.images),
-            num_valid_clips=_total(map(num_clips, self.held_out_clips().values())),
-            num_skipped_files=sum(len(getattr(x, "skipped", ())) for x in (self.data, self.images)),
+        if bits is None:
+            tokens += "latents"
+        else:
+            tokens += f"tokens, {bits_per_pixel(bits, grid, clip):.4f} bits per pixel"
+        count = num_clips(self.data)
+        num_images = 0 if self.images is None else num_clips(self.images)
+        images = "" if num_images == 0 else f" and {count_text(num_images)} images"
+        valid = [num_clips(clips) for clips in self.held_out_clips().values()]
+        num_valid = count_text(None if None in valid else sum(valid))
+        num_skipped = sum(len(getattr(x, "skipped", ())) for x in (self.data, self.images))
+        share = 1.0 if num_images == 0 else 1 - self.config.image_frac
+        epochs = num_steps * examples_per_step * share / count if count else None
+        epochs_text = "" if epochs is None else f"; {epochs:.2f} epochs in total"
+        rows = [
+            ("clip", f"{size_text(clip)} to {size_text(grid)}: {tokens}"),
+            ("data", f"{count_text(count)} clips{images} to train on, {num_valid} held out, "
+             f"{num_skipped:,} files skipped so far"),
+            ("step", f"{examples_per_step:,} clips{epochs_text}"),
+        ]  # fmt: skip
+        return TaskPlan(rows, self._warnings(num_steps * examples_per_step * math.prod(grid)))
+
+    def _warnings(self, num_positions: int) -> list[str]:
+        """Possible problems of a run with so many positions of latents."""
+        config, messages = self.config, []
+        effects = {
+            "discriminator_start_step": "discriminators never learn",
+            "adversarial_start_step": "the tokenizer never has an adversarial loss",
+        }
+        if self.discriminators:
+            messages += [
+                f"{effect}: {name} is {getattr(config, name)} and the run ends at step "
+                f"{config.num_train_steps}"
+                for name, effect in effects.items()
+                if getattr(config, name) >= config.num_train_steps
+            ]
+        size = self.model.codebook_size
+        if size and size > num_positions:
+            messages.append(
+                f"the whole run has {num_positions:,} tokens, fewer than the {size:,} codes of a "
+                "codebook: most codes will never be used"
+            )
+        return messages
+
+
+class VideoTokenizerTrainer(TaskTrainer):
+    """Trains a `VideoTokenizer` on videos, images or any dataset of clips.
+
+    Options are the fields of `TrainingConfig`, as keyword arguments. `dataset_folder` may also be a
+    list file, a table or one media file (see `magvit2_pytorch.data`); alternatively, `dataset`
+    returns clips `c t h w` (or images `c h w`) in [-1, 1], or items that contain them (see
+    `data.user_clips.as_clip`); it may lack a length. Validation uses `valid_dataset`, or a fraction
+    of the files. With `image_folder` or `image_dataset`, a fraction `image_frac` of the
+    forward passes uses images, so that one tokenizer learns both. `perceptual_loss` is a module
+    that replaces the network of `perceptual_weights`: it takes reconstructed and real frames
+    `b c t h w` and returns a scalar. Devices and processes are handled by accelerate.
+    """
+
+    config_class = TrainingConfig
+    task: TokenizerTask
+
+    def __init__(
+        self,
+        tokenizer: VideoTokenizer,
+        *,
+        dataset: Clips | None = None,
+        valid_dataset: Clips | None = None,
+        dataset_folder: str | Path | None = None,
+        dataset_type: Literal["videos", "images"] = "videos",
+        image_dataset: Clips | None = None,
+        image_folder: str | Path | None = None,
+        perceptual_loss: nn.Module | None = None,
+        accelerate_kwargs: dict[str, Any] | None = None,
+        **options: Any,
+    ):
+        config = TrainingConfig.from_dict(options)
+        perceptual = load_perceptual(config, perceptual_loss)
+        clips, held_out = open_datasets(
+            config, tokenizer.config, dataset, valid_dataset, dataset_folder, dataset_type
         )
+        record = ADDED_IMAGES if dataset_type == "images" else "image"
+        images, held_out_images = open_images(
+            config, tokenizer.config, image_dataset, image_folder, record
+        )
+        held_out = {**held_out, **held_out_images}
+        task = TokenizerTask(tokenizer, config, clips, images, perceptual, held_out)
+        super().__init__(task, config, accelerate_kwargs)
 
+    tokenizer = property(attrgetter("task.model"), doc="The tokenizer in training.")
+    data = property(attrgetter("task.data"), doc="The clips to train on.")
+    valid_data = property(attrgetter("task.valid_data"), doc="The clips held out for validation.")
+    images = property(attrgetter("task.images"), doc="Images to train on in addition to the clips.")
+    valid_images = property(attrgetter("task.valid_images"), doc="The images held out.")
+    objective = property(attrgetter("task.objective"), doc="Losses other than adversarial ones.")
+    discriminators = property(
+        attrgetter("task.discriminators"), doc="Those whose adversarial weight is not 0."
+    )
+    autoencoder = property(
+        attrgetter("optimization.module"),
+        doc="Forward pass of training, in its wrapper for several processes.",
+    )
+    optimizers = property(attrgetter("optimization.optimizers"), doc="Those of the tokenizer.")
 
-def _total(numbers: Iterable[int | None]) -> int | None:
-    numbers = list(numbers)
-    return None if None in numbers else sum(numbers)
+    @property
+    def ema_tokenizer(self) -> VideoTokenizer:
+        """The tokenizer to use and save: averaged weights, in eval mode."""
+        return self.averaged_model
+
+    def tokenize(self, video: Video | Image) -> Codes:
+        """Codes of a video or image from the averaged tokenizer."""
+        return self.ema_tokenizer.tokenize(video.to(self.accelerator.device))

@@ -1,20 +1,30 @@
-"""Log of a run: JSONL, wandb, TensorBoard, and pictures for them."""
+"""Log of a run in JSONL, wandb and TensorBoard, and its provenance."""
 
+import hashlib
 import json
 import os
+import platform
+import shlex
+import subprocess
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import numpy as np
+import torch
 from accelerate import Accelerator
 from PIL import Image
 
 from magvit2_pytorch.atomic import replacing
-from magvit2_pytorch.training.run_record import read_run, start_metadata, write_run
+from magvit2_pytorch.version import __version__
+
+PACKAGE = Path(__file__).parents[1]
 
 
 def show_in_wandb(run: Any, name: str, path: Path, step: int) -> None:
@@ -33,6 +43,7 @@ def show_in_tensorboard(writer: Any, name: str, path: Path, step: int) -> None:
 
 
 DEFAULT_PROJECT = "magvit2"
+RUN_FILE = "run.json"
 
 
 class Tracking:
@@ -59,7 +70,6 @@ class Tracking:
         self.folder = folder
         self.options = options
         self.path = folder / "log.jsonl"
-        self._record = folder / "run.json"
         self.failures: Counter[str] = Counter()
         """Number of failures of each tracker since it was opened."""
         self._project, self._run_name, self._named = DEFAULT_PROJECT, None, False
@@ -103,7 +113,7 @@ class Tracking:
         if self._is_open:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        run = read_run(self._record)
+        run = read_run(self.folder)
         start = start_metadata(step, self.accelerator) | self.options
         if self.use_trackers and self.accelerator.log_with:
             wandb_id = run.get("wandb_id") if step else None
@@ -112,7 +122,8 @@ class Tracking:
             if tracker.name == "wandb":
                 run["wandb_id"] = tracker.tracker.id
         run["starts"].append(start)
-        write_run(self._record, run)
+        with replacing(self.folder / RUN_FILE) as part:
+            part.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
         self._is_open = True
 
     def _open_trackers(
@@ -227,6 +238,61 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str | int | 
             is_plain = isinstance(value, str | int | float)
             flat[f"{prefix}{name}"] = value if is_plain else json.dumps(value)
     return flat
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """Reads the record of a run; without one there are no starts.
+
+    It has `starts`, oldest first, and `wandb_id` if wandb was used.
+    """
+    path = folder / RUN_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"starts": []}
+
+
+def start_metadata(step: int, accelerator: Accelerator) -> dict[str, Any]:
+    """Metadata of a start or resume: step, time, device, versions."""
+    device = accelerator.device
+    on_gpu = device.type == "cuda"
+    return {
+        "step": step,
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": shlex.join(sys.argv),
+        "device": torch.cuda.get_device_name(device) if on_gpu else str(device),
+        "num_processes": accelerator.num_processes,
+        "code": {
+            "version": __version__,
+            "commit": git_commit(PACKAGE.parent),
+            "source": source_hash(),
+        },
+        "libraries": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "accelerate": accelerate.__version__,
+        },
+    }
+
+
+def source_hash(folder: Path = PACKAGE) -> str:
+    """First 12 digits of the SHA-256 of all modules, uncommitted changes included."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:12]
+
+
+def git_commit(folder: Path) -> str | None:
+    """Commit of a checkout; None without one or if git fails."""
+    if not (folder / ".git").exists():  # git would find a repository around a virtual environment
+        return None
+    try:
+        command = ["git", "rev-parse", "--verify", "HEAD"]
+        result = subprocess.run(
+            command, cwd=folder, capture_output=True, check=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()
 
 
 def _parse(text: str) -> dict[str, float | int] | None:

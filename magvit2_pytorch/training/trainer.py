@@ -14,7 +14,12 @@ from magvit2_pytorch.atomic import as_path
 from magvit2_pytorch.data.workers import naming_dead_workers
 from magvit2_pytorch.runtime import keyed_seed
 from magvit2_pytorch.training.arithmetic_check import ArithmeticCheck
-from magvit2_pytorch.training.checkpoints import Checkpoints
+from magvit2_pytorch.training.checkpoints import (
+    Checkpoints,
+    SavedState,
+    load_state,
+    save_state,
+)
 from magvit2_pytorch.training.loop_config import LoopConfig
 from magvit2_pytorch.training.meters import Meters, Progress, plot_curves
 from magvit2_pytorch.training.optimization import NonFiniteTraining, Optimization
@@ -28,13 +33,12 @@ from magvit2_pytorch.training.processes import (
     on_main,
 )
 from magvit2_pytorch.training.run_state import TrainingState
-from magvit2_pytorch.training.state import SavedState, load_state, save_state
 from magvit2_pytorch.training.task import MicroStep, Task
 from magvit2_pytorch.training.tracking import DEFAULT_PROJECT, Tracking, read_log
 
 
 class Trainer:
-    """Trains a `Task`, on any number of processes, and resumes where it stopped.
+    """Trains a `Task` on any number of processes, and resumes.
 
     The task knows the model, its data and its losses; the trainer does the same for every task:
     accumulation, repeatable random draws, optimizer steps and averages, steps that are skipped,
@@ -98,7 +102,7 @@ class Trainer:
 
     @contextmanager
     def trackers(self, project_name: str = DEFAULT_PROJECT, run_name: str | None = None):
-        """Names the run in wandb or TensorBoard, and closes it at the end."""
+        """Names the run in wandb or TensorBoard; closes it afterwards."""
         with self.tracking.named(project_name, run_name):
             yield
 
@@ -191,7 +195,7 @@ class Trainer:
 
     @contextmanager
     def _micro_step(self, number: int, active: list[Optimization]) -> Iterator[MicroStep]:
-        """Makes random draws of a pass repeatable; averages over processes after the last one.
+        """Makes a pass repeatable; averages over processes after the last one.
 
         The draws depend on seed, step, pass and process.
         """

@@ -3,9 +3,8 @@
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from magvit2_pytorch.losses.adversarial import ADVERSARIAL_LOSSES
+from magvit2_pytorch.losses.adversarial import ADVERSARIAL_LOSSES, GRADIENT_PENALTIES
 from magvit2_pytorch.losses.reconstruction import RECONSTRUCTION_LOSSES
-from magvit2_pytorch.losses.regularizers import GRADIENT_PENALTIES
 from magvit2_pytorch.training.loop_config import (
     FP16_WITH_ONE_OPTIMIZER,
     LoopConfig,

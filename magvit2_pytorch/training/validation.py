@@ -1,6 +1,6 @@
 """Validation of the averaged tokenizer on held-out clips: metrics and pictures."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from magvit2_pytorch.media.video_writer import write_video
 from magvit2_pytorch.metrics.codebook import CodebookUsage
 from magvit2_pytorch.metrics.quality import psnr
 from magvit2_pytorch.training.training_config import TrainingConfig
-from magvit2_pytorch.types import Clips
+from magvit2_pytorch.types import Clips, Video
 
 NUM_EXAMPLES = 3
 FRAMES_IN_GRID = 5
@@ -40,7 +40,7 @@ class HeldOutResults(NamedTuple):
 def running_quality(
     means: Mapping[str, float], usage: CodebookUsage | None
 ) -> dict[str, float | int]:
-    """PSNR and codebook use of the clips since the last line of the log."""
+    """PSNR and codebook use since the last line of the log."""
     if "mse" not in means:
         return {}
     # From the mean error over clips, peak to peak 2: approximate, not for comparisons.
@@ -49,6 +49,14 @@ def running_quality(
         return values
     used = usage.gathered().compute()
     return values | {"codebook_usage": float(used.usage), "perplexity": float(used.perplexity)}
+
+
+def held_out_videos(clips: Clips, max_clips: int, accelerator: Accelerator) -> Iterator[Video]:
+    """This process's share of at most `max_clips` clips, on the device."""
+    share = accelerator.process_index, accelerator.num_processes
+    for clip in share_of_clips(clips, max_clips, *share):
+        video = clip[None].to(accelerator.device)
+        yield video[:, :, None] if video.ndim == 4 else video
 
 
 @torch.no_grad()
@@ -61,7 +69,7 @@ def validate(
     perceptual: nn.Module | None = None,
     **options: Any,
 ) -> HeldOutResults:
-    """Measures means of PSNR and other metrics over at most `max_clips` held-out clips.
+    """Mean PSNR and other metrics of at most `max_clips` held-out clips.
 
     PSNR is peak to peak 2, and the tokenizer is set to eval mode. Each process takes every n-th
     clip, one at a time and in order, so clips may differ in size and may be fewer than the
@@ -73,10 +81,7 @@ def validate(
         usage = CodebookUsage(tokenizer.codebook_size, tokenizer.num_codebooks)
     total = torch.zeros(3, device=accelerator.device)
     examples: list[Example] = []
-    share = accelerator.process_index, accelerator.num_processes
-    for clip in share_of_clips(clips, max_clips, *share):
-        video = clip[None].to(accelerator.device)
-        video = video[:, :, None] if video.ndim == 4 else video
+    for video in held_out_videos(clips, max_clips, accelerator):
         with autocast(accelerator.device, config.precision):
             codes, recon = tokenizer(video, return_codes=True, return_recon=True, **options)
         recon = recon.float()

@@ -16,7 +16,7 @@ from magvit2_pytorch.discriminators import build_discriminator
 from magvit2_pytorch.discriminators.models import save_discriminator
 from magvit2_pytorch.media.images import write_image
 from magvit2_pytorch.media.video_writer import write_video
-from magvit2_pytorch.training.state import save_state
+from magvit2_pytorch.training.checkpoints import save_state
 
 warnings.simplefilter("ignore")
 folder = Path(sys.argv[1])

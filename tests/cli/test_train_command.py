@@ -11,8 +11,8 @@ import yaml
 from magvit2_pytorch import VideoTokenizer
 from magvit2_pytorch.media.images import write_image
 from magvit2_pytorch.tokenizer.presets import PRESETS, preset, recipe
+from magvit2_pytorch.training.tokenizer_task import VideoTokenizerTrainer
 from magvit2_pytorch.training.training_config import TrainingConfig
-from magvit2_pytorch.training.video_trainer import VideoTokenizerTrainer
 from tests.conftest import build
 from tests.data.clip_files import make_video
 
@@ -224,7 +224,7 @@ def test_wandb_is_a_short_name(run, tmp_path, videos, monkeypatch):
         seen.update(options)
         raise ValueError("far enough")
 
-    monkeypatch.setattr("magvit2_pytorch.training.video_trainer.VideoTokenizerTrainer", trainer)
+    monkeypatch.setattr("magvit2_pytorch.training.tokenizer_task.VideoTokenizerTrainer", trainer)
     status, _, err = run("train", videos, "-o", tmp_path, "--wandb")
     assert (status, err) == (1, "magvit2: error: far enough\n")
     assert seen["use_wandb_tracking"] is True

@@ -18,9 +18,8 @@ from magvit2_pytorch.convert.conversion import convert_checkpoint
 from magvit2_pytorch.convert.inflate import inflate_into
 from magvit2_pytorch.convert.o2_magvit2 import convert_discriminator, names
 from magvit2_pytorch.convert.project import find_sources
-from magvit2_pytorch.losses.adversarial import ADVERSARIAL_LOSSES
+from magvit2_pytorch.losses.adversarial import ADVERSARIAL_LOSSES, lecam_loss, r1_penalty
 from magvit2_pytorch.losses.reconstruction import RECONSTRUCTION_LOSSES
-from magvit2_pytorch.losses.regularizers import lecam_loss, r1_penalty
 from magvit2_pytorch.tokenizer.presets import magvit2_options
 from tests import o2_magvit2 as theirs
 

@@ -13,7 +13,7 @@ import torch
 
 from magvit2_pytorch.convert.o2_magvit2 import convert_discriminator
 from magvit2_pytorch.discriminators.models import FrameDiscriminator, VideoDiscriminator
-from magvit2_pytorch.losses.regularizers import r1_penalty
+from magvit2_pytorch.losses.adversarial import r1_penalty
 from tests.o2_magvit2 import discriminator_shapes, made_state
 
 DATA = Path(__file__).parent / "discriminator_data"

@@ -117,7 +117,7 @@ def test_a_spec_goes_through_json():
         ClipSpec(image_size=(96, 160), random_scale=(1.0, 1.25), fps=8.0, channels=1),
     ):
         assert ClipSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
-    with pytest.raises(ValueError, match="has no option frames"):
+    with pytest.raises(ValueError, match="has no option 'frames'"):
         ClipSpec.from_dict({"frames": 17})
 
 

@@ -5,12 +5,12 @@ from magvit2_pytorch.functional import linear_scan
 from magvit2_pytorch.layers.attention import (
     AttentionSize,
     FeedForward,
+    GateLoop,
     LinearSpaceAttention,
     SpaceAttention,
     TimeAttention,
     TokenShift,
 )
-from magvit2_pytorch.layers.gateloop import GateLoop
 from magvit2_pytorch.layers.rotary import axial_angles, rotary_angles, rotate
 
 SIZE = AttentionSize(dim_head=8, heads=2)

@@ -3,7 +3,7 @@
 import torch
 import torch.distributed as dist
 
-from magvit2_pytorch.losses.regularizers import LeCamRegularizer
+from magvit2_pytorch.losses.adversarial import LeCamRegularizer
 
 CASES = {
     # Samples of each process.

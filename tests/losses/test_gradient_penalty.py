@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from magvit2_pytorch.discriminators.models import FrameDiscriminator
-from magvit2_pytorch.losses.regularizers import (
+from magvit2_pytorch.losses.adversarial import (
     GRADIENT_PENALTIES,
     one_centered_penalty,
     points_between,

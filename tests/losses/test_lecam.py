@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from magvit2_pytorch.losses.regularizers import LeCamRegularizer, lecam_loss
+from magvit2_pytorch.losses.adversarial import LeCamRegularizer, lecam_loss
 from tests.losses import lecam_worker as worker
 from tests.losses.test_adversarial import O2
 from tests.processes import run_two_processes

@@ -15,7 +15,8 @@ from magvit2_pytorch.layers.conv import PadMode
 from magvit2_pytorch.tokenizer.layer_spec import LAYERS
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.presets import preset
-from magvit2_pytorch.training.objective import Autoencoder, Objective
+from magvit2_pytorch.training.clip_task import Objective
+from magvit2_pytorch.training.tokenizer_task import Autoencoder
 from magvit2_pytorch.training.training_config import TrainingConfig
 from tests.conftest import (
     DISCRETE,

@@ -6,7 +6,7 @@ import torch
 
 from magvit2_pytorch.tokenizer.protocol import Tokenizer
 from magvit2_pytorch.tokenizer_1d import PRESETS_1D, Tokenizer1d, Tokenizer1dConfig
-from magvit2_pytorch.tokenizer_1d.anchors import MAX_TOKENS, anchor_distances, anchors
+from magvit2_pytorch.tokenizer_1d.patches import MAX_TOKENS, anchor_distances, anchors
 from tests.tokenizer_1d.narrow import KINDS, narrow, random_clip
 
 SIZES = [(1, 1, 1), (7, 13, 5), (17, 24, 40)]

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention as plain
 
-from magvit2_pytorch.layers.packed_attention import attend_spans
-from magvit2_pytorch.layers.transformer import attend_masked
+from magvit2_pytorch.layers.transformer import attend_masked, attend_spans
 from magvit2_pytorch.tokenizer_1d import patches
 from magvit2_pytorch.tokenizer_1d.patches import group_packs
 from tests.tokenizer_1d.narrow import narrow, random_clip

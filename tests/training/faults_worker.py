@@ -10,7 +10,7 @@ from torch import nn
 
 from magvit2_pytorch import VideoTokenizer, VideoTokenizerTrainer
 from magvit2_pytorch.training import trainer as trainer_module
-from magvit2_pytorch.training.state import CheckpointNotSaved
+from magvit2_pytorch.training.checkpoints import CheckpointNotSaved
 from tests.conftest import QUANTIZERS, SMALL
 from tests.training import lost_worker
 from tests.training.conftest import clips

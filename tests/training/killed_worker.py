@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from magvit2_pytorch.training import state as state_module
+from magvit2_pytorch.training import checkpoints as state_module
 from magvit2_pytorch.training.checkpoints import Checkpoints
 from magvit2_pytorch.training.task import Best
 

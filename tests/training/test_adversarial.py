@@ -105,7 +105,7 @@ def test_one_forward_of_everything_serves_a_step(make_trainer):
 
 def test_what_has_no_weight_is_not_built(make_trainer, monkeypatch):
     monkeypatch.setattr(Discriminator, "__init__", None)
-    monkeypatch.setattr("magvit2_pytorch.training.objective.build_perceptual", None)
+    monkeypatch.setattr("magvit2_pytorch.training.clip_task.build_perceptual", None)
     trainer = make_trainer(num_train_steps=1, perceptual_weights="nowhere.pth")
     trainer.train()
     assert trainer.discriminators == []
@@ -308,7 +308,8 @@ def test_the_adaptive_weight_balances_gradients_at_the_last_layer(make_trainer):
     video = torch.stack(clips(2))
     out = trainer.autoencoder(video)
     gradient, adversarial = torch.randn_like(out.recon), torch.randn_like(out.recon) * 7
-    weight = trainer.task.adaptive_weight(out.recon, gradient, adversarial)
+    proxies = ((out.recon * each).sum() for each in (gradient, adversarial))
+    weight = trainer.task.adaptive_weight(*proxies)
     last = trainer.tokenizer.decoder.layers[-1].layers[-1].conv.weight
     (of_both,) = torch.autograd.grad(out.recon, last, adversarial * weight, retain_graph=True)
     (of_picture,) = torch.autograd.grad(out.recon, last, gradient)

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from magvit2_pytorch.training import state as state_module
-from magvit2_pytorch.training.state import (
+from magvit2_pytorch.training import checkpoints
+from magvit2_pytorch.training.checkpoints import (
     CHECKSUMS_FILE,
     STATE_FILE,
     TENSORS_FILE,
@@ -285,7 +285,7 @@ def test_nothing_is_removed_unless_asked_and_nothing_of_others(tmp_path):
 
 def test_the_one_gone_on_from_stays_until_the_next_is_whole(tmp_path, monkeypatch):
     open_checkpoints(tmp_path, keep=1).save(*state_of(1))
-    monkeypatch.setattr(state_module, "save_file", lambda *_: (_ for _ in ()).throw(OSError("x")))
+    monkeypatch.setattr(checkpoints, "save_file", lambda *_: (_ for _ in ()).throw(OSError("x")))
     with pytest.raises(CheckpointNotSaved):
         open_checkpoints(tmp_path, keep=1).save(*state_of(2))
     assert assert_whole(tmp_path / "step-1") == 1

@@ -8,8 +8,7 @@ import torch
 
 from magvit2_pytorch.data.split import read_held_out
 from magvit2_pytorch.generators import GENERATORS, load_generator
-from magvit2_pytorch.training.generator_task import CONTEXT_LATENTS
-from magvit2_pytorch.training.generator_trainer import GeneratorTrainer, generator_for
+from magvit2_pytorch.training.generator_task import CONTEXT_LATENTS, GeneratorTrainer, generator_for
 from tests.codes.test_code_file import HEADER
 from tests.codes.test_code_windows import write_corpus
 from tests.training.test_task import log_of, state_of

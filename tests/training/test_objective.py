@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from magvit2_pytorch.training.objective import Autoencoder, Objective
+from magvit2_pytorch.training.clip_task import Objective
+from magvit2_pytorch.training.tokenizer_task import Autoencoder
 from magvit2_pytorch.training.training_config import TrainingConfig
 from tests.conftest import QUANTIZERS, build, random_video
 

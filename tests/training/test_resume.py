@@ -8,14 +8,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from magvit2_pytorch.data.split import read_held_out
-from magvit2_pytorch.training.optimizer import lr_scale
-from magvit2_pytorch.training.state import (
+from magvit2_pytorch.training.checkpoints import (
     CHECKSUMS_FILE,
     STATE_FILE,
     TENSORS_FILE,
     DamagedCheckpoint,
     _checksum,
 )
+from magvit2_pytorch.training.optimizer import lr_scale
 from tests.data.clip_files import make_video
 from tests.training.test_adversarial import ONE, TINY
 from tests.training.test_trainer import assert_same, log_of, weights

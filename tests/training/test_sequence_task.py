@@ -11,10 +11,10 @@ from magvit2_pytorch.tokenizer_1d import PRESETS_1D
 from magvit2_pytorch.training.sequence_task import (
     SequenceAutoencoder,
     SequenceTrainingConfig,
+    Tokenizer1dTrainer,
     crops_of_one_size,
     validation_counts,
 )
-from magvit2_pytorch.training.sequence_trainer import Tokenizer1dTrainer
 from tests.tokenizer_1d.narrow import SMALL, narrow, random_clip
 from tests.training.conftest import clips, micro_step
 from tests.training.test_adversarial import TINY

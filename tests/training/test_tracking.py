@@ -16,8 +16,7 @@ from accelerate.utils import LoggerType
 from PIL import Image
 
 import magvit2_pytorch
-from magvit2_pytorch.training.run_record import git_commit, read_run, source_hash
-from magvit2_pytorch.training.tracking import Tracking, read_log
+from magvit2_pytorch.training.tracking import Tracking, git_commit, read_log, read_run, source_hash
 from tests.training.conftest import clips
 from tests.training.tracked_runs import (
     events,
@@ -169,7 +168,7 @@ def test_reconstructions_are_in_wandb_and_tensorboard(everything):
 
 
 def test_configuration_and_code_version_are_everywhere(everything):
-    (start,) = read_run(everything.results_folder / "run.json")["starts"]
+    (start,) = read_run(everything.results_folder)["starts"]
     assert start["step"] == 0
     assert start["model"] == everything.tokenizer.config.to_dict()
     assert start["training"] == everything.config.to_dict()
@@ -238,14 +237,14 @@ def test_a_resumed_run_goes_on_in_the_same_log_curves_and_wandb_run(make_trainer
         [log[step]["loss"] for step in range(1, 7)], rel=1e-6
     )
 
-    run = read_run(second.results_folder / "run.json")
+    run = read_run(second.results_folder)
     assert [start["step"] for start in run["starts"]] == [0, 3]
     folders = wandb_runs(second)
     # offline-run-TIME-ID, and a number after it for the second in one second.
     assert {folder.name.split("-")[3] for folder in folders} == {run["wandb_id"]}
     newest = max(folders, key=lambda folder: max(wandb_history(folder)))
     assert set(wandb_history(newest)) == {4, 5, 6}
-    assert read_run(whole.results_folder / "run.json")["wandb_id"] != run["wandb_id"]
+    assert read_run(whole.results_folder)["wandb_id"] != run["wandb_id"]
 
 
 def test_going_on_without_a_crash_puts_nothing_aside(make_trainer):
@@ -268,7 +267,7 @@ def test_a_restart_before_the_first_checkpoint_starts_the_log_anew(make_trainer)
     folder = trainer.results_folder
     assert set(log_by_step(read_log(trainer.tracking.path))) == {1, 2, 3, 4}
     assert [line["step"] for line in read_log(folder / "log-after-step-0.jsonl")] == [1, 2]
-    assert [start["step"] for start in read_run(folder / "run.json")["starts"]] == [0, 0]
+    assert [start["step"] for start in read_run(folder)["starts"]] == [0, 0]
     assert set(tensorboard_scalars(folder / "magvit2")) == {1, 2, 3, 4}
 
 
@@ -382,7 +381,7 @@ def test_trackers_stay_open_between_trainings_of_one_name(make_trainer):
         trainer.validate()
         assert tracker.finished == 0
     assert tracker.finished == 1
-    assert len(read_run(trainer.results_folder / "run.json")["starts"]) == 1
+    assert len(read_run(trainer.results_folder)["starts"]) == 1
 
 
 def test_only_the_main_process_writes(tmp_path, monkeypatch):
