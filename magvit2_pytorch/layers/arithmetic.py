@@ -75,7 +75,7 @@ def linear(
 
 def convolve(
     x: Float[Tensor, "b c ..."],
-    weight: Float[Tensor, "d c ..."],
+    weight: Float[Tensor, "d i ..."],
     bias: Float[Tensor, " d"] | None,
     stride: Sequence[int],
     padding: Sequence[int],
@@ -112,7 +112,7 @@ def convolve(
 
 def _convolve_time(
     x: Float[Tensor, "b c t h w"],
-    weight: Float[Tensor, "d c k 1 1"],
+    weight: Float[Tensor, "d i k 1 1"],
     bias: Float[Tensor, " d"] | None,
     stride: int,
     groups: int,
@@ -130,7 +130,7 @@ def _convolve_time(
 
 def _convolve_frames(
     x: Float[Tensor, "b c t h w"],
-    weight: Float[Tensor, "d c 1 k l"],
+    weight: Float[Tensor, "d i 1 k l"],
     bias: Float[Tensor, " d"] | None,
     stride: Sequence[int],
     padding: Sequence[int],

@@ -43,10 +43,11 @@ class VectorQuantizer(Quantizer):
 
     The only loss is the commitment loss, summed over levels. The codebooks of "vq" and "residual"
     have no gradient. `loss_terms` moves them in training mode, once per micro-batch, after it has
-    computed the loss; `forward` changes nothing. The moved codebooks and their averages are
-    buffers, so checkpoints hold them, and averaged weights average them too. Latents of all
-    processes move a codebook together. A batch with a latent that is not finite on any process is
-    left out. A step that the optimizer skips because of its gradients still moves the codebooks.
+    computed the loss, if the latents have a gradient; `forward` changes nothing. The moved
+    codebooks and their averages are buffers, so checkpoints hold them, and averaged weights average
+    them too. Latents of all processes move a codebook together. A batch with a latent that is not
+    finite on any process is left out. A step that the optimizer skips because of its gradients
+    still moves the codebooks.
 
     Training takes memory for positions x `codebook_size` integers, inside the library.
     """
@@ -112,7 +113,10 @@ class VectorQuantizer(Quantizer):
         return rearrange(quantized.detach(), "b t h w d -> b d t h w")
 
     def loss_terms(self, latents: Latents) -> dict[str, Tensor]:
-        """Commitment loss; in training mode the codebooks then move."""
+        """Commitment loss; in training mode the codebooks then move, unless the encoder is frozen.
+
+        It is if latents have no gradient.
+        """
         self.check_latents(latents)
         with without_autocast(latents):
             z = rearrange(at_least_float32(latents), "b d t h w -> b t h w d")
@@ -122,7 +126,7 @@ class VectorQuantizer(Quantizer):
             )
             if self.vq_type == "simvq":
                 loss = F.mse_loss(values[0], z.detach()) + loss * SIMVQ_INPUT_WEIGHT
-            if self.training:
+            if self.training and latents.requires_grad:
                 self._move_codebooks(inputs, codes)
         return {"commitment": loss}
 

@@ -67,9 +67,9 @@ def output_layer(
     patch: Patch = (1, 1),
     pad_mode: PadMode = "constant",
     separate_first_frame: bool = False,
-    norm: NormSpec = NormSpec(),
+    norm: NormSpec | None = NormSpec(),
 ) -> StatefulLayer:
-    """NormSpec, activation, last convolution, patches to pixels; the output is linear."""
+    """Norm and activation unless `norm` is None, last convolution, patches to pixels."""
 
     def layer(time: int, space: int, kernel: int | Triple) -> StatefulLayer:
         conv = CausalConv3d(dim, channels * time * space**2, kernel, pad_mode=pad_mode)
@@ -78,7 +78,12 @@ def output_layer(
     last = layer(*patch, kernel)
     if separate_first_frame:
         last = SeparateFirstFrame(last, layer(1, patch[1], (1, *triple(kernel)[1:])))
-    return Chain((norm.layer(dim), Pointwise(nn.SiLU()), last))
+    return Chain((*activated(dim, norm), last))
+
+
+def activated(dim: int, norm: NormSpec | None) -> tuple[StatefulLayer, ...]:
+    """Norm and activation; nothing if `norm` is None."""
+    return () if norm is None else (norm.layer(dim), Pointwise(nn.SiLU()))
 
 
 def build_encoder_decoder(
@@ -109,11 +114,12 @@ def build_encoder_decoder(
     from_latents = CausalConv3d(
         quantized_dim, decoder_grids[-1].dim, config.latent_conv_kernel_size, pad_mode=pad_mode
     )
+    output_norm = options.norm if config.output_norm else None
     head = output_layer(
         first,
         config.channels,
         config.output_conv_kernel_size,
-        norm=options.norm,
+        norm=output_norm,
         **pixel_options,
     )
     if config.lapped_patches:
@@ -121,7 +127,6 @@ def build_encoder_decoder(
     if config.repeat_first_frame:
         stem = Chain((RepeatFirstFrame(num_copies), stem))
         head = Chain((head, DropFirstFrames(num_copies)))
-    norm = options.norm.layer(last)
-    encoder = Chain((stem, *encoder_layers, norm, Pointwise(nn.SiLU()), to_latents))
+    encoder = Chain((stem, *encoder_layers, *activated(last, output_norm), to_latents))
     decoder = Chain((from_latents, *reversed(decoder_layers), head))
     return encoder, decoder

@@ -93,6 +93,8 @@ class TokenizerConfig(Options):
     """Number of groups of `norm="group"`; it must divide the channels of every level."""
     norm_eps: float = 1e-5
     """Added to the variance by the norms of convolutional layers; 1e-6 in VidTok."""
+    output_norm: bool = True
+    """Norm and SiLU before the last convolution of encoder and decoder, as in MAGVIT-v2."""
     patch_size: int | tuple[int, int] = field(default=1, metadata=INFLATABLE)
     """Patches that the first convolution reads as channels: pixels to a side, or (frames, pixels).
     The first frame of a video is repeated to fill a patch of its own."""

@@ -158,6 +158,9 @@ class ClipTask(PretrainedTask):
         self.data, self.valid_data = clips
         self.perceptual, self.held_out = perceptual, held_out or {}
         self.quantizer = quantizer
+        if config.freeze_encoder:
+            model.encoder.requires_grad_(False)
+            model.quantizer.requires_grad_(False)
         self.objective = Objective(quantizer, config, perceptual)
         self.discriminators = build_discriminators(model.config.channels, config)
         self.frozen = {} if perceptual is None else {"perceptual network": perceptual}
@@ -175,7 +178,7 @@ class ClipTask(PretrainedTask):
             module=module,
             options=self.config.optimizer_options(),
             not_for_muon=not_for_muon,
-            fixed_options=("optimizer",),
+            fixed_options=("optimizer", "freeze_encoder"),
         )
         return {name: main} | {d.module_name: d.trainable() for d in self.discriminators}
 

@@ -103,12 +103,11 @@ class TrainingState:
         differences = list(_differences(f"the {self.main}'s ", theirs, self.task.describe()))
         present = self._in_checkpoint(state)
         fixed = [o for name in present for o in self.optimizations[name].trainable.fixed_options]
-        ours = self.config.to_dict()
-        differences += _differences(
-            "",
-            {name: values["training"].get(name) or {} for name in fixed},
-            {name: ours[name] or {} for name in fixed},
-        )
+        ours, theirs = self.config.to_dict(), values["training"]
+        pairs = {name: (theirs.get(name, ours[name]), ours[name]) for name in fixed}
+        # A discriminator without options has None or {}.
+        sides = ({n: {} if p[i] is None else p[i] for n, p in pairs.items()} for i in (0, 1))
+        differences += _differences("", *sides)
         if differences:
             raise ValueError(
                 f"the checkpoint does not fit this training: {'; '.join(differences)}. Use the "

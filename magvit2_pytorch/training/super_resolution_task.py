@@ -46,8 +46,8 @@ Small = Float[Tensor, "b c t y x"]
 
 WITHOUT_EFFECT = (
     "quantizer_loss_weight", "prior_loss_weight", "prior_learning_rate", "prior", "random_scale",
-    "checkpoint_activations", "image_frac", "image_batch_size", "num_latent_statistics_clips",
-    "tubelet",
+    "freeze_encoder", "checkpoint_activations", "image_frac", "image_batch_size",
+    "num_latent_statistics_clips", "tubelet",
 )  # fmt: skip
 """Options of training a tokenizer that have no effect here."""
 

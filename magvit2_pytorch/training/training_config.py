@@ -91,6 +91,9 @@ class TrainingConfig(LoopConfig):
     """Learning rate of that model, with AdamW and the tokenizer's schedule."""
     prior: dict[str, Any] | None = None
     """Options of that model, a `LatentPrior`: `dim`, `depth` and `heads`."""
+    freeze_encoder: bool = False
+    """Train the decoder alone. Encoder and quantizer stay as they are, and so do all codes: stored
+    ones decode with the new decoder."""
     checkpoint_activations: bool = False
     """Recompute residual layers in the backward pass instead of keeping their activations: a third
     more computation for a fraction of the memory."""
@@ -164,6 +167,8 @@ class TrainingConfig(LoopConfig):
             raise ValueError(
                 f"{FP16_WITH_ONE_OPTIMIZER}: with discriminators or a prior use 'bf16' or 'fp32'"
             )
+        if self.freeze_encoder and self.prior_loss_weight:
+            raise ValueError("freeze_encoder keeps the codes, which a prior loss is to change")
         if self.adversarial_start_step < self.discriminator_start_step:
             raise ValueError(
                 f"adversarial_start_step is {self.adversarial_start_step}, before "

@@ -85,20 +85,22 @@ def test_the_way_of_machines_with_half_precision_kernels_everywhere():
     assert run_worker(1, 0, 100, 1, pretend_kernels=True)["wrong"] == []
 
 
-KERNELS = list(itertools.product([(1, 1, 1), (1, 3, 3), (3, 1, 1), (2, 3, 1)], [1, 2]))
+KERNELS = list(itertools.product([(1, 1, 1), (1, 3, 3), (3, 1, 1), (2, 3, 1)], [1, 2], [1]))
+OTHERS = [((3, 3, 3), 1, 1), ((3, 3), 1, 1), ((3, 1), 2, 1), ((3, 3), 1, 2), ((2, 3, 1), 2, 4)]
 
 
-@pytest.mark.parametrize(("kernel", "stride"), [*KERNELS, ((3, 3, 3), 1), ((3, 3), 1), ((3, 1), 2)])
+@pytest.mark.parametrize(("kernel", "stride", "groups"), KERNELS + OTHERS)
 @pytest.mark.parametrize("bias", [True, False])
-def test_gradients_by_matrix_products_are_the_convolution_s(kernel, stride, bias):
+def test_gradients_by_matrix_products_are_the_convolution_s(kernel, stride, groups, bias):
     axes = len(kernel)
     stride, padding = (stride,) * axes, tuple(k // 2 for k in kernel)
     double = dict(dtype=torch.float64, requires_grad=True)
-    x = torch.randn(2, 3, *(5, 6, 7)[:axes], **double)
+    x = torch.randn(2, 3 * groups, *(5, 6, 7)[:axes], **double)
     weight, bias = torch.randn(4, 3, *kernel, **double), torch.randn(4, **double) if bias else None
     inputs = [t for t in (x, weight, bias) if t is not None]
-    ours = arithmetic._Convolution.apply(x, weight, bias, stride, padding)
-    right = (F.conv3d if axes == 3 else F.conv2d)(x, weight, bias, stride, padding)
+    ours = arithmetic._Convolution.apply(x, weight, bias, stride, padding, groups)
+    conv = F.conv3d if axes == 3 else F.conv2d
+    right = conv(x, weight, bias, stride, padding, groups=groups)
     torch.testing.assert_close(ours, right)
     grad = torch.randn_like(right)
     firsts = [torch.autograd.grad(out, inputs, grad, create_graph=True) for out in (ours, right)]
@@ -112,25 +114,27 @@ def test_gradients_by_matrix_products_are_the_convolution_s(kernel, stride, bias
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(
-    ("kernel", "stride"),
+    ("kernel", "stride", "groups"),
     [
-        *(((k, 1, 1), (s, 1, 1)) for k, s in ((1, 1), (2, 1), (3, 1), (3, 2))),
-        *(((1, 3, 3), (1, s, s)) for s in (1, 2)),
-        ((1, 1, 3), (1, 1, 1)),
+        *(((k, 1, 1), (s, 1, 1), 1) for k, s in ((1, 1), (2, 1), (3, 1), (3, 2))),
+        *(((1, 3, 3), (1, s, s), 1) for s in (1, 2)),
+        ((1, 1, 3), (1, 1, 1), 1),
+        *((kernel, (1, 1, 1), 2) for kernel in ((1, 1, 1), (3, 1, 1), (1, 3, 3))),
     ],
 )
 @pytest.mark.parametrize("fmt", [torch.contiguous_format, torch.channels_last_3d])
-def test_float32_over_time_or_space_is_pytorch_s(kernel, stride, fmt, threads, monkeypatch):
+def test_float32_over_time_or_space_is_pytorch_s(kernel, stride, groups, fmt, threads, monkeypatch):
     """Values, gradients, gradients of gradients and memory layout; and it is another way."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     x = torch.randn(2, 6, 5, 4, 7).contiguous(memory_format=fmt)[..., :6].requires_grad_()
-    weight, bias = torch.randn(8, 6, *kernel).requires_grad_(), torch.randn(8).requires_grad_()
-    inputs, padding = (x, weight, bias), (0, kernel[1] // 2, kernel[2] // 2)
+    weight, bias = torch.randn(8, 6 // groups, *kernel).requires_grad_(), torch.randn(8)
+    inputs, padding = (x, weight, bias.requires_grad_()), (0, kernel[1] // 2, kernel[2] // 2)
     outs = [
-        convolution(*inputs, stride, padding) for convolution in (arithmetic.convolve, F.conv3d)
+        convolution(*inputs, stride, padding, groups=groups)
+        for convolution in (arithmetic.convolve, F.conv3d)
     ]
     ways = {out.grad_fn.name() for out in outs}
-    assert len(ways) == (1 if max(kernel) == 1 and threads > 1 else 2)
+    assert len(ways) == (1 if max(kernel) == 1 and threads > 1 and groups == 1 else 2)
     close = dict(rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(*outs, **close)
     assert outs[0].is_contiguous(memory_format=torch.channels_last_3d) or len(ways) == 1

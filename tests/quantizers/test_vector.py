@@ -30,7 +30,7 @@ def moved(quantizer, steps=3):
     """In training mode, after some batches, so that codebooks are not those of the start."""
     quantizer.train()
     for seed in range(steps):
-        quantizer.loss_terms(latents_of(quantizer, seed))
+        quantizer.loss_terms(latents_of(quantizer, seed).requires_grad_())
     return quantizer
 
 
@@ -88,9 +88,10 @@ def test_only_losses_in_training_mode_move_the_codebooks(vq_type):
     before = copy.deepcopy(quantizer.state_dict())
     quantized, codes = quantizer(latents)
     assert torch.equal(quantizer.decode_codes(codes), quantized)
-    quantizer.eval().loss_terms(latents)
+    quantizer.eval().loss_terms(latents.clone().requires_grad_())
+    quantizer.train().loss_terms(latents)  # of a frozen encoder
     torch.testing.assert_close(quantizer.state_dict(), before, rtol=0, atol=0)
-    quantizer.train().loss_terms(latents)
+    quantizer.loss_terms(latents.clone().requires_grad_())
     assert not torch.equal(quantizer(latents).quantized, quantized)
 
 
@@ -104,7 +105,7 @@ def test_latents_that_are_not_finite_leave_codebooks_alone(vq_type, bad):
     codes = quantizer(latents).codes
     assert codes.min() >= 0
     assert codes.max() < 32
-    assert not quantizer.loss_terms(latents)["commitment"].isfinite()
+    assert not quantizer.loss_terms(latents.requires_grad_())["commitment"].isfinite()
     torch.testing.assert_close(quantizer.state_dict(), before, rtol=0, atol=0)
 
 
@@ -114,7 +115,7 @@ def test_a_copy_by_state_dict_continues_alike(vq_type):
     other = make(vq_type)
     other.load_state_dict(quantizer.state_dict())
     for m in (quantizer, other):
-        m.loss_terms(latents_of(m, 20))
+        m.loss_terms(latents_of(m, 20).requires_grad_())
     torch.testing.assert_close(quantizer.state_dict(), other.state_dict(), rtol=0, atol=0)
 
 

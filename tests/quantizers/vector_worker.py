@@ -9,7 +9,8 @@ TYPES = ("vq", "residual")
 
 
 def latents(step):
-    return torch.randn(4, 6, 3, 4, 5, generator=torch.Generator().manual_seed(step))
+    values = torch.randn(4, 6, 3, 4, 5, generator=torch.Generator().manual_seed(step))
+    return values.requires_grad_()
 
 
 def quantizer(vq_type):

@@ -16,6 +16,7 @@ EVERY_LAYER = sorted(LAYERS)
 WITH_PARAMETERS = [
     ("consecutive_residual", 2),
     ("factorized_residual", 2, 1),
+    ("factorized_residual", {"group_width": 4}),
     ("compress_space", 12),
     ("compress_time", 12),
     ("attend_time", {"window": 2}),

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from magvit2_pytorch.layers.resample import LappedFilter, SpaceToDepth
 from magvit2_pytorch.metrics.quality import block_edges
 from magvit2_pytorch.tokenizer.build import input_layer, output_layer
-from tests.conftest import build
+from tests.conftest import build, random_video
 
 PATCHES = [(1, 1), (1, 2), (2, 1), (2, 4)]
 
@@ -92,3 +92,17 @@ def test_lapped_patches_show_no_grid():
 def test_lapped_patches_need_even_ones(patch):
     with pytest.raises(ValueError, match="even number of 4"):
         build("residual", patch_size=patch, lapped_patches=True, image_size=20)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("output_norm", [True, False])
+def test_without_a_norm_the_ends_are_linear(output_norm):
+    """Of a tokenizer with a strided convolution between them, and nothing else."""
+    options = dict(patch_size=4, input_conv_kernel_size=1, lapped_patches=True)
+    tokenizer = build("compress_space", output_norm=output_norm, **options)
+    for ends, x in ((tokenizer.encode, random_video(1)), (tokenizer.decode, None)):
+        if x is None:
+            x = torch.randn(tokenizer.encode(random_video(1)).shape)
+        rest = ends(torch.zeros_like(x))
+        double = ends(2 * x) - rest
+        assert torch.allclose(double, 2 * (ends(x) - rest), atol=1e-5) != output_norm

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.optim import Adam, AdamW
 
+from magvit2_pytorch.layers.arithmetic import Conv2d
 from magvit2_pytorch.training.loop_config import LoopConfig
 from magvit2_pytorch.training.optimizer import Muon, build_adam, build_optimizers, decay_groups
 from tests.conftest import build
@@ -49,6 +50,25 @@ def test_every_adam_of_a_run_is_fused(name, make_trainer):
 def test_where_torch_has_no_fused_adam_it_is_not_asked_for():
     weight = torch.nn.Parameter(torch.zeros(1, device="meta"))
     assert not build_adam(Adam, [{"params": [weight]}], 1e-3, (0.9, 0.99)).defaults["fused"]
+
+
+def test_muon_steps_each_group_of_a_kernel_by_itself():
+    grouped = torch.nn.Sequential(Conv2d(8, 12, 3, groups=4), Conv2d(12, 5, 1))
+    single = [Conv2d(2, 3, 3) for _ in range(4)]
+    for conv, weight in zip(single, grouped[0].weight.chunk(4), strict=True):
+        conv.weight.data.copy_(weight)
+    convs = torch.nn.ModuleList(single)
+    ours, theirs = (
+        build_optimizers(module, LoopConfig(optimizer="muon").optimizer_options())[0]
+        for module in (grouped, convs)
+    )
+    for seed in range(2):
+        with_gradients(grouped, seed)
+        for conv, gradient in zip(single, grouped[0].weight.grad.chunk(4), strict=True):
+            conv.weight.grad = gradient.clone()
+        ours.step()
+        theirs.step()
+    torch.testing.assert_close(grouped[0].weight, torch.cat([conv.weight for conv in single]))
 
 
 @pytest.mark.parametrize("where", ["gradient", "moments"])

@@ -72,6 +72,27 @@ def test_resuming_equals_never_stopping(make_trainer, quantizer, optimizer):
     assert_same(weights(second), weights(whole), atol=0, rtol=0)
 
 
+@pytest.mark.parametrize("quantizer", ["fsq", "lfq", "lfq-norm", "vq", "vq-sim", "vq-residual"])
+def test_a_frozen_encoder_keeps_all_codes(make_trainer, quantizer):
+    options = dict(frame_adversarial_weight=0.1, adaptive_adversarial_weight=True)
+    options |= dict(optimizer="muon", freeze_encoder=True, quantizer=quantizer)
+    trainer = make_trainer(**options, checkpoint_every_step=3)
+    before = {name: value.clone() for name, value in trainer.tokenizer.state_dict().items()}
+    video = clips()[0][None]
+    codes = trainer.ema_tokenizer.tokenize(video)
+    trainer.train()
+    for tokenizer in (trainer.tokenizer, trainer.ema_tokenizer):
+        after = tokenizer.state_dict()
+        same = {name for name in after if torch.equal(after[name], before[name])}
+        assert {name for name in after if not name.startswith("decoder.")} <= same
+        assert not {name for name in after if name.startswith("decoder.")} <= same
+    assert torch.equal(trainer.ema_tokenizer.tokenize(video), codes)
+    if quantizer == "fsq":
+        other = make_trainer("other", **options | dict(freeze_encoder=False))
+        with pytest.raises(ValueError, match="freeze_encoder is true in the checkpoint"):
+            other.load(trainer.checkpoints_folder / "step-3")
+
+
 def test_a_step_is_seen_through_and_saved_on_ctrl_c(make_trainer, capsys):
     trainer = make_trainer(num_train_steps=100)
     step = trainer.train_step
