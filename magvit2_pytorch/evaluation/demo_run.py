@@ -25,7 +25,7 @@ from magvit2_pytorch.media.unusable import UnusableMedia
 from magvit2_pytorch.media.video_reader import VideoFile
 from magvit2_pytorch.media.video_writer import write_video
 from magvit2_pytorch.metrics.codebook import CodebookUsage, compression_ratio
-from magvit2_pytorch.metrics.quality import psnr
+from magvit2_pytorch.metrics.quality import block_edges, psnr, temporal_consistency
 from magvit2_pytorch.pipelines.round_trip import reconstruct_clip
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.presets import recipe
@@ -50,6 +50,27 @@ QUANTIZERS = {
     ),
 }
 """Options that differ from the `small` preset; blocks have 16 bits (lfq) or 15.97 (fsq)."""
+
+
+SHARP = dict(
+    freeze_encoder=True,
+    # A quarter of the first stage's rate: its last steps were slower still.
+    learning_rate=recipe("small")["learning_rate"] / 4,
+    warmup_steps=5,
+    adversarial_loss="relativistic",
+    adaptive_adversarial_weight=True,
+    frame_adversarial_weight=1.0,
+    multiscale_adversarial_weight=1.0,
+    frame_discriminator=dict(dim=16, dim_mults=(2, 4), num_frames=4, head="patch"),
+    multiscale_discriminator=dict(dim=16, dim_mults=(2, 4), scales=((5, 1), (5, 3)), head="patch"),
+    discriminator_learning_rate=1e-3,
+    gradient_penalty_weight=1.0,
+    gradient_penalty_every=8,
+    lecam_loss_weight=0.001,
+    adversarial_start_step=30,
+    adversarial_ramp_steps=20,
+)
+"""Training options of the second stage that differ from the recipe (benchmarks/LOG.md)."""
 
 
 def demo_clips() -> list[Path]:
@@ -112,14 +133,13 @@ class ClipResult:
 
 
 def train_demo(
+    tokenizer: VideoTokenizer,
     paths: Sequence[Path],
     folder: Path,
     minutes: float,
-    quantizer: str,
     **options: Any,
 ) -> VideoTokenizerTrainer:
-    """Trains the `small` preset on the earlier frames for `minutes`."""
-    tokenizer = VideoTokenizer.from_preset("small", **QUANTIZERS[quantizer])
+    """Trains a tokenizer on the earlier frames for `minutes`, by the recipe of `small`."""
     training = recipe("small") | timed_run(folder, minutes)
     training |= dict(log_every_step=20, checkpoint_every_step=NEVER) | options
     spec = ClipSpec(
@@ -190,7 +210,8 @@ def run_demo(
     """
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    trainer = train_demo(paths, folder, minutes, quantizer, **options)
+    tokenizer = VideoTokenizer.from_preset("small", **QUANTIZERS[quantizer])
+    trainer = train_demo(tokenizer, paths, folder, minutes, **options)
     trained_s = time.monotonic() - started
     tokenizer = VideoTokenizer.from_pretrained(folder / "tokenizer")
     usage = CodebookUsage(tokenizer.codebook_size, tokenizer.num_codebooks)
@@ -223,6 +244,42 @@ def run_demo(
     }
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     return metrics
+
+
+def sharpen_demo(
+    paths: Sequence[Path], folder: Path, minutes: float, **options: Any
+) -> dict[str, list[dict[str, Any]]]:
+    """Trains the decoder of the tokenizer in `folder` on, with discriminators, for `minutes`.
+
+    Encoder and codes stay as they are. `folder/sharp` gets the new `tokenizer/`, its log, and per
+    held-out clip a picture: originals, reconstructions before and after. Returns the contents of
+    its `metrics.json`: for both tokenizers a dictionary for each clip, with PSNR in dB, block
+    edges (`metrics.block_edges`) and flicker, the error of frame differences over their energy.
+    """
+    before = VideoTokenizer.from_pretrained(folder / "tokenizer").eval()
+    tokenizer = VideoTokenizer.from_pretrained(folder / "tokenizer")
+    folder = folder / "sharp"
+    train_demo(tokenizer, paths, folder, minutes, **(SHARP | options))
+    after = VideoTokenizer.from_pretrained(folder / "tokenizer").eval()
+    figures = {"before": [], "after": []}
+    for name, clip in zip(unique_names(paths), held_out_clips(paths), strict=True):
+        shown = [0, len(clip[0]) // 2, len(clip[0]) - 1]
+        rows = [list(to_uint8(clip)[shown])]
+        for side, model in zip(figures, (before, after), strict=True):
+            recon = reconstruct_clip(model, clip[None])[0].clamp(-1, 1)
+            rows.append(list(to_uint8(recon[0])[shown]))
+            error, energy = temporal_consistency(recon, clip[None])
+            values = {
+                "psnr_db": psnr(recon, clip[None]),
+                "block_edges": block_edges(recon, model.config.patch[1]),
+                "flicker": error / energy,
+            }
+            figures[side].append(
+                {"name": name} | {n: round(float(value), 3) for n, value in values.items()}
+            )
+        write_grid(folder / f"{name}.png", rows)
+    (folder / "metrics.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    return figures
 
 
 def continue_demo(

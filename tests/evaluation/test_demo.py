@@ -77,6 +77,37 @@ def test_continuations_of_held_out_frames_are_shown_beside_the_truth(tmp_path, c
     assert main([*words, "--generate_minutes", "0"]) == 2
 
 
+def test_a_sharper_decoder_of_the_same_codes(videos, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+
+    def with_a_small_tokenizer(paths, folder, *args, **options):
+        layers = (("factorized_residual", 1), ("compress_space", 8))
+        tokenizer = VideoTokenizer.from_preset("small", init_dim=8, layers=layers, image_size=32)
+        tokenizer.save_pretrained(folder / "tokenizer")
+        return dict(clips=[], mean_psnr_db=0.0, steps=0, steps_per_s=0.0)
+
+    monkeypatch.setattr(demo, "run_demo", with_a_small_tokenizer)
+    monkeypatch.setattr(demo, "SHORT_SIDE", 64)
+    monkeypatch.setattr(demo, "SHARP", demo.SHARP | dict(adversarial_start_step=0))
+    words = ["demo", "--output", str(out), "--data", str(videos / "deep"), "--sharp"]
+    assert main([*words, "--sharp_minutes", "0.02"]) == 0
+    figures = json.loads((out / "sharp" / "metrics.json").read_text())
+    (before,), (after,) = figures["before"], figures["after"]
+    assert before["name"] == after["name"] == "wide"
+    assert before["psnr_db"] != after["psnr_db"]
+    said = capsys.readouterr().out
+    for name in ("psnr_db", "block_edges", "flicker"):
+        assert f"{before[name]:7.2f} {after[name]:7.2f}\n" in said
+    assert (out / "sharp" / "wide.png").is_file()
+    lines = read_log(out / "sharp" / "log.jsonl")
+    assert any("frame_adversarial" in line for line in lines)
+    video = torch.randn(1, 3, 5, 32, 32).clamp(-1, 1)
+    tokenizers = [VideoTokenizer.from_pretrained(x / "tokenizer") for x in (out, out / "sharp")]
+    codes = [tokenizer.eval().tokenize(video) for tokenizer in tokenizers]
+    assert torch.equal(*codes)
+    assert main([*words, "--sharp_minutes", "0"]) == 2
+
+
 def test_every_quantizer_makes_a_tokenizer_of_at_most_16_bits():
     for name, options in demo.QUANTIZERS.items():
         tokenizer = VideoTokenizer.from_preset("small", **options)
