@@ -31,7 +31,8 @@ ADVERSARIAL_LOSSES: Registry[AdversarialLoss] = Registry("adversarial loss")
 def hinge_discriminator(real: RealLogits, fake: FakeLogits) -> Float[Tensor, ""]:
     """E[max(0, 1 - D(x))] + E[max(0, 1 + D(x'))].
 
-    Logits beyond +-1 have no gradient. Source: Geometric GAN (arXiv 1705.02894), section 3; SAGAN (arXiv 1805.08318), equation 4.
+    Logits beyond +-1 have no gradient. Source: Geometric GAN (arXiv 1705.02894), section 3; SAGAN
+    (arXiv 1805.08318), equation 4.
     """
     return F.relu(1 - at_least_float32(real)).mean() + F.relu(1 + at_least_float32(fake)).mean()
 
