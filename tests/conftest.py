@@ -37,13 +37,24 @@ SMALL = dict(
     linear_attn_heads=2,
 )
 DIM_COND = 6
-SIBLINGS = ("vidtok-fsq-41616", "vidtok-fsq-888", "vidtok-kl-488")
-"""Slow: presets of VidTok's family whose layers others have. test_vidtok.py has them all."""
+SIBLINGS = ("o2-small", "walt-small", "vidtok-fsq-41616", "vidtok-fsq-888", "vidtok-kl-488")
+"""Slow: presets of a family whose layers others have. test_vidtok.py has all of VidTok's."""
 EVERY_PRESET = [
     pytest.param(name, marks=[pytest.mark.slow] * (f"{name}-small" in PRESETS or name in SIBLINGS))
     for name in PRESETS
 ]
 """Presets with a small sibling are slow: once narrow, both differ in the number of units alone."""
+
+COND_ATTENTION = ("cond_attend_space", "cond_attend_time", "cond_linear_attend_space")
+"""Layers with the norm of `cond_residual` in a block that stands in LAYERS without it."""
+
+
+def layer_params(layers, *others):
+    """Parameters of a test over layers, each with values of `others`; `COND_ATTENTION` is slow."""
+    for values in zip(layers, *others, strict=False):
+        name = values[0] if isinstance(values[0], str) else values[0][0]
+        yield pytest.param(*values, marks=[pytest.mark.slow] * (name in COND_ATTENTION))
+
 
 QUANTIZERS = {
     "lfq": dict(codebook_size=2**6),

@@ -57,7 +57,9 @@ class TrainingState:
         tensors, values = state
         self._check_configuration(state)
         in_both = self._in_checkpoint(state)
-        faults = [f for name in in_both for f in self._misfits(name, state)]
+        faults = []
+        for name in in_both:
+            faults += self.optimizations[name].misfits(select_prefix(tensors, name))
         wanted = {name: tuple(value.shape) for name, value in self.ema.state_dict().items()}
         if fault := mismatches(select_prefix(tensors, "ema"), wanted):
             faults.append(f"ema {fault}")
@@ -93,9 +95,6 @@ class TrainingState:
         """Trained modules that the checkpoint also has, and the model."""
         saved = state.values["skipped_steps"]
         return [name for name in self.optimizations if name in saved or name == self.main]
-
-    def _misfits(self, name: str, state: SavedState) -> list[str]:
-        return self.optimizations[name].misfits(select_prefix(state.tensors, name))
 
     def _check_configuration(self, state: SavedState) -> None:
         values = state.values

@@ -134,7 +134,10 @@ class Trainer:
             batches, meters = self.open_batches(), Meters(self.task)
             started = time.monotonic() - self.elapsed_s
             interrupted = False
-            with naming_dead_workers(), Interruptible() as interruptible, self._progress() as bar:
+            bar = Progress(
+                self.config, self.task.shown, self.step, self.accelerator.is_main_process
+            )
+            with naming_dead_workers(), Interruptible() as interruptible, bar:
                 while not self.finished and not interrupted:
                     self.train_step(batches, meters)
                     self.elapsed_s = time.monotonic() - started
@@ -213,10 +216,6 @@ class Trainer:
             yield MicroStep(self.step, generator, num_passes, self.accelerator, self.modules)
 
     # Between steps
-
-    def _progress(self) -> Progress:
-        main = self.accelerator.is_main_process
-        return Progress(self.config, self.task.shown, self.step, main)
 
     def _report(self, meters: Meters, progress: Progress) -> None:
         config = self.config

@@ -271,7 +271,7 @@ def test_one_grid_is_learned_by_heart():
     codes = random_codes(generator, 1, (2, 4, 4)).expand(4, -1, -1, -1)
     optimizer = torch.optim.AdamW(generator.parameters(), 1e-2)
     draws = torch.Generator().manual_seed(0)
-    for _ in range(300):
+    for _ in range(180):
         optimizer.zero_grad()
         generator.loss(codes, draws=draws)[0].backward()
         optimizer.step()

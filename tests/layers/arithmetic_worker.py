@@ -135,22 +135,37 @@ def norms():
 
 
 def towers():
-    """Every registered layer, preset and discriminator, as a scalar function of a video."""
-    for layer in LAYERS:
-        model = build("compress_space", layer, "compress_time", layer, "compress_time")
-        yield layer, model, lambda x, m=model: m.decode(m.encode(x, c(m)), c(m)), (2, 3, 5, 16, 16)
-    for name in PRESETS:
-        model = narrow(name)
-        frames = 1 + 2 * model.time_factor if model.time_factor > 1 else 1
-        yield name, model, lambda x, m=model: m.decode(m.encode(x)), (1, 3, frames, 32, 32)
-    for name in DISCRIMINATORS:
-        for frames, head in itertools.product((1, 2, 5), ("pooled", "patch")):
-            model = build_discriminator(name, 3, dim=8, head=head)
+    """Every registered layer, preset and discriminator: a function that makes it.
 
-            def logits(x, m=model):
+    It gives the model, a function of a video, and the shape of the video.
+    """
+    for layer in LAYERS:
+
+        def tower(layer=layer):
+            m = build("compress_space", layer, "compress_time", layer, "compress_time")
+            return m, lambda x: m.decode(m.encode(x, c(m)), c(m)), (2, 3, 5, 16, 16)
+
+        yield layer, tower
+    for name in PRESETS:
+
+        def preset(name=name):
+            m = narrow(name)
+            frames = 1 + 2 * m.time_factor if m.time_factor > 1 else 1
+            dim = m.quantizer.quantized_dim  # of continuous latents the mean
+            return m, lambda x: m.decode(m.encode(x)[:, :dim]), (1, 3, frames, 32, 32)
+
+        yield name, preset
+    for name, frames, head in itertools.product(DISCRIMINATORS, (1, 2, 5), ("pooled", "patch")):
+
+        def discriminator(name=name, frames=frames, head=head):
+            m = build_discriminator(name, 3, dim=8, head=head)
+
+            def logits(x):
                 return torch.cat([v.flatten() for v in m(m.views(x, m.pick(x))).logits])
 
-            yield f"{name} {frames}", model, logits, (2, 3, frames, 32, 32)
+            return m, logits, (2, 3, frames, 32, 32)
+
+        yield f"{name} {frames}", discriminator
 
 
 def c(model):
@@ -187,9 +202,8 @@ def main(
         if found := differences(layer, reference, x, list(layer.parameters())):
             wrong.append([str(case), found])
     compared = 0
-    for name, model, function, shape in itertools.islice(
-        towers(), offset % tower_share, None, tower_share
-    ):
+    for name, make in itertools.islice(towers(), offset % tower_share, None, tower_share):
+        model, function, shape = make()
         check = ArithmeticCheck([only_convolutional(model.train())], "bf16")
         layers = len(check._hooks)
         with torch.autocast("cpu", BF16):

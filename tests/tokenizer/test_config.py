@@ -10,7 +10,7 @@ from magvit2_pytorch.quantizers import build_quantizer
 from magvit2_pytorch.tokenizer.layer_spec import LAYERS, parse_layer
 from magvit2_pytorch.tokenizer.presets import PRESETS, preset
 from magvit2_pytorch.tokenizer.tokenizer_config import TRAINING_OPTIONS, TokenizerConfig
-from tests.conftest import DIM_COND, QUANTIZERS, SMALL
+from tests.conftest import DIM_COND, EVERY_PRESET, QUANTIZERS, SMALL
 
 PARAMETERS = {
     "consecutive_residual": (2,),
@@ -23,18 +23,16 @@ PARAMETERS = {
 
 
 def configs():
-    """One configuration of every layer, bare and with parameters, quantizer and preset."""
+    """One configuration of every layer, bare and with parameters, and of every quantizer."""
     for name, spec in LAYERS.items():
         cond = dict(dim_cond=DIM_COND) if spec.conditional else {}
-        for entry in (name, (name, *PARAMETERS.get(name, ()))):
+        for entry in (name, *((name, *p) for p in [PARAMETERS.get(name)] if p)):
             yield dict(**SMALL, **cond, codebook_size=2**6, layers=("residual", entry))
     for quantizer in QUANTIZERS.values():
         yield dict(**SMALL, **quantizer)
-    for name in PRESETS:
-        yield preset(name)
 
 
-@pytest.mark.parametrize("options", list(configs()))
+@pytest.mark.parametrize("options", [*configs(), *map(preset, PRESETS)])
 def test_json_and_back_is_the_same(options):
     config = TokenizerConfig.from_dict(options)
     assert TokenizerConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
@@ -88,7 +86,10 @@ def test_lists_become_tuples():
     assert config.layers == (("compress_space", 24), "residual", ("attend_time", {"window": 3}))
 
 
-@pytest.mark.parametrize("options", list(configs()))
+MODELS = [pytest.param(preset(param.values[0]), marks=param.marks) for param in EVERY_PRESET]
+
+
+@pytest.mark.parametrize("options", [*configs(), *MODELS])
 def test_a_model_and_its_config_say_the_same(options):
     with torch.device("meta"):  # presets are large
         tokenizer = VideoTokenizer(**options)

@@ -7,7 +7,7 @@ from torch.utils._pytree import tree_leaves
 from magvit2_pytorch.layers.stateful import Residual
 from magvit2_pytorch.tokenizer.layer_spec import LAYERS
 from magvit2_pytorch.tokenizer.tiling import MemoryTracker
-from tests.conftest import EVERY_PRESET, build, cond_of, narrow, random_video
+from tests.conftest import EVERY_PRESET, build, cond_of, layer_params, narrow, random_video
 from tests.processes import Started
 from tests.tokenizer import compile_worker
 
@@ -19,7 +19,7 @@ def gradients(tokenizer, video, cond):
     return [parameter.grad for parameter in tokenizer.parameters()]
 
 
-@pytest.mark.parametrize("layer", sorted(LAYERS))
+@pytest.mark.parametrize("layer", layer_params(sorted(LAYERS)))
 def test_recomputed_activations_give_the_same_gradients(layer):
     tokenizer = build("compress_space", layer, "compress_time", layer, attn_dropout=0.5).train()
     video, cond = random_video(5, batch=2), cond_of(tokenizer, 2)

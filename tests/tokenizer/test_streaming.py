@@ -60,7 +60,16 @@ def test_any_cut_gives_what_the_whole_gives():
     assert_equal_to_whole(tokenizer, *CUTS)
 
 
-@pytest.mark.parametrize("layer", LAYERS_TO_TRY, ids=str)
+IN_TIME = ("attend_time", "compress_time", "gateloop_time", "magvit2", "vidtok_compress_time")
+"""Beginnings of layers with a past or a look-ahead of their own kind."""
+STREAMED = [
+    pytest.param(layer, marks=[pytest.mark.slow] * (not str(layer).startswith(IN_TIME)))
+    for layer in LAYERS_TO_TRY
+]
+"""The others differ within frames only; `test_layer_laws` has chunks of all."""
+
+
+@pytest.mark.parametrize("layer", STREAMED, ids=str)
 def test_every_layer_streams(layer):
     """Runs of one latent and of several, and a frame left for the end."""
     tokenizer = build("compress_space", layer, "compress_time", layer, "compress_time")

@@ -8,7 +8,15 @@ from torch import nn
 
 from magvit2_pytorch.tokenizer.layer_spec import LAYERS
 from magvit2_pytorch.tokenizer.tiling import fit_tile_size, peak_bytes
-from tests.conftest import EVERY_PRESET, QUANTIZERS, build, cond_of, narrow, random_video
+from tests.conftest import (
+    EVERY_PRESET,
+    QUANTIZERS,
+    build,
+    cond_of,
+    layer_params,
+    narrow,
+    random_video,
+)
 
 LAYERS_TO_TRY = [*sorted(LAYERS), ("attend_time", {"window": 2})]
 GRID = (5, 3)
@@ -44,15 +52,19 @@ def assert_tiles_equal_whole(tokenizer, tile, num_frames=9, batch=1, close=1e-10
     torch.testing.assert_close(tiled_recon, recon, atol=close, rtol=close)
 
 
-@pytest.mark.parametrize(
-    ("layer", "tile"), list(zip(LAYERS_TO_TRY, cycle([1, 4]), strict=False)), ids=str
-)
+@pytest.mark.parametrize(("layer", "tile"), layer_params(LAYERS_TO_TRY, cycle([1, 4])), ids=str)
 def test_every_layer_goes_by_tiles(layer, tile):
     tokenizer = build("compress_space", layer, "compress_time", layer)
     assert_tiles_equal_whole(tokenizer, tile, num_frames=5, batch=2)
 
 
-@pytest.mark.parametrize("layer", LAYERS_TO_TRY, ids=str)
+OWN_NORM = ("attend", "gateloop")
+"""Layers that have a norm of their own, whatever the option `norm`."""
+
+
+@pytest.mark.parametrize(
+    "layer", [name for name in sorted(LAYERS) if not any(part in name for part in OWN_NORM)]
+)
 def test_every_layer_goes_by_tiles_with_the_statistics_of_the_whole(layer):
     options = dict(norm="group", norm_groups=4)
     tokenizer = build("compress_space", layer, "compress_time", layer, **options)
@@ -176,7 +188,7 @@ def test_auto_takes_the_largest_tile_that_fits(name, part):
     factor, module = tokenizer.space_factor, getattr(tokenizer, part)
     channels = 3 if part == "encoder" else tokenizer.quantizer.quantized_dim
     cells = factor if part == "encoder" else 1
-    x = torch.zeros(1, channels, 3 if part == "decoder" else 9, 20 * cells, 30 * cells)
+    x = torch.zeros(1, channels, 3 if part == "decoder" else 5, 5 * cells, 6 * cells)
 
     def bytes_of(tile):
         return peak_bytes(tokenizer, module, (*x.shape[:3], tile * cells, tile * cells))
@@ -184,7 +196,7 @@ def test_auto_takes_the_largest_tile_that_fits(name, part):
     for tile in (1, 4):
         assert fit_tile_size(tokenizer, module, x, bytes_of(tile)) == tile * factor
         assert bytes_of(tile) < bytes_of(tile + 1)
-    assert fit_tile_size(tokenizer, module, x, 2**50) == 30 * factor
+    assert fit_tile_size(tokenizer, module, x, 2**50) == 6 * factor
     with pytest.raises(MemoryError, match="the smallest tile of this model"):
         fit_tile_size(tokenizer, module, x, bytes_of(1) - 1)
 

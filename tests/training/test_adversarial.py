@@ -169,16 +169,14 @@ def test_everything_is_in_the_log_under_its_own_name(make_trainer):
 )
 def test_resuming_equals_never_stopping(make_trainer, adversarial_loss):
     options = EVERYTHING | dict(adversarial_loss=adversarial_loss, grad_accum_every=2)
-    whole = make_trainer("whole", **options)
+    whole = make_trainer("whole", **options, checkpoint_every_step=3)
     whole.train()
-    first = make_trainer("first", **options, checkpoint_every_step=3)
-    first.train()
     torch.manual_seed(7)
     second = make_trainer("second", **options)
     for discriminator in second.discriminators:
         for parameter in discriminator.network.parameters():
             nn.init.zeros_(parameter)
-    second.load(first.checkpoints_folder / "step-3")
+    second.load(whole.checkpoints_folder / "step-3")
     second.train()
     assert_same(weights(second), weights(whole), atol=0, rtol=0)
     for name, ours in second.optimizations.items():

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from itertools import cycle
 
 import pytest
 import torch
@@ -33,9 +34,9 @@ def log_of(trainer):
     return read_log(trainer.tracking.path)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_training_lowers_the_loss(make_trainer, optimizer):
-    trainer = make_trainer(num_train_steps=100, optimizer=optimizer)
+@pytest.mark.parametrize(("optimizer", "num_steps"), [("adamw", 40), ("muon", 100)])
+def test_training_lowers_the_loss(make_trainer, optimizer, num_steps):
+    trainer = make_trainer(num_train_steps=num_steps, optimizer=optimizer)
     trainer.train()
     losses = [line["reconstruction"] for line in log_of(trainer) if "reconstruction" in line]
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
@@ -46,8 +47,11 @@ def test_warm_up_reaches_the_learning_rate_asked_for(make_trainer, schedule):
     trainer = make_trainer(
         num_train_steps=40, warmup_steps=4, learning_rate=2e-5, schedule=schedule
     )
-    trainer.train()
-    rates = [line["learning_rate"] for line in log_of(trainer) if "learning_rate" in line]
+    rates = [trainer.optimization.set_learning_rate(step, 0.0) for step in range(40)]
+    if schedule == "cosine":  # the others differ in these numbers only
+        trainer.train()
+        log = [line["learning_rate"] for line in log_of(trainer) if "learning_rate" in line]
+        assert log == pytest.approx(rates)
     assert len(rates) == 40
     assert rates[0] == pytest.approx(2e-5 / 4)
     assert max(rates) == pytest.approx(2e-5)
@@ -55,17 +59,18 @@ def test_warm_up_reaches_the_learning_rate_asked_for(make_trainer, schedule):
     assert rates[-1] == pytest.approx(2e-5) if schedule == "constant" else rates[-1] < 2e-6
 
 
-@pytest.mark.parametrize("quantizer", ["fsq", "lfq", "vq", "vq-sim", "continuous-kl"])
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+QUANTIZERS = ["fsq", "lfq", "vq", "vq-sim", "continuous-kl"]
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "optimizer"), zip(QUANTIZERS, cycle(["adamw", "muon"]), strict=False)
+)
 def test_resuming_equals_never_stopping(make_trainer, quantizer, optimizer):
     options = dict(quantizer=quantizer, optimizer=optimizer, grad_accum_every=2)
-    whole = make_trainer("whole", **options)
+    whole = make_trainer("whole", **options, checkpoint_every_step=3)
     whole.train()
-
-    first = make_trainer("first", **options, checkpoint_every_step=3)
-    first.train()
     second = make_trainer("second", **options)
-    second.load(first.checkpoints_folder / "step-3")
+    second.load(whole.checkpoints_folder / "step-3")
     assert second.step == 3
     second.train()
     assert second.step == 6
