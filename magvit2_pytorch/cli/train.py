@@ -4,14 +4,14 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from magvit2_pytorch.atomic import as_path
-from magvit2_pytorch.cli.model_folder import (
+from magvit2_pytorch.cli.options import (
+    Model,
     UsageError,
     UserError,
     find_tokenizer,
     load_tokenizer,
     user_errors,
 )
-from magvit2_pytorch.cli.options import Model
 from magvit2_pytorch.cli.training_run import (
     FROM_OUTPUT,
     ModelKind,

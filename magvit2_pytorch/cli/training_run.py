@@ -15,7 +15,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser
 
 from magvit2_pytorch.atomic import as_path
 from magvit2_pytorch.cli.arguments import add_fields, add_function, call_function
-from magvit2_pytorch.cli.model_folder import Device, UsageError, UserError, find_device, user_errors
+from magvit2_pytorch.cli.options import Device, UsageError, UserError, find_device, user_errors
 
 if TYPE_CHECKING:
     from magvit2_pytorch.config import Presets
