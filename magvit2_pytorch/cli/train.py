@@ -308,9 +308,9 @@ def _upscaler_kind(_name: str) -> ModelKind:
 TRAINING = {
     command.name: command
     for command in (
-        TrainingCommand(train, "DATA", "small", _tokenizer_kind, _options_of),
-        TrainingCommand(train_generator, "CODES", "ar-tiny", _generator_kind),
-        TrainingCommand(train_sr, "DATA --model RUN", "x2-small", _upscaler_kind),
+        TrainingCommand(train, "DATA", _tokenizer_kind, _options_of),
+        TrainingCommand(train_generator, "CODES", _generator_kind),
+        TrainingCommand(train_sr, "DATA --model RUN", _upscaler_kind),
     )
 }
 """Commands by their names."""
