@@ -1,4 +1,4 @@
-"""Options and shared values of the stages from one film to new scenes."""
+"""Options and shared values of the stages of one film."""
 
 import json
 from collections.abc import Callable

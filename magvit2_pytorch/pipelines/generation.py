@@ -1,4 +1,4 @@
-"""Films from a generator: from nothing, from a prompt, or completed by a masked generator.
+"""Films from a generator: from nothing, after a prompt, or completed.
 
 They are decoded as codes come, in constant memory.
 """
