@@ -32,7 +32,7 @@ from magvit2_pytorch.media.frames import to_uint8
 from magvit2_pytorch.media.images import write_grid
 from magvit2_pytorch.media.video_reader import VideoFile
 from magvit2_pytorch.metrics.quality import psnr, temporal_consistency
-from magvit2_pytorch.pipelines.round_trip import reconstruct_clip
+from magvit2_pytorch.pipelines.inference import reconstruct_clip
 from magvit2_pytorch.super_resolution import SR_PRESETS
 from magvit2_pytorch.training.super_resolution_task import SuperResolutionTrainingConfig
 

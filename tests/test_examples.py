@@ -66,7 +66,7 @@ def test_generate(here, monkeypatch, capsys):
     assert VideoFile("out.mp4").num_frames == 21
 
 
-@pytest.mark.slow  # tests/evaluation/test_film.py has the same road, and the README its command
+@pytest.mark.slow  # tests/evaluation/test_film.py has the same stages, and the README its command
 def test_one_film(here, monkeypatch, capsys):
     make_video(here / "film.mp4", num_frames=40, height=32, width=48)
     arguments = ("film.mp4", "out", "--minutes", "0.001", "--preset", "tiny", "--size", "16")

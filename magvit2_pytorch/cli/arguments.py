@@ -17,7 +17,8 @@ from typing import Annotated, Any, get_args, get_origin
 from docstring_parser import parse, parse_from_object
 from jsonargparse import ArgumentParser
 
-from magvit2_pytorch.cli.model_folder import UsageError, user_errors
+from magvit2_pytorch.cli.options import UsageError, user_errors
+from magvit2_pytorch.config import to_tuples
 
 OTHER_NAMES = {"output": "-o", "dry_run": "--dry-run"}
 """Second names of options."""
@@ -43,8 +44,10 @@ def add_function(
             continue
         if is_dataclass(parameter.annotation):
             texts = _field_texts(parameter.annotation)
-            flags = {f"`{field}`": f"--{field}" for field in texts}
-            help_of |= {field: _replaced(text, flags) for field, text in texts.items()}
+            for field, text in texts.items():
+                for other in texts:
+                    text = text.replace(f"`{other}`", f"--{other}")
+                help_of[field] = text
         for argument in _arguments(parameter):
             _add_argument(parser, argument, help_of.get(argument.name))
 
@@ -58,8 +61,8 @@ def call_function(function: Callable[..., int], values: Mapping[str, Any]) -> in
     for name, parameter in signature(function).parameters.items():
         if is_dataclass(parameter.annotation):
             with user_errors(to=UsageError):
-                options = {a.name: _value(a, values[a.name]) for a in _arguments(parameter)}
-                keywords[name] = parameter.annotation(**options)
+                options = {field.name: values[field.name] for field in fields(parameter.annotation)}
+                keywords[name] = parameter.annotation(**to_tuples(options))
         elif parameter.kind is Parameter.POSITIONAL_ONLY:
             positional.append(values[name])
         else:
@@ -89,11 +92,6 @@ def add_fields(
                 default=defaults.get(field.name, field.default),
                 help=help_of.get(field.name) or field.name.replace("_", " "),
             )
-
-
-def _value(parameter: Parameter, value: Any) -> Any:
-    """A parsed value; several words become a tuple."""
-    return tuple(value) if get_origin(parameter.annotation) is tuple else value
 
 
 def summary(function: Callable[..., int]) -> str:
@@ -126,12 +124,6 @@ def _field_texts(config: type) -> dict[str, str]:
     for cls in reversed(config.__mro__[:-1]):
         texts |= _texts(parse_from_object(cls))
     return texts
-
-
-def _replaced(text: str, replacements: Mapping[str, str]) -> str:
-    for old, new in replacements.items():
-        text = text.replace(old, new)
-    return text
 
 
 def _arguments(parameter: Parameter) -> Iterator[Parameter]:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Literal
 
 from magvit2_pytorch.atomic import as_path
 from magvit2_pytorch.cli.jobs import resumable
-from magvit2_pytorch.cli.model_folder import UsageError, UserError, output_folder, user_errors
+from magvit2_pytorch.cli.options import UsageError, UserError, output_folder, user_errors
 
 if TYPE_CHECKING:
     from magvit2_pytorch.evaluation.film_work import FilmOptions

@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, Literal
 
 from magvit2_pytorch.atomic import as_path
 from magvit2_pytorch.cli.jobs import resumable
-from magvit2_pytorch.cli.model_folder import (
+from magvit2_pytorch.cli.options import (
+    ComputeOptions,
     Device,
+    GeneratorModel,
+    Model,
+    ReportFolder,
     UserError,
     check_counts,
     find_device,
@@ -18,7 +22,6 @@ from magvit2_pytorch.cli.model_folder import (
     output_folder,
     user_errors,
 )
-from magvit2_pytorch.cli.options import ComputeOptions, GeneratorModel, Model, ReportFolder
 from magvit2_pytorch.cli.progress_bar import interruptible_bar
 from magvit2_pytorch.evaluation.clip_choice import ClipChoice
 from magvit2_pytorch.pipelines.progress import Plan
@@ -99,15 +102,15 @@ def evaluate(
     tokenizer, options["tokenizer_id"], options["inference"] = computing.load(model)
     with user_errors():
         evaluation = Evaluation(tokenizer, data, clips, held_out=held_out_of(model), **options)
-    bar = interruptible_bar(" clips", plan_text=_plan_text)
+
+    def plan_text(plan: Plan) -> str:
+        return f"{plan.num_done_before} clips were measured before" * bool(plan.num_done_before)
+
+    bar = interruptible_bar(" clips", plan_text=plan_text)
     with resumable(), user_errors(EvaluationError), bar as progress:
         report = evaluation.run(folder, progress)
     _print_summary(report, folder)
     return 0
-
-
-def _plan_text(plan: Plan) -> str:
-    return f"{plan.num_done_before} clips were measured before" if plan.num_done_before else ""
 
 
 def _print_summary(report: dict, folder: Path) -> None:

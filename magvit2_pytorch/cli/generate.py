@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from magvit2_pytorch.atomic import as_path
 from magvit2_pytorch.cli.jobs import frame_count
-from magvit2_pytorch.cli.model_folder import (
+from magvit2_pytorch.cli.options import (
+    UPSCALER_HELP,
+    GeneratorModel,
+    Model,
+    Size,
+    StreamOptions,
     UsageError,
     UserError,
     check_counts,
@@ -15,7 +20,6 @@ from magvit2_pytorch.cli.model_folder import (
     output_folder,
     user_errors,
 )
-from magvit2_pytorch.cli.options import UPSCALER_HELP, GeneratorModel, Model, Size, StreamOptions
 from magvit2_pytorch.cli.progress_bar import ProgressBar
 
 if TYPE_CHECKING:
@@ -167,8 +171,7 @@ def _write_films(
     common: dict[str, Any],
 ) -> tuple["Prompt", int]:
     """Completes or continues a video; returns the prompt and number of frames."""
-    from magvit2_pytorch.pipelines.generation import generate_films, read_prompt
-    from magvit2_pytorch.pipelines.video_tasks import complete_films
+    from magvit2_pytorch.pipelines.generation import complete_films, generate_films, read_prompt
 
     if films.task is not None:
         prompt = complete_films(

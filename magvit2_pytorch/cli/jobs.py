@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from magvit2_pytorch.atomic import as_path
-from magvit2_pytorch.cli.model_folder import UserError, user_errors
+from magvit2_pytorch.cli.options import UserError, user_errors
 from magvit2_pytorch.cli.progress_bar import ProgressBar
 from magvit2_pytorch.pipelines.progress import FrameCallback
 

@@ -18,7 +18,7 @@ from magvit2_pytorch.cli.evaluate import evaluate, evaluate_generator
 from magvit2_pytorch.cli.generate import generate
 from magvit2_pytorch.cli.media_commands import decode, reconstruct, upscale
 from magvit2_pytorch.cli.model_commands import convert, export, info
-from magvit2_pytorch.cli.model_folder import UserError
+from magvit2_pytorch.cli.options import UserError
 from magvit2_pytorch.cli.tokenize import tokenize
 from magvit2_pytorch.cli.train import TRAINING, train, train_generator, train_sr
 from magvit2_pytorch.version import __version__

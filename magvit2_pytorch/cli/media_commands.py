@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from magvit2_pytorch.cli.jobs import Job, frame_count, plan_jobs, plan_media_jobs, run_jobs
-from magvit2_pytorch.cli.model_folder import check_counts, find_model, find_tokenizer, user_errors
 from magvit2_pytorch.cli.options import (
     Inputs,
     MediaOutput,
@@ -12,6 +11,10 @@ from magvit2_pytorch.cli.options import (
     StreamOptions,
     UpscaleOptions,
     UpscalerModel,
+    check_counts,
+    find_model,
+    find_tokenizer,
+    user_errors,
 )
 from magvit2_pytorch.pipelines.progress import FrameCallback
 

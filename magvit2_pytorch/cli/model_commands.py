@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from magvit2_pytorch.atomic import as_path
-from magvit2_pytorch.cli.model_folder import (
+from magvit2_pytorch.cli.options import (
     HUB,
+    Model,
     UsageError,
     UserError,
     find_tokenizer,
@@ -13,7 +14,6 @@ from magvit2_pytorch.cli.model_folder import (
     output_folder,
     user_errors,
 )
-from magvit2_pytorch.cli.options import Model
 
 if TYPE_CHECKING:
     from magvit2_pytorch.discriminators.models import FrameDiscriminator, VideoDiscriminator

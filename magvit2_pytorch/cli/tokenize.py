@@ -16,14 +16,17 @@ from magvit2_pytorch.cli.jobs import (
     resumable,
     run_jobs,
 )
-from magvit2_pytorch.cli.model_folder import (
+from magvit2_pytorch.cli.options import (
+    Inputs,
+    Model,
+    Size,
+    StreamOptions,
     UsageError,
     UserError,
     check_counts,
     find_tokenizer,
     user_errors,
 )
-from magvit2_pytorch.cli.options import Inputs, Model, Size, StreamOptions
 from magvit2_pytorch.cli.progress_bar import interruptible_bar
 from magvit2_pytorch.pipelines.progress import FrameCallback, Plan
 

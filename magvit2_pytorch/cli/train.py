@@ -4,14 +4,14 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from magvit2_pytorch.atomic import as_path
-from magvit2_pytorch.cli.model_folder import (
+from magvit2_pytorch.cli.options import (
+    Model,
     UsageError,
     UserError,
     find_tokenizer,
     load_tokenizer,
     user_errors,
 )
-from magvit2_pytorch.cli.options import Model
 from magvit2_pytorch.cli.training_run import (
     FROM_OUTPUT,
     ModelKind,
@@ -308,9 +308,9 @@ def _upscaler_kind(_name: str) -> ModelKind:
 TRAINING = {
     command.name: command
     for command in (
-        TrainingCommand(train, "DATA", "small", _tokenizer_kind, _options_of),
-        TrainingCommand(train_generator, "CODES", "ar-tiny", _generator_kind),
-        TrainingCommand(train_sr, "DATA --model RUN", "x2-small", _upscaler_kind),
+        TrainingCommand(train, "DATA", _tokenizer_kind, _options_of),
+        TrainingCommand(train_generator, "CODES", _generator_kind),
+        TrainingCommand(train_sr, "DATA --model RUN", _upscaler_kind),
     )
 }
 """Commands by their names."""

@@ -8,6 +8,7 @@ a preset.
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -15,7 +16,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser
 
 from magvit2_pytorch.atomic import as_path
 from magvit2_pytorch.cli.arguments import add_fields, add_function, call_function
-from magvit2_pytorch.cli.model_folder import Device, UsageError, UserError, find_device, user_errors
+from magvit2_pytorch.cli.options import Device, UsageError, UserError, find_device, user_errors
 
 if TYPE_CHECKING:
     from magvit2_pytorch.config import Presets
@@ -104,8 +105,6 @@ class TrainingCommand:
     function: Callable[..., int]
     usage: str
     """Arguments that are required."""
-    preset: str
-    """Name of the default preset."""
     kind: Callable[[str], ModelKind]
     """The kind of a preset, or one of the kinds if the name is unknown."""
     options_of: Callable[[str], tuple[dict[str, Any], dict[str, Any]]] | None = None
@@ -114,6 +113,11 @@ class TrainingCommand:
     @property
     def name(self) -> str:
         return self.function.__name__.replace("_", "-")
+
+    @property
+    def preset(self) -> str:
+        """Name of the default preset."""
+        return signature(self.function).parameters["preset"].default
 
     def add_arguments(self, parser: ArgumentParser, args: Sequence[str]) -> None:
         """Adds all options, with defaults of the preset in sorted `args`."""

@@ -223,7 +223,7 @@ def num_bits(level: int) -> int:
 
 
 def modeled_levels(levels: tuple[int, ...]) -> tuple[int, ...]:
-    """Levels of the digits of a code that are modeled, least significant first.
+    """Levels of the modeled digits of a code, least significant first.
 
     A code without digits (of a vector quantizer) is modeled by its bits: a tree over the codebook
     would be large, and neighbouring numbers mean nothing.

@@ -108,7 +108,10 @@ def config(
         vidtok_version = vidtok_version or ("1.1" if published[3] else "1.0")
         if levels is None and int(published[2]) == 8**z:
             levels = (8,) * z
-    quantizer = _continuous(z, levels) if dim_out == 2 * z else _fsq(z, levels)
+    is_continuous = dim_out == 2 * z
+    if is_continuous and levels is not None:
+        raise ValueError("its latents are continuous (KL): levels are for quantized ones")
+    quantizer = dict(continuous_dim=z, use_kl=True) if is_continuous else _fsq(z, levels)
     vidtok_version = str(vidtok_version)
     if vidtok_version not in ("1.0", "1.1"):
         raise ValueError(
@@ -251,12 +254,6 @@ def _fsq(z: int, levels: str | Sequence[int] | None) -> dict[str, Any]:
             f"{','.join('8' * z)}"
         )
     return dict(use_fsq=True, fsq_levels=tuple(levels))
-
-
-def _continuous(z: int, levels: Any) -> dict[str, Any]:
-    if levels is not None:
-        raise ValueError("its latents are continuous (KL): levels are for quantized ones")
-    return dict(continuous_dim=z, use_kl=True)
 
 
 def _levels(state: Tensors) -> list[int]:

@@ -6,7 +6,6 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from magvit2_pytorch.media.video_reader import VideoFile
 from magvit2_pytorch.media.video_writer import write_video
 from magvit2_pytorch.metrics.codebook import CodebookUsage, compression_ratio
 from magvit2_pytorch.metrics.quality import block_edges, psnr, temporal_consistency
-from magvit2_pytorch.pipelines.round_trip import reconstruct_clip
+from magvit2_pytorch.pipelines.inference import reconstruct_clip
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.presets import recipe
 from magvit2_pytorch.training.tokenizer_task import VideoTokenizerTrainer
@@ -115,23 +114,6 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
     return [p.stem if counts[p.stem] == 1 else f"{i}-{p.stem}" for i, p in enumerate(paths)]
 
 
-@dataclass(frozen=True)
-class ClipResult:
-    """Results of one held-out clip."""
-
-    name: str
-    psnr_db: float
-    num_frames: int
-    height: int
-    width: int
-    tokens: int
-    tokens_per_second_of_video: float
-    bits_per_pixel: float
-    """Of this clip, whose first frame has its own latent frame."""
-    compression_ratio: float
-    """Relative to 8 bits per channel of a pixel."""
-
-
 def train_demo(
     tokenizer: VideoTokenizer,
     paths: Sequence[Path],
@@ -180,24 +162,28 @@ def held_out_clips(
 @torch.no_grad()
 def reconstruct_from_codes(
     tokenizer: VideoTokenizer, video: Video, name: str, fps: float
-) -> tuple[Video, Tensor, ClipResult]:
-    """Reconstructs and measures a clip of a discrete tokenizer."""
+) -> tuple[Video, Tensor, dict[str, Any]]:
+    """Reconstruction, codes and measures of a clip, of a discrete tokenizer."""
     recon, codes = reconstruct_clip(tokenizer, video)
     recon = recon.clamp(-1, 1)
     num_frames, height, width = video.shape[2:]
+    # The first frame of the clip has its own latent frame.
     bits = codes.numel() * math.log2(tokenizer.codebook_size) / (num_frames * height * width)
-    result = ClipResult(
-        name=name,
-        psnr_db=round(float(psnr(recon, video)), 3),
-        num_frames=num_frames,
-        height=height,
-        width=width,
-        tokens=codes.numel(),
-        tokens_per_second_of_video=round(codes.numel() / num_frames * fps, 1),
-        bits_per_pixel=round(bits, 5),
-        compression_ratio=round(compression_ratio(bits), 1),
+    return (
+        recon,
+        codes,
+        {
+            "name": name,
+            "psnr_db": round(float(psnr(recon, video)), 3),
+            "num_frames": num_frames,
+            "height": height,
+            "width": width,
+            "tokens": codes.numel(),
+            "tokens_per_second_of_video": round(codes.numel() / num_frames * fps, 1),
+            "bits_per_pixel": round(bits, 5),
+            "compression_ratio": round(compression_ratio(bits), 1),
+        },
     )
-    return recon, codes, result
 
 
 def run_demo(
@@ -228,7 +214,7 @@ def run_demo(
         write_grid(folder / f"{name}.png", [list(real[shown]), list(recon[shown])])
     codebook = usage.compute()
     metrics = {
-        "mean_psnr_db": round(sum(r.psnr_db for r in results) / len(results), 3),
+        "mean_psnr_db": round(sum(r["psnr_db"] for r in results) / len(results), 3),
         "bits_per_pixel": tokenizer.bits_per_pixel,
         "quantizer": quantizer,
         "codebook_size": tokenizer.codebook_size,
@@ -240,7 +226,7 @@ def run_demo(
         "training_s": round(trainer.elapsed_s, 1),
         "total_s": round(trained_s, 1),
         "device": str(trainer.accelerator.device),
-        "clips": [asdict(result) for result in results],
+        "clips": results,
     }
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     return metrics

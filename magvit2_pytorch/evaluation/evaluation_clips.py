@@ -73,7 +73,8 @@ def find_files(
     paths = [path for files in by_kind for path in _split_side(source, files, choice, held_out)]
     if not paths:
         raise ValueError(f"the training run holds out all files of {source}: there are no others")
-    root = _root(source, paths)
+    is_folder = isinstance(source, AnyPath) and as_path(source).is_dir()
+    root = as_path(source) if is_folder else os.path.commonpath([path.parent for path in paths])
     files = [EvaluatedFile(p, normalized(p.relative_to(root).as_posix())) for p in paths]
     if choice.max_clips is None:
         return sorted(files, key=lambda file: file.name)
@@ -164,10 +165,3 @@ def _split_side(
     fraction, seed = choice.valid_frac, choice.random_split_seed
     train, valid = split_media(source, kind, paths, fraction, seed, recorded)
     return train if choice.split == "train" else valid
-
-
-def _root(source: Source, paths: Sequence[Path]) -> Path:
-    """The folder that file names are relative to."""
-    if isinstance(source, AnyPath) and as_path(source).is_dir():
-        return as_path(source)
-    return Path(os.path.commonpath([path.parent for path in paths]))

@@ -19,7 +19,7 @@ from magvit2_pytorch.evaluation.generator_report import PICTURE_FILMS, predictio
 
 PAGE = "film.md"
 SOUND = (
-    "Sound is not part of this road: it would need a tokenizer of sound with codes at a rate that "
+    "Sound is not part of the scenes: it would need a tokenizer of sound with codes at a rate that "
     "divides the latent frames, a generator that reads and draws both kinds of codes in turn, and "
     "the sound of each shot beside its frames."
 )
@@ -144,7 +144,7 @@ def _scenes(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 class Stage(NamedTuple):
-    """A stage of the road, and its part of the page."""
+    """A stage, and its part of the page."""
 
     do: Callable[[FilmWork, Path], dict[str, Any]]
     options: tuple[str, ...]

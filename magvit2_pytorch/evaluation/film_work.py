@@ -1,4 +1,4 @@
-"""Options of the road of one film, and what its stages share."""
+"""Options and shared values of the stages of one film."""
 
 import json
 from collections.abc import Callable
@@ -25,7 +25,7 @@ SHARES = {"tokenizer": 0.40, "codes": 0.10, "generator": 0.25, "super_resolution
 
 @dataclass(frozen=True, kw_only=True)
 class FilmOptions:
-    """Options of the road from a film to new scenes."""
+    """Options of all stages from a film to new scenes."""
 
     minutes: float = 45.0
     """Time for all stages: 40 % for the tokenizer, 10 % for codes (further views of the film are

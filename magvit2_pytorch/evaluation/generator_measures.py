@@ -5,8 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations, islice
-from pathlib import Path
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -19,10 +18,8 @@ from magvit2_pytorch.codes.codes_dataset import CodesDataset
 from magvit2_pytorch.codes.views import is_view
 from magvit2_pytorch.generators.generator import Generator
 from magvit2_pytorch.generators.sampling import Sampling
-from magvit2_pytorch.media.frames import to_float
 from magvit2_pytorch.metrics.quality import psnr
 from magvit2_pytorch.pipelines.inference import Inference
-from magvit2_pytorch.pipelines.media_file import open_media, pad_space
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.types import Video
 
@@ -199,14 +196,6 @@ def _continue(
         frame, state, _ = generator.next_frame(state, sampling, samples)
         frames.append(frame)
     return torch.cat(frames, dim=1)
-
-
-def read_video(path: Path, tokenizer: VideoTokenizer, size: int | None, num_frames: int) -> Video:
-    """First frames of a video, resized and padded as for tokenizing."""
-    media = open_media(path, tokenizer.config.channels, size)
-    frames = torch.stack(list(islice(media.frames, num_frames)))
-    media.frames.close()
-    return pad_space(to_float(frames)[None], tokenizer.space_factor)
 
 
 @torch.no_grad()

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +24,14 @@ from magvit2_pytorch.evaluation.generator_measures import (
     held_out_videos,
     nearest_share,
     predict,
-    read_video,
 )
 from magvit2_pytorch.generators.autoregressive import AutoregressiveGenerator
 from magvit2_pytorch.generators.generator import Generator
-from magvit2_pytorch.media.frames import to_uint8
+from magvit2_pytorch.media.frames import to_float, to_uint8
 from magvit2_pytorch.media.images import write_grid
 from magvit2_pytorch.metrics.bootstrap import bootstrap_interval
 from magvit2_pytorch.pipelines.inference import Inference
+from magvit2_pytorch.pipelines.media_file import open_media, pad_space
 from magvit2_pytorch.pipelines.progress import FileProgress, Plan
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.version import __version__
@@ -110,7 +112,10 @@ def _real_video(
     else:
         path = as_path(entry.source, data) if data.is_dir() else data
     num_frames = 1 + (num_latents - 1) * tokenizer.time_factor
-    return read_video(path, tokenizer, entry.header.size, num_frames)
+    media = open_media(path, tokenizer.config.channels, entry.header.size)
+    with closing(media.frames) as frames:
+        video = torch.stack(list(islice(frames, num_frames)))
+    return pad_space(to_float(video)[None], tokenizer.space_factor)
 
 
 def _prediction(

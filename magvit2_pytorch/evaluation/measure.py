@@ -25,9 +25,8 @@ from magvit2_pytorch.metrics.quality import (
     ssim,
     temporal_consistency,
 )
-from magvit2_pytorch.pipelines.inference import Inference
+from magvit2_pytorch.pipelines.inference import Inference, reconstruct_clip
 from magvit2_pytorch.pipelines.media_file import space_padding
-from magvit2_pytorch.pipelines.round_trip import reconstruct_clip
 from magvit2_pytorch.tokenizer_1d import AnyTokenizer, TokenCodes, Tokenizer1d
 from magvit2_pytorch.tokenizer_1d.token_counts import count_steps
 from magvit2_pytorch.types import VALUE_RANGE, Codes, MediaKind, Video

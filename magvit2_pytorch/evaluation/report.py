@@ -135,14 +135,9 @@ def _distance(distance: FrechetDistance) -> dict[str, Any]:
 def _codebook(usage: CodebookUsage | None) -> dict[str, Any] | None:
     if usage is None:
         return None
-    use = usage.compute()
-    return dict(
-        num_codes=usage.num_codes,
-        usage=use.usage,
-        usage_of_possible=use.usage_of_possible,
-        perplexity=use.perplexity,
-        dead_bits=use.dead_bits,
-    )
+    use = usage.compute()._asdict()
+    del use["bit_means"]
+    return dict(num_codes=usage.num_codes, **use)
 
 
 def _examples(

@@ -215,19 +215,12 @@ def write_grid(
         raise ValueError(f"a grid needs one or more pictures of one size; got {shapes}")
     height, width, _ = sizes.pop()
     num_columns = max(map(len, cells))
-    grid = np.full(
-        (
-            len(cells) * (height + separator) - separator,
-            num_columns * (width + separator) - separator,
-            3,
-        ),
-        255,
-        np.uint8,
-    )
+    down, right = height + separator, width + separator
+    sides = len(cells) * down - separator, num_columns * right - separator
+    grid = np.full((*sides, 3), 255, np.uint8)
     for i, row in enumerate(cells):
         for j, cell in enumerate(row):
-            top, left = i * (height + separator), j * (width + separator)
-            grid[top : top + height, left : left + width] = cell
+            grid[i * down :, j * right :][:height, :width] = cell
     write_image(path, torch.from_numpy(grid))
 
 

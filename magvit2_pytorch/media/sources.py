@@ -148,7 +148,8 @@ def walk_inputs(folder: Path, outputs: Collection[AnyPath] = ()) -> Iterator[Pat
 
     def is_output(parent: str, files: Sequence[str]) -> bool:
         is_ours = os.path.realpath(parent) in written
-        contents = "the outputs" if is_ours else _contents_if_ours(files)
+        known = (kind for kind, names in _OUTPUTS.items() if names <= set(files))
+        contents = "the outputs" if is_ours else next(known, None)
         if contents is not None:
             _log_once(f"{printable(folder)}: {printable(parent)}, {contents}, is left out")
         return contents is not None
@@ -158,10 +159,6 @@ def walk_inputs(folder: Path, outputs: Collection[AnyPath] = ()) -> Iterator[Pat
 
 def _real_paths(paths: Collection[AnyPath]) -> set[str]:
     return {os.path.realpath(as_path(path)) for path in paths}
-
-
-def _contents_if_ours(files: Sequence[str]) -> str | None:
-    return next((kind for kind, names in _OUTPUTS.items() if names <= set(files)), None)
 
 
 def walk(

@@ -30,7 +30,7 @@ from magvit2_pytorch.pipelines.fingerprint import (
     check_same_tokenizer,
     check_supports_files,
 )
-from magvit2_pytorch.pipelines.inference import Inference
+from magvit2_pytorch.pipelines.inference import Inference, encode_padded, reconstruct_chunks
 from magvit2_pytorch.pipelines.media_file import (
     Media,
     check_writable,
@@ -41,7 +41,6 @@ from magvit2_pytorch.pipelines.media_file import (
 )
 from magvit2_pytorch.pipelines.prefetch import background_writer, prefetch
 from magvit2_pytorch.pipelines.progress import FrameCallback
-from magvit2_pytorch.pipelines.round_trip import encode_padded, reconstruct_chunks
 from magvit2_pytorch.super_resolution import SuperResolution
 from magvit2_pytorch.tokenizer_1d import AnyTokenizer, Tokenizer1d
 from magvit2_pytorch.types import VALUE_RANGE, Frames, Video

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from magvit2_pytorch.codes.code_header import CodedVideo
-from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
-from magvit2_pytorch.tokenizer_1d import AnyTokenizer, Tokenizer1d, Tokenizer1dConfig
+from magvit2_pytorch.tokenizer_1d import AnyTokenizer, Tokenizer1d
 
 
 class TokenizerId(NamedTuple):
@@ -33,8 +32,12 @@ def fingerprint(tokenizer: AnyTokenizer) -> str:
 
     Saving and loading a tokenizer, or moving it to another device, does not change it.
     """
-    options = json.dumps(_non_default_options(tokenizer.config), sort_keys=True)
-    return weights_hash(tokenizer, options)
+    config, values = tokenizer.config, tokenizer.config.to_dict()
+    # Options that differ from the defaults: new options keep old fingerprints.
+    changed = {
+        f.name: values[f.name] for f in fields(config) if getattr(config, f.name) != f.default
+    }
+    return weights_hash(tokenizer, json.dumps(changed, sort_keys=True))
 
 
 def weights_hash(module: nn.Module, prefix: str = "") -> str:
@@ -45,13 +48,6 @@ def weights_hash(module: nn.Module, prefix: str = "") -> str:
         value = value.detach().cpu().contiguous().reshape(-1)
         digest.update(value.view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _non_default_options(config: TokenizerConfig | Tokenizer1dConfig) -> dict[str, object]:
-    """Options that differ from the defaults: new options keep old fingerprints."""
-    defaults = {field.name: field.default for field in fields(config)}
-    values = config.to_dict()
-    return {n: values[n] for n in values if getattr(config, n) != defaults[n]}
 
 
 class TokenizerMismatch(ValueError):

@@ -11,7 +11,7 @@ from magvit2_pytorch.cli import main as cli
 from magvit2_pytorch.cli import options
 from magvit2_pytorch.cli.arguments import add_function, call_function
 from magvit2_pytorch.cli.main import COMMANDS
-from magvit2_pytorch.cli.model_folder import UsageError
+from magvit2_pytorch.cli.options import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)

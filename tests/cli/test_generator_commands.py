@@ -129,7 +129,9 @@ def test_a_task_completes_the_first_frames_of_its_prompt(masked, film, model, ru
     assert (record["task"], record["given"], record["sample"]) == ("frame_prediction", 5, 1)
 
 
-def test_the_report_has_bits_predictions_and_pictures(trained, film, model, run, tmp_path):
+def test_the_report_has_bits_predictions_and_pictures(
+    trained, film, model, run, tmp_path, without_type_checks
+):
     words = ("evaluate-generator", trained[0], "--generator", trained[1], "--model", model)
     status, out, _ = run(*words, "-o", tmp_path / "out", "--data", film, "--num_samples", 2)
     assert status == 0

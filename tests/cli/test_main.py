@@ -9,7 +9,7 @@ from inspect import signature
 import pytest
 
 from magvit2_pytorch.cli.main import COMMANDS, build_parser, main
-from magvit2_pytorch.cli.model_folder import UserError
+from magvit2_pytorch.cli.options import UserError
 from magvit2_pytorch.version import __version__
 
 

@@ -10,7 +10,9 @@ import pytest
 
 from magvit2_pytorch.atomic import replacing
 from magvit2_pytorch.cli import main as cli_main
+from tests.cli import full_disk_worker
 from tests.data.clip_files import make_video
+from tests.processes import Started
 
 ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-m", "magvit2_pytorch")
@@ -87,8 +89,9 @@ def test_a_part_keeps_the_suffix_and_fits(tmp_path, name):
 
 
 def test_a_full_disk_is_an_os_error_and_leaves_nothing(tmp_path):
-    worker = [sys.executable, "-m", "tests.cli.full_disk_worker", tmp_path]
-    results = json.loads(subprocess.run(worker, cwd=ROOT, stdout=subprocess.PIPE).stdout)
+    with Started(full_disk_worker.main, str(tmp_path)) as worker:
+        assert worker.wait() == 0, worker.stderr
+        results = json.loads(worker.stdout)
     assert len(results) == 10
     assert [name for name, result in results.items() if result != ["EFBIG", [], False]] == []
 

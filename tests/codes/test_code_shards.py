@@ -225,16 +225,16 @@ def test_flipped_bits_of_a_shard_are_detected(tmp_path):
     (path,) = write_shard(tmp_path, some_videos(2))
     before, whole = seen(path), path.read_bytes()
     num_seen = 0
-    for place in range(len(whole)):
+    for place in range(0, len(whole), 2):
         path.write_bytes(
-            whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :]
+            whole[:place] + bytes([whole[place] ^ 1 << place // 2 % 8]) + whole[place + 1 :]
         )
         try:
             # U16 for I16 is a change that changes nothing.
             assert seen(path) == before, place
         except UnusableMedia:
             num_seen += 1
-    assert num_seen > len(whole) - 10
+    assert num_seen > len(whole) / 2 - 10
 
 
 def test_truncated_shards_are_detected(tmp_path):

@@ -100,7 +100,7 @@ def test_windows_are_cut_from_the_stretches_and_repeatable(tmp_path):
     assert windows.size == (4, 6)
     assert len(windows) == round(7 / 3 * 35 / 24) + round(6 / 3 * 36 / 24)
     seen = set()
-    for epoch in range(80):
+    for epoch in range(50):
         for number in range(len(windows)):
             window = windows[epoch, number]
             video, stretch = (0, stretches[0]) if number < 3 else (1, stretches[1])

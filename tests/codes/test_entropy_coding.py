@@ -30,6 +30,8 @@ QUANTIZERS = {
     "fsq-several": FSQ((3, 4), num_codebooks=2),
 }
 LFQ_8 = LFQ(2**8)
+unchecked = pytest.mark.usefixtures("without_type_checks")
+"""Without checks of types, which take most of the time, and are made where codes come back."""
 
 
 def random_codes(quantizer, grid, size=None):
@@ -69,9 +71,10 @@ def test_extreme_codes_come_back(name):
         assert torch.equal(decompress(compress(codes, quantizer), quantizer), codes)
 
 
+@unchecked
 def test_63_bits_come_back():
     quantizer = LFQ(2**63, entropy_groups=9)
-    codes = torch.tensor([0, 2**63 - 1, 2**63 - 1, 0]).reshape(4, 1, 1).expand(4, 2, 2)
+    codes = torch.tensor([0, 2**63 - 1, 2**63 - 1, 0]).reshape(4, 1, 1).expand(4, 1, 2)
     compressed = compress(codes, quantizer)
     assert len(compressed) < longest(codes, quantizer)
     assert torch.equal(decompress(compressed, quantizer), codes)
@@ -80,7 +83,7 @@ def test_63_bits_come_back():
 @pytest.mark.parametrize("quantizer", DISCRETE)
 def test_codes_of_a_tokenizer_come_back(quantizer):
     tokenizer = build("residual", "compress_space", "compress_time", quantizer=quantizer)
-    codes = tokenizer.tokenize(random_video(5, (16, 16)))[0]
+    codes = tokenizer.tokenize(random_video(3, (8, 8)))[0]
     assert torch.equal(decompress(compress(codes, tokenizer.quantizer), tokenizer.quantizer), codes)
 
 
@@ -89,6 +92,7 @@ def test_random_codes_cost_their_fixed_length():
     assert len(compress(codes, LFQ_8)) == longest(codes, LFQ_8)
 
 
+@unchecked
 def test_one_code_everywhere_costs_next_to_nothing():
     codes = torch.full((4, 8, 16), 0b1011_0010)
     assert len(compress(codes, LFQ_8)) < 4 * 8 * 16 / 10
@@ -100,27 +104,31 @@ def share_of_shuffled(codes, quantizer):
     return len(compress(codes, quantizer)) / len(compress(shuffled, quantizer))
 
 
+@unchecked
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_what_repeats_is_seen(axis):
     """In time, downwards and to the right: few codes, so that none tells its neighbours."""
-    quantizer, grid = LFQ(2**3), (12, 12, 12)
+    quantizer, grid = LFQ(2**3), (9, 9, 9)
     codes = random_codes(quantizer, grid).narrow(axis, 0, 1).expand(grid)
     assert share_of_shuffled(codes, quantizer) < 0.3
 
 
+@unchecked
 def test_what_repeats_from_above_to_the_right_is_seen():
     values = torch.randint(0, 256, (60,))
     codes = torch.stack([values[torch.arange(24) + row] for row in range(32)])[None]
     assert share_of_shuffled(codes, LFQ_8) < 0.2
 
 
+@unchecked
 def test_what_repeats_within_a_code_is_seen():
     """Of 12 bits 6 are copies of the others, which the model has to find out on the way."""
     codes = torch.randint(0, 64, (4, 12, 12)) * 65
     assert len(compress(codes, LFQ(2**12))) * 8 < 7.65 * codes.numel()
 
 
-@pytest.mark.parametrize("chance", [0.02, 0.1, 0.3])
+@unchecked
+@pytest.mark.parametrize("chance", [0.02, 0.3])
 def test_independent_bits_cost_their_entropy(chance):
     quantizer = LFQ(2**3)
     bits = torch.rand(4, 24, 24, 3) < chance
@@ -148,6 +156,7 @@ def chances_of(codes, quantizer):
     return model, found
 
 
+@unchecked
 @pytest.mark.parametrize("name", ["lfq", "fsq"])
 def test_bytes_are_what_the_chances_say(name):
     quantizer = QUANTIZERS[name]
@@ -161,6 +170,7 @@ def test_bytes_are_what_the_chances_say(name):
     assert ideal / 8 - 1 <= actual <= ideal / 8 + 8
 
 
+@unchecked
 def test_every_number_is_a_multiple_of_its_unit():
     """So that sums are exact in any order, and another machine reads what this one wrote."""
     model, found = chances_of(random_codes(QUANTIZERS["fsq"], (3, 8, 8), 20), QUANTIZERS["fsq"])

@@ -18,6 +18,7 @@ from magvit2_pytorch.convert.conversion import (
     read_checkpoint,
     tokenizer_from_state,
 )
+from magvit2_pytorch.convert.vidtok import config
 from magvit2_pytorch.tokenizer.presets import PRESETS, preset
 from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
 from tests import vidtok as theirs
@@ -163,7 +164,9 @@ def test_published_files_are_presets(name):
     with torch.device("meta"):
         state = {key: torch.empty(size) for key, size in theirs.shapes(shape).items()}
     file = f"checkpoints/vidtok_{'kl' if shape.kl else 'fsq'}_causal_{end}.ckpt"
-    assert tokenizer_from_state(state, file).config == options
+    assert TokenizerConfig.from_dict(config(state, file)) == options
+    if name == "vidtok-fsq-888":
+        assert tokenizer_from_state(state, file).config == options
 
 
 def lightning(shape=SMALL, average=(), **others):

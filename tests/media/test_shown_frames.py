@@ -49,10 +49,28 @@ def with_sei(source, target, turns: int, mirrored: bool):
     return target
 
 
-@pytest.mark.parametrize("suffix", ["mp4", "mov", "m4v", "mkv", "mpeg"])
-@pytest.mark.parametrize(("turns", "mirrored"), ORIENTATIONS)
-def test_all_eight_orientations_of_a_video(tmp_path, suffix, turns, mirrored):
-    upright = VideoFile(make_video(tmp_path / "a.mkv", 3, options=LOSSLESS)).read([0, 2])
+@pytest.fixture(scope="module")
+def two_frames(tmp_path_factory):
+    """The first and the last of three frames."""
+    path = tmp_path_factory.mktemp("upright") / "a.mkv"
+    return VideoFile(make_video(path, 3, options=LOSSLESS)).read([0, 2])
+
+
+@pytest.mark.parametrize(
+    ("suffix", "turns", "mirrored"),
+    [
+        *(
+            (suffix, *orientation)
+            for suffix in ("mp4", "mkv", "mpeg")
+            for orientation in ORIENTATIONS
+        ),
+        # FFmpeg writes and reads these as mp4.
+        ("mov", 1, True),
+        ("m4v", 3, False),
+    ],
+)
+def test_all_eight_orientations_of_a_video(tmp_path, two_frames, suffix, turns, mirrored):
+    upright = two_frames
     expected = oriented(upright, turns, mirrored)
     angle = (0, 90, 180, -90)[turns]
     if suffix == "mpeg":
@@ -146,7 +164,7 @@ CHOICES = [
 ]
 
 
-@pytest.mark.parametrize("suffix", ["mkv", "mp4", "mov"])
+@pytest.mark.parametrize("suffix", ["mkv", "mp4"])
 @pytest.mark.parametrize(("defaults", "chosen"), CHOICES)
 def test_the_default_video_stream_is_read(tmp_path, suffix, defaults, chosen):
     video = VideoFile(make_streams(tmp_path / f"a.{suffix}", defaults))
@@ -158,7 +176,7 @@ def test_the_default_video_stream_is_read(tmp_path, suffix, defaults, chosen):
     assert len(list(video.frames())) == 10
 
 
-@pytest.mark.parametrize("suffix", ["mkv", "mp4", "mov"])
+@pytest.mark.parametrize("suffix", ["mkv", "mp4"])
 @pytest.mark.parametrize(("defaults", "chosen"), CHOICES)
 def test_the_default_sound_goes_along(tmp_path, suffix, defaults, chosen):
     source = make_streams(tmp_path / f"a.{suffix}", defaults, kind="audio")
@@ -196,7 +214,7 @@ ASPECTS = [
 ]
 
 
-@pytest.mark.parametrize("suffix", ["mp4", "mkv", "mov", "ts"])
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
 @pytest.mark.parametrize(("aspect", "shown"), ASPECTS)
 def test_videos_are_read_with_square_pixels(tmp_path, suffix, aspect, shown):
     path = make_video(tmp_path / f"a.{suffix}", 3, sample_aspect=aspect, options=LOSSLESS)
@@ -263,8 +281,9 @@ def test_the_writer_keeps_aspect_and_colour_tags(tmp_path, monkeypatch, suffix, 
 
 @pytest.mark.filterwarnings("ignore:.*gif cannot say")
 @pytest.mark.parametrize("colours", [(9, 16), (1, 1)])
-@pytest.mark.parametrize("suffix", ["mp4", "mkv", "gif"])
-@pytest.mark.parametrize("side_by_side", [False, True])
+@pytest.mark.parametrize(
+    ("suffix", "side_by_side"), [("mp4", False), ("mp4", True), ("mkv", False), ("gif", False)]
+)
 def test_reconstructions_are_shown_like_their_source(tmp_path, suffix, colours, side_by_side):
     source = make_video(
         tmp_path / "a.mkv", 3, sample_aspect=Fraction(3, 2), colours=colours, options=LOSSLESS

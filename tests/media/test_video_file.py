@@ -36,7 +36,7 @@ def test_frames_by_number_are_the_frames_in_order(any_format):
     assert len(truth) == 30
     video = VideoFile(any_format, num_threads=1)
     draw = random.Random(0)
-    for _ in range(25):
+    for _ in range(10):
         wanted = sorted(draw.choices(range(30), k=draw.choice((1, 2, 6))))
         assert torch.equal(video.read(wanted), truth[wanted]), wanted
     assert video.num_frames == len(video) == 30
@@ -47,7 +47,9 @@ def test_frames_by_number_are_the_frames_in_order(any_format):
 def test_every_frame_alone(any_format):
     truth = from_the_start(any_format)
     video = VideoFile(any_format, num_threads=2)
-    alone = [i for i in range(30) if not torch.equal(video.read([i])[0], truth[i])]
+    # Between two keyframes, which are 12 apart, and at the ends.
+    numbers = (0, *range(7, 22), 29)
+    alone = [i for i in numbers if not torch.equal(video.read([i])[0], truth[i])]
     assert alone == []
     # Reading the packets was enough: no keyframe that is one by name only (intra refresh)
     # made the reader fall back to decoding the whole file for its index.

@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from magvit2_pytorch.metrics.codebook import CodebookUsage
+from tests.processes import Started
 
 SPARSE = 2**36
 """A size whose counters nobody could hold."""
@@ -188,7 +188,9 @@ def one_process(rank, path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo rendezvous by file")
 def test_two_processes_count_as_one(tmp_path):
-    mp.spawn(one_process, args=(str(tmp_path / "rendezvous"),), nprocs=2)
+    path = str(tmp_path / "rendezvous")
+    with Started(one_process, 0, path) as first, Started(one_process, 1, path) as second:
+        assert [first.wait(), second.wait()] == [0, 0], first.stderr + second.stderr
 
 
 @pytest.mark.parametrize("codebook_size", [2**6, 2**30], ids=["dense", "sparse"])

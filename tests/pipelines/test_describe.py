@@ -7,8 +7,8 @@ import torch
 
 from magvit2_pytorch.media.images import write_image
 from magvit2_pytorch.pipelines.tokenizer_info import describe_file, describe_preset, tokenizer_info
-from magvit2_pytorch.tokenizer.presets import PRESETS, preset
-from tests.conftest import QUANTIZERS, build
+from magvit2_pytorch.tokenizer.presets import preset
+from tests.conftest import EVERY_PRESET, QUANTIZERS, build
 from tests.evaluation.clips import clip
 
 
@@ -31,7 +31,7 @@ def test_the_layers_hold_all_parameters(quantizer):
     assert about["layers"][2]["decoder_parameters"] == sum(p.numel() for p in block.parameters())
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", EVERY_PRESET)
 def test_presets_are_described_without_being_built(name):
     about = describe_preset(preset(name))
     assert about["parameters"] > 0

@@ -16,8 +16,7 @@ from magvit2_pytorch.pipelines.files import (
     reconstruct_file,
     tokenize_file,
 )
-from magvit2_pytorch.pipelines.inference import Inference, load_tokenizer
-from magvit2_pytorch.pipelines.round_trip import reconstruct_clip
+from magvit2_pytorch.pipelines.inference import Inference, load_tokenizer, reconstruct_clip
 from magvit2_pytorch.pipelines.tokenizer_info import tokenizer_info
 from tests.conftest import build
 from tests.evaluation.clips import clip
