@@ -9,12 +9,12 @@ four), in bf16, and codes and decodes the same held-out frames at full size. Hel
 time is kept with each result; rows that are there already are not trained again.
 
 - fsq, lfq: the `small` preset by its recipe.
-- per-frame: the same blocks, widths, quantizer and recipe without time: 16 x 16 pixels of one frame
+- per-frame: as large, with the same quantizer and recipe, without time: 16 x 16 pixels of one frame
   to 19 bits, which is the rate of 4 x 8 x 8 blocks with 16 bits, rounded up.
 - vidtok, o2: the networks of the presets `vidtok-fsq-488` and `magvit2-small` (the layers of
   O2-MAGVIT2), narrowed to the size of `small`, with its quantizer and recipe; --learning_rate tries
   other rates.
-- magvit2-pytorch: the layers of its README at the rate and nearly the size of `small`, in its own
+- magvit2-pytorch: the layers of its README at the rate and twice the size of `small`, in its own
   `VideoTokenizerTrainer` with the learning rate of its README and its defaults: a discriminator of
   frames from the first step, no schedule, no clipping, 1,000 steps of warm-up. Not its own: no
   perceptual loss, as that needs a download; no accumulation over eight batches, which would leave
@@ -57,9 +57,9 @@ PER_FRAME = dict(
     residual_conv_kernel_size=(1, 3, 3),
     latent_conv_kernel_size=(1, 3, 3),
     layers=(
+        ("consecutive_residual", 1),
+        ("compress_space", 224),
         ("consecutive_residual", 2),
-        ("compress_space", 256),
-        ("consecutive_residual", 4),
     ),
     fsq_levels=(8, 8, 8, 8, 8, 16),
 )
@@ -88,8 +88,8 @@ def narrowed(name: str, init_dim: int, layers: dict[int, int], **options: Any) -
 
 
 NETWORKS = {
-    "vidtok": narrowed("vidtok-fsq-488", 24, {128: 24, 256: 48, 512: 96}),
-    "o2": narrowed("magvit2-small", 20, {128: 40, 256: 80}, norm_groups=4),
+    "vidtok": narrowed("vidtok-fsq-488", 16, {128: 16, 256: 32, 512: 68}),
+    "o2": narrowed("magvit2-small", 16, {128: 28, 256: 56}, norm_groups=4),
 }
 """Whole configurations of other projects' networks."""
 SMALL = {name: preset("small") | QUANTIZERS[name] for name in QUANTIZERS}

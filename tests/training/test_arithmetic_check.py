@@ -19,8 +19,8 @@ def make_wrong(monkeypatch):
     def make(dim_out, respect):
         right = arithmetic.convolve
 
-        def wrong(x, weight, bias, stride, padding):
-            out = right(x, weight, bias, stride, padding)
+        def wrong(x, weight, bias, *options):
+            out = right(x, weight, bias, *options)
             if arithmetic.half_precision(x) is None or weight.shape[0] != dim_out:
                 return out
             if respect == "value":
@@ -28,7 +28,7 @@ def make_wrong(monkeypatch):
             # Twice the value and less one: as a value right, as a gradient not.
             noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
             noise = (weight - weight.detach()) * noise.sign() * 8
-            return out + right(x.detach(), noise.to(x.dtype), None, stride, padding)
+            return out + right(x.detach(), noise.to(x.dtype), None, *options)
 
         for module in ("arithmetic", "conv"):
             monkeypatch.setattr(f"magvit2_pytorch.layers.{module}.convolve", wrong)
