@@ -1,6 +1,8 @@
-"""Reconstruction first, then discriminators: what becomes of PSNR and of sharpness.
+r"""Reconstruction first, then discriminators: what becomes of PSNR and of sharpness.
 
     python benchmarks/adversarial.py --weights WEIGHTS --judge OTHER_WEIGHTS
+    python benchmarks/adversarial.py --judge OTHER_WEIGHTS --start demo/tokenizer --minutes 6 \
+        --ways "decoder error alone" "decoder frame gan"
 
 Trains the `small` preset on the demo's clips for its error alone, then goes on from there for
 the same number of steps in several ways, and measures held-out clips on the way: PSNR, the
@@ -21,6 +23,7 @@ from magvit2_pytorch.data import ClipSpec, VideoDataset, to_uint8, write_grid
 from magvit2_pytorch.evaluation.demo_run import (
     GAP_FRAMES,
     HELD_OUT_FRAMES,
+    SHARP,
     demo_clips,
     held_out_clips,
 )
@@ -70,6 +73,8 @@ WAYS = {
     "light gan and perceptual": LIGHT_GAN | PERCEPTUAL,
     "light gan, features": LIGHT_GAN | dict(feature_matching_weight=1.0),
     "gentle gan and perceptual": GENTLE_GAN | PERCEPTUAL,
+    "decoder error alone": dict(freeze_encoder=True, warmup_steps=SHARP["warmup_steps"]),
+    "decoder frame gan": SHARP,
 }
 
 
@@ -146,12 +151,12 @@ def measure(tokenizer: VideoTokenizer, perceptual: torch.nn.Module, picture: Pat
 
 
 @torch.no_grad()
-def write_comparison(path: Path, folders: list[Path]) -> None:
+def write_comparison(path: Path, tokenizers: list[Path]) -> None:
     """Frame 8 of each held-out clip, and below it what each way's tokenizer makes of it."""
     videos = [clip[None] for clip in held_out_clips(demo_clips())]
     rows = [[shown(video) for video in videos]]
-    for folder in folders:
-        tokenizer = VideoTokenizer.from_pretrained(folder / "tokenizer").eval()
+    for folder in tokenizers:
+        tokenizer = VideoTokenizer.from_pretrained(folder).eval()
         rows.append([shown(tokenizer(video).clamp(-1, 1)) for video in videos])
     write_grid(path, rows)
 
@@ -163,10 +168,12 @@ def shown(video: torch.Tensor) -> torch.Tensor:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", required=True, help="of the perceptual network to train with")
+    parser.add_argument("--weights", help="of the perceptual network of the ways that have one")
     parser.add_argument("--judge", required=True, help="of another one, to measure with")
     parser.add_argument("--first_steps", type=int, default=400, help="for the error alone")
     parser.add_argument("--steps", type=int, default=200, help="of each way")
+    parser.add_argument("--minutes", type=float, help="of each way, in place of --steps")
+    parser.add_argument("--start", type=Path, help="tokenizer to start from, in place of training")
     parser.add_argument("--every", type=int, default=50, help="steps between two rows")
     parser.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=tuple(WAYS))
     parser.add_argument(
@@ -182,7 +189,8 @@ def main():
     print(markdown(columns, []), flush=True)
     args.output.mkdir(parents=True, exist_ok=True)
     start = args.output / "start"
-    if not (start / "tokenizer").exists():
+    first = start / "tokenizer" if args.start is None else args.start
+    if not first.exists():
         torch.manual_seed(0)
         options = dict(num_train_steps=args.first_steps, validate_every_step=args.first_steps)
         options |= dict(batch_size=args.batch_size)
@@ -193,23 +201,23 @@ def main():
     if args.adversarial_weight is not None:
         names = ("frame", "multiscale")
         weights = {f"{name}_adversarial_weight": args.adversarial_weight for name in names}
+    limits = dict(num_train_steps=args.steps, validate_every_step=args.every)
+    if args.minutes is not None:
+        limits = dict(num_train_steps=1_000_000, max_duration_s=args.minutes * 60)
+        limits |= dict(validate_every_step=1_000_000)
     folders = [args.output / way.replace(" ", "-") for way in args.ways]
     for way, folder in zip(args.ways, folders, strict=True):
         torch.manual_seed(0)
         trainer = build_trainer(
-            VideoTokenizer.from_pretrained(start / "tokenizer"),
+            VideoTokenizer.from_pretrained(first),
             folder,
-            # A quarter of the first stage's rate: its last steps were slower still.
-            learning_rate=recipe("small")["learning_rate"] / 4,
-            num_train_steps=args.steps,
-            validate_every_step=args.every,
             batch_size=args.batch_size,
             perceptual_weights=args.weights,
-            **(WAYS[way] | weights),
+            **(limits | dict(learning_rate=SHARP["learning_rate"]) | WAYS[way] | weights),
         )
         trainer.watch(way, perceptual, args.output)
         trainer.train()
-    write_comparison(args.output / "comparison.png", [start, *folders])
+    write_comparison(args.output / "comparison.png", [first, *(f / "tokenizer" for f in folders)])
 
 
 if __name__ == "__main__":
