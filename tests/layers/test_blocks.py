@@ -20,6 +20,7 @@ from magvit2_pytorch.layers.resample import (
 from magvit2_pytorch.layers.residual import factorized_residual_block, residual_block
 from magvit2_pytorch.layers.stateful import Chain, Pointwise, Residual
 from magvit2_pytorch.types import Context
+from tests.conftest import build
 
 
 def random_features(dim=4, num_frames=5):
@@ -139,3 +140,15 @@ def test_a_mix_begins_with_most_of_the_plain_layer():
     torch.testing.assert_close(mix(x)[0], expected, atol=1e-12, rtol=0)
     zeros = F.avg_pool3d(F.pad(x, (0, 0, 0, 0, 1, 0)), (3, 1, 1), (2, 1, 1))
     torch.testing.assert_close(TimeAverage()(x)[0], zeros, atol=1e-12, rtol=0)
+
+
+def test_groups_of_channels_do_not_see_each_other_within_a_frame():
+    block = build(("factorized_residual", {"group_width": 4})).encoder.layers[1].layers[0]
+    space = block.layer.layers[1]
+    x = random_features(8).float()
+    moved = torch.cat((x[:, :4] + 1, x[:, 4:]), dim=1)
+    before, after = (space(features)[0] for features in (x, moved))
+    assert torch.equal(before[:, 4:], after[:, 4:])
+    assert not torch.equal(before[:, :4], after[:, :4])
+    with pytest.raises(ValueError, match="8 channels do not divide into groups of 3"):
+        factorized_residual_block(8, group_width=3)
