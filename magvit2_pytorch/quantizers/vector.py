@@ -113,9 +113,9 @@ class VectorQuantizer(Quantizer):
         return rearrange(quantized.detach(), "b t h w d -> b d t h w")
 
     def loss_terms(self, latents: Latents) -> dict[str, Tensor]:
-        """Commitment loss; in training mode the codebooks then move, unless the encoder is frozen.
+        """Commitment loss; in training mode the codebooks then move.
 
-        It is if latents have no gradient.
+        They do not if the latents have no gradient: then the encoder is frozen.
         """
         self.check_latents(latents)
         with without_autocast(latents):

@@ -158,9 +158,9 @@ class ClipTask(PretrainedTask):
         self.data, self.valid_data = clips
         self.perceptual, self.held_out = perceptual, held_out or {}
         self.quantizer = quantizer
-        if config.freeze_encoder:
+        if config.freeze_encoder and quantizer is not None:
             model.encoder.requires_grad_(False)
-            model.quantizer.requires_grad_(False)
+            quantizer.requires_grad_(False)
         self.objective = Objective(quantizer, config, perceptual)
         self.discriminators = build_discriminators(model.config.channels, config)
         self.frozen = {} if perceptual is None else {"perceptual network": perceptual}

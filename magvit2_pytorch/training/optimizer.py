@@ -101,7 +101,8 @@ class Muon(Optimizer):
         momentum: float = 0.95,
         weight_decay: float = 0.0,
     ):
-        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
+        defaults = dict(lr=lr, momentum=momentum, weight_decay=weight_decay, groups=1)
+        super().__init__(params, defaults)
         for parameter in (p for group in self.param_groups for p in group["params"]):
             if parameter.ndim < 2:
                 raise ValueError(
@@ -130,7 +131,7 @@ class Muon(Optimizer):
         nesterov = gradient.lerp(momentum, beta).float()
         # Channels last: a view of kernels in that memory format, a copy of others.
         rows = nesterov.movedim(1, -1)
-        matrices = rows.flatten(1).unflatten(0, (group.get("groups", 1), -1))
+        matrices = rows.flatten(1).unflatten(0, (group["groups"], -1))
         step = orthogonalize(matrices).reshape(rows.shape).movedim(-1, 1)
         out, fan_in = matrices.shape[1:]
         parameter.mul_(1 - group["lr"] * group["weight_decay"])

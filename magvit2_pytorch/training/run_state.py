@@ -102,10 +102,11 @@ class TrainingState:
         differences = list(_differences(f"the {self.main}'s ", theirs, self.task.describe()))
         present = self._in_checkpoint(state)
         fixed = [o for name in present for o in self.optimizations[name].trainable.fixed_options]
-        ours, theirs = self.config.to_dict(), values["training"]
-        pairs = {name: (theirs.get(name, ours[name]), ours[name]) for name in fixed}
+        config = self.config.to_dict()
+        ours = {name: config[name] for name in fixed}
+        theirs = ours | {n: v for n, v in values["training"].items() if n in fixed}
         # A discriminator without options has None or {}.
-        sides = ({n: {} if p[i] is None else p[i] for n, p in pairs.items()} for i in (0, 1))
+        sides = ({n: {} if v is None else v for n, v in x.items()} for x in (theirs, ours))
         differences += _differences("", *sides)
         if differences:
             raise ValueError(

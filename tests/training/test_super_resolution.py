@@ -71,6 +71,15 @@ def test_a_dry_run_changes_nothing(tmp_path):
     assert "3 x 8 x 8 to 3 x 16 x 16 pixels" in plan
 
 
+def test_options_of_encoders_have_no_effect(tmp_path):
+    models = []
+    for freeze in (False, True):
+        trainer = training(tmp_path / str(freeze), num_train_steps=2, freeze_encoder=freeze)
+        trainer.train()
+        models.append(trainer.averaged_model.state_dict())
+    torch.testing.assert_close(*models, rtol=0, atol=0)
+
+
 def test_the_validation_is_that_of_the_reconstruction(tmp_path):
     trainer = training(tmp_path)
     values = trainer.task.validate(trainer.ema_upscaler, tmp_path / "step-0").values
