@@ -2,10 +2,21 @@
 
 import os
 import signal
+import time
 
 from magvit2_pytorch.cli.main import main as command
 from magvit2_pytorch.codes import code_file
 from magvit2_pytorch.pipelines import corpus
+
+SAVE_FILE = code_file.save_file
+
+
+def wait_for_the_other_process(folder, seconds=120):
+    # A process that begins later removes the unfinished files of dead ones.
+    end = time.monotonic() + seconds
+    while not list(folder.glob("codes-*-00000-*")):
+        assert time.monotonic() < end, "the other process has written nothing"
+        time.sleep(0.05)
 
 
 def die_in_the_middle_of(function, number):
@@ -14,8 +25,9 @@ def die_in_the_middle_of(function, number):
     def dies(*args, **options):
         calls.append(args)
         if len(calls) == number:
-            if function is code_file.save_file:
+            if function is SAVE_FILE:
                 args[1].write_bytes(b"half")
+                wait_for_the_other_process(args[1].parent)
             os.kill(os.getpid(), signal.SIGKILL)
         return function(*args, **options)
 
