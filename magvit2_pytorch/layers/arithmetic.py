@@ -19,6 +19,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from magvit2_pytorch.types import Precision
+
 MAX_PRODUCT_TAPS = 9
 """Kernels of up to this many taps get their weight gradient by matrix products. Larger ones keep
 PyTorch's: none was seen to be wrong, and 27 products take several times as long as they do."""
@@ -60,6 +62,21 @@ def has_kernels(dtype: torch.dtype) -> bool:
 
 # As `torch.compiler.assume_constant_result` marks it, which imports the whole compiler: 2 seconds.
 has_kernels._dynamo_marked_constant = True
+
+
+def fast_precision() -> Precision:
+    """bf16 where the GPU, or the processor if there is none, computes in it; fp32 elsewhere.
+
+    Processors with AVX-512 but no instructions for bf16 convert each number, at a cost.
+    """
+    if torch.cuda.is_available():
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif torch.backends.mps.is_available():
+        fast = False
+    else:
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        fast = capabilities.get("avx512_bf16", True) and has_kernels(torch.bfloat16)
+    return "bf16" if fast else "fp32"
 
 
 def linear(

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from magvit2_pytorch.config import Options
+from magvit2_pytorch.layers.arithmetic import fast_precision
 from magvit2_pytorch.types import Precision
 
 OptimizerName = Literal["adamw", "adam", "muon"]
@@ -73,8 +74,9 @@ class LoopConfig(Options):
     this."""
     ema_update_every: int = 1
     """Steps between two updates of the averaged weights."""
-    precision: Precision = "fp32"
-    """Precision of convolutions and matrix products; weights and quantizer are always fp32."""
+    precision: Precision | Literal["auto"] = "fp32"
+    """Precision of convolutions and matrix products; weights and quantizer are always fp32. "auto"
+    becomes bf16 on GPUs and processors that compute in it, and fp32 on others."""
     check_arithmetic: bool = True
     """In half precision on a CPU, compare each layer's first output and gradients with float32, and
     stop before any weight changes if they differ; not with `compile`."""
@@ -127,8 +129,12 @@ class LoopConfig(Options):
             raise ValueError(
                 f"keep_checkpoints is {self.keep_checkpoints}: it must be 1 or more, or None"
             )
+        if self.precision == "auto":
+            object.__setattr__(self, "precision", fast_precision())
         if self.precision not in ("fp32", "bf16", "fp16"):
-            raise ValueError(f"precision is {self.precision!r}: use 'fp32', 'bf16' or 'fp16'")
+            raise ValueError(
+                f"precision is {self.precision!r}: use 'auto', 'fp32', 'bf16' or 'fp16'"
+            )
         if self.schedule not in ("cosine", "linear", "constant"):
             raise ValueError(f"schedule {self.schedule!r}: use 'cosine', 'linear' or 'constant'")
         if self.optimizer not in ("adamw", "adam", "muon"):

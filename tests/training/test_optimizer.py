@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.optim import Adam, AdamW
 
+from magvit2_pytorch.layers import arithmetic
 from magvit2_pytorch.layers.arithmetic import Conv2d
 from magvit2_pytorch.training.loop_config import LoopConfig
 from magvit2_pytorch.training.optimizer import Muon, build_adam, build_optimizers, decay_groups
@@ -89,3 +90,26 @@ def test_memory_order_of_gradients_and_moments_does_not_matter(where):
         odd.step()
         even.step()
     torch.testing.assert_close(*weights)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "kernels", "capabilities", "expected"),
+    [
+        (True, False, {}, "bf16"),
+        (False, True, {"avx512_bf16": True}, "bf16"),
+        (False, True, {"avx512_bf16": False}, "fp32"),
+        (False, True, {}, "bf16"),
+        (False, False, {}, "fp32"),
+    ],
+    ids=["gpu", "processor", "it-converts", "no-x86", "no-kernels"],
+)
+def test_auto_is_the_precision_that_the_machine_computes_in(
+    monkeypatch, gpu, kernels, capabilities, expected
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: gpu)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    monkeypatch.setattr(arithmetic, "has_kernels", lambda dtype: kernels)
+    # Logs and checkpoints say what was used.
+    assert LoopConfig(precision="auto").to_dict()["precision"] == expected
+    assert LoopConfig(precision="fp16").precision == "fp16"
