@@ -58,13 +58,13 @@ def encode_views(
 def timed_run(folder: Path, minutes: float) -> dict[str, Any]:
     """Options of a training in one folder that ends after a time.
 
-    It saves its state every 200 steps, and when it is interrupted.
+    It saves its state every 50 steps, and when it is interrupted.
     """
     return dict(
         num_train_steps=NEVER,
         max_duration_s=60 * minutes,
         validate_every_step=NEVER,
-        checkpoint_every_step=200,
+        checkpoint_every_step=50,
         keep_checkpoints=1,
         results_folder=str(folder),
         checkpoints_folder=str(folder / "checkpoints"),
