@@ -5,7 +5,7 @@ import torch
 
 from magvit2_pytorch.generators import MaskedGenerator
 from magvit2_pytorch.generators.tasks import TASKS
-from magvit2_pytorch.pipelines.generation import complete_pixels, complete_video, visible_pixels
+from magvit2_pytorch.pipelines.completion import complete_pixels, complete_video, visible_pixels
 from tests.conftest import build, random_video
 
 
