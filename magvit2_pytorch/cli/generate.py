@@ -114,6 +114,8 @@ def generate(
         force: Use a generator that was trained on codes of another tokenizer.
     """
     folder = output_folder(output)
+    if size is not None and not films.prompt:
+        raise UsageError("--size is that of a prompt: films without have --height and --width")
     name = find_model(generator, "generator", "--generator")
     if upscale is not None:
         find_model(upscale, "upscaler", "--upscale")

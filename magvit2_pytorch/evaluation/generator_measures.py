@@ -112,8 +112,8 @@ def nearest_shares(
 ) -> list[float]:
     """Largest share of equal codes of each latent frame with one to train on.
 
-    Frames are `y x *q` and compared with those of their size. Samples that share far more than held-out frames do
-    were learnt by heart.
+    Frames are `y x *q` and compared with those of their size. Samples that share far more than
+    held-out frames do were learnt by heart.
     """
     best = [0.0] * len(frames)
     for stretch in stretches:
