@@ -152,7 +152,8 @@ def generate_films(
     with ExitStack() as stack:
         writers = [stack.enter_context(media_writer(path, "video", fps)) for path in paths]
         while stream.num_frames < num_frames:
-            video = stream.push(next(codes).to(device))
+            new = next(codes, None)
+            video = stream.flush() if new is None else stream.push(new.to(device))
             if video is None:  # the decoder looks ahead
                 continue
             video = video[..., : prompt.height, : prompt.width].clamp(*VALUE_RANGE)

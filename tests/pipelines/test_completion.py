@@ -24,9 +24,9 @@ from tests.conftest import build, random_video
 from tests.data.clip_files import make_video
 
 
-def small_models(dtype=torch.float64):
+def small_models(dtype=torch.float64, time="compress_time"):
     """A tokenizer and a masked generator of its codes."""
-    tokenizer = build("residual", "compress_space", "compress_time", quantizer="fsq").to(dtype)
+    tokenizer = build("residual", "compress_space", time, quantizer="fsq").to(dtype)
     torch.manual_seed(0)
     generator = MaskedGenerator(levels=((8, 5, 5),), dim=16, depth=1, heads=2, num_steps=2)
     return tokenizer, generator.to(dtype).eval()
@@ -106,6 +106,18 @@ def test_films_are_beside_what_their_task_shows(task, film, written, tmp_path):
         assert torch.equal(frames[:, :, :22], left)
         right = tokenizer.decode_stream(num_frames=5).push(film_codes[None])[0]
         assert torch.equal(frames[:, :, 22:], to_uint8(right)[:, :15, :22])
+
+
+def test_frames_that_a_decoder_holds_back_are_written(film, written, tmp_path):
+    tokenizer, generator = small_models(torch.float32, "vidtok_compress_time_linear")
+    assert tokenizer.look_ahead
+    path = tmp_path / "0.mp4"
+    complete_films(generator, tokenizer, [path], film, "interpolation", num_frames=5)
+    video, _ = read_clip(tokenizer, film, 5)
+    codes = complete_video(generator, tokenizer, video, "interpolation")
+    recon = tokenizer.decode_from_code_indices(codes)[0, ..., :15, :22]
+    difference = torch.cat(written[path.name]).int() - to_uint8(recon.clamp(-1, 1)).int()
+    assert difference.abs().max() <= 1
 
 
 def test_both_sides_of_an_enlarged_film_have_one_size(film, written, tmp_path):
