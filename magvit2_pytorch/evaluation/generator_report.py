@@ -94,14 +94,12 @@ def evaluate_generator(
             bits = exact_bits(generator, video, state)
             row["bits"] = float(bits.mean())
             row["bits_of_latents"] = bits.mean(dim=(1, 2)).tolist()
-        count = min(num_latents, len(video.end))
-        films, correct = continuations(
-            generator, tokenizer, video, state, count, num_samples, inference
-        )
-        films["original"] = films["true codes"]
+        counts = min(num_latents, len(video.end)), num_samples
+        films, correct = continuations(generator, tokenizer, video, state, *counts, inference)
+        real = films["true codes"]
         if data is not None:
-            entry = codes.header(stretch.video)
-            films["original"] = _original(data, tokenizer, entry, video, films["original"])
+            real = _original(data, tokenizer, codes.header(stretch.video), video, real)
+        films["original"] = real
         row |= _compared(films, tokenizer, networks)
         row["prediction"]["correct"] = correct
         row["picture"] = _draw(films, tokenizer, folder, video.name)
@@ -117,11 +115,16 @@ def evaluate_generator(
     report["networks"] = networks.metadata()
     if distances is not None:
         report["fvd"] = distances.report()
+    _write(report, folder)
+    return report
+
+
+def _write(report: Mapping[str, Any], folder: Path) -> None:
+    """Writes report.json and report.md."""
     texts = {"report.json": json.dumps(report, indent=2) + "\n", "report.md": as_markdown(report)}
     for file, text in texts.items():
         with replacing(folder / file) as part:
             part.write_text(text, encoding="utf-8")
-    return report
 
 
 def _checked(
@@ -287,7 +290,7 @@ def _distance_lines(distances: Mapping[str, Any]) -> list[str]:
     for name, title in TITLES.items():
         if name in distances:
             value = distances[name]
-            number = f"{distances['num_generated']} {title}" if name == "sampled" else title
+            number = f"{distances['num_generated']} samples" if name == "sampled" else title
             lines.append(f"| {number} | {'-' if value is None else f'{value:.1f}'} |")
     if distances["num_real"] <= distances["num_features"]:
         lines += [

@@ -162,9 +162,8 @@ def generate_films(
             for write, film in zip(writers, video, strict=True):
                 frames = to_uint8(film).cpu()
                 if left is not None:
-                    part = left[stream.num_frames - len(frames) : stream.num_frames].cpu()
-                    part = part.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
-                    frames = torch.cat((part, frames), dim=2)
+                    part = left[stream.num_frames - len(frames) : stream.num_frames]
+                    frames = _side_by_side(part, frames, scale)
                 write(frames)
             if on_frames is not None:
                 on_frames(stream.num_frames, num_frames)
@@ -181,6 +180,12 @@ def generate_films(
         }
         with replacing(path.with_suffix(".json")) as part:
             part.write_text(json.dumps(values | (record or {}), indent=2) + "\n", encoding="utf-8")
+
+
+def _side_by_side(left: Frames, right: Frames, scale: int) -> Frames:
+    """Both frames; each pixel of the left ones is repeated to the size of the right ones."""
+    left = left.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+    return torch.cat((left.to(right.device), right), dim=2)
 
 
 def check_generator(

@@ -228,7 +228,7 @@ def test_networks_add_to_a_report_and_change_nothing_else(coded, tokenizer, i3d,
     for row in full["videos"]:
         assert min(row.pop("perceptual")["pairwise"]) > 0
     assert full == plain
-    assert "6 samples, mean" in text
+    assert "| 6 samples |" in text
     assert "fewer than the 7 features" in text
 
 
