@@ -3,17 +3,21 @@
     python benchmarks/rate_distortion.py --model demo/tokenizer -o rate_distortion
     python benchmarks/rate_distortion.py --model demo/tokenizer --frames 120 -o longer
     python benchmarks/rate_distortion.py --model a/tokenizer b/tokenizer --data videos/*.mp4
+    python benchmarks/rate_distortion.py --model demo/tokenizer --generator demo/generator
 
 Without --data, the demo's clips; of every file the last --frames frames, 17 unless said, which are
 those that the demo holds out: with more, frames that it trained on are among them. Short side 128.
 
 A tokenizer has two points of one quality: its codes at their fixed length, and as
-`evaluation.entropy_coding` writes them, counted in bytes that were decoded again. The shape of the
-clip is in the latter, not in the former; the tokenizer itself in neither, as no decoder is in a
-codec's. The codecs' settings are in `video_codecs.py`: their slowest sensible presets, tuned for
-PSNR, looking ahead over the clip, parameter sets counted, containers not. PSNR and SSIM are of RGB
-in 8 bits on both sides; the codecs code in 4:2:0, as video is, and what this alone costs is the
-ceiling in the table. --weights names a perceptual network as `losses.PerceptualLoss` reads it.
+`codes.entropy_coding` writes them, counted in bytes that were decoded again. The shape of the clip
+is in the latter, not in the former; the tokenizer itself in neither, as no decoder is in a codec's.
+With --generator, an autoregressive generator of its codes, a third point has them as
+`generators.compression` writes them, likewise without the generator: unlike the adaptive coder, it
+has learnt from other frames, by default from earlier ones of the same videos. The codecs' settings
+are in `video_codecs.py`: their slowest sensible presets, tuned for PSNR, looking ahead over the
+clip, parameter sets counted, containers not. PSNR and SSIM are of RGB in 8 bits on both sides; the
+codecs code in 4:2:0, as video is, and what this alone costs is the ceiling in the table. --weights
+names a perceptual network as `losses.PerceptualLoss` reads it.
 
 Writes curves.json, curves.png, table.md and a picture of each clip: the middle frame of the
 original, of the tokenizer and of each codec at the nearest rate that was measured, for each point.
@@ -35,6 +39,7 @@ from torch import Tensor
 from video_codecs import CODECS, available_codecs, code_frames, color_round_trip
 
 from magvit2_pytorch import VideoTokenizer
+from magvit2_pytorch.cli.options import find_model
 from magvit2_pytorch.codes.entropy_coding import compress, decompress
 from magvit2_pytorch.data import VideoFile, to_float, to_uint8, write_grid
 from magvit2_pytorch.evaluation.demo_run import (
@@ -43,10 +48,13 @@ from magvit2_pytorch.evaluation.demo_run import (
     held_out_clips,
     unique_names,
 )
+from magvit2_pytorch.generators import AutoregressiveGenerator, load_generator
+from magvit2_pytorch.generators.compression import compress_codes, decompress_codes
 from magvit2_pytorch.losses import build_perceptual
 from magvit2_pytorch.metrics import psnr, ssim
+from magvit2_pytorch.pipelines.fingerprint import TokenizerId
 
-KINDS = ("fixed length", "entropy coded")
+KINDS = ("fixed length", "entropy coded", "coded by the generator")
 FRAMES_AT_ONCE = 16
 """That a perceptual network sees."""
 
@@ -107,16 +115,38 @@ def label_of(folder: Path) -> str:
     return folder.parent.name if folder.name == "tokenizer" else folder.name
 
 
+def generator_of(
+    tokenizer: VideoTokenizer, folders: Sequence[Path]
+) -> AutoregressiveGenerator | None:
+    """The generator in one of the folders that was trained on the tokenizer's codes."""
+    fingerprint = TokenizerId.of(tokenizer).fingerprint
+    for folder in folders:
+        generator = load_generator(find_model(str(folder), "generator", "--generator"))
+        if not isinstance(generator, AutoregressiveGenerator):
+            raise ValueError(
+                f"{folder} has no exact probabilities: give an autoregressive generator"
+            )
+        if generator.config.tokenizer_fingerprint == fingerprint:
+            return generator.eval()
+    return None
+
+
 @torch.no_grad()
-def tokenizer_bits(tokenizer: VideoTokenizer, frames: Tensor) -> tuple[Tensor, dict[str, float]]:
+def tokenizer_bits(
+    tokenizer: VideoTokenizer, frames: Tensor, generator: AutoregressiveGenerator | None = None
+) -> tuple[Tensor, dict[str, float]]:
     """A clip as it comes back from its codes, and what these cost, by kind."""
     codes = tokenizer.tokenize(to_float(frames)[None])
     data = compress(codes[0], tokenizer.quantizer)
     codes = decompress(data, tokenizer.quantizer)[None]
-    recon = tokenizer.decode_from_code_indices(codes, num_frames=len(frames))
     positions = codes.numel() // tokenizer.num_codebooks
-    bits = (positions * tokenizer.quantizer.bits_per_position, len(data) * 8)
-    return to_uint8(recon[0].float().clamp(-1, 1)), dict(zip(KINDS, bits, strict=True))
+    bits = [positions * tokenizer.quantizer.bits_per_position, len(data) * 8]
+    if generator is not None:
+        data = compress_codes(codes[0], generator)
+        codes = decompress_codes(data, generator)[None]
+        bits.append(len(data) * 8)
+    recon = tokenizer.decode_from_code_indices(codes, num_frames=len(frames))
+    return to_uint8(recon[0].float().clamp(-1, 1)), dict(zip(KINDS, bits, strict=False))
 
 
 def measure_clip(
@@ -125,6 +155,7 @@ def measure_clip(
     tokenizers: dict[str, VideoTokenizer],
     num_frames: int,
     measures: Measures,
+    generators: dict[str, AutoregressiveGenerator | None],
 ) -> Clip:
     frames = last_frames(path, num_frames)
     num_pixels, middle = frames[..., 0].numel(), len(frames) // 2
@@ -136,9 +167,9 @@ def measure_clip(
         shown[series, quality] = recon[middle]
 
     for label, tokenizer in tokenizers.items():
-        recon, bits = tokenizer_bits(tokenizer, frames)
-        for kind in KINDS:
-            add(f"{label}, {kind}", None, bits[kind], recon)
+        recon, bits = tokenizer_bits(tokenizer, frames, generators[label])
+        for kind, number in bits.items():
+            add(f"{label}, {kind}", None, number, recon)
     for codec_name, codec in available_codecs().items():
         for quality in codec.qualities:
             coded = code_frames(frames, codec, quality, VideoFile(path).fps)
@@ -203,7 +234,7 @@ def table(name: str, rows: dict[str, list[Point]], ceilings: dict[str, float]) -
 
 
 def plot(points: Sequence[Point], path: Path) -> None:
-    """Each measure over bits per pixel: a line to a codec, two joined marks to a tokenizer."""
+    """Each measure over bits per pixel: a line to a codec, joined marks to a tokenizer."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -247,6 +278,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", type=Path, nargs="+", required=True, help="tokenizers' folders")
+    parser.add_argument("--generator", type=Path, nargs="+", default=[], help="of their codes")
     parser.add_argument("--data", type=Path, nargs="+", help="videos; the demo's unless said")
     parser.add_argument("--frames", type=int, default=HELD_OUT_FRAMES, help="the last of each")
     parser.add_argument("--weights", type=Path, help="of a perceptual network to measure with")
@@ -259,6 +291,9 @@ def main():
         names = [str(folder) for folder in args.model]
     folders = zip(names, args.model, strict=True)
     tokenizers = {name: VideoTokenizer.from_pretrained(folder).eval() for name, folder in folders}
+    generators = {name: generator_of(one, args.generator) for name, one in tokenizers.items()}
+    if args.generator and not any(generators.values()):
+        parser.error("--generator: none was trained on codes of these tokenizers")
     missing = sorted(set(CODECS) - set(available_codecs()))
     if missing:
         print(f"this PyAV has no {', '.join(missing)}", flush=True)
@@ -267,7 +302,7 @@ def main():
     paths = args.data or demo_clips()
     clips = []
     for path, name in zip(paths, unique_names(paths), strict=True):
-        clip = measure_clip(path, name, tokenizers, args.frames, measures)
+        clip = measure_clip(path, name, tokenizers, args.frames, measures, generators)
         write_picture(clip, args.output / f"{name}.png")
         print(f"{name}: {' x '.join(map(str, clip.frames.shape[:3]))}", flush=True)
         clips.append(clip)
@@ -283,6 +318,7 @@ def main():
     print("\n".join(tables))
     described = {
         "models": [str(folder) for folder in args.model],
+        "generators": [str(folder) for folder in args.generator],
         "codecs": {name: asdict(codec) for name, codec in available_codecs().items()},
         "codecs_missing": missing,
         "clips": [

@@ -43,7 +43,8 @@ class NetworkOptions:
     """File of the LPIPS heads for that network, or torchmetrics for the heads in that package."""
 
     i3d: str | None = None
-    """I3D as TorchScript, for rFVD. Such a file is a program: use only one that you trust."""
+    """I3D as TorchScript, for the Fréchet video distance. Such a file is a program: use only one
+    that you trust."""
 
     fvd_protocol: Literal["stylegan-v", "logits"] | None = None
     """Protocol of its features: stylegan-v (400 features, return_features=True) or logits."""
@@ -160,13 +161,16 @@ def evaluate_generator(
     output: ReportFolder,
     data: str | None = None,
     measured: HeldOutOptions,
+    networks: NetworkOptions,
     computing: ComputeOptions,
 ) -> int:
     """Measures a generator on held-out ends of videos, and writes a report.
 
     Measures the exact bits of a code, beside models that know less, and the prediction of the next
     frames, beside the last frame repeated and the tokenizer's own reconstruction; the report has a
-    picture of each video: report.md, report.json and PNG files.
+    picture of each video: report.md, report.json and PNG files. If you give their networks, it also
+    has the perceptual distance of predictions, also between samples of one prompt (diversity), and
+    the Fréchet video distance between continuations and real ones (gFVD; of more than 8 frames).
 
     Args:
         codes: Folder of the codes that the generator was trained on.
@@ -178,6 +182,7 @@ def evaluate_generator(
     if source is not None and not source.exists():
         raise UserError(f"there is no {data}: --data is the folder of the videos")
     name = find_model(generator, "generator", "--generator")
+    loaded = networks.load(computing.device)
     tokenizer, tokenizer_id, inference = computing.load(model, needs_codes=True)
     from magvit2_pytorch.codes.codes_dataset import CodesDataset
     from magvit2_pytorch.data.split import CODES
@@ -191,8 +196,8 @@ def evaluate_generator(
         with interruptible_bar("video") as progress:
             report = generator_report.evaluate_generator(
                 sampler, tokenizer, CodesDataset(codes), folder, data=source,
-                held_out=held_out_of(generator).get(CODES), inference=inference,
-                progress=progress, **vars(measured),
+                held_out=held_out_of(generator).get(CODES), networks=loaded,
+                inference=inference, progress=progress, **vars(measured),
             )  # fmt: skip
     if "bits" in report:
         print(

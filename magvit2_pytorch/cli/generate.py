@@ -1,5 +1,6 @@
 """`magvit2 generate`: samples films from a generator."""
 
+import warnings
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,10 +46,15 @@ class GenerationOptions:
     prompt: tuple[str, ...] = ()
     """Videos or images to continue, or to complete by `task`."""
     task: str | None = None
-    """What a masked generator completes in the first `prompt_frames` frames of the prompts:
-    interpolation, frame_prediction, inpainting_central, ..."""
-    given: int = 1
-    """Frames that frame prediction shows."""
+    """Let a masked generator complete the first `prompt_frames` frames of the prompts, of which
+    the task shows a part: the first `given` frames (frame_prediction), the first and the last
+    (interpolation), the middle half (outpainting_horizontal, outpainting_vertical,
+    outpainting_central, or outpainting_dynamic, which moves right), all around it
+    (inpainting_central, inpainting_dynamic), or nothing (unconditional)."""
+    given: int | None = None
+    """Frames that frame prediction shows; by default 1."""
+    side_by_side: bool = False
+    """Put what the task shows to the left of each film."""
     prompt_frames: int | None = 17
     """Frames of a prompt to give: 1 + k times the tokenizer's time factor, or fewer are used."""
     height: int | None = None
@@ -73,6 +79,14 @@ class GenerationOptions:
             raise UsageError(
                 "--task completes the first --prompt_frames frames of videos: give --prompt, and "
                 "no --frames"
+            )
+        if self.given is not None and self.task != "frame_prediction":
+            raise UsageError("--given goes with --task frame_prediction")
+        if self.side_by_side and self.task is None:
+            raise UsageError("--side_by_side goes with --task")
+        if self.prompt and (self.height or self.width):
+            raise UsageError(
+                "--height and --width are of films without --prompt: --size is that of a prompt"
             )
 
 
@@ -100,6 +114,8 @@ def generate(
         force: Use a generator that was trained on codes of another tokenizer.
     """
     folder = output_folder(output)
+    if size is not None and not films.prompt:
+        raise UsageError("--size is that of a prompt: films without have --height and --width")
     name = find_model(generator, "generator", "--generator")
     if upscale is not None:
         find_model(upscale, "upscaler", "--upscale")
@@ -113,9 +129,10 @@ def generate(
     with user_errors(prefix=f"cannot use {generator}"):
         sampler = load_generator(name).to(tokenizer.device)
         check_generator(sampler, tokenizer, tokenizer_id, force)
-        if films.task is not None:
-            check_task(sampler, films.task)
-    check_prompts(films, tokenizer.config.channels, size)
+        check_films(sampler, films)
+    with user_errors():
+        for path in films.prompt:
+            check_prompt(sampler, tokenizer, as_path(path), films, size)
     upscaler = None if upscale is None else computing.load_upscaler(upscale, "--upscale")
     common = dict(
         sampling=sampling,
@@ -141,24 +158,45 @@ def generate(
     return 0
 
 
-def check_prompts(films: GenerationOptions, channels: int, size: int | None) -> None:
-    """Raises `UserError` if a prompt cannot be read."""
-    from magvit2_pytorch.pipelines.media_file import open_media
-
-    with user_errors():
-        for path in films.prompt:
-            open_media(as_path(path), channels, size).frames.close()
-
-
-def check_task(generator: "Generator", task: str) -> None:
-    """Raises `ValueError` unless the generator completes videos by this task."""
+def check_films(generator: "Generator", films: GenerationOptions) -> None:
+    """Raises `ValueError` unless the generator knows the class and the task; warns if untrained."""
     from magvit2_pytorch.generators.masked import MaskedGenerator
     from magvit2_pytorch.generators.tasks import TASKS
+    from magvit2_pytorch.pipelines.generation import class_condition
 
+    class_condition(generator, films.class_name, 1)
+    task = films.task
+    if task is None:
+        return
     if task not in TASKS:
         raise ValueError(f"there is no task {task!r}: use one of {', '.join(TASKS)}")
     if not isinstance(generator, MaskedGenerator):
         raise ValueError("--task needs a masked generator (train-generator --preset masked-tiny)")
+    trained = [name for name, weight in generator.config.task_weights.items() if weight]
+    if task not in trained:
+        warnings.warn(
+            f"the generator was trained for {', '.join(trained)}, not for {task}: expect little",
+            stacklevel=2,
+        )
+
+
+def check_prompt(
+    generator: "Generator",
+    tokenizer: "VideoTokenizer",
+    path: Path,
+    films: GenerationOptions,
+    size: int | None,
+) -> None:
+    """Raises `ValueError` if a prompt cannot be read, or a task leaves nothing of it to do."""
+    from magvit2_pytorch.pipelines.completion import read_clip, visible_codes, visible_pixels
+    from magvit2_pytorch.pipelines.media_file import open_media
+
+    if films.task is None:
+        open_media(path, tokenizer.config.channels, size).frames.close()
+        return
+    with user_errors(prefix=f"--task {films.task} of {path}"):
+        video, _ = read_clip(tokenizer, path, films.prompt_frames, size)
+        visible_codes(tokenizer, visible_pixels(films.task, video, films.given or 1))
 
 
 def _write_films(
@@ -171,12 +209,13 @@ def _write_films(
     common: dict[str, Any],
 ) -> tuple["Prompt", int]:
     """Completes or continues a video; returns the prompt and number of frames."""
-    from magvit2_pytorch.pipelines.generation import complete_films, generate_films, read_prompt
+    from magvit2_pytorch.pipelines.completion import complete_films
+    from magvit2_pytorch.pipelines.generation import generate_films, read_prompt
 
     if films.task is not None:
         prompt = complete_films(
-            generator, tokenizer, paths, source, films.task, given=films.given,
-            num_frames=films.prompt_frames, size=size, **common,
+            generator, tokenizer, paths, source, films.task, given=films.given or 1,
+            num_frames=films.prompt_frames, size=size, side_by_side=films.side_by_side, **common,
         )  # fmt: skip
         return prompt, prompt.num_frames
     if films.prompt:

@@ -35,7 +35,7 @@ from magvit2_pytorch.media.frames import to_uint8
 from magvit2_pytorch.media.sources import Source, check_not_output
 from magvit2_pytorch.media.unusable import AnyPath, as_path, printable
 from magvit2_pytorch.pipelines.corpus import OUT_OF_MEMORY
-from magvit2_pytorch.pipelines.fingerprint import TokenizerId, check_supports_files, weights_hash
+from magvit2_pytorch.pipelines.fingerprint import TokenizerId, check_supports_files
 from magvit2_pytorch.pipelines.inference import Inference
 from magvit2_pytorch.pipelines.media_file import media_kind
 from magvit2_pytorch.pipelines.prefetch import prefetch
@@ -188,12 +188,6 @@ class Evaluation:
 
     def _metadata(self) -> dict[str, Any]:
         """All that the results depend on, in plain values."""
-        perceptual, i3d = self.networks
-        networks = dict(perceptual=None, i3d=None)
-        if perceptual is not None:
-            networks["perceptual"] = dict(name=perceptual.name, weights=weights_hash(perceptual))
-        if i3d is not None:
-            networks["i3d"] = dict(protocol=i3d.protocol, file=i3d.file_hash)
         computing = dict(precision=self.inference.precision, tile_size=self.inference.tile_size)
         if self.inference.num_tokens is not None:
             computing["num_tokens"] = self.inference.num_tokens
@@ -203,7 +197,7 @@ class Evaluation:
             model=dict(fingerprint=self.tokenizer_id.fingerprint),
             settings=asdict(self.choice) | computing,
             device=self.tokenizer.device.type,
-            judges=networks,
+            judges=self.networks.metadata(),
             data=dict(num_files=len(self.files), digest=files_digest(self.files)),
         )
 

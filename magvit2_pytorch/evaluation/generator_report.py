@@ -2,38 +2,46 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import closing
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from magvit2_pytorch.atomic import as_path, replacing
 from magvit2_pytorch.codes.code_header import CodedVideo
-from magvit2_pytorch.codes.code_windows import split_in_time
+from magvit2_pytorch.codes.code_windows import Stretch, split_in_time
 from magvit2_pytorch.codes.codes_dataset import CodesDataset
+from magvit2_pytorch.evaluation.continuations import (
+    Films,
+    VideoDistances,
+    compare,
+    continuations,
+    perceptual_of_pairs,
+    psnr_of_pairs,
+)
 from magvit2_pytorch.evaluation.generator_measures import (
     ADDED_COUNTS,
     HeldOut,
-    Prediction,
     Unigram,
     adaptive_bits,
     exact_bits,
     held_out_videos,
-    nearest_share,
-    predict,
+    nearest_shares,
+    state_before,
 )
+from magvit2_pytorch.evaluation.measure import EvaluationNetworks
 from magvit2_pytorch.generators.autoregressive import AutoregressiveGenerator
 from magvit2_pytorch.generators.generator import Generator
 from magvit2_pytorch.media.frames import to_float, to_uint8
 from magvit2_pytorch.media.images import write_grid
+from magvit2_pytorch.media.video_reader import VideoFile
 from magvit2_pytorch.metrics.bootstrap import bootstrap_interval
 from magvit2_pytorch.pipelines.inference import Inference
 from magvit2_pytorch.pipelines.media_file import open_media, pad_space
 from magvit2_pytorch.pipelines.progress import FileProgress, Plan
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
+from magvit2_pytorch.types import Video
 from magvit2_pytorch.version import __version__
 
 PICTURE_FILMS = ("original", "true codes", "most likely", "sample 0", "sample 1", "repeated")
@@ -52,6 +60,7 @@ def evaluate_generator(
     num_latents: int = 2,
     num_samples: int = 4,
     max_videos: int = 16,
+    networks: EvaluationNetworks = EvaluationNetworks(),
     inference: Inference = Inference(),
     progress: FileProgress | None = None,
 ) -> dict[str, Any]:
@@ -60,17 +69,19 @@ def evaluate_generator(
     Held out is the end of each video, as in training with the same `valid_frac` and
     `num_valid_latents`, or by `held_out`, the record of its run. `data` is the folder of the videos
     that were tokenized, or the video of each code file by its name; without it, predictions are
-    compared with decoded true codes. Returns the contents of report.json.
+    compared with decoded true codes. With `networks`, continuations are also compared by perceptual
+    distance, and by the Fréchet video distance of all of them. Returns the contents of report.json.
     """
     progress = progress or FileProgress()
     train, stretches = split_in_time(codes, 1, valid_frac, num_valid_latents, held_out)
     stretches = [stretch for stretch in stretches if stretch.stop > 1][:max_videos]
     if not stretches:
         raise ValueError(f"{codes.folder} holds no video of two latent frames to predict one of")
+    distances = _checked(networks, tokenizer, codes, stretches, num_latents)
     progress.planned(Plan(num_inputs=len(stretches)))
     folder.mkdir(parents=True, exist_ok=True)
     unigram = Unigram(codes, train, codes.codebook_size**codes.num_codebooks)
-    rows, unigram_bits = [], []
+    rows, unigram_bits, first_frames = [], [], []
     for stretch, video in zip(stretches, held_out_videos(codes, stretches), strict=True):
         num_positions = video.end.numel() // codes.num_codebooks
         row = {"video": video.name, "num_codes": num_positions, "held_out_latents": len(video.end)}
@@ -78,72 +89,128 @@ def evaluate_generator(
         unigram_bits.append(
             [unigram.bits(video.end, codes.num_codebooks, added) for added in ADDED_COUNTS]
         )
+        state = state_before(generator, video)
         if isinstance(generator, AutoregressiveGenerator):
-            bits = exact_bits(generator, video)
+            bits = exact_bits(generator, video, state)
             row["bits"] = float(bits.mean())
             row["bits_of_latents"] = bits.mean(dim=(1, 2)).tolist()
-        entry, length = codes.header(stretch.video), len(video.codes[0])
-        real = None if data is None else _real_video(data, tokenizer, entry, video.name, length)
-        row |= _prediction(
-            generator, tokenizer, video, real, (num_latents, num_samples), inference, folder
-        )
+        counts = min(num_latents, len(video.end)), num_samples
+        films, correct = continuations(generator, tokenizer, video, state, *counts, inference)
+        real = films["true codes"]
+        if data is not None:
+            real = _original(data, tokenizer, codes.header(stretch.video), video, real)
+        films["original"] = real
+        row |= _compared(films, tokenizer, networks)
+        row["prediction"]["correct"] = correct
+        row["picture"] = _draw(films, tokenizer, folder, video.name)
+        if distances is not None:
+            distances.add(films)
         row["pixels_of_a_code"] = tokenizer.time_factor * tokenizer.space_factor**2
-        row["nearest_training_frame"] = nearest_share(video.end[0], codes, train)
+        first_frames.append(video.end[0])
         rows.append(row)
         progress.finished(video.name, None)
+    for row, share in zip(rows, nearest_shares(first_frames, codes, train), strict=True):
+        row["nearest_training_frame"] = share
     report = _summary(generator, rows, np.array(unigram_bits))
+    report["networks"] = networks.metadata()
+    if distances is not None:
+        report["fvd"] = distances.report()
+    _write(report, folder)
+    return report
+
+
+def _write(report: Mapping[str, Any], folder: Path) -> None:
+    """Writes report.json and report.md."""
     texts = {"report.json": json.dumps(report, indent=2) + "\n", "report.md": as_markdown(report)}
     for file, text in texts.items():
         with replacing(folder / file) as part:
             part.write_text(text, encoding="utf-8")
-    return report
 
 
-def _real_video(
+def _checked(
+    networks: EvaluationNetworks,
+    tokenizer: VideoTokenizer,
+    codes: CodesDataset,
+    stretches: Sequence[Stretch],
+    num_latents: int,
+) -> VideoDistances | None:
+    """Distances of continuations; `ValueError` unless the networks take these videos."""
+    perceptual, i3d = networks
+    if perceptual is not None and not perceptual.resize_to:
+        sides = [min(codes.shapes[stretch.video][1:3]) for stretch in stretches]
+        side, smallest = min(sides) * tokenizer.space_factor, perceptual.trunk.min_size
+        if side < smallest:
+            raise ValueError(f"frames of {side} pixels: {perceptual.name} needs {smallest}")
+    if i3d is None:
+        return None
+    long = [s for s in stretches if s.stop - max(s.start, 1) >= num_latents]
+    if len(long) < 2:
+        raise ValueError(
+            f"{len(long)} videos have {num_latents} held-out latent frames: a Fréchet distance "
+            "needs at least 2; use a smaller num_latents, or more videos"
+        )
+    try:
+        num_frames = num_latents * tokenizer.time_factor
+        return VideoDistances(i3d, num_frames, tokenizer.config.channels)
+    except ValueError as error:
+        raise ValueError(f"{error}; num_latents is {num_latents}: try more") from error
+
+
+def _original(
     data: Path | Mapping[str, Path],
     tokenizer: VideoTokenizer,
     entry: CodedVideo,
-    name: str,
-    num_latents: int,
-) -> torch.Tensor:
-    """The video that was tokenized, found in `data`."""
+    video: HeldOut,
+    like: Video,
+) -> Video:
+    """Frames of the video that was tokenized, found in `data`, where `like` was predicted.
+
+    There may be fewer: the last latent frame may stand for fewer than it decodes to.
+    """
     if isinstance(data, Mapping):
-        path = data[name]
+        path = data[video.name]
     else:
         path = as_path(entry.source, data) if data.is_dir() else data
-    num_frames = 1 + (num_latents - 1) * tokenizer.time_factor
     media = open_media(path, tokenizer.config.channels, entry.header.size)
-    with closing(media.frames) as frames:
-        video = torch.stack(list(islice(frames, num_frames)))
-    return pad_space(to_float(video)[None], tokenizer.space_factor)
+    media.frames.close()
+    start = 1 + (video.start - 1) * tokenizer.time_factor
+    stop = min(start + like.shape[2], media.num_frames)
+    if start >= stop:
+        raise ValueError(f"{path} has {media.num_frames} frames: is it the one of {video.name}?")
+    file = VideoFile(path, tokenizer.config.channels)
+    frames = file.read(range(start, stop), (media.height, media.width))
+    frames = pad_space(to_float(frames)[None], tokenizer.space_factor)
+    if frames.shape[3:] != like.shape[3:]:
+        raise ValueError(
+            f"{path} has frames of {media.height} x {media.width}: is it the one of {video.name}?"
+        )
+    return frames
 
 
-def _prediction(
-    generator: Generator,
-    tokenizer: VideoTokenizer,
-    video: HeldOut,
-    real: torch.Tensor | None,
-    counts: tuple[int, int],
-    inference: Inference,
-    folder: Path,
+def _compared(
+    films: dict[str, Video], tokenizer: VideoTokenizer, networks: EvaluationNetworks
 ) -> dict[str, Any]:
-    """Measures of a continuation; draws the last frame of each latent."""
-    if real is None:
-        stream = inference.decode_stream(tokenizer)
-        real = stream.push(video.codes.to(tokenizer.device)).cpu().clamp(-1, 1)
-    num_latents = min(counts[0], len(video.end))
-    prediction, films = predict(
-        generator, tokenizer, video, real, num_latents, counts[1], inference
-    )
+    """Measures of a continuation, whose films get the length of the original."""
+    step, length = tokenizer.time_factor, films["original"].shape[2]
+    films.update({name: film[:, :, :length] for name, film in films.items()})
+    values = {"prediction": vars(compare(films, psnr_of_pairs, step))}
+    if networks.perceptual is not None:
+        measure = partial(perceptual_of_pairs, network=networks.perceptual)
+        values["perceptual"] = vars(compare(films, measure, step, np.min))
+    return values
+
+
+def _draw(films: Films, tokenizer: VideoTokenizer, folder: Path, name: str) -> str:
+    """Draws the last frame of each latent; returns the picture's name."""
     step = tokenizer.time_factor
     grid = [
-        list(to_uint8(films[name][0, :, step - 1 :: step].clamp(-1, 1)))
-        for name in PICTURE_FILMS
-        if name in films
+        list(to_uint8(films[kind][0, :, step - 1 :: step].clamp(-1, 1)))
+        for kind in PICTURE_FILMS
+        if kind in films
     ]
-    name = video.name.replace("/", "-").split(".")[0]
-    write_grid(folder / f"{name}.png", grid)
-    return {"prediction": vars(prediction), "picture": f"{name}.png"}
+    picture = f"{name.replace('/', '-').split('.')[0]}.png"
+    write_grid(folder / picture, grid)
+    return picture
 
 
 def _summary(
@@ -164,12 +231,13 @@ def _summary(
         report["bits"] = _mean(rows, "bits")
         report["bits_interval"] = None if interval is None else list(interval)
         report["bits_per_pixel"] = report["bits"] / rows[0]["pixels_of_a_code"]
-    names = Prediction.__dataclass_fields__
-    report["prediction"] = {
-        name: np.mean([row["prediction"][name] for row in rows], axis=0).tolist()
-        for name in names
-        if len({len(row["prediction"][name]) for row in rows}) == 1
-    }
+    for kind in ("prediction", "perceptual"):
+        if kind in rows[0]:
+            report[kind] = {
+                name: np.mean([row[kind][name] for row in rows], axis=0).tolist()
+                for name in rows[0][kind]
+                if len({len(row[kind][name]) for row in rows}) == 1
+            }
     return report
 
 
@@ -192,6 +260,12 @@ def as_markdown(report: Mapping[str, Any]) -> str:
         lines.append(f"| this generator, exactly | {report['bits']:.3f}{text} |")
     lines += ["", "Prediction of the next latents, PSNR in dB, mean over videos:", ""]
     lines += prediction_table(report["prediction"])
+    if "perceptual" in report:
+        name = report["networks"]["perceptual"]["name"]
+        lines += ["", f"The same by {name}: the lower, the more alike.", ""]
+        lines += prediction_table(report["perceptual"], digits=3)
+    if "fvd" in report:
+        lines += ["", *_distance_lines(report["fvd"])]
     lines += ["", "Rows of the pictures: " + ", ".join(PICTURE_FILMS) + ".", ""]
     for row in report["videos"]:
         bits = f"{row['bits']:.3f} bits, " if "bits" in row else ""
@@ -202,22 +276,53 @@ def as_markdown(report: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def prediction_table(prediction: Mapping[str, Sequence[float]]) -> list[str]:
-    """Lines of a table: PSNR in dB of each further latent frame.
+def _distance_lines(distances: Mapping[str, Any]) -> list[str]:
+    """Lines on the Fréchet video distances."""
+    sizes = ", ".join(f"{height} x {width}" for height, width in distances["sizes"])
+    lines = [
+        f"Fréchet video distance (gFVD, I3D by protocol {distances['protocol']}) to the real "
+        f"continuations of {distances['num_real']} held-out ends, {distances['num_frames']} "
+        f"frames of {sizes} after the prompts:",
+        "",
+        "| continuations | distance |",
+        "|---|---|",
+    ]
+    for name, title in TITLES.items():
+        if name in distances:
+            value = distances[name]
+            number = f"{distances['num_generated']} samples" if name == "sampled" else title
+            lines.append(f"| {number} | {'-' if value is None else f'{value:.1f}'} |")
+    if distances["num_real"] <= distances["num_features"]:
+        lines += [
+            "",
+            f"{distances['num_real']} clips are fewer than the {distances['num_features']} "
+            "features of one: such distances depend on the number of clips more than on their "
+            "likeness, and compare only with each other.",
+        ]
+    return lines
 
-    A column for each kind of continuation.
+
+TITLES = {
+    "most_likely": "most likely codes", "sampled": "samples, mean", "best": "samples, best",
+    "repeated": "last frame repeated", "ceiling": "true codes (the tokenizer alone)",
+    "pairwise": "between two samples",
+}  # fmt: skip
+"""Kinds of continuations."""
+
+
+def prediction_table(prediction: Mapping[str, Sequence[float]], digits: int = 2) -> list[str]:
+    """Lines of a table: PSNR in dB, or another measure, of each further latent frame.
+
+    A column for each latent frame, a row for each kind of continuation.
     """
     count = len(prediction.get("most_likely", ()))
     lines = []
     lines.append(f"| frames of latent | {' | '.join(str(n + 1) for n in range(count))} |")
     lines.append("|---" * (count + 1) + "|")
-    titles = {
-        "most_likely": "most likely codes", "sampled": "samples, mean", "best": "samples, best",
-        "repeated": "last frame repeated", "ceiling": "true codes (the tokenizer alone)",
-        "pairwise": "between two samples",
-    }  # fmt: skip
-    for name, title in titles.items():
-        values = " | ".join(f"{value:.2f}" for value in prediction.get(name, ()))
+    for name, title in TITLES.items():
+        values = " | ".join(f"{value:.{digits}f}" for value in prediction.get(name, ()))
         lines.append(f"| {title} | {values} |")
-    shares = " | ".join(f"{100 * value:.0f} %" for value in prediction.get("correct", ()))
-    return [*lines, f"| most likely codes that are right | {shares} |"]
+    if "correct" in prediction:
+        shares = " | ".join(f"{100 * value:.0f} %" for value in prediction["correct"])
+        lines.append(f"| most likely codes that are right | {shares} |")
+    return lines

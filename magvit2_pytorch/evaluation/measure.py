@@ -25,6 +25,7 @@ from magvit2_pytorch.metrics.quality import (
     ssim,
     temporal_consistency,
 )
+from magvit2_pytorch.pipelines.fingerprint import weights_hash
 from magvit2_pytorch.pipelines.inference import Inference, reconstruct_clip
 from magvit2_pytorch.pipelines.media_file import space_padding
 from magvit2_pytorch.tokenizer_1d import AnyTokenizer, TokenCodes, Tokenizer1d
@@ -42,6 +43,16 @@ class EvaluationNetworks(NamedTuple):
 
     perceptual: PerceptualLoss | None = None
     i3d: I3D | None = None
+
+    def metadata(self) -> dict[str, dict[str, str] | None]:
+        """Names and hashes of the networks, in plain values."""
+        perceptual, i3d = self
+        values: dict[str, dict[str, str] | None] = dict(perceptual=None, i3d=None)
+        if perceptual is not None:
+            values["perceptual"] = dict(name=perceptual.name, weights=weights_hash(perceptual))
+        if i3d is not None:
+            values["i3d"] = dict(protocol=i3d.protocol, file=i3d.file_hash)
+        return values
 
 
 class ClipMeasurement(NamedTuple):

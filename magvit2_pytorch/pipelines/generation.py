@@ -1,25 +1,23 @@
-"""Films from a generator: from nothing, after a prompt, or completed.
+"""Films from a generator, from nothing or after a prompt.
 
 They are decoded as codes come, in constant memory.
 """
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from magvit2_pytorch.atomic import replacing
 from magvit2_pytorch.codes.views import View
 from magvit2_pytorch.generators.generator import Generator, GeneratorCondition
-from magvit2_pytorch.generators.masked import MaskedGenerator
 from magvit2_pytorch.generators.sampling import Sampling
-from magvit2_pytorch.generators.tasks import TASKS, CodeGeometry, TaskVideo, given_cells
 from magvit2_pytorch.media.frames import to_float, to_uint8
 from magvit2_pytorch.pipelines.fingerprint import TokenizerId, TokenizerMismatch
 from magvit2_pytorch.pipelines.inference import Inference
@@ -27,8 +25,7 @@ from magvit2_pytorch.pipelines.media_file import chunks, media_writer, open_medi
 from magvit2_pytorch.pipelines.progress import FrameCallback
 from magvit2_pytorch.super_resolution import SuperResolution
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
-from magvit2_pytorch.tokenizer.tiling import encoder_halo
-from magvit2_pytorch.types import VALUE_RANGE, Codes, Video
+from magvit2_pytorch.types import VALUE_RANGE, Codes, Frames
 from magvit2_pytorch.version import __version__
 
 DEFAULT_FPS = 24.0
@@ -131,13 +128,15 @@ def generate_films(
     record: dict[str, Any] | None = None,
     upscaler: SuperResolution | None = None,
     codes: Iterator[Codes] | None = None,
+    left: Frames | None = None,
 ) -> None:
     """Writes a film to each of `paths`, and a JSON beside it.
 
     A film begins with the reconstruction of its prompt, and an `upscaler` enlarges it. It depends
     on seed and sample number, not on the films that are generated at the same time. The JSON has
     seed, sample number, options and `record`. Films appear when they are complete. `codes` are
-    those of all films, in parts, if they do not continue the prompt.
+    those of all films, in parts, if they do not continue the prompt. Frames on the `left` of a film
+    have its size, before it is enlarged.
     """
     if codes is None:
         condition = class_condition(generator, class_name, len(paths))
@@ -145,6 +144,7 @@ def generate_films(
         codes = continued_codes(generator, prompt.codes, sampling, samples, condition)
     fps = fps or prompt.fps
     enlarge = None if upscaler is None else inference.upscale_stream(upscaler)
+    scale = 1 if upscaler is None else upscaler.scale
     stream = inference.decode_stream(tokenizer, num_frames)
     device = inference.frames_device(tokenizer)
     if on_frames is not None:
@@ -152,17 +152,21 @@ def generate_films(
     with ExitStack() as stack:
         writers = [stack.enter_context(media_writer(path, "video", fps)) for path in paths]
         while stream.num_frames < num_frames:
-            video = stream.push(next(codes).to(device))
+            new = next(codes, None)
+            video = stream.flush() if new is None else stream.push(new.to(device))
             if video is None:  # the decoder looks ahead
                 continue
             video = video[..., : prompt.height, : prompt.width].clamp(*VALUE_RANGE)
             if enlarge is not None:
                 video = enlarge.push(video).clamp(*VALUE_RANGE)
             for write, film in zip(writers, video, strict=True):
-                write(to_uint8(film).cpu())
+                frames = to_uint8(film).cpu()
+                if left is not None:
+                    part = left[stream.num_frames - len(frames) : stream.num_frames]
+                    frames = _side_by_side(part, frames, scale)
+                write(frames)
             if on_frames is not None:
                 on_frames(stream.num_frames, num_frames)
-    scale = 1 if upscaler is None else upscaler.scale
     for number, path in enumerate(paths):
         values = asdict(sampling) | {
             "sample": first_sample + number,
@@ -176,6 +180,12 @@ def generate_films(
         }
         with replacing(path.with_suffix(".json")) as part:
             part.write_text(json.dumps(values | (record or {}), indent=2) + "\n", encoding="utf-8")
+
+
+def _side_by_side(left: Frames, right: Frames, scale: int) -> Frames:
+    """Both frames; each pixel of the left ones is repeated to the size of the right ones."""
+    left = left.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+    return torch.cat((left.to(right.device), right), dim=2)
 
 
 def check_generator(
@@ -210,121 +220,3 @@ def class_condition(
         raise ValueError(f"the generator has no class {name!r}; it has {known}")
     labels = torch.full((batch,), classes.index(name), device=generator.device)
     return GeneratorCondition(classes=labels)
-
-
-def visible_pixels(task: str, video: Video, given: int = 1) -> Bool[Tensor, "t h w"]:
-    """Pixels that a task shows; frame prediction shows `given` frames."""
-    return TASKS[task](TaskVideo(*video.shape[2:], given))
-
-
-def complete_pixels(video: Video, visible: Bool[Tensor, "t h w"]) -> Video:
-    """The visible pixels, and a guess at the others.
-
-    Between frames that show a pixel its values are interpolated; before and after them the nearest
-    is repeated; a pixel that no frame shows is grey.
-    """
-    count = video.shape[2]
-    number = torch.arange(count, device=video.device)[:, None, None]
-    visible = visible.to(video.device)
-    before = torch.where(visible, number, -1).cummax(dim=0).values
-    after = torch.where(visible, number, count).flip(0).cummin(dim=0).values.flip(0)
-    first, last = torch.where(before < 0, after, before), torch.where(after == count, before, after)
-    share = ((number - first) / (last - first).clamp(min=1)).to(video.dtype).clamp(0, 1)
-    never = ~visible.any(dim=0)
-    values = [
-        video.gather(2, index.clamp(0, count - 1).expand(video.shape)) for index in (first, last)
-    ]
-    return torch.lerp(*values, share).masked_fill(never, 0)
-
-
-@torch.no_grad()
-def complete_video(
-    generator: MaskedGenerator,
-    tokenizer: VideoTokenizer,
-    video: Video,
-    task: str,
-    given: int = 1,
-    sampling: Sampling = Sampling(),
-    samples: Int[Tensor, " b"] | None = None,
-    condition: GeneratorCondition | None = None,
-) -> Codes:
-    """Codes of a video whose hidden parts the generator makes up.
-
-    Codes that depend on visible pixels only are those of the video; which ones follows from the
-    tokenizer. `given` is the number of frames that frame prediction shows.
-    """
-    visible = visible_pixels(task, video, given)
-    geometry = CodeGeometry(tokenizer.time_factor, tokenizer.space_factor, encoder_halo(tokenizer))
-    known, hinted = (
-        cells.to(generator.device).expand(len(video), -1, -1, -1)
-        for cells in given_cells(visible, geometry)
-    )
-    codes = tokenizer.tokenize(complete_pixels(video, visible)).to(generator.device)
-    return generator.fill(
-        codes,
-        known,
-        hinted=hinted,
-        task=task,
-        sampling=sampling,
-        samples=samples,
-        condition=condition,
-    )
-
-
-def complete_films(
-    generator: MaskedGenerator,
-    tokenizer: VideoTokenizer,
-    paths: Sequence[Path],
-    source: Path,
-    task: str,
-    *,
-    given: int = 1,
-    num_frames: int = 17,
-    size: int | None = None,
-    sampling: Sampling = Sampling(),
-    first_sample: int = 0,
-    class_name: str | None = None,
-    fps: float | None = None,
-    record: dict[str, Any] | None = None,
-    **options: Any,
-) -> Prompt:
-    """Writes films that complete the first frames of a file.
-
-    They are `num_frames`, or fewer if 1 + k times the tokenizer's time factor are fewer. `options`
-    are those of `generate_films`, which writes them. Returns their number, size and rate. Raises
-    `UnusableMedia` for a file without frames.
-    """
-    media = open_media(source, tokenizer.config.channels, size)
-    factor = tokenizer.time_factor
-    with closing(chunks(media.frames, num_frames, factor)) as parts:
-        frames = next(parts)[:num_frames]
-    count = 1 + (len(frames) - 1) // factor * factor
-    fps = fps or media.fps or DEFAULT_FPS
-    prompt = empty_prompt(tokenizer, media.height, media.width)
-    prompt = replace(prompt, num_frames=count, fps=fps, source=source.name)
-    video = to_float(frames[:count].to(tokenizer.device))[None]
-    video = pad_space(video, tokenizer.space_factor).expand(len(paths), -1, -1, -1, -1)
-    codes = complete_video(
-        generator,
-        tokenizer,
-        video,
-        task,
-        given,
-        sampling,
-        torch.arange(first_sample, first_sample + len(paths), device=generator.device),
-        class_condition(generator, class_name, len(paths)),
-    )
-    generate_films(
-        generator,
-        tokenizer,
-        paths,
-        prompt,
-        count,
-        sampling=sampling,
-        first_sample=first_sample,
-        class_name=class_name,
-        record={"task": task, "given": given, **(record or {})},
-        codes=iter([codes]),
-        **options,
-    )
-    return prompt

@@ -5,7 +5,10 @@ import json
 import pytest
 import torch
 
+from magvit2_pytorch.cli.generate import GenerationOptions, check_films
 from magvit2_pytorch.codes.codes_dataset import CodesDataset
+from magvit2_pytorch.generators import load_generator
+from magvit2_pytorch.generators.tasks import TASKS
 from magvit2_pytorch.media.video_reader import VideoFile
 from tests.data.clip_files import make_video
 
@@ -73,7 +76,7 @@ def test_films_continue_their_prompt(trained, film, model, run, tmp_path):
 
 
 def test_films_do_not_depend_on_each_other(trained, film, model):
-    from magvit2_pytorch import VideoTokenizer, load_generator
+    from magvit2_pytorch import VideoTokenizer
     from magvit2_pytorch.generators import Sampling
     from magvit2_pytorch.pipelines.generation import continued_codes, read_prompt
 
@@ -129,6 +132,26 @@ def test_a_task_completes_the_first_frames_of_its_prompt(masked, film, model, ru
     assert (record["task"], record["given"], record["sample"]) == ("frame_prediction", 5, 1)
 
 
+def test_a_task_is_shown_side_by_side(masked, film, model, run, tmp_path):
+    words = ("generate", "--generator", masked, "--model", model, "--prompt", film)
+    words = (*words, "--task", "unconditional", "--prompt_frames", 5, "--side_by_side")
+    assert run(*words, "-o", tmp_path)[0] == 0
+    video = VideoFile(tmp_path / "film-0.mp4")
+    assert (video.num_frames, video.height, video.width) == (5, 16, 48)
+    assert json.loads((tmp_path / "film-0.json").read_text("utf-8"))["side_by_side"] is True
+
+
+def test_an_untrained_task_is_named(masked, film):
+    films = GenerationOptions(prompt=(str(film),), task="interpolation")
+    with pytest.warns(UserWarning, match="trained for frame_prediction, unconditional, not for"):
+        check_films(load_generator(masked / "generator"), films)
+
+
+def test_the_help_names_every_task(run):
+    _, out, _ = run("generate", "--help")
+    assert [task for task in TASKS if task not in out] == []
+
+
 def test_the_report_has_bits_predictions_and_pictures(
     trained, film, model, run, tmp_path, without_type_checks
 ):
@@ -149,29 +172,44 @@ def test_the_report_has_bits_predictions_and_pictures(
     assert "exactly" in (tmp_path / "out" / "report.md").read_text()
 
 
+NEEDED = ("generate", "--generator", "{gen}", "--model", "{model}", "-o", "{out}")
+MASKED = ("generate", "--generator", "{masked}", "--model", "{model}", "-o", "{out}")
+PROMPT = ("--prompt", "{film}")
+PREDICT = (*PROMPT, "--task", "frame_prediction")
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
         (("generate", "--generator", "no", "--model", "{model}", "-o", "{out}"), "RUN/generator"),
-        (("generate", "--generator", "{gen}", "--model", "{model}", "-o", "{out}",
-          "--prompt", "no.mp4"), "there is no file no.mp4"),
-        (("generate", "--generator", "{gen}", "--model", "{model}", "-o", "{out}",
-          "--class_name", "cat"), "not class-conditional"),
-        (("generate", "--generator", "{gen}", "--model", "{model}", "-o", "{out}",
-          "--top_p", "2"), "top_p is 2"),
-        (("generate", "--generator", "{gen}", "--model", "{model}", "-o", "{out}",
-          "--task", "interpolation"), "give --prompt"),
-        (("generate", "--generator", "{gen}", "--model", "{model}", "-o", "{out}",
-          "--task", "interpolation", "--prompt", "{film}"), "needs a masked generator"),
-        (("generate", "--generator", "{gen}", "--model", "{model}", "-o", "{out}",
-          "--task", "inpaint", "--prompt", "{film}"), "use one of unconditional"),
+        ((*NEEDED, "--prompt", "no.mp4"), "there is no file no.mp4"),
+        ((*NEEDED, "--class_name", "cat"), "not class-conditional"),
+        ((*NEEDED, "--top_p", "2"), "top_p is 2"),
+        ((*NEEDED, "--task", "interpolation"), "give --prompt"),
+        ((*NEEDED, *PROMPT, "--task", "interpolation"), "needs a masked generator"),
+        ((*NEEDED, *PROMPT, "--task", "inpaint"), "use one of unconditional"),
+        ((*NEEDED, *PROMPT, "--height", "16"), "--size is that of a prompt"),
+        ((*NEEDED, "--size", "16"), "--size is that of a prompt"),
+        ((*NEEDED, *PROMPT, "--given", "3"), "goes with --task frame_prediction"),
+        ((*NEEDED, *PROMPT, "--side_by_side"), "goes with --task"),
+        ((*MASKED, *PREDICT, "--prompt_frames", "1"), "nothing is left to complete in 1 frames"),
+        ((*MASKED, *PREDICT, "--prompt_frames", "5", "--given", "5"), "nothing is left"),
+        ((*MASKED, *PREDICT, "--given", "30"), "30 given frames are more than the 17"),
+        ((*MASKED, *PREDICT, "--class_name", "cat"), "not class-conditional"),
         (("train-generator", "no", "-o", "{out}"), "magvit2 tokenize"),
         (("train-generator", "{codes}", "-o", "{out}", "--num_valid_latents", "50"), "hold out"),
+        (("evaluate-generator", "{codes}", "--generator", "{gen}", "--model", "{model}", "-o",
+          "{out}", "--perceptual_weights", "no.pth"), "there is no file no.pth"),
+        (("evaluate-generator", "{codes}", "--generator", "{gen}", "--model", "{model}", "-o",
+          "{out}", "--i3d", "no.pt"), "go together"),
     ],
 )  # fmt: skip
-def test_mistakes_are_named(words, text, trained, film, model, run, tmp_path):
+def test_mistakes_are_named(words, text, trained, masked, film, model, run, tmp_path):
     names = dict(film=film, model=model, gen=trained[1], codes=trained[0], out=tmp_path / "out")
+    names["masked"] = masked
     status, _, err = run(*(word.format(**names) for word in words))
     assert status in (1, 2)
     assert text in err
-    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+    if words[0] == "generate":  # no work has begun
+        assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob("out/*"))

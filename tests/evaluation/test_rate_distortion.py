@@ -9,12 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from video_codecs import CODECS
 
 from magvit2_pytorch.codes.entropy_coding import compress
+from magvit2_pytorch.generators.compression import HEADER
 from magvit2_pytorch.media.video_writer import write_video
+from magvit2_pytorch.pipelines.fingerprint import TokenizerId
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
+from tests.conftest import build
 from tests.evaluation.test_codecs import clip
+from tests.generators.models import generator
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "rate_distortion.py"
 
@@ -47,6 +52,47 @@ def test_curves_are_not_read_beyond_their_ends(benchmark, curve):
         assert benchmark["rate_at"](curve, 30 + 3 * math.log2(rate), "PSNR") is None
 
 
+@pytest.fixture(scope="module")
+def tokenizer():
+    torch.manual_seed(0)
+    return build("residual", "compress_space", "compress_time", quantizer="fsq")
+
+
+def saved(tokenizer, folder, kind="autoregressive"):
+    """Folder of a generator of its codes with random weights."""
+    fingerprint = TokenizerId.of(tokenizer).fingerprint
+    levels = (tokenizer.quantizer.digit_levels,)
+    options = dict(dtype=torch.float32, tokenizer_fingerprint=fingerprint)
+    generator(kind, levels, **options).save_pretrained(folder)
+    return folder
+
+
+def test_a_generator_codes_the_same_clip_in_its_exact_bits(benchmark, tokenizer, tmp_path):
+    frames = clip(5, 16, 24)
+    plain, two = benchmark["tokenizer_bits"](tokenizer, frames)
+    model = benchmark["generator_of"](tokenizer, [saved(tokenizer, tmp_path)])
+    recon, three = benchmark["tokenizer_bits"](tokenizer, frames, model)
+    assert torch.equal(recon, plain)
+    assert two == {kind: three[kind] for kind in benchmark["KINDS"][:2]}
+    codes = tokenizer.tokenize(benchmark["to_float"](frames)[None])
+    exact = float(model.bits(codes)[0].sum())
+    # A header and up to two words at the end.
+    coded = three["coded by the generator"] - 8 * HEADER.size
+    assert exact <= coded <= exact * 1.001 + 64
+
+
+def test_generators_of_other_codes_do_not_count(benchmark, tokenizer, tmp_path):
+    torch.manual_seed(1)
+    other = build("residual", "compress_space", "compress_time", quantizer="fsq")
+    folders = [saved(other, tmp_path / "other"), saved(tokenizer, tmp_path / "own")]
+    fingerprint = TokenizerId.of(tokenizer).fingerprint
+    find = benchmark["generator_of"]
+    assert find(tokenizer, folders).config.tokenizer_fingerprint == fingerprint
+    assert find(tokenizer, folders[:1]) is None
+    with pytest.raises(ValueError, match="give an autoregressive generator"):
+        find(tokenizer, [saved(tokenizer, tmp_path / "masked", "masked")])
+
+
 @pytest.mark.slow
 def test_the_whole_benchmark_on_a_small_clip(benchmark, tmp_path, monkeypatch):
     few = {name: replace(CODECS[name], qualities=(20, 45)) for name in ("H.264", "H.265")}
@@ -61,6 +107,7 @@ def test_the_whole_benchmark_on_a_small_clip(benchmark, tmp_path, monkeypatch):
     model = tmp_path / "trained" / "tokenizer"
     tokenizer.save_pretrained(model)
     words = ["--model", model, "--data", *paths, "--frames", 3, "-o", tmp_path / "out"]
+    words += ["--generator", saved(tokenizer, tmp_path / "generator")]
     monkeypatch.setattr(sys, "argv", ["rate_distortion.py", *map(str, words)])
     benchmark["main"]()
 
@@ -71,7 +118,9 @@ def test_the_whole_benchmark_on_a_small_clip(benchmark, tmp_path, monkeypatch):
     num_bytes = len(compress(codes[0], tokenizer.quantizer))
     for made in found["clips"]:
         assert (made["num_frames"], made["height"], made["width"]) == (3, 128, 128)
-        ours, coded, *others = made["points"]
+        ours, coded, generated, *others = made["points"]
+        assert generated["series"] == "trained, coded by the generator"
+        assert generated["values"] == ours["values"]
         assert ours["series"] == "trained, fixed length"
         bits = codes.numel() * math.log2(tokenizer.codebook_size)
         assert ours["bits_per_pixel"] == pytest.approx(bits / (3 * 128 * 128))
