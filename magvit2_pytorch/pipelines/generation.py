@@ -28,6 +28,7 @@ from magvit2_pytorch.pipelines.progress import FrameCallback
 from magvit2_pytorch.super_resolution import SuperResolution
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.tiling import encoder_halo
+from magvit2_pytorch.tokenizer_1d import AnyTokenizer, Tokenizer1d
 from magvit2_pytorch.types import VALUE_RANGE, Codes, Video
 from magvit2_pytorch.version import __version__
 
@@ -37,7 +38,7 @@ DEFAULT_FPS = 24.0
 
 @dataclass(frozen=True)
 class Prompt:
-    """The beginning of a film, as codes."""
+    """The beginning of a film, as codes; a row is the tokens of a part."""
 
     codes: Int[Tensor, "1 j y x *q"]
     num_frames: int
@@ -48,7 +49,7 @@ class Prompt:
 
 
 def read_prompt(
-    tokenizer: VideoTokenizer,
+    tokenizer: AnyTokenizer,
     path: str | Path,
     num_frames: int | None = None,
     size: int | None = None,
@@ -58,14 +59,16 @@ def read_prompt(
     """Encodes the first frames of a file or view, by default all.
 
     They are 1 + k times the tokenizer's time factor, fewer than asked for if need be: then every
-    latent is exact, and no frame of it is guessed.
+    latent is exact, and no frame of it is guessed. Of a 1-D tokenizer they are whole parts, of
+    `inference.num_tokens` tokens each. Raises `ValueError` if the file has none.
     """
     if num_frames is not None and num_frames < 1:
         raise ValueError(f"a prompt of {num_frames} frames: give 1 or more")
     media = open_media(path, tokenizer.config.channels, size).seen_as(path, view)
     factor, stream = tokenizer.time_factor, inference.encode_stream(tokenizer)
     device, parts, taken = inference.frames_device(tokenizer), [], 0
-    for frames in chunks(media.frames, inference.chunk_frames, factor):
+    alone = 0 if isinstance(tokenizer, Tokenizer1d) else 1  # a first frame with a latent
+    for frames in chunks(media.frames, inference.chunk_frames, factor, alone):
         if num_frames is not None:
             frames = frames[: num_frames - taken]
         if not len(frames):
@@ -75,16 +78,30 @@ def read_prompt(
         codes = stream.push(video)  # what does not complete a latent stays in the stream
         if codes is not None:
             parts.append(codes)
+    if not parts:
+        raise ValueError(
+            f"{path}: a prompt of {taken} frames is shorter than a part of this tokenizer, which "
+            f"has {factor}: give more"
+        )
     codes = torch.cat(parts, dim=1)
-    exact = 1 + (codes.shape[1] - 1) * factor
+    if isinstance(tokenizer, Tokenizer1d):
+        codes = codes.unflatten(1, (-1, 1, stream.count))
+    exact = alone + (codes.shape[1] - alone) * factor
     fps = media.fps or DEFAULT_FPS
     return Prompt(codes, exact, media.height, media.width, fps, Path(path).name)
 
 
-def empty_prompt(tokenizer: VideoTokenizer, height: int, width: int) -> Prompt:
-    """No prompt: a film of this size from nothing."""
+def empty_prompt(
+    tokenizer: AnyTokenizer, height: int, width: int, num_tokens: int | None = None
+) -> Prompt:
+    """No prompt: a film of this size from nothing.
+
+    `num_tokens` are those of each part, of a 1-D tokenizer.
+    """
     factor = tokenizer.space_factor
     grid = (-(-height // factor), -(-width // factor))
+    if isinstance(tokenizer, Tokenizer1d):
+        grid = (1, *tokenizer.counts([(tokenizer.time_factor, height, width)], num_tokens))
     books = () if tokenizer.num_codebooks == 1 else (tokenizer.num_codebooks,)
     codes = torch.zeros(1, 0, *grid, *books, dtype=torch.int64, device=tokenizer.device)
     return Prompt(codes, 0, height, width, DEFAULT_FPS)
@@ -117,7 +134,7 @@ def continued_codes(
 
 def generate_films(
     generator: Generator,
-    tokenizer: VideoTokenizer,
+    tokenizer: AnyTokenizer,
     paths: Sequence[Path],
     prompt: Prompt,
     num_frames: int,
@@ -145,23 +162,25 @@ def generate_films(
         codes = continued_codes(generator, prompt.codes, sampling, samples, condition)
     fps = fps or prompt.fps
     enlarge = None if upscaler is None else inference.upscale_stream(upscaler)
-    stream = inference.decode_stream(tokenizer, num_frames)
-    device = inference.frames_device(tokenizer)
+    # Without a number of frames the last part is whole, as those are that the generator learnt.
+    stream = inference.decode_stream(tokenizer, size=(prompt.height, prompt.width))
+    device, done = inference.frames_device(tokenizer), 0
     if on_frames is not None:
         on_frames(0, num_frames)
     with ExitStack() as stack:
         writers = [stack.enter_context(media_writer(path, "video", fps)) for path in paths]
-        while stream.num_frames < num_frames:
+        while done < num_frames:
             video = stream.push(next(codes).to(device))
             if video is None:  # the decoder looks ahead
                 continue
-            video = video[..., : prompt.height, : prompt.width].clamp(*VALUE_RANGE)
+            video = video[:, :, : num_frames - done, : prompt.height, : prompt.width]
+            video, done = video.clamp(*VALUE_RANGE), done + video.shape[2]
             if enlarge is not None:
                 video = enlarge.push(video).clamp(*VALUE_RANGE)
             for write, film in zip(writers, video, strict=True):
                 write(to_uint8(film).cpu())
             if on_frames is not None:
-                on_frames(stream.num_frames, num_frames)
+                on_frames(done, num_frames)
     scale = 1 if upscaler is None else upscaler.scale
     for number, path in enumerate(paths):
         values = asdict(sampling) | {
@@ -170,6 +189,7 @@ def generate_films(
             "prompt": prompt.source,
             "prompt_frames": prompt.num_frames,
             "num_frames": num_frames,
+            "num_tokens": inference.num_tokens,
             "size": [prompt.height * scale, prompt.width * scale],
             "fps": fps,
             "library_version": __version__,
@@ -183,12 +203,14 @@ def check_generator(
 ) -> None:
     """Raises `TokenizerMismatch` unless the generator's codes are of this tokenizer.
 
-    Raises `ValueError` for tokenizers that do not decode frame by frame.
+    Raises `ValueError` if one is for grids of codes, the other for sequences of tokens.
     """
-    if not isinstance(tokenizer, VideoTokenizer):
+    if isinstance(tokenizer, Tokenizer1d) != (generator.config.num_tokens is not None):
+        kinds = ("a 1-D tokenizer", "a grid of codes")
+        kinds = kinds if isinstance(tokenizer, Tokenizer1d) else ("a VideoTokenizer", "1-D tokens")
         raise ValueError(
-            "films are decoded frame by frame, from a grid of codes: this takes a VideoTokenizer, "
-            "not a 1-D tokenizer"
+            f"this is {kinds[0]}, but the generator was trained on {kinds[1]}: give the tokenizer "
+            "of its codes"
         )
     wanted = generator.config.tokenizer_fingerprint
     if wanted not in (None, tokenizer_id.fingerprint) and not force:
