@@ -162,25 +162,23 @@ def generate_films(
         codes = continued_codes(generator, prompt.codes, sampling, samples, condition)
     fps = fps or prompt.fps
     enlarge = None if upscaler is None else inference.upscale_stream(upscaler)
-    # Without a number of frames the last part is whole, as those are that the generator learnt.
-    stream = inference.decode_stream(tokenizer, size=(prompt.height, prompt.width))
-    device, done = inference.frames_device(tokenizer), 0
+    stream = inference.decode_stream(tokenizer, num_frames, (prompt.height, prompt.width))
+    device = inference.frames_device(tokenizer)
     if on_frames is not None:
         on_frames(0, num_frames)
     with ExitStack() as stack:
         writers = [stack.enter_context(media_writer(path, "video", fps)) for path in paths]
-        while done < num_frames:
+        while stream.num_frames < num_frames:
             video = stream.push(next(codes).to(device))
             if video is None:  # the decoder looks ahead
                 continue
-            video = video[:, :, : num_frames - done, : prompt.height, : prompt.width]
-            video, done = video.clamp(*VALUE_RANGE), done + video.shape[2]
+            video = video[..., : prompt.height, : prompt.width].clamp(*VALUE_RANGE)
             if enlarge is not None:
                 video = enlarge.push(video).clamp(*VALUE_RANGE)
             for write, film in zip(writers, video, strict=True):
                 write(to_uint8(film).cpu())
             if on_frames is not None:
-                on_frames(done, num_frames)
+                on_frames(stream.num_frames, num_frames)
     scale = 1 if upscaler is None else upscaler.scale
     for number, path in enumerate(paths):
         values = asdict(sampling) | {

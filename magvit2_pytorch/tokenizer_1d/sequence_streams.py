@@ -3,6 +3,7 @@
 A part is a block, which sees the blocks before it, or without blocks a clip of its own.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -107,32 +108,37 @@ class TokenDecodeStream:
         self.num_decoded = 0
 
     def push(self, codes: Tensor, num_frames: int | None = None) -> Video | None:
-        """The frames of one part from its codes or quantized latents.
+        """The frames of a part from its codes or quantized latents; None after the last frame.
 
-        Codes are `b k`, or `b j 1 k` of several parts, one after the other; latents `b d 1 1 k`.
-
-        `num_frames` are those of the part; by default it is whole, or ends with the last frame of
-        the stream. None after the last frame.
+        Codes are `b k`, or `b j 1 k` of several parts; latents `b d 1 1 k`. `num_frames` are those
+        of the part; by default it is whole, or ends with the last frame of the stream. Several
+        parts are whole, and what they have after this frame is cut off.
         """
         check_at_least_one("num_frames", num_frames)
-        if codes.ndim == 4:
-            videos = [self.push(part, num_frames) for part in codes[:, :, 0].unbind(1)]
-            videos = [video for video in videos if video is not None]
-            return torch.cat(videos, dim=2) if videos else None
-        tokenizer, frames = self.tokenizer, num_frames or self.tokenizer.time_factor
-        if self.max_frames is not None:
-            frames = min(frames, self.max_frames - self.num_frames)
-        if frames < 1:
+        whole = self.tokenizer.time_factor
+        left = math.inf if self.max_frames is None else self.max_frames - self.num_frames
+        if left < 1:
             return None
+        if codes.ndim == 4:
+            parts = codes[:, : math.ceil(min(left / whole, codes.shape[1])), 0]
+            video = torch.cat([self._decode(part, whole) for part in parts.unbind(1)], dim=2)
+            video = video[:, :, : min(left, video.shape[2])]
+        else:
+            video = self._decode(codes, min(left, num_frames or whole))
+        self.num_frames += video.shape[2]
+        return video
+
+    def _decode(self, codes: Tensor, num_frames: int) -> Video:
+        """All frames of a part."""
+        tokenizer = self.tokenizer
         is_latents = codes.is_floating_point()
         quantized = codes if is_latents else tokenizer.decode_codes(codes)
         quantized = quantized[..., : self.max_tokens]
-        size = (frames, *self.size)
+        size = (num_frames, *self.size)
         block = _block(tokenizer, size, quantized.shape[-1], self.num_decoded)
         with torch.no_grad(), autocast(tokenizer.device, self.precision):
             rows = rearrange(quantized, "b d 1 1 k -> b k d").to(tokenizer.dtype)
             patches, self.state = self.state.after(rows, block)
-        self.num_frames += frames
         self.num_decoded += 1
         video = from_patches(patches, size, tokenizer.config.patch)
         return video.to(torch.promote_types(quantized.dtype, tokenizer.dtype))

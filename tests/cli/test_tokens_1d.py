@@ -139,3 +139,6 @@ def test_mistakes_with_films_of_tokens(run, tokens, model, tmp_path):
         "train-generator", tokens / "codes", "-o", tmp_path / "gen", "--preset", "masked-tiny"
     )
     assert (status, "use an autoregressive one" in error) == (1, True)
+    words = ("evaluate-generator", tokens / "codes", "--generator", tokens / "gen")
+    status, _, error = run(*words, "--model", tokens / "tokenizer", "-o", tmp_path / "report")
+    assert (status, "log of train-generator" in error) == (1, True)

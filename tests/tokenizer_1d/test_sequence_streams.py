@@ -75,6 +75,22 @@ def test_copies_of_a_stream_go_on_apart():
     torch.testing.assert_close(stream.push(whole[:, 1:]), wanted[:, :, 4:], atol=1e-12, rtol=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["anchored", "blocks-of-8"])
+def test_several_parts_are_whole_and_cut_at_the_end(kind):
+    tokenizer = narrow(kind)
+    part = tokenizer.time_factor
+    codes = tokenizer.tokenize(random_clip(part, 16, 16)[None], 3).view(1, 1, 1, 3)
+    codes = codes.expand(1, 4, 1, 3)
+    whole = tokenizer.decode_stream((16, 16)).push(codes)
+    stream = tokenizer.decode_stream((16, 16), num_frames=2 * part + 1)
+    frames = torch.cat((stream.push(codes[:, :1]), stream.push(codes[:, 1:])), dim=2)
+    assert torch.equal(frames, whole[:, :, : 2 * part + 1])
+    assert (stream.num_frames, stream.push(codes)) == (2 * part + 1, None)
+    # A part by itself is that of a video that ends in it.
+    stream = tokenizer.decode_stream((16, 16), num_frames=3)
+    assert not torch.equal(stream.push(codes[:, 0, 0]), whole[:, :, :3])
+
+
 @pytest.mark.parametrize("kind", ["anchored", "blocks"])
 def test_a_stream_decodes_the_first_tokens_of_parts(kind):
     tokenizer = narrow(kind)
