@@ -190,7 +190,7 @@ def evaluate_generator(
         check_generator(sampler, tokenizer, tokenizer_id)
         if sampler.config.num_tokens is not None:
             raise ValueError(
-                "predictions are compared by latent frames of a grid, not yet by parts of 1-D tokens; "
+                "predictions are compared by latent frames of grids, not by parts of 1-D tokens; "
                 "valid/bits in the log of train-generator has the exact bits of held-out tokens"
             )
         with interruptible_bar("video") as progress:
