@@ -70,11 +70,6 @@ def split_in_time(
             train.append(Stretch(number, 0, end))
         if not is_view(path):
             held_out.append(Stretch(number, max(length - held, 0), length))
-    if not train and not held_out:
-        raise ValueError(
-            f"no video in {codes.folder} is as long as a part of its tokenizer: use longer videos, "
-            "or a tokenizer of shorter parts"
-        )
     if not held_out:
         train, held_out = _split_by_path(codes, train, fraction)
     held_out.sort(key=lambda stretch: keyed_seed("held-out order", codes.paths[stretch.video]))
@@ -84,7 +79,7 @@ def split_in_time(
 def _split_by_path(
     codes: CodesDataset, stretches: list[Stretch], fraction: float
 ) -> tuple[list[Stretch], list[Stretch]]:
-    names = sorted({without_view(path) for path in codes.paths})
+    names = sorted({without_view(codes.paths[stretch.video]) for stretch in stretches})
     if len(names) < 2:
         raise ValueError(
             f"{codes.folder} holds codes of one video, too short to hold out its end: use a "
@@ -142,7 +137,8 @@ class CodeWindows(Dataset):
             self._ends.append(total)
         if not self.stretches:
             raise ValueError(
-                f"no video in {codes.folder} has {num_latent_frames} latent frames: use fewer"
+                f"no video in {codes.folder} has {num_latent_frames} latent frames: use a smaller "
+                "num_latent_frames"
             )
         if short:
             warnings.warn(
@@ -204,11 +200,17 @@ def read_grid(codes: CodesDataset, video: int, start: int, stop: int) -> Int[Ten
 def tokens_of_part(codes: CodesDataset) -> int | None:
     """Tokens of each part of all videos; None if codes are grids.
 
-    Raises `ValueError` if videos have different numbers.
+    Raises `ValueError` if videos have different numbers, or are all shorter than a part.
     """
     if not codes.is_sequence:
         return None
-    counts = {codes.grid(number)[2] for number in range(len(codes.paths))}
+    grids = [codes.grid(number) for number in range(len(codes.paths))]
+    counts = {num_tokens for num_parts, _, num_tokens in grids if num_parts}
+    if not counts:
+        raise ValueError(
+            f"no video in {codes.folder} is as long as a part of its tokenizer: use longer videos, "
+            "or a tokenizer of shorter parts"
+        )
     if len(counts) > 1:
         raise ValueError(
             f"the videos in {codes.folder} have {min(counts)} to {max(counts)} tokens in a part, "

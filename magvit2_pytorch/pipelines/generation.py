@@ -38,7 +38,7 @@ DEFAULT_FPS = 24.0
 
 @dataclass(frozen=True)
 class Prompt:
-    """The beginning of a film, as codes; a row is the tokens of a part."""
+    """The beginning of a film, as codes; of a 1-D tokenizer, parts `j 1 k`."""
 
     codes: Int[Tensor, "1 j y x *q"]
     num_frames: int

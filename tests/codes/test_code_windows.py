@@ -158,9 +158,13 @@ def test_sequences_that_are_no_parts_of_one_length(tmp_path):
     broken = write_corpus(tmp_path / "broken", {"a": (7,)}, num_frames=6)
     with pytest.raises(ValueError, match=r"7 codes of a.* do not divide among parts of 2"):
         broken.grid(0)
+    write_corpus(tmp_path / "some", {"c": (7,), "d": (7,)}, num_frames=1)
+    some = write_corpus(tmp_path / "some", {"a": (6,), "b": (6,)}, num_frames=2)
+    assert tokens_of_part(some) == 6
+    assert sorted(s for part in split_in_time(some, 1, 0.1) for s in part) == [(0, 0, 1), (1, 0, 1)]
     short = write_corpus(tmp_path / "short", {"a": (7,), "b": (7,)}, num_frames=1)
     with pytest.raises(ValueError, match="as long as a part"):
-        split_in_time(short, 1, 0.1)
+        tokens_of_part(short)
     assert tokens_of_part(write_corpus(tmp_path / "grid", {"a": (4, 2, 2)})) is None
 
 
