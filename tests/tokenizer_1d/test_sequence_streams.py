@@ -82,9 +82,11 @@ def test_several_parts_are_whole_and_cut_at_the_end(kind):
     codes = tokenizer.tokenize(random_clip(part, 16, 16)[None], 3).view(1, 1, 1, 3)
     codes = codes.expand(1, 4, 1, 3)
     whole = tokenizer.decode_stream((16, 16)).push(codes)
-    stream = tokenizer.decode_stream((16, 16), num_frames=2 * part + 1)
-    frames = torch.cat((stream.push(codes[:, :1]), stream.push(codes[:, 1:])), dim=2)
-    assert torch.equal(frames, whole[:, :, : 2 * part + 1])
+    for sizes in ([1, 3], [1, 1, 1, 1]):
+        stream = tokenizer.decode_stream((16, 16), num_frames=2 * part + 1)
+        frames = [stream.push(some) for some in codes.split(sizes, dim=1)]
+        frames = torch.cat([some for some in frames if some is not None], dim=2)
+        assert torch.equal(frames, whole[:, :, : 2 * part + 1])
     assert (stream.num_frames, stream.push(codes)) == (2 * part + 1, None)
     # A part by itself is that of a video that ends in it.
     stream = tokenizer.decode_stream((16, 16), num_frames=3)
