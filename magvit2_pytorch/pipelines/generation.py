@@ -67,8 +67,7 @@ def read_prompt(
     media = open_media(path, tokenizer.config.channels, size).seen_as(path, view)
     factor, stream = tokenizer.time_factor, inference.encode_stream(tokenizer)
     device, parts, taken = inference.frames_device(tokenizer), [], 0
-    alone = 0 if isinstance(tokenizer, Tokenizer1d) else 1  # a first frame with a latent
-    for frames in chunks(media.frames, inference.chunk_frames, factor, alone):
+    for frames in chunks(media.frames, inference.chunk_frames, factor):
         if num_frames is not None:
             frames = frames[: num_frames - taken]
         if not len(frames):
@@ -84,9 +83,10 @@ def read_prompt(
             f"has {factor}: give more"
         )
     codes = torch.cat(parts, dim=1)
+    exact = 1 + (codes.shape[1] - 1) * factor
     if isinstance(tokenizer, Tokenizer1d):
         codes = codes.unflatten(1, (-1, 1, stream.count))
-    exact = alone + (codes.shape[1] - alone) * factor
+        exact = codes.shape[1] * factor
     fps = media.fps or DEFAULT_FPS
     return Prompt(codes, exact, media.height, media.width, fps, Path(path).name)
 

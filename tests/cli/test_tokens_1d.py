@@ -9,6 +9,7 @@ from magvit2_pytorch import Tokenizer1d
 from magvit2_pytorch.cli.main import main
 from magvit2_pytorch.codes.code_file import read_codes
 from magvit2_pytorch.media.video_reader import VideoFile
+from magvit2_pytorch.pipelines import generation
 from tests.data.clip_files import make_video
 from tests.tokenizer_1d.narrow import KINDS, SMALL
 
@@ -106,7 +107,14 @@ def tokens(request, tmp_path_factory):
     return folder
 
 
-def test_films_of_tokens(run, tokens, tmp_path):
+def test_films_of_tokens(run, tokens, tmp_path, monkeypatch):
+    prompts, continued = [], generation.continued_codes
+
+    def noted(model, prompt, *options):
+        prompts.append(tuple(prompt.shape))
+        return continued(model, prompt, *options)
+
+    monkeypatch.setattr(generation, "continued_codes", noted)
     config = json.loads((tokens / "gen" / "generator" / "config.json").read_text("utf-8"))
     assert (config["num_tokens"], config["grid"]) == (4, [1, 4])
     words = ("generate", "--generator", tokens / "gen", "--model", tokens / "tokenizer")
@@ -119,6 +127,8 @@ def test_films_of_tokens(run, tokens, tmp_path):
     assert VideoFile(tmp_path / "continued" / "film-1.mp4").num_frames == 21
     record = json.loads((tmp_path / "continued" / "film-1.json").read_text("utf-8"))
     assert (record["prompt_frames"], record["num_tokens"]) == (16, None)
+    part = Tokenizer1d.from_pretrained(tokens / "tokenizer").time_factor
+    assert prompts == [(1, 0, 1, 4), (1, 16 // part, 1, 4)]
 
 
 def test_mistakes_with_films_of_tokens(run, tokens, model, tmp_path):
