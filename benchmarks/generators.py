@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import torch
 
+from magvit2_pytorch.codes.code_windows import read_grid
 from magvit2_pytorch.codes.codes_dataset import CodesDataset
 from magvit2_pytorch.generators import GENERATOR_PRESETS, build_generator
 from magvit2_pytorch.generators.compression import compress_codes
@@ -46,8 +47,8 @@ def train(folder: str, preset: str, model: dict, **options) -> tuple[float, floa
         trainer.train()
         bits = trainer.validate()["valid/bits"]
         codes = trainer.step * options["batch_size"] * options["num_latent_frames"]
-        area = options["crop"][0] * options["crop"][1]
-        return bits, codes * area / trainer.elapsed_s, trainer.step
+        rows, columns = trainer.task.windows.size
+        return bits, codes * rows * columns / trainer.elapsed_s, trainer.step
 
 
 def median_s(work: Callable[[], object], repeats: int = 9) -> float:
@@ -98,8 +99,8 @@ def compression(folder: str, generator_folder: str) -> None:
 
     generator, codes = load_generator(generator_folder), CodesDataset(folder)
     for number, path in enumerate(codes.paths):
-        length = codes.shapes[number][0]
-        end = codes.window(number, length - 5, length).codes
+        length = codes.grid(number)[0]
+        end = read_grid(codes, number, length - 5, length)
         bits = 8 * len(compress_codes(end, generator))
         print(f"{path}: {bits / end.numel():.2f} bits a code, {bits / end.numel() / 16:.1%}")
 

@@ -51,6 +51,10 @@ NARROW = (
 SMALLER_COMMANDS = {
     "path/to/": "",
     "-o run --num_train_steps 10_000": "-o run --num_train_steps 2 --preset tiny",
+    "-o run-1d --num_train_steps 10_000": "-o run-1d --num_train_steps 2 --pack_length 100 "
+    "--min_side 16 --num_valid_clips 1 --model.image_size 32 --model.encoder_dim 24 "
+    "--model.encoder_depth 1 --model.encoder_heads 2 --model.decoder_dim 24 "
+    "--model.decoder_depth 1 --model.decoder_heads 2",
     "export run": "export run --part decode",
     "--size 720": "--size 32",
     "--size 128": "--size 16",
@@ -147,7 +151,7 @@ def test_python_blocks_run_in_order(here, monkeypatch, page, number):
 
 def test_the_command_lines_run(here, monkeypatch, capsys):
     monkeypatch.chdir(here)
-    assert len(COMMANDS) == 33
+    assert len(COMMANDS) == 37
     for command in dict.fromkeys(COMMANDS):
         line = reduced(command, SMALLER_COMMANDS)
         with monkeypatch.context() as context:

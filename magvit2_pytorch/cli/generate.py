@@ -1,7 +1,7 @@
 """`magvit2 generate`: samples films from a generator."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -56,7 +56,8 @@ class GenerationOptions:
     side_by_side: bool = False
     """Put what the task shows to the left of each film."""
     prompt_frames: int | None = 17
-    """Frames of a prompt to give: 1 + k times the tokenizer's time factor, or fewer are used."""
+    """Frames of a prompt to give: 1 + k times the tokenizer's time factor, or fewer are used; of a
+    1-D tokenizer whole parts."""
     height: int | None = None
     """Height of films without a prompt."""
     width: int | None = None
@@ -219,7 +220,8 @@ def _write_films(
         )  # fmt: skip
         return prompt, prompt.num_frames
     if films.prompt:
-        prompt = read_prompt(tokenizer, source, films.prompt_frames, size, common["inference"])
+        encoding = replace(common["inference"], num_tokens=generator.config.num_tokens)
+        prompt = read_prompt(tokenizer, source, films.prompt_frames, size, encoding)
     else:
         prompt = _no_prompt(generator, tokenizer, films)
     num_frames = films.frames or max(1, round(films.seconds * (films.fps or prompt.fps)))
@@ -230,9 +232,15 @@ def _write_films(
 def _no_prompt(
     generator: "Generator", tokenizer: "VideoTokenizer", films: GenerationOptions
 ) -> "Prompt":
-    """An empty prompt of the requested size, or the size in training."""
+    """An empty prompt of the requested size, or the size in training.
+
+    Tokens of a 1-D tokenizer have no size: then it is the tokenizer's.
+    """
     from magvit2_pytorch.pipelines.generation import empty_prompt
 
-    rows, columns = generator.config.grid or (CELLS, CELLS)
-    factor = tokenizer.space_factor
-    return empty_prompt(tokenizer, films.height or rows * factor, films.width or columns * factor)
+    count, factor = generator.config.num_tokens, tokenizer.space_factor
+    if count is None:
+        height, width = (side * factor for side in generator.config.grid or (CELLS, CELLS))
+    else:
+        height, width = tokenizer.config.height_and_width
+    return empty_prompt(tokenizer, films.height or height, films.width or width, count)

@@ -202,7 +202,8 @@ def train_generator(
 
 
 FROM_CODES = (
-    "kind", "levels", "classes", "grid", "tokenizer_fingerprint", "time_factor", "space_factor",
+    "kind", "levels", "classes", "grid", "tokenizer_fingerprint", "num_tokens", "time_factor",
+    "space_factor",
 )  # fmt: skip
 """Options of a generator that its preset and the codes determine."""
 

@@ -56,8 +56,10 @@ def split_in_time(
     those held out. Raises `ValueError` if there are fewer than two such videos.
     """
     train, held_out, recorded = [], [], recorded or {}
-    for number, (shape, path) in enumerate(zip(codes.shapes, codes.paths, strict=True)):
-        length = _grid(shape, codes.num_codebooks)[0]
+    for number, path in enumerate(codes.paths):
+        length = codes.grid(number)[0]
+        if not length:  # fewer frames than a part of a 1-D tokenizer
+            continue
         held = math.ceil(length * fraction) if num_held_out is None else num_held_out
         held = recorded.get(without_view(path), held)
         end = length - held - GAP_LATENTS
@@ -77,7 +79,7 @@ def split_in_time(
 def _split_by_path(
     codes: CodesDataset, stretches: list[Stretch], fraction: float
 ) -> tuple[list[Stretch], list[Stretch]]:
-    names = sorted({without_view(path) for path in codes.paths})
+    names = sorted({without_view(codes.paths[stretch.video]) for stretch in stretches})
     if len(names) < 2:
         raise ValueError(
             f"{codes.folder} holds codes of one video, too short to hold out its end: use a "
@@ -94,8 +96,8 @@ class CodeWindows(Dataset):
 
     A key is (epoch, number), as training's sampler gives them. Each stretch has as many windows in
     an epoch as cover it once. A window has `num_latent_frames` and, with `crop`, at most so many
-    rows and columns, fewer if a video has fewer. Sequences `k` are grids of one row. `classes`
-    are names of top folders; then each video needs to be in one of them.
+    rows and columns, fewer if a video has fewer. Of sequences, a frame is a row with all tokens of
+    a part. `classes` are names of top folders; then each video needs to be in one of them.
     """
 
     takes_epoch = True
@@ -110,9 +112,11 @@ class CodeWindows(Dataset):
         classes: Sequence[str] | None = None,
     ):
         self.codes, self.num_latent_frames, self.seed = codes, num_latent_frames, seed
-        grids = [_grid(shape, codes.num_codebooks) for shape in codes.shapes]
+        grids = [codes.grid(number) for number in range(len(codes.paths))]
         self.size = tuple(min(grid[axis] for grid in grids) for axis in (1, 2))
-        if crop is not None:
+        if codes.is_sequence:
+            self.size = (1, tokens_of_part(codes))
+        elif crop is not None:
             self.size = tuple(map(min, crop, self.size))
         elif len({grid[1:] for grid in grids}) > 1:
             raise ValueError(
@@ -133,7 +137,8 @@ class CodeWindows(Dataset):
             self._ends.append(total)
         if not self.stretches:
             raise ValueError(
-                f"no video in {codes.folder} has {num_latent_frames} latent frames: use fewer"
+                f"no video in {codes.folder} has {num_latent_frames} latent frames: use a smaller "
+                "num_latent_frames"
             )
         if short:
             warnings.warn(
@@ -184,13 +189,31 @@ def class_folders(codes: CodesDataset) -> tuple[str, ...]:
 
 
 def read_grid(codes: CodesDataset, video: int, start: int, stop: int) -> Int[Tensor, "j y x *q"]:
-    """Latent frames of a video; a sequence is one row."""
-    shape = codes.shapes[video]
-    if len(shape) - (codes.num_codebooks > 1) == 1:
-        return codes.window(video, 0, shape[0]).codes[None, None]
-    return codes.window(video, start, stop).codes
+    """Latent frames of a video; of a sequence, parts as rows of tokens."""
+    if not codes.is_sequence:
+        return codes.window(video, start, stop).codes
+    _, rows, count = codes.grid(video)
+    tokens = codes.window(video, start * count, stop * count).codes
+    return tokens.unflatten(0, (stop - start, rows, count))
 
 
-def _grid(shape: tuple[int, ...], num_codebooks: int) -> tuple[int, int, int]:
-    axes = shape if num_codebooks == 1 else shape[:-1]
-    return axes if len(axes) == 3 else (1, 1, axes[0])
+def tokens_of_part(codes: CodesDataset) -> int | None:
+    """Tokens of each part of all videos; None if codes are grids.
+
+    Raises `ValueError` if videos have different numbers, or are all shorter than a part.
+    """
+    if not codes.is_sequence:
+        return None
+    grids = [codes.grid(number) for number in range(len(codes.paths))]
+    counts = {num_tokens for num_parts, _, num_tokens in grids if num_parts}
+    if not counts:
+        raise ValueError(
+            f"no video in {codes.folder} is as long as a part of its tokenizer: use longer videos, "
+            "or a tokenizer of shorter parts"
+        )
+    if len(counts) > 1:
+        raise ValueError(
+            f"the videos in {codes.folder} have {min(counts)} to {max(counts)} tokens in a part, "
+            "but a generator takes one number of them: tokenize all with the same --num_tokens"
+        )
+    return counts.pop()

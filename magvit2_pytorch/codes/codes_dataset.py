@@ -123,6 +123,30 @@ class CodesDataset(Dataset):
         """Shape of the codes of each video, in order of `paths`."""
         return [self._shapes[row["shape"]] for row in self._rows]
 
+    @property
+    def is_sequence(self) -> bool:
+        """Codes are sequences of tokens, of a 1-D tokenizer, not grids."""
+        return len(self._shapes[0]) - (self.num_codebooks > 1) == 1
+
+    def grid(self, video: int) -> tuple[int, int, int]:
+        """Latent frames, rows and columns of the codes of the video with this number.
+
+        Of a sequence they are its parts, 1, and the tokens of a part. A last part of fewer frames
+        than the others is left out, as its tokens mean something else.
+        """
+        row = self._rows[video]
+        shape, num_frames = self._shapes[row["shape"]], int(row["num_frames"])
+        if not self.is_sequence:
+            return shape[:3]
+        part = self._common.time_factor
+        num_tokens, rest = divmod(shape[0], -(-num_frames // part))
+        if rest:
+            raise ValueError(
+                f"the {shape[0]} codes of {self.paths[video]} in {self.folder} do not divide among "
+                f"parts of {part} of its {num_frames} frames: tokenize it again"
+            )
+        return num_frames // part, 1, num_tokens
+
     def window(self, video: int, start: int, stop: int) -> CodesItem:
         """Latent frames `start` to `stop`, excluded, of the video with this number."""
         row = self._rows[video]

@@ -17,6 +17,7 @@ from magvit2_pytorch.generators.cell_order import (
     CellOrder,
     Offset,
     OrderName,
+    bordered,
     cell_order,
     neighbour_index,
 )
@@ -88,7 +89,8 @@ class AutoregressiveGenerator(Generator):
     first block, and the transformer is causal in the order; so the product of all probabilities is
     one normalized distribution over grids of any size. Cells of a wave are independent, given all
     earlier waves. With a window nothing depends on absolute time: memory and time per frame are
-    constant, however long the film.
+    constant, however long the film. With `num_tokens` it is a model of sequences of tokens: a frame
+    is a row of the tokens of a part, or of its first ones.
     """
 
     config_class = AutoregressiveConfig
@@ -100,6 +102,11 @@ class AutoregressiveGenerator(Generator):
         self.stem = Linear(len(config.neighbours) * self.code_space.num_features, config.dim)
         # A code's first latent stands for one image, the others for several frames.
         self.first_frame = nn.Parameter(torch.zeros(config.dim))
+        # A cell of a grid is like any other; a token's place tells what it stands for.
+        self.tokens = None
+        if config.num_tokens is not None:
+            self.tokens = nn.Embedding(config.num_tokens, config.dim)
+            nn.init.normal_(self.tokens.weight, std=0.02)
         slopes = 2.0 ** (-8.0 * torch.arange(1, config.heads + 1) / config.heads)
         self.register_buffer("slopes", slopes, persistent=False)
 
@@ -205,7 +212,7 @@ class AutoregressiveGenerator(Generator):
         batch, _, height, width, _ = state.recent.shape
         order = self.order_of((height, width))
         unknown = self.code_space.unknown(batch, 1, height, width, device=self.device)
-        frames = _bordered(torch.cat((state.recent, unknown), dim=1), self.code_space)
+        frames = bordered(torch.cat((state.recent, unknown), dim=1), self.code_space)
         places = nn.functional.pad(order.cells, (1, 0))
         own = neighbour_index(places, ((0, 0, 0),), height, width)[:, 0]
         states = [state] if guide is None else [state, guide]
@@ -234,7 +241,7 @@ class AutoregressiveGenerator(Generator):
         """Outputs at cells of further frames, and the state after them."""
         num_frames, height, width = digits.shape[1:4]
         order = self.order_of((height, width))
-        frames = _bordered(torch.cat((state.recent, digits), dim=1), self.code_space)
+        frames = bordered(torch.cat((state.recent, digits), dim=1), self.code_space)
         x, state = self._cells(frames, state, slice(0, num_frames * order.num_cells), order, starts)
         return x, self._after(state, digits)
 
@@ -251,15 +258,16 @@ class AutoregressiveGenerator(Generator):
         `frames` are the recent ones and those that the cells lie in, with borders.
         """
         numbers = torch.arange(cells.start, cells.stop, device=self.device)
-        index = numbers.remainder(order.num_cells)
-        time = numbers.div(order.num_cells, rounding_mode="floor")
-        places = torch.cat((time[:, None], order.cells[index]), dim=-1)
+        places = order.places(numbers)
+        time = places[:, 0]
         neighbours = neighbour_index(places, self.config.neighbours, order.height, order.width)
         seen = frames.flatten(1, 3)[:, neighbours]
         features = self.code_space.one_hot(seen, self.dtype).flatten(2)
         x = self.stem(features)
         first = (0 if starts is None else starts[:, None]) + state.num_frames + time == 0
         x = x + torch.where(first[..., None], self.first_frame.to(x.dtype), 0)
+        if self.tokens is not None:
+            x = x + self.tokens(places[:, 2]).to(x.dtype)
         state = self._forget(state, cells.start, order)
         positions = places + torch.tensor((state.num_frames, 0, 0), device=self.device)
         angles = None
@@ -292,9 +300,8 @@ class AutoregressiveGenerator(Generator):
         keys = torch.arange(state.start, stop, device=self.device)
         visible = keys <= queries
         if window is not None:
-            visible &= self._wave_of(queries, order) - self._wave_of(keys, order) < (
-                window * order.num_waves
-            )
+            waves = order.wave_of(queries) - order.wave_of(keys)
+            visible &= waves < window * order.num_waves
         mask = torch.zeros(visible.shape, dtype=self.dtype, device=self.device)
         if not rotary:
             mask = -self._distance(queries, keys, order) * self.slopes[:, None, None].to(mask)
@@ -304,16 +311,8 @@ class AutoregressiveGenerator(Generator):
         """Distance of cells in the sequence, or along the grid's axes."""
         if self.config.positions == "alibi":
             return (queries - keys).to(self.dtype)
-        places = []
-        for numbers in (queries[:, 0], keys):
-            time = numbers.div(order.num_cells, rounding_mode="floor")
-            cells = order.cells[numbers.remainder(order.num_cells)]
-            places.append(torch.cat((time[:, None], cells), dim=-1))
-        return (places[0][:, None] - places[1]).abs().sum(dim=-1).to(self.dtype)
-
-    def _wave_of(self, numbers: Tensor, order: CellOrder) -> Tensor:
-        frames = numbers.div(order.num_cells, rounding_mode="floor")
-        return frames * order.num_waves + order.waves[numbers.remainder(order.num_cells)]
+        steps = order.places(queries) - order.places(keys)
+        return steps.abs().sum(dim=-1).to(self.dtype)
 
     def _first_visible(self, number: int, order: CellOrder) -> int:
         """The first cell that the window of cell `number` reaches."""
@@ -341,19 +340,14 @@ class AutoregressiveGenerator(Generator):
         return cell_order(self.config.order, *grid, device=self.device)
 
     def _check_grid(self, grid: Sequence[int]) -> None:
-        trained = self.config.grid
+        trained, count = self.config.grid, self.config.num_tokens
+        if count is not None and (grid[0] != 1 or grid[1] > count):
+            raise ValueError(
+                f"codes of {grid[0]} rows and {grid[1]} columns: this generator takes parts of a "
+                f"video as 1 row of up to {count} tokens"
+            )
         if self.config.positions == "alibi" and trained and grid[1] != trained[1]:
             raise ValueError(
                 f"the codes have {grid[1]} columns, the generator was trained with {trained[1]}: "
                 "its distances along the sequence (positions='alibi') hold for that width only"
             )
-
-
-def _bordered(digits: Int[Tensor, "b j y x d"], code_space) -> Int[Tensor, "b j v w d"]:
-    """Frames with a border of unknown cells."""
-    batch, num_frames, height, width, _ = digits.shape
-    frames = code_space.unknown(
-        batch, num_frames, height + 2, width + 2, device=digits.device
-    ).clone()
-    frames[:, :, 1:-1, 1:-1] = digits
-    return frames

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from magvit2_pytorch.generators.code_space import CodeSpace
+
 OrderName = Literal["wave", "raster"]
 
 Offset = tuple[int, int, int]
@@ -53,6 +55,16 @@ class CellOrder:
         """The cells of a wave."""
         return slice(self.ends[number - 1] if number else 0, self.ends[number])
 
+    def places(self, numbers: Int[Tensor, "*n"]) -> Int[Tensor, "*n 3"]:
+        """Frame, row and column of cells, numbered from the first of a frame."""
+        frames = numbers.div(self.num_cells, rounding_mode="floor")
+        return torch.cat((frames[..., None], self.cells[numbers.remainder(self.num_cells)]), dim=-1)
+
+    def wave_of(self, numbers: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
+        """Numbers of the waves of cells, over frames."""
+        frames = numbers.div(self.num_cells, rounding_mode="floor")
+        return frames * self.num_waves + self.waves[numbers.remainder(self.num_cells)]
+
     def to_grid(self, values: Tensor) -> Tensor:
         """Grid `b j y x ...` of a sequence of values."""
         ranks = torch.empty(self.num_cells, dtype=torch.long, device=values.device)
@@ -89,6 +101,16 @@ def cell_order(
     return CellOrder(
         height, width, cells.to(device), waves.to(device), tuple(int(end) for end in ends)
     )
+
+
+def bordered(digits: Int[Tensor, "b j y x d"], code_space: CodeSpace) -> Int[Tensor, "b j v w d"]:
+    """Frames with a border of unknown cells."""
+    batch, num_frames, height, width, _ = digits.shape
+    frames = code_space.unknown(
+        batch, num_frames, height + 2, width + 2, device=digits.device
+    ).clone()
+    frames[:, :, 1:-1, 1:-1] = digits
+    return frames
 
 
 def neighbour_index(

@@ -20,8 +20,8 @@ HEADER = struct.Struct("<IHHI")
 def compress_codes(codes: Int[Tensor, "j y x *q"], generator: AutoregressiveGenerator) -> bytes:
     """Bytes of one video's codes: the generator's exact bits and a header.
 
-    Raises `ValueError` if the codes are not of the generator's code space, and `ImportError`
-    without constriction.
+    1-D tokens are `j 1 k`, parts of k tokens. Raises `ValueError` if the codes are not of the
+    generator's code space, and `ImportError` without constriction.
     """
     coder = range_coder()
     encoder, family = coder.queue.RangeEncoder(), coder.model.Categorical(perfect=False)

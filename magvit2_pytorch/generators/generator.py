@@ -56,10 +56,23 @@ class GeneratorConfig(Options):
     """Rows and columns of the codes in training, for checks; training sets it."""
     tokenizer_fingerprint: str | None = None
     """Fingerprint of the tokenizer of the codes, for checks; training sets it."""
+    num_tokens: int | None = None
+    """Tokens of a part of a video, if the codes are those of a 1-D tokenizer: a part is then a
+    frame of one row, and each place in it has a learned vector. Training sets it."""
 
     def __post_init__(self):
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}: give a number from 0 to below 1")
+        if self.num_tokens is not None and self.num_tokens < 1:
+            raise ValueError(f"num_tokens is {self.num_tokens}: give 1 or more, or None for grids")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Fields as plain JSON values, without `num_tokens` if None.
+
+        Versions that do not know it then read generators of grids, and what they compressed.
+        """
+        values = super().to_dict()
+        return {key: values[key] for key in values if key != "num_tokens" or values[key]}
 
     @property
     def code_space(self) -> CodeSpace:

@@ -96,6 +96,11 @@ class MaskedConfig(GeneratorConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.num_tokens is not None:
+            raise ValueError(
+                "a masked generator completes parts of frames, which tokens of a 1-D tokenizer do "
+                "not have: use an autoregressive one, such as ar-tiny"
+            )
         if not 1 <= self.next_frames <= self.window:
             raise ValueError(
                 f"next_frames is {self.next_frames}: give 1 to {self.window} frames, the window"

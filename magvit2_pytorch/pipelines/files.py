@@ -243,11 +243,7 @@ def _code_parts(
 ) -> Iterator[VideoCodes]:
     """Codes to decode at once."""
     if isinstance(tokenizer, Tokenizer1d):
-        count = len(codes) // -(-video.num_frames // tokenizer.time_factor)
-        size = (min(video.num_frames, tokenizer.time_factor), video.height, video.width)
-        asked = inference.num_tokens
-        first = count if asked is None else tokenizer.counts([size], asked)[0]
-        yield from (part[:first] for part in codes.split(count))
+        yield from codes.split(len(codes) // -(-video.num_frames // tokenizer.time_factor))
         return
     step = inference.chunk_latents(tokenizer)
     # The first latent stands for a single frame and belongs to the first chunk.

@@ -24,7 +24,7 @@ from magvit2_pytorch.pipelines.inference import Inference
 from magvit2_pytorch.pipelines.media_file import chunks, media_writer, open_media, pad_space
 from magvit2_pytorch.pipelines.progress import FrameCallback
 from magvit2_pytorch.super_resolution import SuperResolution
-from magvit2_pytorch.tokenizer.model import VideoTokenizer
+from magvit2_pytorch.tokenizer_1d import AnyTokenizer, Tokenizer1d
 from magvit2_pytorch.types import VALUE_RANGE, Codes, Frames
 from magvit2_pytorch.version import __version__
 
@@ -34,7 +34,7 @@ DEFAULT_FPS = 24.0
 
 @dataclass(frozen=True)
 class Prompt:
-    """The beginning of a film, as codes."""
+    """The beginning of a film, as codes; of a 1-D tokenizer, parts `j 1 k`."""
 
     codes: Int[Tensor, "1 j y x *q"]
     num_frames: int
@@ -45,7 +45,7 @@ class Prompt:
 
 
 def read_prompt(
-    tokenizer: VideoTokenizer,
+    tokenizer: AnyTokenizer,
     path: str | Path,
     num_frames: int | None = None,
     size: int | None = None,
@@ -55,7 +55,8 @@ def read_prompt(
     """Encodes the first frames of a file or view, by default all.
 
     They are 1 + k times the tokenizer's time factor, fewer than asked for if need be: then every
-    latent is exact, and no frame of it is guessed.
+    latent is exact, and no frame of it is guessed. Of a 1-D tokenizer they are whole parts, of
+    `inference.num_tokens` tokens each. Raises `ValueError` if the file has none.
     """
     if num_frames is not None and num_frames < 1:
         raise ValueError(f"a prompt of {num_frames} frames: give 1 or more")
@@ -72,16 +73,31 @@ def read_prompt(
         codes = stream.push(video)  # what does not complete a latent stays in the stream
         if codes is not None:
             parts.append(codes)
+    if not parts:
+        raise ValueError(
+            f"{path}: a prompt of {taken} frames is shorter than a part of this tokenizer, which "
+            f"has {factor}: give more"
+        )
     codes = torch.cat(parts, dim=1)
     exact = 1 + (codes.shape[1] - 1) * factor
+    if isinstance(tokenizer, Tokenizer1d):
+        codes = codes.unflatten(1, (-1, 1, stream.count))
+        exact = codes.shape[1] * factor
     fps = media.fps or DEFAULT_FPS
     return Prompt(codes, exact, media.height, media.width, fps, Path(path).name)
 
 
-def empty_prompt(tokenizer: VideoTokenizer, height: int, width: int) -> Prompt:
-    """No prompt: a film of this size from nothing."""
+def empty_prompt(
+    tokenizer: AnyTokenizer, height: int, width: int, num_tokens: int | None = None
+) -> Prompt:
+    """No prompt: a film of this size from nothing.
+
+    `num_tokens` are those of each part, of a 1-D tokenizer.
+    """
     factor = tokenizer.space_factor
     grid = (-(-height // factor), -(-width // factor))
+    if isinstance(tokenizer, Tokenizer1d):
+        grid = (1, *tokenizer.counts([(tokenizer.time_factor, height, width)], num_tokens))
     books = () if tokenizer.num_codebooks == 1 else (tokenizer.num_codebooks,)
     codes = torch.zeros(1, 0, *grid, *books, dtype=torch.int64, device=tokenizer.device)
     return Prompt(codes, 0, height, width, DEFAULT_FPS)
@@ -114,7 +130,7 @@ def continued_codes(
 
 def generate_films(
     generator: Generator,
-    tokenizer: VideoTokenizer,
+    tokenizer: AnyTokenizer,
     paths: Sequence[Path],
     prompt: Prompt,
     num_frames: int,
@@ -145,7 +161,7 @@ def generate_films(
     fps = fps or prompt.fps
     enlarge = None if upscaler is None else inference.upscale_stream(upscaler)
     scale = 1 if upscaler is None else upscaler.scale
-    stream = inference.decode_stream(tokenizer, num_frames)
+    stream = inference.decode_stream(tokenizer, num_frames, (prompt.height, prompt.width))
     device = inference.frames_device(tokenizer)
     if on_frames is not None:
         on_frames(0, num_frames)
@@ -174,6 +190,7 @@ def generate_films(
             "prompt": prompt.source,
             "prompt_frames": prompt.num_frames,
             "num_frames": num_frames,
+            "num_tokens": inference.num_tokens,
             "size": [prompt.height * scale, prompt.width * scale],
             "fps": fps,
             "library_version": __version__,
@@ -193,12 +210,14 @@ def check_generator(
 ) -> None:
     """Raises `TokenizerMismatch` unless the generator's codes are of this tokenizer.
 
-    Raises `ValueError` for tokenizers that do not decode frame by frame.
+    Raises `ValueError` if one is for grids of codes, the other for sequences of tokens.
     """
-    if not isinstance(tokenizer, VideoTokenizer):
+    if isinstance(tokenizer, Tokenizer1d) != (generator.config.num_tokens is not None):
+        kinds = ("a 1-D tokenizer", "a grid of codes")
+        kinds = kinds if isinstance(tokenizer, Tokenizer1d) else ("a VideoTokenizer", "1-D tokens")
         raise ValueError(
-            "films are decoded frame by frame, from a grid of codes: this takes a VideoTokenizer, "
-            "not a 1-D tokenizer"
+            f"this is {kinds[0]}, but the generator was trained on {kinds[1]}: give the tokenizer "
+            "of its codes"
         )
     wanted = generator.config.tokenizer_fingerprint
     if wanted not in (None, tokenizer_id.fingerprint) and not force:

@@ -99,7 +99,7 @@ class Inference:
         A 1-D tokenizer needs the `size` of frames, (height, width).
         """
         if isinstance(tokenizer, Tokenizer1d):
-            return tokenizer.decode_stream(size, num_frames, self.precision)
+            return tokenizer.decode_stream(size, num_frames, self.precision, self.num_tokens)
         return tokenizer.decode_stream(
             num_frames=num_frames, precision=self.precision, tile_size=self.tile_size
         )

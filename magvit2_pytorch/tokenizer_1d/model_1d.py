@@ -287,10 +287,17 @@ class Tokenizer1d(Pretrained, nn.Module):
         return TokenEncodeStream(self, num_tokens, precision)
 
     def decode_stream(
-        self, size: tuple[int, int], num_frames: int | None = None, precision: Precision = "fp32"
+        self,
+        size: tuple[int, int],
+        num_frames: int | None = None,
+        precision: Precision = "fp32",
+        num_tokens: NumTokens = None,
     ) -> TokenDecodeStream:
-        """A stream that decodes parts to frames of this height and width."""
-        return TokenDecodeStream(self, size, num_frames, precision)
+        """A stream that decodes parts to frames of this height and width.
+
+        It decodes at most the first `num_tokens` of each part, by default all.
+        """
+        return TokenDecodeStream(self, size, num_frames, precision, num_tokens)
 
     # Reconstruction
 

@@ -20,6 +20,7 @@ from magvit2_pytorch.codes.code_windows import (
     class_folders,
     read_grid,
     split_in_time,
+    tokens_of_part,
 )
 from magvit2_pytorch.codes.codes_dataset import CodesDataset
 from magvit2_pytorch.data.loader import InfiniteBatches
@@ -56,9 +57,10 @@ class GeneratorTrainingConfig(LoopConfig):
     """Options of training a generator, and those of the loop."""
 
     num_latent_frames: int = 3
-    """Latent frames of a training window."""
+    """Latent frames of a training window; of a 1-D tokenizer, parts of a video."""
     crop: tuple[int, int] | None = (16, 16)
-    """Rows and columns of a training window, cut at random; None for whole frames of one size."""
+    """Rows and columns of a training window, cut at random; None for whole frames of one size.
+    Tokens of a 1-D tokenizer are taken whole."""
     condition_dropout: float = 0.1
     """Share of the examples that are trained without their condition, for guidance."""
     corruption: float = 0.0
@@ -227,7 +229,8 @@ def generator_for(
 ) -> Generator:
     """A new generator of stored codes, configured for them.
 
-    Their levels, classes and tokenizer go into its config.
+    Their levels, classes and tokenizer go into its config; of a 1-D tokenizer, also the tokens of a
+    part, of which all videos need the same number.
 
     `options` are those of the generator, with its `kind`; `class_conditional` makes the top folders
     of the videos' paths its classes.
@@ -235,12 +238,14 @@ def generator_for(
     classes = class_folders(codes) if class_conditional else None
     known = GENERATORS[options["kind"]].config_class.__dataclass_fields__
     header = codes.header(0).header
+    num_tokens = tokens_of_part(codes)
     strides = {name: getattr(header, name) for name in STRIDES if name in known}
     return build_generator(
         **(strides | options),
         levels=(codes.digit_levels,) * codes.num_codebooks,
         classes=classes,
-        grid=crop,
+        grid=crop if num_tokens is None else (1, num_tokens),
+        num_tokens=num_tokens,
         tokenizer_fingerprint=codes.fingerprint,
     )
 
@@ -310,6 +315,13 @@ def check_codes(generator: Generator, codes: CodesDataset) -> None:
         raise ValueError(
             f"the codes in {codes.folder} have digits of {levels} values, the generator was built "
             f"for {generator.config.levels}: use codes of its tokenizer"
+        )
+    own, count = generator.config.num_tokens, tokens_of_part(codes)
+    if own != count:
+        kinds = ["a grid" if n is None else f"{n} tokens in a part" for n in (count, own)]
+        raise ValueError(
+            f"the codes in {codes.folder} are {kinds[0]}, the generator was built for {kinds[1]}: "
+            "`generator_for` builds one for codes, with their num_tokens"
         )
     wanted = generator.config.tokenizer_fingerprint
     if wanted is not None and wanted != codes.fingerprint:

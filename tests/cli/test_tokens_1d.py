@@ -1,13 +1,17 @@
 """The commands with a 1-D tokenizer, from training to a decoded video."""
 
+import json
+
 import pytest
 import torch
 
 from magvit2_pytorch import Tokenizer1d
+from magvit2_pytorch.cli.main import main
 from magvit2_pytorch.codes.code_file import read_codes
 from magvit2_pytorch.media.video_reader import VideoFile
+from magvit2_pytorch.pipelines import generation
 from tests.data.clip_files import make_video
-from tests.tokenizer_1d.narrow import SMALL
+from tests.tokenizer_1d.narrow import KINDS, SMALL
 
 MODEL = [
     f"--model.{name}={value}"
@@ -85,3 +89,66 @@ def test_what_is_said_of_it(run, tmp_path, clips, model_1d):
     )
     assert status == 1
     assert "give a number" in error
+
+
+@pytest.fixture(scope="module", params=["anchored", "blocks"])
+def tokens(request, tmp_path_factory):
+    """A tokenizer, a video, its codes with four tokens in a part, and a generator of them."""
+    folder = tmp_path_factory.mktemp(f"tokens-{request.param}")
+    torch.manual_seed(0)
+    Tokenizer1d(**SMALL, **KINDS[request.param]).save_pretrained(folder / "tokenizer")
+    make_video(folder / "film.mp4", 77, 16, 24, fps=10)
+    tokenize = ("tokenize", "film.mp4", "--model", "tokenizer", "--views", "flip")
+    words = [*tokenize, "-o", "codes", "--num_tokens", "4"]
+    paths = {"film.mp4", "tokenizer", "codes", "gen"}
+    small = ["--model.dim=16", "--model.depth=1", "--model.heads=2", "--num_train_steps=2"]
+    for command in (words, ["train-generator", "codes", "-o", "gen", *small]):
+        assert main([str(folder / word) if word in paths else word for word in command]) == 0
+    return folder
+
+
+def test_films_of_tokens(run, tokens, tmp_path, monkeypatch):
+    prompts, continued = [], generation.continued_codes
+
+    def noted(model, prompt, *options):
+        prompts.append(tuple(prompt.shape))
+        return continued(model, prompt, *options)
+
+    monkeypatch.setattr(generation, "continued_codes", noted)
+    config = json.loads((tokens / "gen" / "generator" / "config.json").read_text("utf-8"))
+    assert (config["num_tokens"], config["grid"]) == (4, [1, 4])
+    words = ("generate", "--generator", tokens / "gen", "--model", tokens / "tokenizer")
+    size = ("--height", 20, "--width", 26, "--frames", 19)
+    assert run(*words, "-o", tmp_path / "new", *size, "--num_tokens", 2)[0] == 0
+    file = VideoFile(tmp_path / "new" / "film-0.mp4")
+    assert (file.num_frames, file.height, file.width) == (19, 20, 26)
+    prompt = ("--prompt", tokens / "film.mp4", "--frames", 21, "--num", 2)
+    assert run(*words, "-o", tmp_path / "continued", *prompt)[0] == 0
+    assert VideoFile(tmp_path / "continued" / "film-1.mp4").num_frames == 21
+    record = json.loads((tmp_path / "continued" / "film-1.json").read_text("utf-8"))
+    assert (record["prompt_frames"], record["num_tokens"]) == (16, None)
+    part = Tokenizer1d.from_pretrained(tokens / "tokenizer").time_factor
+    assert prompts == [(1, 0, 1, 4), (1, 16 // part, 1, 4)]
+
+
+def test_mistakes_with_films_of_tokens(run, tokens, model, tmp_path):
+    words = ("generate", "--generator", tokens / "gen", "-o", tmp_path / "out")
+    status, _, error = run(*words, "--model", model)
+    assert (status, "trained on 1-D tokens" in error) == (1, True)
+    short = ("--prompt", tokens / "film.mp4", "--prompt_frames", 3)
+    status, _, error = run(*words, "--model", tokens / "tokenizer", *short)
+    assert (status, "shorter than a part" in error) == (1, True)
+    more = ("tokenize", tokens / "film.mp4", "--model", tokens / "tokenizer")
+    mixed = tmp_path / "mixed"
+    for count in (4, 5):
+        target = mixed / f"{count}.codes.safetensors"
+        assert run(*more, "-o", target, "--num_tokens", count)[0] == 0
+    status, _, error = run("train-generator", mixed, "-o", tmp_path / "gen")
+    assert (status, "the same --num_tokens" in error) == (1, True)
+    status, _, error = run(
+        "train-generator", tokens / "codes", "-o", tmp_path / "gen", "--preset", "masked-tiny"
+    )
+    assert (status, "use an autoregressive one" in error) == (1, True)
+    words = ("evaluate-generator", tokens / "codes", "--generator", tokens / "gen")
+    status, _, error = run(*words, "--model", tokens / "tokenizer", "-o", tmp_path / "report")
+    assert (status, "log of train-generator" in error) == (1, True)

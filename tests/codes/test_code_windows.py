@@ -14,6 +14,7 @@ from magvit2_pytorch.codes.code_windows import (
     class_folders,
     read_grid,
     split_in_time,
+    tokens_of_part,
 )
 from magvit2_pytorch.codes.codes_dataset import CodesDataset
 from magvit2_pytorch.codes.views import View, is_view, parse_views
@@ -25,11 +26,12 @@ def numbered(shape):
     return torch.arange(torch.Size(shape).numel()).view(shape) % HEADER.codebook_size
 
 
-def write_corpus(folder, shapes, header=HEADER):
-    """A code file for each path; gives the dataset."""
+def write_corpus(folder, shapes, header=HEADER, num_frames=None):
+    """A code file for each path, of videos of `num_frames`; gives the dataset."""
     for path, shape in shapes.items():
         video = CodedVideo(
-            header=header, source=path, kind="video", num_frames=1 + 4 * (shape[0] - 1),
+            header=header, source=path, kind="video",
+            num_frames=num_frames or 1 + 4 * (shape[0] - 1),
             height=8, width=8, fps=24.0, shape=shape,
         )  # fmt: skip
         target = folder / f"{path}.codes.safetensors"
@@ -71,7 +73,7 @@ def test_of_short_videos_some_are_held_out_whole(tmp_path):
     fewer = write_corpus(tmp_path / "fewer", {path: shapes[path] for path in list(shapes)[10:]})
     chosen = {fewer.paths[s.video].split(".")[0] for s in split_in_time(fewer, 3, 0.2)[1]}
     assert chosen == set(paths) & {path.split("@")[0] for path in list(shapes)[10:]}
-    sequences = write_corpus(tmp_path / "tokens", {"a": (6,), "b": (6,)})
+    sequences = write_corpus(tmp_path / "tokens", {"a": (6,), "b": (6,)}, num_frames=2)
     assert [len(part) for part in split_in_time(sequences, 1, 0.1)] == [1, 1]
 
 
@@ -124,13 +126,46 @@ def test_windows_are_cut_from_the_stretches_and_repeatable(tmp_path):
     assert any(other[0, n].start != windows[0, n].start for n in range(len(windows)))
 
 
-def test_sequences_are_grids_of_one_row_and_codebooks_stay_last(tmp_path):
-    codes = write_corpus(tmp_path / "one", {"a": (6,), "b": (6,)})
-    windows = CodeWindows(codes, [Stretch(0, 0, 1), Stretch(1, 0, 1)], 1)
-    assert torch.equal(windows[0, 0].codes, numbered((6,))[None, None])
+def test_codebooks_stay_last(tmp_path):
     several = replace(HEADER, num_codebooks=2)
     codes = write_corpus(tmp_path / "two", {"a": (5, 3, 3, 2)}, several)
     assert CodeWindows(codes, [Stretch(0, 0, 5)], 2)[0, 0].codes.shape == (2, 3, 3, 2)
+
+
+@pytest.mark.parametrize("crop", [None, (16, 2)])
+def test_parts_of_a_sequence_are_frames_of_one_row(tmp_path, crop):
+    # 11 frames are five parts of two, and one of a single frame, which is left out.
+    codes = write_corpus(tmp_path, {"a": (18,), "b": (18,)}, num_frames=11)
+    assert codes.grid(1) == (5, 1, 3)
+    whole = numbered((18,)).view(6, 1, 3)
+    assert torch.equal(read_grid(codes, 0, 1, 4), whole[1:4])
+    windows = CodeWindows(codes, [Stretch(0, 0, 5), Stretch(1, 2, 5)], 2, crop)
+    assert windows.size == (1, 3)
+    for number in range(len(windows)):
+        window = windows[0, number]
+        assert torch.equal(window.codes, whole[window.start : window.start + 2])
+    train, held_out = split_in_time(codes, 1, 0.1)
+    assert {stretch[1:] for stretch in train} == {(0, 2)}
+    assert {stretch[1:] for stretch in held_out} == {(4, 5)}
+
+
+def test_sequences_that_are_no_parts_of_one_length(tmp_path):
+    codes = write_corpus(tmp_path, {"a": (6,), "b": (9,)}, num_frames=6)
+    with pytest.raises(ValueError, match=r"2 to 3 tokens in a part, but .* --num_tokens"):
+        CodeWindows(codes, [Stretch(0, 0, 3), Stretch(1, 0, 3)], 1)
+    with pytest.raises(ValueError, match="2 to 3 tokens"):
+        tokens_of_part(codes)
+    broken = write_corpus(tmp_path / "broken", {"a": (7,)}, num_frames=6)
+    with pytest.raises(ValueError, match=r"7 codes of a.* do not divide among parts of 2"):
+        broken.grid(0)
+    write_corpus(tmp_path / "some", {"c": (7,), "d": (7,)}, num_frames=1)
+    some = write_corpus(tmp_path / "some", {"a": (6,), "b": (6,)}, num_frames=2)
+    assert tokens_of_part(some) == 6
+    assert sorted(s for part in split_in_time(some, 1, 0.1) for s in part) == [(0, 0, 1), (1, 0, 1)]
+    short = write_corpus(tmp_path / "short", {"a": (7,), "b": (7,)}, num_frames=1)
+    with pytest.raises(ValueError, match="as long as a part"):
+        tokens_of_part(short)
+    assert tokens_of_part(write_corpus(tmp_path / "grid", {"a": (4, 2, 2)})) is None
 
 
 def test_classes_are_the_top_folders(tmp_path):

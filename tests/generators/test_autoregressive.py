@@ -116,6 +116,53 @@ def test_waves_with_a_cache_equal_the_full_pass(order, positions):
                 torch.testing.assert_close(value, wanted[:, :, -value.shape[2] :], **EXACT)
 
 
+TOKENS = dict(num_tokens=4, grid=(1, 4))
+"""Options for codes of a 1-D tokenizer, with four tokens in a part."""
+
+
+def test_probabilities_of_all_sequences_of_tokens_sum_to_one():
+    model = generator(levels=((3,),), **TOKENS)
+    sequences = torch.tensor(list(product(range(3), repeat=6))).view(-1, 2, 1, 3)
+    bits, _ = model.bits(sequences)
+    assert float((2.0 ** -bits.sum(dim=(1, 2, 3))).sum()) == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize("window", [None, 2])
+def test_tokens_drawn_part_by_part_equal_one_pass(window):
+    model = generator(window=window, **TOKENS)
+    codes = random_codes(model, 2, 5, 1, 4)
+    whole, _ = model.loss(codes)
+    bits, _ = model.bits(codes)
+    torch.testing.assert_close(bits.mean() * math.log(2), whole.detach(), **EXACT)
+    state, nats = model.begin(2, (1, 4)), []
+    for part in codes.split(1, dim=1):
+        drawn, state, _ = model.draw_frame(state, given(model, part, nats))
+        assert torch.equal(drawn, part)
+    torch.testing.assert_close(sum(nats) / math.log(2), bits.sum(), **EXACT)
+
+
+def test_the_first_tokens_of_a_part_are_a_sequence_of_their_own():
+    model = generator(**TOKENS)
+    codes = random_codes(model, 2, 1, 1, 4)
+    bits, _ = model.bits(codes)
+    for count in (1, 2, 3):
+        torch.testing.assert_close(model.bits(codes[..., :count])[0], bits[..., :count], **EXACT)
+    for grid in ((1, 5), (2, 4)):
+        with pytest.raises(ValueError, match="1 row of up to 4 tokens"):
+            model.begin(1, grid)
+
+
+def test_each_place_in_a_part_has_a_vector():
+    model = generator(window=2, **TOKENS)
+    codes = random_codes(model, 1, 2, 1, 4)
+    bits, _ = model.bits(codes)
+    with torch.no_grad():
+        model.tokens.weight[2] += 1
+    changed, _ = model.bits(codes)
+    assert torch.equal(changed[0, 0, 0, :2], bits[0, 0, 0, :2])
+    assert (changed - bits).flatten()[2:].abs().min() > 1e-6
+
+
 def test_memory_is_constant():
     model = generator(window=2)
     state = model.begin(1, (2, 3))

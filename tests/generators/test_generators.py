@@ -47,6 +47,18 @@ def test_saved_and_loaded_generators_are_equal(kind, tmp_path):
     assert json.loads((tmp_path / "g" / "config.json").read_text())["kind"] == kind
 
 
+@pytest.mark.parametrize("kind", ["autoregressive", "residual"])
+def test_generators_of_tokens(kind):
+    model = generator(kind, num_tokens=4)
+    assert model.config.from_dict(model.config.to_dict()) == model.config
+    model.loss(random_codes(model, 1, 2, 1, 4))[0].backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+    # Bytes that were compressed with a generator of grids depend on its options.
+    assert "num_tokens" not in generator(kind).config.to_dict()
+    with pytest.raises(ValueError, match="num_tokens is 0"):
+        generator(kind, num_tokens=0)
+
+
 @pytest.mark.parametrize("name", GENERATOR_PRESETS)
 def test_presets_have_the_parameters_that_they_state(name):
     with torch.device("meta"):

@@ -1,5 +1,7 @@
 """Streams equal the whole, and forget what no block sees."""
 
+import copy
+
 import pytest
 import torch
 
@@ -60,6 +62,48 @@ def test_without_blocks_every_part_is_a_clip_of_its_own():
     for part, clip in zip(torch.cat(codes, dim=1).split(4, dim=1), clips, strict=True):
         wanted = tokenizer.decode(part, tuple(clip.shape[2:]))
         torch.testing.assert_close(stream.push(part), wanted, atol=1e-12, rtol=1e-12)
+
+
+def test_copies_of_a_stream_go_on_apart():
+    tokenizer, video = narrow("blocks"), random_clip(16, 16, 16)[None]
+    whole = tokenizer.tokenize(video, 3).view(1, 4, 1, 3)
+    stream = tokenizer.decode_stream((16, 16))
+    stream.push(whole[:, :1])
+    branch = copy.copy(stream)
+    branch.push(whole[:, 3:])
+    wanted = tokenizer.decode(whole.flatten(1), (16, 16, 16))
+    torch.testing.assert_close(stream.push(whole[:, 1:]), wanted[:, :, 4:], atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["anchored", "blocks-of-8"])
+def test_several_parts_are_whole_and_cut_at_the_end(kind):
+    tokenizer = narrow(kind)
+    part = tokenizer.time_factor
+    codes = tokenizer.tokenize(random_clip(part, 16, 16)[None], 3).view(1, 1, 1, 3)
+    codes = codes.expand(1, 4, 1, 3)
+    whole = tokenizer.decode_stream((16, 16)).push(codes)
+    for sizes in ([1, 3], [1, 1, 1, 1]):
+        stream = tokenizer.decode_stream((16, 16), num_frames=2 * part + 1)
+        frames = [stream.push(some) for some in codes.split(sizes, dim=1)]
+        frames = torch.cat([some for some in frames if some is not None], dim=2)
+        assert torch.equal(frames, whole[:, :, : 2 * part + 1])
+    assert (stream.num_frames, stream.push(codes)) == (2 * part + 1, None)
+    # A part by itself is that of a video that ends in it.
+    stream = tokenizer.decode_stream((16, 16), num_frames=3)
+    assert not torch.equal(stream.push(codes[:, 0, 0]), whole[:, :, :3])
+
+
+@pytest.mark.parametrize("kind", ["anchored", "blocks"])
+def test_a_stream_decodes_the_first_tokens_of_parts(kind):
+    tokenizer = narrow(kind)
+    codes = tokenizer.tokenize(random_clip(8, 16, 16)[None], 6).view(1, -1, 1, 6)
+    few = tokenizer.decode_stream((16, 16), num_tokens=2).push(codes)
+    assert torch.equal(few, tokenizer.decode_stream((16, 16)).push(codes[..., :2]))
+    assert not torch.equal(few, tokenizer.decode_stream((16, 16)).push(codes))
+    # A tenth of the patches of a shorter video are fewer.
+    for num_frames in (None, 4):
+        asked = tokenizer.decode_stream((16, 16), num_frames, num_tokens="share:0.5").max_tokens
+        assert asked == (4 if kind == "anchored" and num_frames is None else 2)
 
 
 def test_a_stream_ends_once():

@@ -128,6 +128,26 @@ def test_codes_of_another_tokenizer_are_refused(corpus, tmp_path):
         GeneratorTrainer(model, dataset_folder=levels.folder)
 
 
+def test_generators_of_tokens_know_how_many_there_are_in_a_part(tmp_path):
+    corpus = write_corpus(tmp_path / "codes", {"a": (42,), "b": (42,)}, num_frames=27)
+    trainer = training(corpus, tmp_path, num_train_steps=2)
+    assert (trainer.generator.config.num_tokens, trainer.generator.config.grid) == (3, (1, 3))
+    trainer.train()
+    saved = load_generator(tmp_path / "generator")
+    assert saved.config == trainer.generator.config
+    held_out = torch.stack([corpus.window(n, 0, 39).codes.view(13, 1, 3) for n in range(2)])
+    bits, _ = saved.bits(held_out[:, -3 - CONTEXT_LATENTS :])
+    assert log_of(trainer)[-1]["valid/bits"] == pytest.approx(float(bits[:, -3:].mean()), rel=1e-5)
+    more = write_corpus(tmp_path / "more", {"a": (56,), "b": (56,)}, num_frames=27)
+    with pytest.raises(ValueError, match=r"are 4 tokens in a part, .* built for 3 tokens"):
+        GeneratorTrainer(saved, dataset_folder=more.folder)
+    grids = write_corpus(tmp_path / "grids", {"a": (14, 4, 4)})
+    with pytest.raises(ValueError, match=r"are a grid, .* built for 3 tokens"):
+        GeneratorTrainer(saved, dataset_folder=grids.folder)
+    with pytest.raises(ValueError, match="masked generator completes"):
+        generator_for(corpus, kind="masked")
+
+
 @pytest.mark.parametrize(
     "options",
     [dict(corruption=2.0), dict(valid_frac=0.95), dict(num_latent_frames=0), dict(crop=(0, 4))],
