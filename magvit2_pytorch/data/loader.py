@@ -1,15 +1,13 @@
 """Endless batches as a function of their number: sampler and loader."""
 
-import gc
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
-from magvit2_pytorch.data.workers import WorkerFiles
+from magvit2_pytorch.data.workers import EndlessLoader
 from magvit2_pytorch.runtime import keyed_seed
 from magvit2_pytorch.types import Clips
 
@@ -128,16 +126,13 @@ class InfiniteBatches:
                 "each batch repeats some of them",
                 stacklevel=2,
             )
-        self.loader = DataLoader(
+        self.loader = EndlessLoader(
             dataset if getattr(dataset, "takes_epoch", False) else _WithoutEpoch(dataset),
+            num_workers,
+            seed,
             batch_sampler=sampler,
-            num_workers=num_workers,
             collate_fn=collate_fn,
-            worker_init_fn=WorkerFiles() if num_workers else None,
             pin_memory=pin_memory,
-            # Without its own generator the loader draws from the global state, which then
-            # differs after resuming.
-            generator=torch.Generator().manual_seed(seed),
         )
         self._batches: Iterator[Any] | None = None
 
@@ -153,14 +148,8 @@ class InfiniteBatches:
     def __next__(self) -> Any:
         if self._batches is None:
             self.loader.batch_sampler.set_position(self.position)
-            # A decoder that is garbage in this process must not be collected in a forked worker:
-            # it would wait forever for threads that the fork did not copy.
-            if self.loader.num_workers:
-                gc.collect()
             self._batches = iter(self.loader)
-        worker_files = self.loader.worker_init_fn
-        with worker_files.naming_dead_workers() if worker_files else nullcontext():
-            batch = next(self._batches)
+        batch = next(self._batches)
         self.position += 1
         return batch
 

@@ -1,13 +1,18 @@
-"""Errors that name a dead data worker and its last file."""
+"""Loaders with data workers, whose errors name a dead worker and its last file."""
 
+import gc
 import os
 import re
 import time
 import weakref
 from collections import ChainMap
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from multiprocessing import active_children
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
 
 from magvit2_pytorch.media.unusable import temporary_file
 
@@ -25,6 +30,36 @@ _all_worker_files: "weakref.WeakSet[WorkerFiles]" = weakref.WeakSet()
 
 class DeadWorker(RuntimeError):
     """A data worker died; the message names it and its last file."""
+
+
+class EndlessLoader(DataLoader):
+    """Loader of endless batches that names dead workers, see `DeadWorker`."""
+
+    def __init__(self, dataset: Dataset, num_workers: int, seed: int, **options: Any):
+        super().__init__(
+            dataset,
+            num_workers=num_workers,
+            worker_init_fn=WorkerFiles() if num_workers else None,
+            # Without its own generator the loader draws from the global state, which then
+            # differs after resuming.
+            generator=torch.Generator().manual_seed(seed),
+            **options,
+        )
+
+    def __iter__(self) -> Iterator[Any]:
+        worker_files = self.worker_init_fn
+        # A decoder that is garbage in this process must not be collected in a forked worker:
+        # it would wait forever for threads that the fork did not copy.
+        if worker_files:
+            gc.collect()
+        batches = super().__iter__()
+        while True:
+            with worker_files.naming_dead_workers() if worker_files else nullcontext():
+                batch = next(batches)
+            yield batch
+
+    def check_worker_number_rationality(self) -> None:
+        """Accepts any number: torch warns of more workers than cores, some of which wait."""
 
 
 class WorkerFiles:
