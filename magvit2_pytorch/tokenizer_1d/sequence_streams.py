@@ -11,7 +11,8 @@ from einops import rearrange
 from jaxtyping import Int
 from torch import Tensor
 
-from magvit2_pytorch.functional import autocast, check_at_least_one
+from magvit2_pytorch.config import check_at_least_one
+from magvit2_pytorch.functional import autocast
 from magvit2_pytorch.quantizers.quantizer import Quantized
 from magvit2_pytorch.tokenizer.streaming import FrameStream
 from magvit2_pytorch.tokenizer_1d.patches import Block, Size, from_patches, to_patches
@@ -88,7 +89,7 @@ class TokenDecodeStream:
         precision: Precision,
     ):
         self.tokenizer, self.size, self.precision = tokenizer, size, precision
-        check_at_least_one("num_frames", num_frames)
+        check_at_least_one(num_frames=num_frames)
         self.max_frames = num_frames
         self.state = _BlockState(tokenizer.decoder, tokenizer.config.block_frames is not None)
         self.num_frames = 0
@@ -103,7 +104,7 @@ class TokenDecodeStream:
         `num_frames` are those of the part; by default it is whole, or ends with the last frame of
         the stream. None after the last frame.
         """
-        check_at_least_one("num_frames", num_frames)
+        check_at_least_one(num_frames=num_frames)
         tokenizer, frames = self.tokenizer, num_frames or self.tokenizer.time_factor
         if self.max_frames is not None:
             frames = min(frames, self.max_frames - self.num_frames)
