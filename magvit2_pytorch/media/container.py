@@ -29,10 +29,7 @@ _CROP_SIDES = (b"\x54\xbb", b"\x54\xaa", b"\x54\xcc", b"\x54\xdd")
 
 
 def open_container(path: str | os.PathLike) -> Any:
-    """Opens a media file, but no other file that it refers to.
-
-    Raises `UnusableMedia` if it is not a media file, and PyAV's errors if it is damaged.
-    """
+    """Opens a media file alone; `UnusableMedia` if it is not one."""
     import av
 
     check_regular_file(path)
@@ -206,11 +203,7 @@ def decode(container: Any, stream: Any, packets: Iterator[Any] | None = None) ->
 
 
 def decode_all(path: str | os.PathLike, num_threads: int) -> Iterator[Any]:
-    """Yields all frames in order, the same for any number of threads.
-
-    On an error PyAV drops the intact frames in its other threads. So if a packet gave no frame,
-    one thread decodes the file again for the missing frames.
-    """
+    """Yields all frames in order, the same for any number of threads."""
     container, stream = open_video(path, num_threads)
     num_packets, num_frames = 0, 0
 

@@ -33,11 +33,7 @@ class UnusableMedia(ValueError):
 
 
 def check_regular_file(path: str | os.PathLike) -> None:
-    """Raises `UnusableMedia` unless the path is a regular file.
-
-    Raises `OSError` as `open` does. Pipes and devices may have the names of media, by mistake or
-    malice; reading them never ends.
-    """
+    """Raises `UnusableMedia` for folders, pipes and devices, which never end."""
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
         raise UnusableMedia(path, "is a folder")
