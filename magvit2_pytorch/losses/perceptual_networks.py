@@ -150,11 +150,7 @@ def load_trunk(source: str | Path) -> tuple[FeatureTrunk, Heads | None]:
 
 
 def load_heads(path: str | Path, trunk: FeatureTrunk) -> Heads:
-    """Loads LPIPS heads for a trunk.
-
-    A head has one weight per channel of an output of the trunk. The path "torchmetrics" is the file
-    that this package contains.
-    """
+    """Loads a trunk's LPIPS heads from a file or the package "torchmetrics"."""
     if str(path) == "torchmetrics":
         path = _torchmetrics_heads(trunk)
     return heads_from_state(read_tensors(path, ACCEPTED), trunk, str(path))

@@ -59,10 +59,7 @@ class Quantized(NamedTuple):
 
 
 class Quantizer(nn.Module, ABC):
-    """Maps latents to codes and back, in at least float32, despite autocast.
-
-    The total auxiliary loss is the sum of the `loss_terms`, weighted by `loss_weights`.
-    """
+    """Maps latents to codes and back, in at least float32, despite autocast."""
 
     latent_dim: int
     """Channels of the encoder output."""
