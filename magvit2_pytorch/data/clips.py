@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from magvit2_pytorch.config import Options
+from magvit2_pytorch.config import Options, check_at_least_one
 from magvit2_pytorch.data.cache import CachedVideo
 from magvit2_pytorch.media.frames import check_channels
 from magvit2_pytorch.media.unusable import UnusableMedia
@@ -64,14 +64,11 @@ class ClipSpec(Options):
 
     def __post_init__(self):
         check_channels(self.channels)
-        if self.num_frames < 1:
-            raise ValueError(f"num_frames is {self.num_frames}: a clip has at least one frame")
+        check_at_least_one(num_frames=self.num_frames, frame_stride=self.frame_stride)
         if self.fps is not None and self.frame_stride is not None:
             raise ValueError(f"fps {self.fps} and frame_stride {self.frame_stride}: give only one")
         if self.fps is not None and not self.fps > 0:
             raise ValueError(f"fps is {self.fps}: give a number above 0")
-        if self.frame_stride is not None and self.frame_stride < 1:
-            raise ValueError(f"frame_stride is {self.frame_stride}: 1 takes every frame")
         if len(self.size) != 2 or min(self.size) < 1:
             raise ValueError(f"image_size is {self.image_size}: give a side, or (height, width)")
         if self.random_scale is not None:
@@ -145,11 +142,7 @@ def covering_size(
 def check_proportions(
     path: str | os.PathLike, height: int, width: int, target: tuple[int, int]
 ) -> None:
-    """Raises `UnusableMedia` on frames of an extreme aspect ratio.
-
-    Their covering size has over 64 times the pixels of `target`. Such a frame (8192 x 1 pixels,
-    for example) is hardly a picture, and resized it would fill the memory.
-    """
+    """Raises `UnusableMedia` if resized frames would have 64 times the target's pixels."""
     resized_height, resized_width = covering_size(height, width, target)
     if resized_height * resized_width > 64 * target[0] * target[1]:
         raise UnusableMedia(path, f"too narrow: {width} pixels wide and {height} high")

@@ -1,4 +1,4 @@
-"""Loaders with data workers, whose errors name a dead worker and its last file."""
+"""Data workers, and errors that name a dead one's last file."""
 
 import gc
 import os
@@ -59,15 +59,11 @@ class EndlessLoader(DataLoader):
             yield batch
 
     def check_worker_number_rationality(self) -> None:
-        """Accepts any number: torch warns of more workers than cores, some of which wait."""
+        """Accepts any number, where torch warns of more than cores."""
 
 
 class WorkerFiles:
-    """Temporary file with the last opened file of each data worker.
-
-    It is the loader's `worker_init_fn`. It survives the death of a worker, which cannot report
-    anything itself.
-    """
+    """Temporary file with the last opened file of each data worker."""
 
     def __init__(self):
         self.file = temporary_file(self, prefix="magvit2_workers_")
@@ -94,26 +90,19 @@ class WorkerFiles:
 
     @contextmanager
     def naming_dead_workers(self) -> Iterator[None]:
-        """As the function `naming_dead_workers`, around asking this loader for a batch.
-
-        The death of a worker that is sending a batch first shows as a broken connection.
-        """
+        """As the function `naming_dead_workers`, around asking this loader for a batch."""
         try:
             with naming_dead_workers():
                 yield
         except (ConnectionError, EOFError, FileNotFoundError) as error:
-            if dead := self._dead():
-                raise DeadWorker(_message(dead, "died")) from error
+            # The connection to a worker that is sending a batch breaks a moment before the system
+            # reports the exit: poll for a second.
+            for _ in range(20):
+                alive = {process.pid for process in active_children()}
+                if dead := [pid for pid in self.read() if pid not in alive]:
+                    raise DeadWorker(_message(dead, "died")) from error
+                time.sleep(0.05)
             raise
-
-    def _dead(self) -> list[int]:
-        # The connection breaks a moment before the system reports the exit: poll for a second.
-        for _ in range(20):
-            alive = {process.pid for process in active_children()}
-            if dead := [pid for pid in self.read() if pid not in alive]:
-                return dead
-            time.sleep(0.05)
-        return []
 
 
 def record_file(path: str | os.PathLike) -> None:
@@ -144,16 +133,13 @@ def naming_dead_workers() -> Iterator[None]:
 
 def _message(pids: list[int], end: str) -> str:
     """Message about dead workers; `end` is "died" or torch's words."""
-    workers = " and ".join(map(_describe, pids))
+    entries, workers = ChainMap(*(files.read() for files in list(_all_worker_files))), []
+    for pid in pids:
+        worker, path = entries.get(pid, ("", ""))
+        last_file = f", whose last file was {path}," if path else ""
+        workers.append(f"data worker {worker} (process {pid}){last_file}")
     return (
-        f"{workers} {end}. A killed worker has most likely run out of memory: use fewer "
-        "num_workers or smaller clips. If workers die at the same file again, remove that file; "
-        "num_workers=0 reads in the main process, which shows the cause"
+        f"{' and '.join(workers)} {end}. A killed worker has most likely run out of memory: use "
+        "fewer num_workers or smaller clips. If workers die at the same file again, remove that "
+        "file; num_workers=0 reads in the main process, which shows the cause"
     )
-
-
-def _describe(pid: int) -> str:
-    entries = ChainMap(*(files.read() for files in list(_all_worker_files)))
-    worker, path = entries.get(pid, ("", ""))
-    last_file = f", whose last file was {path}," if path else ""
-    return f"data worker {worker} (process {pid}){last_file}"
