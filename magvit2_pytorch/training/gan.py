@@ -52,16 +52,13 @@ class RealAndFakeOutputs(NamedTuple):
 
 
 class DiscriminatorLosses:
-    """A discriminator and its losses, from one forward pass per micro-batch.
-
-    The model's side is a gradient with respect to the reconstruction. The discriminator's graph
-    is therefore free before the model's backward pass begins.
-    """
+    """A discriminator and its losses, from one forward pass per micro-batch."""
 
     def __init__(self, name: str, channels: int, config: TrainingConfig):
-        self.name = name
-        self.config = config
-        options = getattr(config, f"{name}_discriminator") or {}
+        self.name, self.config = name, config
+        self.module_name = f"{name}_discriminator"
+        """Its name among trained modules and in the log."""
+        options = getattr(config, self.module_name) or {}
         self.network: Discriminator = build_discriminator(name, channels, **options)
         self.loss = ADVERSARIAL_LOSSES[config.adversarial_loss]
         self.penalty = GRADIENT_PENALTIES[config.gradient_penalty]
@@ -69,18 +66,13 @@ class DiscriminatorLosses:
         self._logits: list[tuple[Tensor, Tensor]] = []
         """Real and fake logits of the step's micro-batches so far, for the running means."""
 
-    @property
-    def module_name(self) -> str:
-        """Its name among trained modules and in the log."""
-        return f"{self.name}_discriminator"
-
     def trainable(self) -> Trainable:
         """The discriminator as a module that is trained."""
         return Trainable(
             module=self.network,
             options=self.config.discriminator_optimizer_options(),
             companions={"lecam": self.lecam},
-            fixed_options=(f"{self.name}_discriminator",),
+            fixed_options=(self.module_name,),
             option_prefix="discriminator_",
         )
 
@@ -107,10 +99,7 @@ class DiscriminatorLosses:
     # Gradients of a micro-batch
 
     def compute_gradients(self, real: Video, recon: Video, micro: MicroStep) -> AdversarialStep:
-        """Adds to the discriminator's gradients and returns those for the reconstruction.
-
-        `recon` is a leaf that requires a gradient.
-        """
+        """Adds to the discriminator's gradients; returns those for `recon`, a leaf."""
         penalized = self.has_penalty(micro.step)
         with autocast(real.device, "fp32" if penalized else self.config.precision):
             outputs = self._forward(real, recon, micro, penalized)
