@@ -1,10 +1,9 @@
-"""Options that choose the clips of an evaluation.
-
-The command reads its options and their help from here, so this imports nothing heavy.
-"""
+"""Options that choose the clips of an evaluation; imports nothing heavy."""
 
 from dataclasses import dataclass
 from typing import Literal
+
+from magvit2_pytorch.config import check_at_least_one
 
 Split = Literal["all", "train", "valid"]
 
@@ -50,10 +49,8 @@ class ClipChoice:
     """Random seed of the files that `max_clips` draws and of the confidence intervals."""
 
     def __post_init__(self):
-        for name in ("num_frames", "frame_stride", "clips_per_video", "max_clips", "size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}: must be at least 1")
+        names = ("num_frames", "frame_stride", "clips_per_video", "max_clips", "size")
+        check_at_least_one(**{name: getattr(self, name) for name in names})
         if self.crop and self.size is None:
             raise ValueError("crop cuts out a square of `size` pixels: give a size")
         if self.split not in ("all", "train", "valid"):

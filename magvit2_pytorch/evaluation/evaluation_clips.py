@@ -84,10 +84,7 @@ def find_files(
 
 
 def files_digest(files: Sequence[EvaluatedFile], with_times: bool = False) -> str:
-    """SHA-256 of file names and sizes, and `with_times` of modification times.
-
-    Detects other data without reading file contents.
-    """
+    """SHA-256 of file names and sizes, and `with_times` of modification times."""
     digest = hashlib.sha256()
     for file in sorted(files, key=lambda file: file.name):
         facts: list[str | int] = [file.name]
@@ -126,7 +123,12 @@ def _clips_of_video(
     size = resized_size(file.path, video.height, video.width, choice.size)
     spec = ClipSpec(num_frames=choice.num_frames, frame_stride=choice.frame_stride)
     number = first_clip
-    while number < (num_clips := _num_clips(video.num_frames, choice)):
+    while True:
+        start, stop = resolve_range(video.num_frames, choice.frame_range)
+        # Clips do not overlap.
+        num_clips = min(choice.clips_per_video, max((stop - start) // choice.span, 1))
+        if number >= num_clips:
+            return
         numbers = choose_clip(file.path, video, spec, choice.frame_range, number, num_clips)
         frames = video.try_read(numbers, size)
         if frames is None:  # damaged: decode it to find the frames that exist
@@ -137,12 +139,6 @@ def _clips_of_video(
         frames = _crop(frames, choice)
         yield Clip(file.name, "video", number, num_clips, numbers[0], fps, frames)
         number += 1
-
-
-def _num_clips(num_frames: int, choice: ClipChoice) -> int:
-    """Number of clips without overlap, at most `clips_per_video`."""
-    start, stop = resolve_range(num_frames, choice.frame_range)
-    return min(choice.clips_per_video, max((stop - start) // choice.span, 1))
 
 
 def _crop(frames: Frames, choice: ClipChoice) -> UInt8[Tensor, "t y x c"]:

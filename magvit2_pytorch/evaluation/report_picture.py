@@ -103,10 +103,7 @@ def _rgb(frames: Frames) -> UInt8[torch.Tensor, "t h w 3"]:
 
 
 def _draw(path: Path, title: str, examples: list[tuple[str, str, np.ndarray, np.ndarray]]) -> None:
-    """Draws originals, reconstructions and errors of all examples below each other.
-
-    Those of single frames are side by side.
-    """
+    """Draws originals, reconstructions and errors of all examples below each other."""
     from matplotlib.figure import Figure
 
     columns = max(3, *(len(real) for _, _, real, _ in examples))
