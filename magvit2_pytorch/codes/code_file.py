@@ -208,7 +208,7 @@ class ShardWriter:
         return written
 
     def flush(self) -> Path | None:
-        """Writes the collected videos, if any, as a new shard, atomically."""
+        """Writes the collected videos as a shard; `FileExistsError` if it is there."""
         if not self._videos:
             return None
         path = self.folder / str(self.name)

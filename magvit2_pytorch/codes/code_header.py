@@ -50,7 +50,7 @@ def file_state(path: str | os.PathLike) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class CodeHeader:
-    """Tokenizer and options that all videos of a file share."""
+    """Tokenizer and options of a file; equal ones give equal codes."""
 
     tokenizer: str = field(compare=False)
     """Name or path of the tokenizer, as the user gave it."""

@@ -125,9 +125,8 @@ class CodeModel:
     ) -> Int[np.ndarray, "j y x d"]:
         """Returns the digits of all codebooks, least significant first; once per model.
 
-        `code_bits` is called with the positions, the digit, the index of the bit in it, and the
-        probability of a 1 at each position, and returns the bits: an encoder writes them, a decoder
-        reads them.
+        `code_bits` gets positions, a digit, the index of the bit in it, and the probability of a 1
+        at each position, and returns the bits: an encoder writes them, a decoder reads them.
         """
         num_frames, height, width = grid
         order = np.add.outer(2 * np.arange(height), np.arange(width))
@@ -223,6 +222,7 @@ def num_bits(level: int) -> int:
 
 def modeled_levels(levels: tuple[int, ...]) -> tuple[int, ...]:
     """Levels of the modeled digits of a code, least significant first."""
+    # A code without digits (of a vector quantizer) has bits: its neighbours mean nothing.
     return levels if len(levels) > 1 else (2,) * num_bits(*levels)
 
 

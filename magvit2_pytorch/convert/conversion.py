@@ -68,10 +68,7 @@ def split_checkpoint(state: Tensors, source: str) -> Parts:
 def tokenizer_from_state(
     state: Tensors, source: str = "the state dict", **options: Any
 ) -> VideoTokenizer:
-    """The tokenizer with these tensors, copied; `source` names them in errors.
-
-    Options are those of `convert_checkpoint`; None stands for the default.
-    """
+    """The tokenizer with these tensors, copied; `source` names them in errors."""
     project = _find_project(state, source)
     options = {name: value for name, value in options.items() if value is not None}
     try:

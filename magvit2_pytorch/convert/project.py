@@ -195,11 +195,7 @@ PROJECTS: Registry[Project] = Registry("project")
 def group_by_prefix(
     state: Tensors, prefixes: Mapping[str, str]
 ) -> tuple[dict[str, Tensors], list[str]]:
-    """Tensors by part, and the names without a known prefix.
-
-    `prefixes` has the name of the part for each prefix; the first that fits counts. Names keep
-    their prefix.
-    """
+    """Tensors by the first known prefix's part, and names without one."""
     parts: dict[str, Tensors] = {part: {} for part in prefixes.values()}
     unknown = []
     for name, tensor in state.items():

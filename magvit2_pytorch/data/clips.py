@@ -274,11 +274,7 @@ def choose_clip(
     num_clips: int = 1,
     rng: random.Random | None = None,
 ) -> list[int]:
-    """Chooses the frame numbers of one of `num_clips` clips of a video.
-
-    Random with `rng`; otherwise clips are spread from the start to the end, and a single one is in
-    the middle. Raises `UnusableMedia` if the video is too short.
-    """
+    """The frame numbers of a clip; `UnusableMedia` in a short video."""
     bounds = resolve_range(video.num_frames, frame_range)
     position = number / (num_clips - 1) if num_clips > 1 else 0.5
     try:

@@ -118,8 +118,7 @@ def record_file(path: str | os.PathLike) -> None:
 def naming_dead_workers() -> Iterator[None]:
     """Turns torch's error about a dead worker into `DeadWorker`.
 
-    Torch raises it when a signal arrives, not only where a batch is asked for: put this around
-    all code that runs while a loader has workers.
+    Torch raises it when a signal arrives: put this around all code while a loader has workers.
     """
     try:
         yield

@@ -98,11 +98,7 @@ def files_digest(files: Sequence[EvaluatedFile], with_times: bool = False) -> st
 def iter_clips(
     files: Sequence[EvaluatedFile], choice: ClipChoice, channels: int, first_clip: int = 0
 ) -> Generator[Clip | SkippedFile, None, None]:
-    """Yields all clips of the files, one in memory at a time.
-
-    A file that cannot be used gives a `SkippedFile`. `first_clip` skips the clips before it in the
-    first file. A file can fail after some of its clips were yielded.
-    """
+    """Yields all clips of the files from `first_clip` of the first on."""
     for file in files:
         try:
             if media_kind(file.path) == "video":

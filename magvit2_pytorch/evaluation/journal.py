@@ -38,8 +38,7 @@ class EvaluationMismatch(EvaluationError):
 class Journal:
     """`clips.jsonl` of a folder: a header with settings, then lines.
 
-    Opening it continues an earlier run. Raises `EvaluationMismatch`, naming the differences, if the
-    header of that run differs, and `EvaluationError` if the file has another format.
+    Opening it continues an earlier run, or raises `EvaluationMismatch` if that was another one.
     """
 
     def __init__(self, folder: str | os.PathLike, header: dict[str, Any]):

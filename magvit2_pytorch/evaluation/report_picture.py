@@ -38,11 +38,7 @@ class Example(NamedTuple):
 def write_pictures(
     folder: Path, report: dict[str, Any], kind: str, examples: Iterable[Example]
 ) -> list[str]:
-    """Writes a picture of "videos" or "images" and returns its name.
-
-    Videos are also written as `videos-worst.mp4` and so on, with the original on the left, because
-    only a video shows flicker. Returns no name, and writes nothing, without examples.
-    """
+    """Writes a picture of a kind, and example videos; returns its name."""
     shown = []
     for example in examples:
         real, recon = _rgb(example.real), _rgb(example.recon)

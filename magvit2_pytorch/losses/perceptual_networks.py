@@ -77,10 +77,7 @@ def vgg16(blurred: bool = False) -> FeatureTrunk:
 
 
 def alexnet(blurred: bool = False) -> FeatureTrunk:
-    """AlexNet after each of its five convolutions (arXiv 1404.5997, one column).
-
-    If `blurred`, that of ST-LPIPS, with strides of 8 instead of 16 in total.
-    """
+    """AlexNet (arXiv 1404.5997) after its five convolutions; `blurred`: of ST-LPIPS."""
     first = nn.Conv2d(3, 64, 11, stride=1 if blurred else 4, padding=2)
     layers = [first, *[PaddedBlurPool(64)] * blurred, nn.ReLU(inplace=True)]
     taps, dim = [len(layers) - 1], 64

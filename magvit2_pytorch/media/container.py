@@ -145,11 +145,7 @@ def _elements(data: bytes) -> dict[bytes, bytes]:
 
 
 def choose_stream(streams: Iterable[Any]) -> Any:
-    """The stream that players choose, None if there is none.
-
-    That is the first with the default flag, or else the first, of those that can be decoded.
-    Cover pictures and thumbnails only count if there is nothing else.
-    """
+    """The stream that players choose, a picture last; None without one."""
 
     def rank(stream: Any) -> tuple[bool, bool, bool]:
         flags = stream.disposition
@@ -184,11 +180,7 @@ def demux(container: Any, stream: Any) -> Iterator[Any]:
 
 
 def decode(container: Any, stream: Any, packets: Iterator[Any] | None = None) -> Iterator[Any]:
-    """Yields the frames that can be decoded, in presentation order.
-
-    Packets that cannot be decoded give no frame; if the decoder has several threads, the first
-    such packet ends the iteration.
-    """
+    """Yields the frames that can be decoded, in presentation order."""
     import av
 
     context = stream.codec_context

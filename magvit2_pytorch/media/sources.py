@@ -133,11 +133,7 @@ def check_not_output(folder: Path, outputs: Collection[AnyPath]) -> None:
 
 
 def walk_inputs(folder: Path, outputs: Collection[AnyPath] = ()) -> Iterator[Path]:
-    """As `walk`, without folders that hold outputs of this library.
-
-    These are `outputs`, training runs, evaluations, corpora and caches. One line of the log names
-    each. The given folder itself is not left out.
-    """
+    """As `walk`, without folders below that hold outputs, which are logged."""
     written = _real_paths(outputs)
 
     def is_output(parent: str, files: Sequence[str]) -> bool:

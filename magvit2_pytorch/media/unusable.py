@@ -69,11 +69,7 @@ def decoding_errors(path: str | os.PathLike) -> Iterator[None]:
 
 
 class SkipLog:
-    """Files that a dataset skipped in all processes, with one warning each.
-
-    Worker processes return items and nothing else, so all of them append lines to one small
-    temporary file, and each process reads the lines of the others.
-    """
+    """Files that a dataset skipped in all processes, with one warning each."""
 
     def __init__(self):
         self.file = temporary_file(self, prefix="magvit2_skipped_")

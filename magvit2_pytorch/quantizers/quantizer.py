@@ -59,7 +59,10 @@ class Quantized(NamedTuple):
 
 
 class Quantizer(nn.Module, ABC):
-    """Maps latents to codes and back, in at least float32, despite autocast."""
+    """Maps latents to codes and back, in at least float32, despite autocast.
+
+    The total auxiliary loss is the sum of the `loss_terms`, weighted by `loss_weights`.
+    """
 
     latent_dim: int
     """Channels of the encoder output."""

@@ -303,10 +303,7 @@ class VideoTokenizer(Pretrained, nn.Module):
         return (codes, recon) if return_codes else recon
 
     def prepare(self, video: Tensor, check_values: bool = True) -> Video:
-        """Checked video `b c t h w`; an image becomes one frame.
-
-        Raises as `encode` does; `check_values` checks the value range as `tokenize` does.
-        """
+        """Checked video `b c t h w`; an image becomes one frame."""
         video = validate_video(video, self.config.channels, self.space_factor)
         if check_values and not video.is_meta:
             check_range(video)

@@ -158,10 +158,7 @@ class Tiling:
 
 
 def split_into_segments(layers: Iterable[StatefulLayer]) -> list[list[StatefulLayer]]:
-    """Groups of consecutive layers that run tile by tile; others alone.
-
-    A group norm may start a group: given the statistics of the frame, it is pointwise.
-    """
+    """Groups of consecutive layers that run tile by tile; others alone."""
     segments: list[list[StatefulLayer]] = []
     can_tile = False
     for layer in layers:

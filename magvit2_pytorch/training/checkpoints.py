@@ -185,10 +185,7 @@ class Checkpoints:
             )
 
     def save(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> Path:
-        """Writes a checkpoint named by `values["step"]`, then removes old ones.
-
-        Raises `CheckpointNotSaved`, which names the newest existing checkpoint.
-        """
+        """Writes a checkpoint named by `values["step"]`, then removes old ones."""
         step = values["step"]
         self._clean_up()
         try:
