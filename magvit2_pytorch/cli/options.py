@@ -140,10 +140,8 @@ class DeviceOptions:
     tile_size: int | Literal["auto"] | None = None
     """Compute frames in tiles of this many pixels to a side, or `auto` for the largest tiles that
     fit into memory. For frames that do not fit; results are equal up to rounding."""
-
     device: Device = "auto"
     """Device to compute on; auto uses a GPU if there is one."""
-
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     """Precision of the tokenizer's convolutions. bf16 is faster on hardware that supports it;
     about one code in 50 changes, and the codes decode as well. `auto` tries both on a few frames,

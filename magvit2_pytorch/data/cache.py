@@ -38,9 +38,7 @@ class CachedVideo:
     """A decoded video in a memory map, with the interface of `VideoFile`."""
 
     def __init__(self, frames: np.ndarray, times: Float[np.ndarray, " t"], fps: float):
-        self._frames = frames
-        self.times = times
-        self.fps = fps
+        self._frames, self.times, self.fps = frames, times, fps
         self.num_frames, self.height, self.width, self.channels = frames.shape
 
     def read(self, indices: Sequence[int], size: tuple[int, int] | None = None) -> Frames:

@@ -33,31 +33,23 @@ class ClipSpec(Options):
 
     num_frames: int = 17
     """Frames per clip; 1 + a multiple of the tokenizer's time factor. Images have one."""
-
     fps: float | int | None = None
     """Frames per second of the clip: takes the frames nearest in time, so a slower video
     repeats some. None takes frames by number."""
-
     frame_stride: int | None = None
     """Takes every n-th frame, whatever the frame rate; 1 unless `fps` is given."""
-
     image_size: int | tuple[int, int] = 128
     """Height and width of the clip in pixels, or one number for both."""
-
     channels: int = 3
     """1 grey, 3 RGB, 4 RGB and opacity."""
-
     flip: bool = False
     """Mirrors training clips left to right with probability 1/2."""
-
     random_scale: tuple[float | int, float | int] | None = None
     """In training, first enlarges the frame by a random factor from this range (at least 1), so
     that the crop shows a part of it."""
-
     tubelet: tuple[int, int, int] | None = None
     """In training, a random part of the clip of this many frames, rows and columns takes the place
     of the clip."""
-
     pad_short: bool = False
     """Repeats the last frame of videos that are shorter than a clip, instead of skipping
     them."""

@@ -153,8 +153,7 @@ class VideoDataset(MediaDataset):
         check_frame_range(frame_range)
         check_at_least_one(clips_per_video=clips_per_video)
         super().__init__(source, spec or ClipSpec(), train=train, seed=seed)
-        self.clips_per_video = clips_per_video
-        self.frame_range = frame_range
+        self.clips_per_video, self.frame_range = clips_per_video, frame_range
         self.cache = FrameCache(cache_dir, cache_max_gb) if cache_dir is not None else None
         self._files: dict[Path, VideoFile] = {}
         self._cached: dict[Path, CachedVideo | None] = {}

@@ -17,7 +17,6 @@ class DiscriminatorOutput(NamedTuple):
 
     logits: tuple[Float[Tensor, "b ..."], ...]
     """One tensor per view, with a logit per clip, frame or patch. At least float32."""
-
     features: tuple[Float[Tensor, "..."], ...]
     """Hidden maps of all views, from shallow to deep layers, for feature matching."""
 

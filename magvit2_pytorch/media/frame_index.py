@@ -42,19 +42,14 @@ class FrameIndex:
     pts: np.ndarray | None
     """Presentation times in ticks of `time_base`, increasing; None if the file's times do not
     increase, in which case frames are found by counting from the start."""
-
     keyframes: np.ndarray
     """Ticks at which decoding can start, increasing; empty if seeking is not exact."""
-
     times: np.ndarray
     """Presentation time of each frame, in seconds from the first."""
-
     fps: float
     """Mean frame rate; that of the container if there is only one frame."""
-
     last_s: float
     """Seconds that the last frame is shown."""
-
     decoded: bool
     """True if the index comes from decoded frames, and so is certain to be right."""
 

@@ -134,8 +134,7 @@ class VideoFile:
     ):
         check_channels(channels)
         self.path = str(as_path(path))
-        self.channels = channels
-        self.square_pixels = square_pixels
+        self.channels, self.square_pixels = channels, square_pixels
         self.num_threads = num_threads
         """Number of decoder threads; by default this process's share of the cores, at most 8."""
 

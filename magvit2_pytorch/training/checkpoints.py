@@ -102,9 +102,7 @@ class Checkpoints:
     """A folder of checkpoints, such as `step-1000`, and the `best`."""
 
     def __init__(self, folder: Path, keep: int | None = None, best: Best = Task.best):
-        self.folder = folder
-        self.keep = keep
-        self.best = best
+        self.folder, self.keep, self.best = folder, keep, best
         self._saved: dict[str, Any] | None = None
         """Values of the checkpoint that was written last."""
 

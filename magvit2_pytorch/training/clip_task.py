@@ -66,10 +66,8 @@ class Objective:
         config: TrainingConfig,
         perceptual: nn.Module | None = None,
     ):
-        self.quantizer = quantizer
-        self.config = config
+        self.quantizer, self.config, self.perceptual = quantizer, config, perceptual
         self.reconstruction_loss = RECONSTRUCTION_LOSSES[config.reconstruction_loss]
-        self.perceptual = perceptual
 
     def __call__(
         self, real: Video, out: Reconstruction, step: int, generator: torch.Generator | None = None

@@ -32,10 +32,8 @@ class AdversarialStep(NamedTuple):
     adversarial_gradient: Float[Tensor, "b c t h w"] | None
     """Gradient of the unweighted adversarial loss with respect to the reconstruction; None before
     `adversarial_start_step`."""
-
     feature_matching_gradient: Float[Tensor, "b c t h w"] | None
     """Gradient of the weighted feature matching loss; None if it is not used."""
-
     measured: dict[str, Tensor | float]
     """Losses of generator and discriminator, mean logits and weights, for the log."""
 

@@ -45,8 +45,7 @@ class Autoencoder(nn.Module):
 
     def __init__(self, tokenizer: VideoTokenizer, precision: Precision = "fp32"):
         super().__init__()
-        self.tokenizer = tokenizer
-        self.precision = precision
+        self.tokenizer, self.precision = tokenizer, precision
 
     def forward(self, video: Video, cond: Float[Tensor, "b e"] | None = None) -> Reconstruction:
         with autocast(video.device, self.precision):
