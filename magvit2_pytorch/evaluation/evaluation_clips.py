@@ -59,18 +59,24 @@ def find_files(
 ) -> list[EvaluatedFile]:
     """Files to evaluate, sorted by name, or in random order for `max_clips`.
 
-    The order does not depend on the order on disk. For a split, `held_out` is the record of the
-    training run. Raises as `find_media` does, and `ValueError`
-    if a split is requested and there are fewer than two files of a kind.
+    For a split, `held_out` is the record of the training run. Raises as `find_media` does, and
+    `ValueError` if a split is requested and there are fewer than two files of a kind.
     """
-    by_kind: list[list[Path]] = []
+    by_kind: dict[MediaKind, list[Path]] = {}
     for kind in SUFFIXES:
         with suppress(ValueError):  # a folder with files of the other kind only
-            by_kind.append(find_media(source, kind, beside=SUFFIXES))
+            by_kind[kind] = find_media(source, kind, beside=SUFFIXES)
     if not by_kind:
         find_media(source, "video")  # raises an error that says what the folder contains
-    held_out = held_out or {}
-    paths = [path for files in by_kind for path in _split_side(source, files, choice, held_out)]
+    held_out, paths = held_out or {}, []
+    for kind, files in by_kind.items():
+        if choice.split != "all":
+            records = (kind, ADDED_IMAGES) if kind == "image" else (kind,)
+            recorded = {name for record in records for name in held_out.get(record, ())}
+            fraction, seed = choice.valid_frac, choice.random_split_seed
+            train, valid = split_media(source, kind, files, fraction, seed, recorded)
+            files = train if choice.split == "train" else valid
+        paths += files
     if not paths:
         raise ValueError(f"the training run holds out all files of {source}: there are no others")
     is_folder = isinstance(source, AnyPath) and as_path(source).is_dir()
@@ -144,16 +150,3 @@ def _crop(frames: Frames, choice: ClipChoice) -> UInt8[Tensor, "t y x c"]:
     window = choose_window(*frames.shape[1:3], spec, None)
     # A view would keep the whole frames in memory.
     return crop(frames, window, spec.size).clone()
-
-
-def _split_side(
-    source: Source, paths: list[Path], choice: ClipChoice, held_out: HeldOut
-) -> list[Path]:
-    if choice.split == "all":
-        return paths
-    kind = media_kind(paths[0])
-    added = held_out.get(ADDED_IMAGES, ()) if kind == "image" else ()
-    recorded = {*held_out.get(kind, ()), *added}
-    fraction, seed = choice.valid_frac, choice.random_split_seed
-    train, valid = split_media(source, kind, paths, fraction, seed, recorded)
-    return train if choice.split == "train" else valid
