@@ -100,6 +100,13 @@ def check_known(
         raise ValueError(f"{owner} has no option {option!r}: {hint}")
 
 
+def check_at_least_one(**counts: int | None) -> None:
+    """Raises `ValueError` on the first number below 1; None passes."""
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise ValueError(f"{name} is {count}: give at least 1")
+
+
 class Options:
     """Base of frozen dataclasses of options, which round-trip through plain JSON."""
 

@@ -97,12 +97,6 @@ class NotFinite(ValueError):
     """Latents or a condition with NaN or infinity."""
 
 
-def check_at_least_one(name: str, count: int | None) -> None:
-    """Raises `ValueError` on a number below 1, which would slice; None passes."""
-    if count is not None and count < 1:
-        raise ValueError(f"{name} is {count}: give at least 1")
-
-
 def check_tensor(x: Any, name: str) -> None:
     """Raises `TypeError` on arrays, pictures and lists."""
     if not isinstance(x, Tensor):

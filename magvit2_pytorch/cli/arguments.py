@@ -8,7 +8,7 @@ a field, or from the type: `Annotated[str, "the help"]`.
 """
 
 import ast
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from importlib import import_module
 from inspect import Parameter, getsource, signature
@@ -42,21 +42,20 @@ def add_function(
     for name, parameter in signature(function).parameters.items():
         if name in skip:
             continue
+        arguments = [parameter]
         if is_dataclass(parameter.annotation):
             texts = _field_texts(parameter.annotation)
             for field, text in texts.items():
                 for other in texts:
                     text = text.replace(f"`{other}`", f"--{other}")
                 help_of[field] = text
-        for argument in _arguments(parameter):
+            arguments = signature(parameter.annotation).parameters.values()
+        for argument in arguments:
             _add_argument(parser, argument, help_of.get(argument.name))
 
 
 def call_function(function: Callable[..., int], values: Mapping[str, Any]) -> int:
-    """Calls a function with parsed values of its arguments.
-
-    Raises `UsageError` if a dataclass of options refuses its values.
-    """
+    """Calls a function with parsed values; `UsageError` if options refuse theirs."""
     positional, keywords = [], {}
     for name, parameter in signature(function).parameters.items():
         if is_dataclass(parameter.annotation):
@@ -78,10 +77,7 @@ def add_fields(
     prefix: str = "",
     skip: Iterable[str] = (),
 ) -> None:
-    """Adds an option for each dataclass field, with defaults from `defaults`.
-
-    The option is --`prefix``name` and stands under `section` in files.
-    """
+    """Adds an option --`prefix``name` under `section` for each dataclass field."""
     help_of = _field_texts(config)
     for field in fields(config):
         if field.name not in skip:
@@ -124,14 +120,6 @@ def _field_texts(config: type) -> dict[str, str]:
     for cls in reversed(config.__mro__[:-1]):
         texts |= _texts(parse_from_object(cls))
     return texts
-
-
-def _arguments(parameter: Parameter) -> Iterator[Parameter]:
-    """The parameter, or the fields of its dataclass."""
-    if is_dataclass(parameter.annotation):
-        yield from signature(parameter.annotation).parameters.values()
-    else:
-        yield parameter
 
 
 def _add_argument(parser: ArgumentParser, parameter: Parameter, text: str | None) -> None:

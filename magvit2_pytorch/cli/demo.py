@@ -107,14 +107,7 @@ def _print_sharpened(figures: dict[str, list[dict[str, Any]]], folder: Path) -> 
     print(f"Wrote {folder}/sharp/: tokenizer/, metrics.json and a picture of each clip")
 
 
-def film(
-    film: str,
-    /,
-    *,
-    output: str,
-    options: "FilmOptions",
-    rules: "ShotRules",
-) -> int:
+def film(film: str, /, *, output: str, options: "FilmOptions", rules: "ShotRules") -> int:
     """Makes new scenes of one film: shots, tokenizer, codes, generator, scenes.
 
     Black frames, fades, still cards and short shots are left out. The end of each shot is held out

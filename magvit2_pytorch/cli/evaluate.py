@@ -38,14 +38,11 @@ class NetworkOptions:
     """Weights of the LPIPS or ST-LPIPS network, or of torchvision's vgg16 or alexnet, for a
     perceptual distance and Fréchet distances of its features; or torchvision:vgg16, which downloads
     them."""
-
     perceptual_heads: str | None = None
     """File of the LPIPS heads for that network, or torchmetrics for the heads in that package."""
-
     i3d: str | None = None
     """I3D as TorchScript, for the Fréchet video distance. Such a file is a program: use only one
     that you trust."""
-
     fvd_protocol: Literal["stylegan-v", "logits"] | None = None
     """Protocol of its features: stylegan-v (400 features, return_features=True) or logits."""
 

@@ -50,10 +50,7 @@ class Process(NamedTuple):
 
 
 def current_process() -> Process:
-    """Reads RANK, WORLD_SIZE and LOCAL_RANK; without them this is the only process.
-
-    Raises `UserError` if they are not numbers, or if the rank is not below the world size.
-    """
+    """The process by RANK, WORLD_SIZE and LOCAL_RANK, or the only one."""
     defaults = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": os.environ.get("RANK", "0")}
     values = {name: os.environ.get(name) or default for name, default in defaults.items()}
     if not all(text.isdecimal() for text in values.values()):
@@ -103,10 +100,7 @@ def plan_jobs(
 
 
 def plan_media_jobs(inputs: Sequence[str], output: str) -> list[Job]:
-    """Jobs from videos and images to files of the same kind.
-
-    Raises as `plan_jobs` does.
-    """
+    """Jobs from videos and images to files of the same kind."""
     from magvit2_pytorch.media.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES
     from magvit2_pytorch.pipelines import media_file
 
@@ -198,9 +192,8 @@ def run_jobs(jobs: Sequence[Job], work: Callable[[Job, FrameCallback], str]) -> 
 
     A file that cannot be used or written is named on stderr and skipped. The status is 0 if at
     least one file succeeded and every output could be written; if the only file fails, that is an
-    error. A full disk ends the run, as no other output would fit. Like Ctrl-C, SIGTERM raises an
-    exception (`SystemExit`), so that no partial file stays behind. Partial files of killed runs are
-    removed.
+    error. A full disk ends the run. Like Ctrl-C, SIGTERM raises an exception (`SystemExit`): no
+    partial file stays behind. Partial files of killed runs are removed.
     """
     from magvit2_pytorch.atomic import remove_abandoned
     from magvit2_pytorch.functional import NotFinite

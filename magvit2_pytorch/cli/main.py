@@ -103,7 +103,17 @@ def _run_and_report(args: list[str], debug: bool) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            return _run(args)
+            if args and args[0] in TRAINING:
+                args = [args[0], *TRAINING[args[0]].files_first(args[1:])]
+            parser = build_parser(args)
+            parsed = parser.parse_args(args)
+            name = parsed.subcommand
+            if name is None:
+                parser.print_help()
+                return 2
+            if name in TRAINING:
+                return TRAINING[name].run(parsed[name])
+            return call_function(COMMANDS[name], vars(parsed[name]))
     except SystemExit as error:  # from the parser, which has printed help, version or the error
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     except KeyboardInterrupt:
@@ -121,20 +131,6 @@ def _run_and_report(args: list[str], debug: bool) -> int:
 def _show_warning(message: Warning | str, *args: object, **kwargs: object) -> None:
     """Prints a warning as one line, without its source line."""
     print(f"magvit2: warning: {message}", file=sys.stderr)
-
-
-def _run(args: list[str]) -> int:
-    if args and args[0] in TRAINING:
-        args = [args[0], *TRAINING[args[0]].files_first(args[1:])]
-    parser = build_parser(args)
-    parsed = parser.parse_args(args)
-    name = parsed.subcommand
-    if name is None:
-        parser.print_help()
-        return 2
-    if name in TRAINING:
-        return TRAINING[name].run(parsed[name])
-    return call_function(COMMANDS[name], vars(parsed[name]))
 
 
 def build_parser(args: Sequence[str]) -> ArgumentParser:

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -35,11 +35,7 @@ def user_errors(
     to: type[UserError] = UserError,
     prefix: str = "",
 ) -> Iterator[None]:
-    """Converts exceptions of `kind` into `UserError` or `UsageError`.
-
-    The library raises `ValueError` for mistakes of the user; put this around the calls where
-    `ValueError` can mean nothing else, and never around a whole command.
-    """
+    """Converts exceptions of `kind`, the user's mistakes, into `UserError` or `UsageError`."""
     try:
         yield
     except kind as error:
@@ -144,10 +140,8 @@ class DeviceOptions:
     tile_size: int | Literal["auto"] | None = None
     """Compute frames in tiles of this many pixels to a side, or `auto` for the largest tiles that
     fit into memory. For frames that do not fit; results are equal up to rounding."""
-
     device: Device = "auto"
     """Device to compute on; auto uses a GPU if there is one."""
-
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     """Precision of the tokenizer's convolutions. bf16 is faster on hardware that supports it;
     about one code in 50 changes, and the codes decode as well. `auto` tries both on a few frames,
@@ -173,16 +167,12 @@ class ComputeOptions(DeviceOptions):
     def load(
         self, model: str, needs_codes: bool = False
     ) -> "tuple[AnyTokenizer, TokenizerId, Inference]":
-        """The tokenizer, its ID, and these options for the library.
-
-        Raises `UserError` if the tokenizer does not support files or these options.
-        """
+        """The tokenizer, its ID, and these options; raises `UserError`."""
         tokenizer, tokenizer_id = load_tokenizer(model, self.device)
         from magvit2_pytorch.pipelines.fingerprint import check_supports_files
         from magvit2_pytorch.pipelines.inference import Inference, choose_precision
 
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        del values["device"]
+        values = {name: value for name, value in vars(self).items() if name != "device"}
         asked = self.num_tokens
         values["num_tokens"] = int(asked) if asked is not None and asked.isdecimal() else asked
         with user_errors():
@@ -220,8 +210,8 @@ class UpscaleOptions(ChunkOptions, DeviceOptions):
         upscaler = self.load_upscaler(model)
         from magvit2_pytorch.pipelines.inference import Inference
 
-        names = (field.name for field in fields(self) if field.name != "device")
-        inference = Inference(**{name: getattr(self, name) for name in names})
+        values = {name: value for name, value in vars(self).items() if name != "device"}
+        inference = Inference(**values)
         with user_errors():
             inference.check(upscaler)
         return upscaler, inference

@@ -76,9 +76,15 @@ def tokenize(
     check_counts(size=size)
     _check_shards(shard_mb, retry_failed, output)
     find_tokenizer(model)
+    from magvit2_pytorch.codes.code_file import CODE_SUFFIX
     from magvit2_pytorch.codes.views import View, parse_views
+    from magvit2_pytorch.media.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
-    jobs = _plan_jobs(inputs, output, in_shards=shard_mb is not None)
+    def suffix(source: Path) -> str:
+        # In a corpus, inputs keep their full name.
+        return CODE_SUFFIX if shard_mb is None else source.suffix + CODE_SUFFIX
+
+    jobs = plan_jobs(inputs, output, VIDEO_SUFFIXES + IMAGE_SUFFIXES, suffix, [CODE_SUFFIX])
     process = current_process()
     if computing.device != "cpu":
         process.select_gpu()
@@ -94,17 +100,6 @@ def tokenize(
             views=chosen, max_shard_bytes=max(round(shard_mb * 1e6), 1), retry_failed=retry_failed
         )
         return _tokenize_to_shards(tokenizer, jobs, as_path(output), process, options)
-
-
-def _plan_jobs(inputs: list[str], output: str, in_shards: bool) -> list[Job]:
-    from magvit2_pytorch.codes.code_file import CODE_SUFFIX
-    from magvit2_pytorch.media.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-
-    def suffix(source: Path) -> str:
-        # In a corpus, inputs keep their full name.
-        return source.suffix + CODE_SUFFIX if in_shards else CODE_SUFFIX
-
-    return plan_jobs(inputs, output, VIDEO_SUFFIXES + IMAGE_SUFFIXES, suffix, [CODE_SUFFIX])
 
 
 def _check_shards(shard_mb: float | None, retry_failed: bool, output: str) -> None:
@@ -129,25 +124,28 @@ def _work_on_files(
     views: "Sequence[View]",
 ) -> tuple[list[Job], Callable[[Job, FrameCallback], str]]:
     """Jobs for all views of all inputs, and the function for one."""
-    view_of = {_view_job(job, view): view for job in jobs for view in views}
-    from magvit2_pytorch.codes.code_file import write_codes
+    from magvit2_pytorch.codes.code_file import CODE_SUFFIX, write_codes
     from magvit2_pytorch.pipelines.files import code_header, tokenize_file
 
+    view_of = {}
+    for job in jobs:
+        name = job.target.name
+        stem, suffix = name[: -len(CODE_SUFFIX)], name[-len(CODE_SUFFIX) :]
+        for view in views:
+            view_of[Job(job.source, job.target.with_name(view.path(stem) + suffix))] = view
     header = code_header(tokenizer, **options)
 
     def work(job: Job, on_frames: FrameCallback) -> str:
         view = view_of[job]
-        video = _existing(job, view, header)
-        exists = video is not None
-        if not exists:
-            codes, video = tokenize_file(
-                tokenizer, job.source, on_frames=on_frames, view=view, **options
-            )
+        video, ending = _existing(job, view, header), ", already there"
+        if video is None:
+            options_of_file = dict(on_frames=on_frames, view=view, **options)
+            codes, video = tokenize_file(tokenizer, job.source, **options_of_file)
             write_codes(job.target, codes, video)
+            ending = ""
         shape = " x ".join(map(str, video.shape))
         size = f"{video.width} x {video.height}"
-        text = f"{frame_count(video.num_frames)}, {size}, to {shape} codes"
-        return f"{text}, already there" if exists else text
+        return f"{frame_count(video.num_frames)}, {size}, to {shape} codes{ending}"
 
     return list(view_of), work
 
@@ -173,11 +171,7 @@ def _tokenize_to_shards(
     process: Process,
     options: dict[str, Any],
 ) -> int:
-    """Tokenizes this process's share to shards.
-
-    Ctrl-C writes the codes that are ready. The status is 1 if this is the only process and every
-    input it tried failed.
-    """
+    """Tokenizes this process's share to shards; Ctrl-C writes what is ready."""
     from magvit2_pytorch.codes.code_file import CODE_SUFFIX
     from magvit2_pytorch.pipelines.corpus import MANIFEST, CorpusMismatch, tokenize_corpus
 
@@ -200,15 +194,6 @@ def _tokenize_to_shards(
     failed = f", {len(report.failed)} failed" * bool(report.failed)
     print(f"{process.prefix}{folder}: {report.num_done} done{failed}; see {folder / MANIFEST}")
     return 1 if process.is_single and report.failed and not report.num_done else 0
-
-
-def _view_job(job: Job, view: "View") -> Job:
-    """The job of a view, with its name before the file's suffix."""
-    from magvit2_pytorch.codes.code_file import CODE_SUFFIX
-
-    name = job.target.name
-    stem, suffix = name[: -len(CODE_SUFFIX)], name[-len(CODE_SUFFIX) :]
-    return job._replace(target=job.target.with_name(view.path(stem) + suffix))
 
 
 def _existing(job: Job, view: "View", header: "CodeHeader") -> "CodedVideo | None":

@@ -1,6 +1,6 @@
 """`magvit2 train`, `train-generator` and `train-sr`: train a model of each kind."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from magvit2_pytorch.atomic import as_path
@@ -97,8 +97,7 @@ def train(
         dataset_type=options.type,
         image_folder=images,
     )
-    names = ("output", "type", "device", "images", "init_from")
-    run = {"data": data, "preset": preset} | {name: getattr(options, name) for name in names}
+    run = dict(data=data, preset=preset)
     return run_training(trainer, options, "tokenizer", model.to_dict(), training, **run)
 
 
@@ -142,8 +141,7 @@ def _options_of(source: str) -> tuple[dict[str, Any], dict[str, Any]]:
     with user_errors(prefix=f"cannot start from {source}"):
         config = VideoTokenizer.from_pretrained(find_tokenizer(source, "--init_from")).config
     equal = (name for name in PRESETS if TokenizerConfig(**preset(name)) == config)
-    options = {field.name: getattr(config, field.name) for field in fields(config)}
-    return options, next(map(recipe, equal), {})
+    return dict(vars(config)), next(map(recipe, equal), {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,9 +193,8 @@ def train_generator(
     trainer = options.make_trainer(
         GeneratorTrainer, generator, training=training, dataset_folder=codes
     )
-    names = ("output", "device", "class_conditional")
-    run = {"codes": codes, "preset": preset} | {name: getattr(options, name) for name in names}
     shown = {name: value for name, value in model.items() if name != "kind"}
+    run = dict(codes=codes, preset=preset)
     return run_training(trainer, options, "generator", shown, training, **run)
 
 
@@ -289,8 +286,7 @@ def train_sr(
         dataset_folder=data,
         dataset_type=options.type,
     )
-    run = {"data": data, "tokenizer": tokenizer, "preset": preset}
-    run |= {name: getattr(options, name) for name in ("output", "type", "device")}
+    run = dict(data=data, tokenizer=tokenizer, preset=preset)
     skip = _upscaler_kind(preset).skip
     return run_training(trainer, options, "upscaler", model.to_dict(), training, skip, **run)
 

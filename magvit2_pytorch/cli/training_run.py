@@ -1,13 +1,12 @@
 """Training commands: presets, configuration files, and the run.
 
-Model options are the fields of a model's configuration, as --model.NAME; training options are those
-of its training configuration, as --NAME. In a file they stand under `model:` and `training:`, as in
-a preset.
+Model options are the fields of a model's configuration, as --model.NAME; training options those of
+its training configuration, as --NAME. In a file they stand under `model:` and `training:`.
 """
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
 CONFIG_FILE = "config.yaml"
 FROM_OUTPUT = ("results_folder", "checkpoints_folder")
 """Training options that --output determines."""
+OF_ONE_START = ("resume", "dry_run", "wandb", "minutes")
+"""Options of a command that config.yaml leaves out: of one start, or of training too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +75,8 @@ class TrainOptions:
         """The trainer of a new or resumed run; raises `UserError`."""
         on_cpu = self.device != "auto" and find_device(self.device) == "cpu"
         data["accelerate_kwargs"] = {"cpu": True} if on_cpu else None
-        data |= {field.name: getattr(training, field.name) for field in fields(training)}
         with user_errors():
-            trainer = cls(*models, **data)
+            trainer = cls(*models, **data, **vars(training))
             if self.resume is not None:
                 trainer.resume(self.resume)
         return trainer
@@ -222,8 +222,9 @@ def run_training(
 ) -> int:
     """Trains into the folder `result`, or does a dry run.
 
-    Writes the options of model, training (but for `skip`) and command (`others`) in the form of a
-    preset, for --config. Raises `UserError` where training cannot go on.
+    Writes the options of model, training (but for `skip`) and command (`others` and those that do
+    not say how to run it) in the form of a preset, for --config. Raises `UserError` where training
+    cannot go on.
     """
     import yaml
 
@@ -239,7 +240,8 @@ def run_training(
         return 0
     if trainer.accelerator.is_main_process:
         values = {n: v for n, v in training.to_dict().items() if n not in skip}
-        sections = others | {"model": model, "training": values}
+        command = {n: v for n, v in vars(options).items() if n not in OF_ONE_START}
+        sections = others | command | {"model": model, "training": values}
         with replacing(folder / CONFIG_FILE) as part:
             text = yaml.safe_dump(sections, sort_keys=False, allow_unicode=True)
             part.write_text(text, encoding="utf-8")

@@ -3,9 +3,7 @@
 A code file is a safetensors file. It holds a tensor for each video, "000000", "000001" and so on,
 of any shape and in the smallest integer type that fits the codebook. Its metadata are JSON texts:
 the header, an entry for each video under the name of its tensor, with the CRC-32 of its codes, and
-the CRC-32 of these texts. Opening a file reads no codes, and reading a part of a video reads no
-more than this part. Loading never executes code. The format has a version; files of a newer version
-are refused.
+the CRC-32 of these texts. Opening a file reads no codes. Files of a newer version are refused.
 """
 
 import json
@@ -25,6 +23,7 @@ from safetensors.numpy import save_file
 
 from magvit2_pytorch.atomic import as_path, replacing
 from magvit2_pytorch.codes.code_header import CodedVideo, CodeHeader, VideoCodes, from_json, to_json
+from magvit2_pytorch.config import check_at_least_one
 from magvit2_pytorch.media.unusable import UnusableMedia
 from magvit2_pytorch.version import __version__
 from magvit2_pytorch.weights import default_file_mode
@@ -46,9 +45,8 @@ class DamagedCodes(UnusableMedia):
 class CodeFile:
     """Metadata of all videos in a file; `read` reads their codes.
 
-    Raises `DamagedCodes` if the file is truncated, has other metadata than were written or is not
-    a code file, and another `UnusableMedia` (a `ValueError`) if it is missing or written by a newer
-    version of this library.
+    Raises `DamagedCodes`, or another `UnusableMedia` (a `ValueError`) if the file is missing or
+    written by a newer version of this library.
     """
 
     header: CodeHeader
@@ -114,8 +112,7 @@ class CodeFile:
 def read_codes(path: str | os.PathLike) -> tuple[VideoCodes, CodedVideo]:
     """Reads codes, as int64, and metadata of a file with one video.
 
-    Raises `UnusableMedia` (a `ValueError`) if the file is missing, damaged, not a code file,
-    written by a newer version of this library, or holds several videos.
+    Raises `UnusableMedia` (a `ValueError`) if it holds several, and as `CodeFile` does.
     """
     file = CodeFile(path)
     if len(file.videos) != 1:
@@ -131,10 +128,7 @@ def load_codes(
     start: int = 0,
     stop: int | None = None,
 ) -> VideoCodes:
-    """Reads a part of codes of known shape and type, as int64.
-
-    `start` and `stop` are along the first axis. The file stays open for the next part.
-    """
+    """Reads a part of codes, along the first axis, as int64."""
     part = range(*slice(start, stop).indices(shape[0]))
     with _reading_errors(path):
         stat = os.stat(path)
@@ -152,10 +146,7 @@ def load_codes(
 
 
 def write_codes(path: str | os.PathLike, codes: VideoCodes, video: CodedVideo) -> None:
-    """Writes the codes of one video atomically; creates the folder if needed.
-
-    Raises `ValueError` if codes and metadata do not match.
-    """
+    """Writes the codes of one video; `ValueError` if metadata do not match."""
     _write(as_path(path), video.header, [_prepare(codes, video)])
 
 
@@ -187,8 +178,7 @@ class ShardWriter:
     """
 
     def __init__(self, folder: str | os.PathLike, first: ShardName, max_bytes: int):
-        if max_bytes < 1:
-            raise ValueError(f"max_bytes is {max_bytes}: give at least 1")
+        check_at_least_one(max_bytes=max_bytes)
         self.folder = as_path(folder)
         self.name = first
         self.max_bytes = max_bytes
@@ -218,10 +208,7 @@ class ShardWriter:
         return written
 
     def flush(self) -> Path | None:
-        """Writes the collected videos, if any, as a shard, atomically.
-
-        Raises `FileExistsError` if another process writes shards of the same names.
-        """
+        """Writes the collected videos as a shard; `FileExistsError` if it is there."""
         if not self._videos:
             return None
         path = self.folder / str(self.name)

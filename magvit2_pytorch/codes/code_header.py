@@ -50,11 +50,7 @@ def file_state(path: str | os.PathLike) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class CodeHeader:
-    """Tokenizer and options that all videos of a file share.
-
-    Headers are equal if the same tokenizer and options gave the codes: then equal files have equal
-    codes.
-    """
+    """Tokenizer and options of a file; equal ones give equal codes."""
 
     tokenizer: str = field(compare=False)
     """Name or path of the tokenizer, as the user gave it."""
@@ -186,10 +182,7 @@ def to_json(metadata: CodeHeader | CodedVideo, **more: Any) -> str:
 def from_json(
     cls: type[CodeHeader] | type[CodedVideo], values: Mapping[str, Any], **more: Any
 ) -> CodeHeader | CodedVideo:
-    """Inverse of `to_json`; `ValueError` if keys are missing or unknown.
-
-    Keys with a default may be missing.
-    """
+    """Inverse of `to_json`; `ValueError` if keys are missing or unknown."""
     if not isinstance(values, dict):
         raise ValueError(f"metadata are {values!r}, not a JSON object")
     values = to_tuples(values) | more

@@ -46,11 +46,10 @@ Positions = tuple[int, Int[np.ndarray, " n"], Int[np.ndarray, " n"]]
 class BitModel:
     """Logistic regression on neighbouring values and context counters.
 
-    Each kind of bit has its own weights. The probability that a bit is 1 is the logistic function
-    of a weighted sum of `num_values` values (the digits of neighbours) and of the logits of
-    `NUM_CONTEXTS` counters, each of which counts how often the bit was 1 in the same context. Every
-    bit updates the weights with one AdaGrad step on its code length: logistic mixing, as in the PAQ
-    family of compressors.
+    The probability that a bit is 1 is the logistic function of a weighted sum of `num_values`
+    values (the digits of neighbours) and of the logits of `NUM_CONTEXTS` counters, each of which
+    counts how often the bit was 1 in the same context. Each kind of bit has its own weights. Every
+    bit updates them with one AdaGrad step on its code length, as in the PAQ family of compressors.
 
     Encoder and decoder must agree to the last bit, on any two machines. All numbers are therefore
     multiples of powers of two, so small that sums are exact in any order; the only operations that
@@ -126,9 +125,8 @@ class CodeModel:
     ) -> Int[np.ndarray, "j y x d"]:
         """Returns the digits of all codebooks, least significant first; once per model.
 
-        `code_bits` is called with the positions, the digit, the index of the bit in it, and the
-        probability of a 1 at each position, and returns the bits: an encoder writes them, a decoder
-        reads them.
+        `code_bits` gets positions, a digit, the index of the bit in it, and the probability of a 1
+        at each position, and returns the bits: an encoder writes them, a decoder reads them.
         """
         num_frames, height, width = grid
         order = np.add.outer(2 * np.arange(height), np.arange(width))
@@ -223,11 +221,8 @@ def num_bits(level: int) -> int:
 
 
 def modeled_levels(levels: tuple[int, ...]) -> tuple[int, ...]:
-    """Levels of the modeled digits of a code, least significant first.
-
-    A code without digits (of a vector quantizer) is modeled by its bits: a tree over the codebook
-    would be large, and neighbouring numbers mean nothing.
-    """
+    """Levels of the modeled digits of a code, least significant first."""
+    # A code without digits (of a vector quantizer) has bits: its neighbours mean nothing.
     return levels if len(levels) > 1 else (2,) * num_bits(*levels)
 
 

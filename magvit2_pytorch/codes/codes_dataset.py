@@ -1,8 +1,4 @@
-"""Dataset of stored codes, to train a generator on.
-
-`magvit2 tokenize` writes the codes. An item is a whole video or a window of a fixed number of
-latent frames, the first axis of its codes. Only the files are needed, no tokenizer.
-"""
+"""Dataset of stored codes, to train a generator on."""
 
 import math
 import os
@@ -22,6 +18,7 @@ from magvit2_pytorch.codes.code_file import (
     load_codes,
 )
 from magvit2_pytorch.codes.code_header import CodedVideo, CodeHeader, VideoCodes
+from magvit2_pytorch.config import check_at_least_one
 from magvit2_pytorch.media.sources import walk
 
 # Some 40 bytes per video: a corpus may have millions, and every worker holds all rows.
@@ -58,12 +55,11 @@ class CodesItem(NamedTuple):
 class CodesDataset(Dataset):
     """Videos or windows of videos from a folder of stored codes.
 
-    The folder holds shards, code files, or both. Without `num_latent_frames` an item is a whole
-    video. With it, an item is a window of that many latent frames. Windows start every `stride`
-    latent frames (default: `num_latent_frames`); a rest at the end of a video that is too short
-    for a window is left out. Only a window with `start` 0 contains the latent of a single frame.
-    Items are sorted by path, then by time, and depend on the files alone, not on the process that
-    wrote them.
+    The folder holds shards, code files, or both, as `magvit2 tokenize` writes them. An item is a
+    whole video, or a window of `num_latent_frames`, the first axis of its codes. Windows start
+    every `stride` latent frames (default: `num_latent_frames`); a shorter rest at the end of a
+    video is left out. Only a window with `start` 0 contains the latent of a single frame. Items are
+    sorted by path, then by time.
 
     Opening reads the headers; an item reads its own codes. If a video was tokenized twice, the
     later codes are used. Raises `FileNotFoundError` or `ValueError` if there are no codes or no
@@ -77,9 +73,7 @@ class CodesDataset(Dataset):
         num_latent_frames: int | None = None,
         stride: int | None = None,
     ):
-        for name, value in (("num_latent_frames", num_latent_frames), ("stride", stride)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}: give at least 1")
+        check_at_least_one(num_latent_frames=num_latent_frames, stride=stride)
         if stride is not None and num_latent_frames is None:
             raise ValueError("stride is the step between windows: also give num_latent_frames")
         self.folder = as_path(folder)
@@ -168,10 +162,7 @@ class CodesDataset(Dataset):
         )
 
     def header(self, number: int) -> CodedVideo:
-        """Metadata of an item's video, which `decode_file` needs together with the codes.
-
-        Reads the metadata of all videos in the file again.
-        """
+        """Metadata of an item's video for `decode_file`, read from the file."""
         row = self._rows[self._locate(number)[0]]
         return CodeFile(self._files[row["file"]]).videos[row["index"]]
 
@@ -204,8 +195,8 @@ class CodesDataset(Dataset):
     def _check_tokenizer(self, path: Path, header: CodeHeader) -> None:
         if self._common is None:
             self._common, self._first_file = header, path
-        common = self._common
-        if _tokenizer_key(header) != _tokenizer_key(common):
+        common, names = self._common, ("fingerprint", "digit_levels", "num_codebooks")
+        if any(getattr(header, name) != getattr(common, name) for name in names):
             raise ValueError(
                 f"{self.folder} holds codes of different tokenizers: {self._first_file} is from "
                 f"{common.tokenizer} (fingerprint {common.fingerprint[:12]}), {path} from "
@@ -264,7 +255,3 @@ def _code_files(folder: Path) -> list[Path]:
             f"{folder} holds no codes: create some with `magvit2 tokenize VIDEOS -o FOLDER`"
         )
     return sorted(files, key=lambda path: (path.parent, ShardName.parse(path.name) or (), path))
-
-
-def _tokenizer_key(header: CodeHeader) -> tuple:
-    return header.fingerprint, header.digit_levels, header.num_codebooks

@@ -31,8 +31,6 @@ FIXED_LENGTH, MODELED = 1, 2
 """Forms of the payload. An incompatible change of a form gets a new number."""
 
 LatentGrid = tuple[int, int, int]
-Digits = Int[np.ndarray, "j y x d"]
-"""Digits of the codes of all codebooks."""
 
 
 def compress(codes: VideoCodes, quantizer: Quantizer) -> bytes:
@@ -65,7 +63,9 @@ def compress(codes: VideoCodes, quantizer: Quantizer) -> bytes:
 
     CodeModel(levels).visit(grid, write)
     form, payload = MODELED, encoder.get_compressed().astype("<u4").tobytes()
-    packed = _pack(checked.numpy(), quantizer)
+    # Each code in the number of bits of the largest code.
+    bits = checked.numpy()[..., None] >> np.arange(num_bits(quantizer.codebook_size)) & 1
+    packed = np.packbits(bits.astype(bool)).tobytes()
     if len(packed) <= len(payload):
         form, payload = FIXED_LENGTH, packed
     return HEADER.pack(form, *grid, _checksum(form, grid, payload, quantizer)) + payload
@@ -92,7 +92,9 @@ def decompress(data: bytes, quantizer: Quantizer) -> Int[Tensor, "j y x *q"]:
             "checksum does not match"
         )
     if form == FIXED_LENGTH:
-        codes = _unpack(payload, grid, quantizer)
+        shape = (*grid, quantizer.num_codebooks, num_bits(quantizer.codebook_size))
+        bits = np.unpackbits(np.frombuffer(payload, np.uint8), count=math.prod(shape))
+        codes = (bits.reshape(shape).astype(np.int64) << np.arange(shape[-1])).sum(axis=-1)
     else:
         decoder = range_coder().queue.RangeDecoder(np.frombuffer(payload, "<u4").astype(np.uint32))
         family = range_coder().model.Bernoulli(perfect=False)
@@ -100,7 +102,9 @@ def decompress(data: bytes, quantizer: Quantizer) -> Int[Tensor, "j y x *q"]:
         def read(positions: Positions, digit: int, bit: int, probabilities: Probabilities) -> Bits:
             return decoder.decode(family, probabilities).astype(bool)
 
-        codes = _codes(CodeModel(model_levels(quantizer)).visit(grid, read), quantizer)
+        digits = CodeModel(model_levels(quantizer)).visit(grid, read)
+        digits = rearrange(digits, "j y x (q d) -> j y x q d", q=quantizer.num_codebooks)
+        codes = (digits * place_values(model_levels(quantizer)[0])).sum(axis=-1)
     codes = torch.from_numpy(codes)
     return codes[..., 0] if quantizer.num_codebooks == 1 else codes
 
@@ -110,23 +114,6 @@ def model_levels(quantizer: Quantizer) -> list[tuple[int, ...]]:
     if quantizer.digit_levels is None:
         raise ValueError("this tokenizer is continuous and has no codes to compress")
     return [modeled_levels(quantizer.digit_levels)] * quantizer.num_codebooks
-
-
-def _codes(digits: Digits, quantizer: Quantizer) -> Int[np.ndarray, "j y x q"]:
-    digits = rearrange(digits, "j y x (q d) -> j y x q d", q=quantizer.num_codebooks)
-    return (digits * place_values(model_levels(quantizer)[0])).sum(axis=-1)
-
-
-def _pack(codes: Int[np.ndarray, "j y x q"], quantizer: Quantizer) -> bytes:
-    """Packs each code into the number of bits of the largest code."""
-    bits = codes[..., None] >> np.arange(num_bits(quantizer.codebook_size)) & 1
-    return np.packbits(bits.astype(bool)).tobytes()
-
-
-def _unpack(payload: bytes, grid: LatentGrid, quantizer: Quantizer) -> Int[np.ndarray, "j y x q"]:
-    shape = (*grid, quantizer.num_codebooks, num_bits(quantizer.codebook_size))
-    bits = np.unpackbits(np.frombuffer(payload, np.uint8), count=math.prod(shape)).reshape(shape)
-    return (bits.astype(np.int64) << np.arange(shape[-1])).sum(axis=-1)
 
 
 def _checksum(form: int, grid: LatentGrid, payload: bytes, quantizer: Quantizer) -> int:

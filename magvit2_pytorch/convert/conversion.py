@@ -40,11 +40,13 @@ def convert_checkpoint(path: str | Path, **options: Any) -> VideoTokenizer:
 
 
 def read_checkpoint(path: str | Path) -> Parts:
-    """Tensors of a checkpoint, given as a file or its folder.
-
-    Tensors may share memory with the file.
-    """
-    path = _find_file(as_path(path))
+    """Tensors of a checkpoint, given as a file or its folder."""
+    path = as_path(path)
+    if path.is_dir():
+        files = [path / name for name in FILES if (path / name).is_file()]
+        if not files:
+            raise FileNotFoundError(f"{path} holds no {' or '.join(FILES)}: give {accepted()}")
+        path = files[0]
     state, beside = read_checkpoint_file(path, accepted())
     parts = split_checkpoint(state, str(path))
     return parts._replace(left_out=parts.left_out | beside)
@@ -66,10 +68,7 @@ def split_checkpoint(state: Tensors, source: str) -> Parts:
 def tokenizer_from_state(
     state: Tensors, source: str = "the state dict", **options: Any
 ) -> VideoTokenizer:
-    """The tokenizer with these tensors, copied; `source` names them in errors.
-
-    Options are those of `convert_checkpoint`; None stands for the default.
-    """
+    """The tokenizer with these tensors, copied; `source` names them in errors."""
     project = _find_project(state, source)
     options = {name: value for name, value in options.items() if value is not None}
     try:
@@ -98,22 +97,11 @@ def _find_project(state: Tensors, source: str) -> Project:
         if project.matches(state):
             return project
     names = " or ".join(project.name for project in PROJECTS.values())
-    raise ValueError(
-        f"{source} is not a checkpoint of {names}{_likely_origin(state)}: give {accepted()}"
+    likely = (
+        f" but looks like {description}"
+        for start, description in OTHER_MODELS.items()
+        if any(f".{start}" in f".{name}" for name in state)
     )
-
-
-def _find_file(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    for name in FILES:
-        if (path / name).is_file():
-            return path / name
-    raise FileNotFoundError(f"{path} holds no {' or '.join(FILES)}: give {accepted()}")
-
-
-def _likely_origin(state: Tensors) -> str:
-    for start, description in OTHER_MODELS.items():
-        if any(f".{start}" in f".{name}" for name in state):
-            return f" but looks like {description}"
-    return ""
+    raise ValueError(
+        f"{source} is not a checkpoint of {names}{next(likely, '')}: give {accepted()}"
+    )

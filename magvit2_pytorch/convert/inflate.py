@@ -17,16 +17,14 @@ from magvit2_pytorch.tokenizer.tokenizer_config import INFLATABLE, TokenizerConf
 
 @torch.no_grad()
 def inflate_into(tokenizer: VideoTokenizer, source: VideoTokenizer) -> None:
-    """Initialize `tokenizer` from `source`, an image tokenizer with the same layers.
+    """Initializes `tokenizer` from `source`, an image tokenizer with the same layers.
 
     `source` may also compress time, but less. A temporal kernel gets the image kernel as its last
     tap, for the current frame, and zeros for the past. Where channels become frames, every frame
     gets the image weights; where frames become channels, all but the newest frame get zeros. So
-    both tokenizers reconstruct an image alike, a latent of a clip is that of its newest frame, and
-    a static clip has equal latents. This holds exactly with convolutions only, not with attention
-    over time. With equal layers, weights are copied. Raises `ValueError`, and changes nothing, if
-    the tokenizers do not fit. Source: MAGVIT-v2 (arXiv 2310.05737); the last tap instead of the
-    middle one of MAGVIT-v1.
+    both tokenizers reconstruct an image alike, and a latent of a clip is that of its newest frame;
+    with convolutions only, exactly. Raises `ValueError`, and changes nothing, if the tokenizers do
+    not fit. Source: MAGVIT-v2 (arXiv 2310.05737).
     """
     _check_compatible(tokenizer.config, source.config)
     inflated = {}

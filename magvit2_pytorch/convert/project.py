@@ -76,20 +76,18 @@ def renamed(table: Table, rename: Callable[[str], str], layout: Layout | None = 
 
 
 def find_sources(table: Table, module: nn.Module) -> dict[str, Row]:
-    """Their tensors for every tensor of a module, and the layout.
-
-    Raises `ValueError` if no row fits.
-    """
+    """Their tensors for every tensor of a module; `ValueError` without a row."""
     patterns = [(_compile(_count_from_start(row.ours, module)), row) for row in table if row.ours]
     sources = {}
     for name in module.state_dict():
-        found = ((_numbers(pattern, name), row) for pattern, row in patterns)
-        match = next(((*numbers, row) for numbers, row in found if numbers is not None), None)
-        if match is None:
+        for pattern, row in patterns:
+            if (match := _numbers(pattern, name)) is not None:
+                numbers, rest = match
+                theirs = tuple(source.format(**numbers) + rest for source in row.sources)
+                sources[name] = Row(theirs, name, row.layout)
+                break
+        else:
             raise ValueError(f"the table of names has no row for {name}")
-        numbers, rest, row = match
-        theirs = tuple(pattern.format(**numbers) + rest for pattern in row.sources)
-        sources[name] = Row(theirs, name, row.layout)
     return sources
 
 
@@ -197,11 +195,7 @@ PROJECTS: Registry[Project] = Registry("project")
 def group_by_prefix(
     state: Tensors, prefixes: Mapping[str, str]
 ) -> tuple[dict[str, Tensors], list[str]]:
-    """Tensors by part, and the names without a known prefix.
-
-    `prefixes` has the name of the part for each prefix; the first that fits counts. Names keep
-    their prefix.
-    """
+    """Tensors by the first known prefix's part, and names without one."""
     parts: dict[str, Tensors] = {part: {} for part in prefixes.values()}
     unknown = []
     for name, tensor in state.items():
@@ -224,10 +218,7 @@ def numbered(state: Tensors, start: str) -> Iterator[int]:
 
 
 def conv_shape(state: Tensors, name: str, owner: str = "it") -> tuple[int, ...]:
-    """Shape of the weight of a convolution or linear map of `owner`.
-
-    Raises `ValueError` if it is missing or has fewer than two axes.
-    """
+    """Shape of a convolution's or linear map's weight; `ValueError` if unusable."""
     if name not in state:
         raise ValueError(f"{owner} lacks {name}")
     shape = tuple(state[name].shape)

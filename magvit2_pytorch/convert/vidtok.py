@@ -1,10 +1,9 @@
 """VidTok: tables of names, and options from shapes and file names.
 
-Three options do not show in shapes. `levels` are the numbers of levels of FSQ, 8 in all published
-files. `vidtok_version` is "1.0", whose convolutions start with zeros, or "1.1", where copies of the
-first frame are before it. `interpolation_mode` is how the decoder doubles frames: "nearest" (by
-default in 1.0) or "trilinear" (in 1.1). The names of published files tell them all.
-Source: VidTok (arXiv 2412.13061) and its published code.
+Three options do not show in shapes: `levels` are those of FSQ; `vidtok_version` is "1.0", whose
+convolutions start with zeros, or "1.1", where copies of the first frame are before it; in
+`interpolation_mode` "nearest" (by default in 1.0) or "trilinear" the decoder doubles frames. The
+names of published files tell them all. Source: VidTok (arXiv 2412.13061) and its code.
 """
 
 import re
@@ -81,10 +80,7 @@ def config(
     vidtok_version: str | float | None = None,
     interpolation_mode: str | None = None,
 ) -> dict[str, Any]:
-    """Options of the tokenizer with these weights.
-
-    `source` is the path of the file, whose name tells the other options if it is a published one.
-    """
+    """Options of the tokenizer with these weights, also by a published name."""
     if "encoder.conv_in.weight" in state:
         raise ValueError("it is a non-causal VidTok model: only causal ones can be converted")
     width, channels = conv_shape(state, "encoder.conv_in.conv.weight")[:2]

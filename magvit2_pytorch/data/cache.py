@@ -1,9 +1,8 @@
 """Disk cache of decoded videos at training size.
 
-From the second epoch on, frames are read instead of decoded. An entry is two files: `<key>.bin`
-holds the frames, and `<key>.json` their shape and times. The latter is written last and marks a
-complete entry. The key is a hash of the video's path, size and time of its last change, so a
-changed video gets a new entry.
+An entry is two files: `<key>.bin` holds the frames, and `<key>.json` their shape and times. The
+latter is written last and marks a complete entry. The key is a hash of the video's path, size and
+time of its last change.
 """
 
 import hashlib
@@ -39,9 +38,7 @@ class CachedVideo:
     """A decoded video in a memory map, with the interface of `VideoFile`."""
 
     def __init__(self, frames: np.ndarray, times: Float[np.ndarray, " t"], fps: float):
-        self._frames = frames
-        self.times = times
-        self.fps = fps
+        self._frames, self.times, self.fps = frames, times, fps
         self.num_frames, self.height, self.width, self.channels = frames.shape
 
     def read(self, indices: Sequence[int], size: tuple[int, int] | None = None) -> Frames:
@@ -50,10 +47,10 @@ class CachedVideo:
 
 
 class FrameCache:
-    """Folder of decoded videos of up to `max_gb` (10^9 bytes).
+    """Folder of decoded videos of up to `max_gb` (10^9 bytes), which processes may share.
 
-    Several processes may share it. Entries are never evicted: when the cache is full, further
-    videos are read from their files. Damaged entries (checked once per process) are written again.
+    Entries are never evicted: when the cache is full, further videos are read from their files.
+    Damaged entries (checked once per process) are written again.
     """
 
     def __init__(self, folder: str | os.PathLike, max_gb: float | int = 20.0):
@@ -69,38 +66,26 @@ class FrameCache:
         self._writable = True
 
     def get(self, video: VideoFile, size: tuple[int, int]) -> CachedVideo | None:
-        """Returns the frames resized to `size`; None if they do not fit.
-
-        Missing entries are decoded now. Raises `UnusableMedia` if decoding fails.
-        """
-        key = self._key(video, size)
-        cached = self._load(key)
-        if cached is None and self._fits(video, size) and self._try_store(key, video, size):
-            cached = self._load(key)
-        return cached
-
-    def _fits(self, video: VideoFile, size: tuple[int, int]) -> bool:
-        num_bytes = video.num_frames * size[0] * size[1] * video.channels
-        if num_bytes > self.max_bytes * _MAX_SHARE:
-            return False
-        return num_bytes + self._num_bytes() <= self.max_bytes
-
-    def _try_store(self, key: str, video: VideoFile, size: tuple[int, int]) -> bool:
-        try:
-            return self._writable and self._store(key, video, size)
-        except OSError as error:  # a full disk need not stop training
-            self._writable = False
-            warnings.warn(f"no more frames are stored in {self.folder}: {error}", stacklevel=2)
-            return False
-
-    def _key(self, video: VideoFile, size: tuple[int, int]) -> str:
+        """Returns the frames resized to `size`, decoded now; None without space."""
         try:
             stat = os.stat(video.path)
         except OSError as error:
             raise UnusableMedia(video.path, "the file is missing") from error
         path = normalized(os.path.abspath(video.path))
         parts = (_VERSION, path, stat.st_size, stat.st_mtime_ns, *size, video.channels)
-        return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+        key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+        cached = self._load(key)
+        num_bytes = video.num_frames * size[0] * size[1] * video.channels
+        if cached is not None or not self._writable or num_bytes > self.max_bytes * _MAX_SHARE:
+            return cached
+        if num_bytes + self._num_bytes() > self.max_bytes:
+            return None
+        try:
+            return self._load(key) if self._store(key, video, size) else None
+        except OSError as error:  # a full disk need not stop training
+            self._writable = False
+            warnings.warn(f"no more frames are stored in {self.folder}: {error}", stacklevel=2)
+            return None
 
     def _load(self, key: str) -> CachedVideo | None:
         """Loads an entry; None if it is missing or damaged."""

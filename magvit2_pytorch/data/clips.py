@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from magvit2_pytorch.config import Options
+from magvit2_pytorch.config import Options, check_at_least_one
 from magvit2_pytorch.data.cache import CachedVideo
 from magvit2_pytorch.media.frames import check_channels
 from magvit2_pytorch.media.unusable import UnusableMedia
@@ -33,45 +33,34 @@ class ClipSpec(Options):
 
     num_frames: int = 17
     """Frames per clip; 1 + a multiple of the tokenizer's time factor. Images have one."""
-
     fps: float | int | None = None
     """Frames per second of the clip: takes the frames nearest in time, so a slower video
     repeats some. None takes frames by number."""
-
     frame_stride: int | None = None
     """Takes every n-th frame, whatever the frame rate; 1 unless `fps` is given."""
-
     image_size: int | tuple[int, int] = 128
     """Height and width of the clip in pixels, or one number for both."""
-
     channels: int = 3
     """1 grey, 3 RGB, 4 RGB and opacity."""
-
     flip: bool = False
     """Mirrors training clips left to right with probability 1/2."""
-
     random_scale: tuple[float | int, float | int] | None = None
     """In training, first enlarges the frame by a random factor from this range (at least 1), so
     that the crop shows a part of it."""
-
     tubelet: tuple[int, int, int] | None = None
     """In training, a random part of the clip of this many frames, rows and columns takes the place
     of the clip."""
-
     pad_short: bool = False
     """Repeats the last frame of videos that are shorter than a clip, instead of skipping
     them."""
 
     def __post_init__(self):
         check_channels(self.channels)
-        if self.num_frames < 1:
-            raise ValueError(f"num_frames is {self.num_frames}: a clip has at least one frame")
+        check_at_least_one(num_frames=self.num_frames, frame_stride=self.frame_stride)
         if self.fps is not None and self.frame_stride is not None:
             raise ValueError(f"fps {self.fps} and frame_stride {self.frame_stride}: give only one")
         if self.fps is not None and not self.fps > 0:
             raise ValueError(f"fps is {self.fps}: give a number above 0")
-        if self.frame_stride is not None and self.frame_stride < 1:
-            raise ValueError(f"frame_stride is {self.frame_stride}: 1 takes every frame")
         if len(self.size) != 2 or min(self.size) < 1:
             raise ValueError(f"image_size is {self.image_size}: give a side, or (height, width)")
         if self.random_scale is not None:
@@ -145,11 +134,7 @@ def covering_size(
 def check_proportions(
     path: str | os.PathLike, height: int, width: int, target: tuple[int, int]
 ) -> None:
-    """Raises `UnusableMedia` on frames of an extreme aspect ratio.
-
-    Their covering size has over 64 times the pixels of `target`. Such a frame (8192 x 1 pixels,
-    for example) is hardly a picture, and resized it would fill the memory.
-    """
+    """Raises `UnusableMedia` if resized frames would have 64 times the target's pixels."""
     resized_height, resized_width = covering_size(height, width, target)
     if resized_height * resized_width > 64 * target[0] * target[1]:
         raise UnusableMedia(path, f"too narrow: {width} pixels wide and {height} high")
@@ -281,11 +266,7 @@ def choose_clip(
     num_clips: int = 1,
     rng: random.Random | None = None,
 ) -> list[int]:
-    """Chooses the frame numbers of one of `num_clips` clips of a video.
-
-    Random with `rng`; otherwise clips are spread from the start to the end, and a single one is in
-    the middle. Raises `UnusableMedia` if the video is too short.
-    """
+    """The frame numbers of a clip; `UnusableMedia` in a short video."""
     bounds = resolve_range(video.num_frames, frame_range)
     position = number / (num_clips - 1) if num_clips > 1 else 0.5
     try:

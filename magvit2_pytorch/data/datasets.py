@@ -11,11 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from magvit2_pytorch.config import check_at_least_one
 from magvit2_pytorch.data.cache import CachedVideo, FrameCache
 from magvit2_pytorch.data.clips import (
     ClipSpec,
     FrameRange,
-    Part,
     Window,
     check_frame_range,
     check_proportions,
@@ -47,10 +47,9 @@ V = TypeVar("V")
 class MediaDataset(Dataset, ABC):
     """Base class: keyed randomness, and replacement of unusable files.
 
-    An item is a function of (seed, epoch, number) and the files alone. It uses no global random
-    state and is the same in every process, so training can resume at any item. An unusable file
-    is replaced by another one, drawn by the same key. Each unusable file gives one warning, and
-    `skipped` lists all of them, including those found by worker processes.
+    An item is a function of (seed, epoch, number) and the files alone, so training can resume at
+    any item. An unusable file is replaced by another one, drawn by the same key. Each gives one
+    warning, and `skipped` lists all of them, including those found by worker processes.
     """
 
     kind: MediaKind
@@ -59,10 +58,7 @@ class MediaDataset(Dataset, ABC):
 
     def __init__(self, source: Source, spec: ClipSpec, *, train: bool, seed: int):
         self.paths: list[Path] = find_media(source, self.kind)
-        self.spec = spec
-        self.train = train
-        self.seed = seed
-        self.epoch = 0
+        self.spec, self.train, self.seed, self.epoch = spec, train, seed, 0
         self._source = source if isinstance(source, str | os.PathLike) else "the given paths"
         self._skips = SkipLog()
 
@@ -79,11 +75,7 @@ class MediaDataset(Dataset, ABC):
         return self._skips.all()
 
     def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch for keys that are plain numbers.
-
-        Running workers do not see the change. `InfiniteBatches` uses keys (epoch, number) and
-        needs no call.
-        """
+        """Sets the epoch for plain keys, except in running workers."""
         self.epoch = epoch
 
     def __getitem__(self, key: Key) -> Tensor:
@@ -159,11 +151,9 @@ class VideoDataset(MediaDataset):
         cache_max_gb: float | int = 20.0,
     ):
         check_frame_range(frame_range)
-        if clips_per_video < 1:
-            raise ValueError(f"clips_per_video is {clips_per_video}: give at least 1")
+        check_at_least_one(clips_per_video=clips_per_video)
         super().__init__(source, spec or ClipSpec(), train=train, seed=seed)
-        self.clips_per_video = clips_per_video
-        self.frame_range = frame_range
+        self.clips_per_video, self.frame_range = clips_per_video, frame_range
         self.cache = FrameCache(cache_dir, cache_max_gb) if cache_dir is not None else None
         self._files: dict[Path, VideoFile] = {}
         self._cached: dict[Path, CachedVideo | None] = {}
@@ -180,41 +170,28 @@ class VideoDataset(MediaDataset):
         file = _get_or_make(self._files, path, lambda: VideoFile(path, self.spec.channels))
         window = _window(path, file.height, file.width, self.spec, rng)
         part = choose_part(self.spec, rng)
-        cached = self._from_cache(path, file)
-        frames = cached and cached.read(self._choose(path, cached, number, rng, part), window.size)
+        cached = None
+        if self.cache is not None:
+            largest = self.spec.random_scale[1] if self.train and self.spec.random_scale else 1.0
+            size = covering_size(file.height, file.width, self.spec.size, largest)
+            cached = _get_or_make(self._cached, path, lambda: self.cache.get(file, size))
+
+        def choose(video: VideoFile | CachedVideo) -> list[int]:
+            clip, count = number // len(self.paths), self.clips_per_video
+            frames = choose_clip(path, video, self.spec, self.frame_range, clip, count, rng)
+            return frames[part.first : part.first + part.num_frames]
+
+        frames = cached and cached.read(choose(cached), window.size)
         # For a damaged file this starts over each time, so that items do not depend on the order
         # of reading.
         while frames is None:
-            frames = file.try_read(self._choose(path, file, number, rng, part), window.size)
+            frames = file.try_read(choose(file), window.size)
             file = file if frames is not None else file.fallback
         return to_float(crop(frames, part.within(window), part.size))
 
-    def _choose(
-        self,
-        path: Path,
-        video: VideoFile | CachedVideo,
-        number: int,
-        rng: random.Random | None,
-        part: Part,
-    ) -> list[int]:
-        """Numbers of the frames of a clip or its part."""
-        clip, count = number // len(self.paths), self.clips_per_video
-        frames = choose_clip(path, video, self.spec, self.frame_range, clip, count, rng)
-        return frames[part.first : part.first + part.num_frames]
-
-    def _from_cache(self, path: Path, file: VideoFile) -> CachedVideo | None:
-        if self.cache is None:
-            return None
-        largest = self.spec.random_scale[1] if self.train and self.spec.random_scale else 1.0
-        size = covering_size(file.height, file.width, self.spec.size, largest)
-        return _get_or_make(self._cached, path, lambda: self.cache.get(file, size))
-
 
 class ImageDataset(MediaDataset):
-    """Images, resized and cropped, float32 `c h w` in [-1, 1].
-
-    Of `spec` only the options about single frames are used. See `VideoDataset` for the rest.
-    """
+    """Images, resized and cropped, float32 `c h w`; see `VideoDataset`."""
 
     kind: MediaKind = "image"
 

@@ -1,15 +1,14 @@
 """Endless batches as a function of their number: sampler and loader."""
 
-import gc
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
-from magvit2_pytorch.data.workers import WorkerFiles
+from magvit2_pytorch.config import check_at_least_one
+from magvit2_pytorch.data.workers import EndlessLoader
 from magvit2_pytorch.runtime import keyed_seed
 from magvit2_pytorch.types import Clips
 
@@ -18,11 +17,8 @@ class ResumableSampler(Sampler):
     """Endless batches of keys (epoch, item); the only state is `position`.
 
     Each item comes once per epoch, in an order drawn from (seed, epoch). A batch may hold the
-    end of one epoch and the start of the next, so no item is dropped, and a dataset smaller
-    than a batch still gives full batches.
-
-    Processes (`rank` of `world_size`) share each global batch of `batch_size * world_size`
-    items: two processes together get the items that one gets with twice the batch size.
+    end of one epoch and the start of the next. Processes (`rank` of `world_size`) share each
+    global batch of `batch_size * world_size` items.
     """
 
     def __init__(
@@ -38,18 +34,13 @@ class ResumableSampler(Sampler):
     ):
         if num_items < 1:
             raise ValueError("the dataset is empty: batches need at least one item")
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}: give at least 1")
+        check_at_least_one(batch_size=batch_size)
         if not 0 <= rank < world_size:
             raise ValueError(
                 f"rank {rank} of {world_size} processes: ranks go from 0 to world_size - 1"
             )
-        self.num_items = num_items
-        self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.shuffle = shuffle
+        self.num_items, self.batch_size, self.seed = num_items, batch_size, seed
+        self.rank, self.world_size, self.shuffle = rank, world_size, shuffle
         self.set_position(position)
         self._orders: dict[int, list[int]] = {}
 
@@ -90,9 +81,8 @@ class InfiniteBatches:
         torch.save(batches.state_dict(), ...)      # {"position": 1}
         batches.load_state_dict(...)               # continues with the same batches, bit for bit
 
-    `position` counts the batches returned, not those that workers have prefetched. Batches are
-    the same for any `num_workers`. Processes share the work by `rank` and `world_size` (see
-    `ResumableSampler`): do not pass the loader through accelerate's `prepare`. When a worker
+    Batches are the same for any `num_workers`. Processes share the work by `rank` and `world_size`
+    (see `ResumableSampler`): do not pass the loader through accelerate's `prepare`. When a worker
     process dies, `DeadWorker` (a `RuntimeError`) names it and the last file it opened.
     """
 
@@ -110,34 +100,22 @@ class InfiniteBatches:
         position: int = 0,
         collate_fn: Callable[[list[Any]], Any] | None = None,
     ):
-        self.dataset = dataset
-        self.batch_size = batch_size
-        self.position = position
-        sampler = ResumableSampler(
-            len(dataset),
-            batch_size,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-            shuffle=shuffle,
-            position=position,
-        )
+        self.dataset, self.batch_size, self.position = dataset, batch_size, position
+        order = dict(seed=seed, rank=rank, world_size=world_size, shuffle=shuffle)
+        sampler = ResumableSampler(len(dataset), batch_size, position=position, **order)
         if len(dataset) < batch_size * world_size:
             warnings.warn(
                 f"{len(dataset)} items are fewer than a batch of {batch_size * world_size}: "
                 "each batch repeats some of them",
                 stacklevel=2,
             )
-        self.loader = DataLoader(
+        self.loader = EndlessLoader(
             dataset if getattr(dataset, "takes_epoch", False) else _WithoutEpoch(dataset),
+            num_workers,
+            seed,
             batch_sampler=sampler,
-            num_workers=num_workers,
             collate_fn=collate_fn,
-            worker_init_fn=WorkerFiles() if num_workers else None,
             pin_memory=pin_memory,
-            # Without its own generator the loader draws from the global state, which then
-            # differs after resuming.
-            generator=torch.Generator().manual_seed(seed),
         )
         self._batches: Iterator[Any] | None = None
 
@@ -153,14 +131,8 @@ class InfiniteBatches:
     def __next__(self) -> Any:
         if self._batches is None:
             self.loader.batch_sampler.set_position(self.position)
-            # A decoder that is garbage in this process must not be collected in a forked worker:
-            # it would wait forever for threads that the fork did not copy.
-            if self.loader.num_workers:
-                gc.collect()
             self._batches = iter(self.loader)
-        worker_files = self.loader.worker_init_fn
-        with worker_files.naming_dead_workers() if worker_files else nullcontext():
-            batch = next(self._batches)
+        batch = next(self._batches)
         self.position += 1
         return batch
 

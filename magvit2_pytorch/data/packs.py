@@ -3,17 +3,16 @@
 import math
 import random
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from magvit2_pytorch.data.loader import ResumableSampler
-from magvit2_pytorch.data.workers import WorkerFiles
+from magvit2_pytorch.data.workers import EndlessLoader
 from magvit2_pytorch.runtime import keyed_seed
 from magvit2_pytorch.types import Clips
 
@@ -140,21 +139,9 @@ class PackedClips(Dataset):
         self, position: int, num_workers: int = 0, pin_memory: bool = False
     ) -> Iterator[Pack]:
         """Endless packs from number `position` on, for any number of workers."""
-        worker_files = WorkerFiles() if num_workers else None
-        loader = DataLoader(
-            self,
-            batch_size=None,
-            sampler=range(position, 2**31),
-            num_workers=num_workers,
-            worker_init_fn=worker_files,
-            pin_memory=pin_memory,
-            generator=torch.Generator().manual_seed(self.seed),
-        )
-        packs = iter(loader)
-        while True:
-            with worker_files.naming_dead_workers() if worker_files else nullcontext():
-                pack = next(packs)
-            yield pack
+        numbers = range(position, 2**31)
+        options = dict(batch_size=None, sampler=numbers, pin_memory=pin_memory)
+        return iter(EndlessLoader(self, num_workers, self.seed, **options))
 
 
 def _crop(

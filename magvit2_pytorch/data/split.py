@@ -29,10 +29,9 @@ def split_files(
     """Splits items into training and validation items, each in the order given.
 
     An item is held out if a number in [0, 1), drawn from its name (by default its text) and the
-    seed alone, is below `valid_fraction`. Other items therefore never move it, and the held-out
-    fraction is exact only in the mean. If one part is empty, the item with the nearest number moves
-    there. If `held_out` has names of items, exactly these are held out instead, be it all. Raises
-    `ValueError` on a fraction outside (0, 1), and on fewer than two items.
+    seed alone, is below `valid_fraction`, see `draw_names`. If `held_out` has names of items,
+    exactly these are held out instead, be it all. Raises `ValueError` on a fraction outside (0, 1),
+    and on fewer than two items.
     """
     if not 0 < valid_fraction < 1:
         raise ValueError(f"valid_fraction is {valid_fraction}: give a number between 0 and 1")
@@ -93,23 +92,16 @@ def split_names(source: Source, paths: Sequence[Path]) -> list[str]:
     else:
         names = [path.as_posix() for path in paths]
     names = [normalized(name) for name in names]
-    files: dict[tuple[int, int], list[tuple[bool, str]]] = {}
-    identities = [_identity(path) for path in paths]
-    for path, name, identity in zip(paths, names, identities, strict=True):
-        files.setdefault(identity, []).append((os.path.islink(path), name))
-    return [
-        name if identity is None or len(files[identity]) == 1 else min(files[identity])[1]
-        for name, identity in zip(names, identities, strict=True)
-    ]
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """The same for all names of a file; None without a file."""
-    try:
-        stat = os.stat(path)
-    except OSError:
-        return None
-    return stat.st_dev, stat.st_ino
+    files: dict[tuple[int, int] | str, list[tuple[bool, str]]] = {}
+    identities = []
+    for path, name in zip(paths, names, strict=True):
+        try:
+            stat = os.stat(path)
+            identities.append((stat.st_dev, stat.st_ino))
+        except OSError:  # there is no file
+            identities.append(name)
+        files.setdefault(identities[-1], []).append((os.path.islink(path), name))
+    return [min(files[identity])[1] for identity in identities]
 
 
 HeldOut = Mapping[str, list[str] | dict[str, int]]
@@ -123,20 +115,14 @@ CODES = "codes"
 
 def write_held_out(folder: Path, names: HeldOut) -> None:
     """Writes the record of a run, keeping names of an earlier one."""
-    before = read_held_out(folder)
-    names = {
-        kind: _merged(before.get(kind, []), names.get(kind, [])) for kind in {**before, **names}
-    }
+    merged = dict(read_held_out(folder))
+    for kind, new in names.items():
+        if isinstance(new, dict):
+            merged[kind] = dict(sorted((merged.get(kind, {}) | new).items()))
+        else:
+            merged[kind] = sorted({*merged.get(kind, ()), *new})
     with replacing(folder / HELD_OUT_FILE) as part:
-        part.write_text(json.dumps(names, indent=2) + "\n", encoding="utf-8")
-
-
-def _merged(
-    before: list[str] | dict[str, int], names: list[str] | dict[str, int]
-) -> list[str] | dict[str, int]:
-    if isinstance(names, dict) or isinstance(before, dict):
-        return dict(sorted((dict(before) | dict(names)).items()))
-    return sorted({*before, *names})
+        part.write_text(json.dumps(merged, indent=2) + "\n", encoding="utf-8")
 
 
 def read_held_out(folder: Path) -> HeldOut:

@@ -55,10 +55,7 @@ def _describe(item: Any) -> str:
 
 
 def stack_clips(clips: Sequence[Tensor]) -> Tensor:
-    """A batch of clips, cut to the length of the shortest.
-
-    Raises `ValueError` if they differ in anything else.
-    """
+    """A batch of clips, cut to the shortest; `ValueError` for unequal sizes."""
     shapes = {tuple(clip.shape) for clip in clips}
     if len(shapes) > 1:
         if len({(len(shape), shape[0], *shape[-2:]) for shape in shapes}) > 1:
@@ -122,16 +119,13 @@ def user_clips(dataset: Any) -> Clips | None:
     """The clips of any data set; None stays None."""
     if dataset is None or isinstance(dataset, MediaDataset | UserClips | StreamedClips):
         return dataset
-    return StreamedClips(dataset) if _length(dataset) is None else UserClips(dataset)
-
-
-def _length(dataset: Any) -> int | None:
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
-        return None
+        return StreamedClips(dataset)
     try:
-        return len(dataset)
+        len(dataset)
     except (TypeError, NotImplementedError):  # it has __len__ but no length, as streams do
-        return None
+        return StreamedClips(dataset)
+    return UserClips(dataset)
 
 
 def num_clips(clips: Clips) -> int | None:
@@ -142,11 +136,7 @@ def num_clips(clips: Clips) -> int | None:
 def share_of_clips(
     clips: Clips, max_clips: int, rank: int = 0, world_size: int = 1, spread: bool = False
 ) -> Iterator[Tensor]:
-    """Every `world_size`-th of the first `max_clips` clips.
-
-    `spread` takes them at even intervals, as neighbours in a data set are often alike, if the
-    number of clips is known.
-    """
+    """Every `world_size`-th of `max_clips` clips, the first or evenly `spread`."""
     total = num_clips(clips)
     if total is None:
         yield from islice(clips, rank, max_clips, world_size)

@@ -1,13 +1,18 @@
-"""Errors that name a dead data worker and its last file."""
+"""Data workers, and errors that name a dead one's last file."""
 
+import gc
 import os
 import re
 import time
 import weakref
 from collections import ChainMap
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from multiprocessing import active_children
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
 
 from magvit2_pytorch.media.unusable import temporary_file
 
@@ -27,12 +32,38 @@ class DeadWorker(RuntimeError):
     """A data worker died; the message names it and its last file."""
 
 
-class WorkerFiles:
-    """Temporary file with the last opened file of each data worker.
+class EndlessLoader(DataLoader):
+    """Loader of endless batches that names dead workers, see `DeadWorker`."""
 
-    It is the loader's `worker_init_fn`. It survives the death of a worker, which cannot report
-    anything itself.
-    """
+    def __init__(self, dataset: Dataset, num_workers: int, seed: int, **options: Any):
+        super().__init__(
+            dataset,
+            num_workers=num_workers,
+            worker_init_fn=WorkerFiles() if num_workers else None,
+            # Without its own generator the loader draws from the global state, which then
+            # differs after resuming.
+            generator=torch.Generator().manual_seed(seed),
+            **options,
+        )
+
+    def __iter__(self) -> Iterator[Any]:
+        worker_files = self.worker_init_fn
+        # A decoder that is garbage in this process must not be collected in a forked worker:
+        # it would wait forever for threads that the fork did not copy.
+        if worker_files:
+            gc.collect()
+        batches = super().__iter__()
+        while True:
+            with worker_files.naming_dead_workers() if worker_files else nullcontext():
+                batch = next(batches)
+            yield batch
+
+    def check_worker_number_rationality(self) -> None:
+        """Accepts any number, where torch warns of more than cores."""
+
+
+class WorkerFiles:
+    """Temporary file with the last opened file of each data worker."""
 
     def __init__(self):
         self.file = temporary_file(self, prefix="magvit2_workers_")
@@ -59,26 +90,19 @@ class WorkerFiles:
 
     @contextmanager
     def naming_dead_workers(self) -> Iterator[None]:
-        """As the function `naming_dead_workers`, around asking this loader for a batch.
-
-        The death of a worker that is sending a batch first shows as a broken connection.
-        """
+        """As the function `naming_dead_workers`, around asking this loader for a batch."""
         try:
             with naming_dead_workers():
                 yield
         except (ConnectionError, EOFError, FileNotFoundError) as error:
-            if dead := self._dead():
-                raise DeadWorker(_message(dead, "died")) from error
+            # The connection to a worker that is sending a batch breaks a moment before the system
+            # reports the exit: poll for a second.
+            for _ in range(20):
+                alive = {process.pid for process in active_children()}
+                if dead := [pid for pid in self.read() if pid not in alive]:
+                    raise DeadWorker(_message(dead, "died")) from error
+                time.sleep(0.05)
             raise
-
-    def _dead(self) -> list[int]:
-        # The connection breaks a moment before the system reports the exit: poll for a second.
-        for _ in range(20):
-            alive = {process.pid for process in active_children()}
-            if dead := [pid for pid in self.read() if pid not in alive]:
-                return dead
-            time.sleep(0.05)
-        return []
 
 
 def record_file(path: str | os.PathLike) -> None:
@@ -94,8 +118,7 @@ def record_file(path: str | os.PathLike) -> None:
 def naming_dead_workers() -> Iterator[None]:
     """Turns torch's error about a dead worker into `DeadWorker`.
 
-    Torch raises it when a signal arrives, not only where a batch is asked for: put this around
-    all code that runs while a loader has workers.
+    Torch raises it when a signal arrives: put this around all code while a loader has workers.
     """
     try:
         yield
@@ -109,16 +132,13 @@ def naming_dead_workers() -> Iterator[None]:
 
 def _message(pids: list[int], end: str) -> str:
     """Message about dead workers; `end` is "died" or torch's words."""
-    workers = " and ".join(map(_describe, pids))
+    entries, workers = ChainMap(*(files.read() for files in list(_all_worker_files))), []
+    for pid in pids:
+        worker, path = entries.get(pid, ("", ""))
+        last_file = f", whose last file was {path}," if path else ""
+        workers.append(f"data worker {worker} (process {pid}){last_file}")
     return (
-        f"{workers} {end}. A killed worker has most likely run out of memory: use fewer "
-        "num_workers or smaller clips. If workers die at the same file again, remove that file; "
-        "num_workers=0 reads in the main process, which shows the cause"
+        f"{' and '.join(workers)} {end}. A killed worker has most likely run out of memory: use "
+        "fewer num_workers or smaller clips. If workers die at the same file again, remove that "
+        "file; num_workers=0 reads in the main process, which shows the cause"
     )
-
-
-def _describe(pid: int) -> str:
-    entries = ChainMap(*(files.read() for files in list(_all_worker_files)))
-    worker, path = entries.get(pid, ("", ""))
-    last_file = f", whose last file was {path}," if path else ""
-    return f"data worker {worker} (process {pid}){last_file}"

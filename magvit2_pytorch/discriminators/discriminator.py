@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from magvit2_pytorch.config import Registry, check_known, to_tuples
+from magvit2_pytorch.config import Registry, check_at_least_one, check_known, to_tuples
 from magvit2_pytorch.types import Video
 
 
@@ -17,7 +17,6 @@ class DiscriminatorOutput(NamedTuple):
 
     logits: tuple[Float[Tensor, "b ..."], ...]
     """One tensor per view, with a logit per clip, frame or patch. At least float32."""
-
     features: tuple[Float[Tensor, "..."], ...]
     """Hidden maps of all views, from shallow to deep layers, for feature matching."""
 
@@ -25,11 +24,8 @@ class DiscriminatorOutput(NamedTuple):
 def pick_frames(
     num_frames_in_video: int, num: int, batch: int, generator: torch.Generator | None = None
 ) -> Int[Tensor, "b t"]:
-    """Draws `num` different frames per sample, in order and uniformly.
-
-    Of a shorter clip all frames are taken. Drawn on the CPU.
-    """
-    check_positive(num_frames_in_video=num_frames_in_video, num=num)
+    """Draws `num` frames per sample (or all) in order, on the CPU."""
+    check_at_least_one(num_frames_in_video=num_frames_in_video, num=num)
     order = torch.rand(batch, num_frames_in_video, generator=generator).argsort(dim=1)
     return order[:, :num].sort(dim=1).values
 
@@ -45,18 +41,12 @@ def pick_consecutive_frames(
 
     If the clip is too short, as many frames are taken as fit, at least one. Drawn on the CPU.
     """
-    check_positive(num_frames_in_video=num_frames_in_video, num_frames=num_frames, stride=stride)
+    check_at_least_one(num_frames_in_video=num_frames_in_video, num_frames=num_frames)
+    check_at_least_one(stride=stride)
     num_frames = min(num_frames, (num_frames_in_video - 1) // stride + 1)
     num_starts = num_frames_in_video - (num_frames - 1) * stride
     starts = torch.randint(num_starts, (batch, 1), generator=generator)
     return starts + torch.arange(num_frames) * stride
-
-
-def check_positive(**counts: int) -> None:
-    """Raises `ValueError` on the first count below one."""
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} is {count}: give 1 or more")
 
 
 Picks = tuple[Int[Tensor, "b _t"], ...]

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from magvit2_pytorch.atomic import as_path, replacing
+from magvit2_pytorch.config import check_at_least_one
 from magvit2_pytorch.discriminators.discriminator import (
     DISCRIMINATORS,
     Discriminator,
@@ -17,7 +18,6 @@ from magvit2_pytorch.discriminators.discriminator import (
     Picks,
     Views,
     build_discriminator,
-    check_positive,
     pick_consecutive_frames,
     pick_frames,
 )
@@ -49,16 +49,14 @@ class FrameDiscriminator(Discriminator):
         blur_taps: int = 3,
     ):
         super().__init__()
-        check_positive(num_frames=num_frames)
-        self.options = dict(
-            name="frame", channels=channels, dim=dim, dim_mults=dim_mults, num_frames=num_frames,
-            head=head, input_size=input_size, block_order=block_order, blur_taps=blur_taps,
+        check_at_least_one(num_frames=num_frames)
+        options = dict(
+            channels=channels, dim=dim, dim_mults=dim_mults, head=head, input_size=input_size,
+            block_order=block_order, blur_taps=blur_taps,
         )  # fmt: skip
-        self.channels = channels
-        self.num_frames = num_frames
-        self.network = ResidualNetwork(
-            2, channels, dim, dim_mults, head, input_size, block_order, blur_taps
-        )
+        self.options = dict(name="frame", num_frames=num_frames, **options)
+        self.channels, self.num_frames = channels, num_frames
+        self.network = ResidualNetwork(2, **options)
 
     def pick(self, video: Video, generator: torch.Generator | None = None) -> Picks:
         pick = pick_frames(video.shape[2], self.num_frames, video.shape[0], generator)
@@ -98,18 +96,14 @@ class VideoDiscriminator(Discriminator):
         blur_taps: int = 3,
     ):
         super().__init__()
-        check_positive(stride=stride, num_frames=1 if num_frames is None else num_frames)
-        self.options = dict(
-            name="video", channels=channels, dim=dim, dim_mults=dim_mults, num_frames=num_frames,
-            stride=stride, head=head, input_size=input_size, block_order=block_order,
-            blur_taps=blur_taps,
+        check_at_least_one(stride=stride, num_frames=num_frames)
+        options = dict(
+            channels=channels, dim=dim, dim_mults=dim_mults, head=head, input_size=input_size,
+            block_order=block_order, blur_taps=blur_taps,
         )  # fmt: skip
-        self.channels = channels
-        self.num_frames = num_frames
-        self.stride = stride
-        self.network = ResidualNetwork(
-            3, channels, dim, dim_mults, head, input_size, block_order, blur_taps
-        )
+        self.options = dict(name="video", num_frames=num_frames, stride=stride, **options)
+        self.channels, self.num_frames, self.stride = channels, num_frames, stride
+        self.network = ResidualNetwork(3, **options)
 
     def pick(self, video: Video, generator: torch.Generator | None = None) -> Picks:
         batch, length = video.shape[0], video.shape[2]
@@ -147,23 +141,14 @@ class MultiScaleDiscriminator(Discriminator):
             raise ValueError("scales is empty: give pairs of (number of frames, stride)")
         if head == "fixed":
             raise ValueError("head 'fixed' is for views of one size: use 'pooled' or 'patch'")
-        self.options = dict(
-            name="multiscale", channels=channels, dim=dim, dim_mults=dim_mults, scales=scales,
-            head=head, block_order=block_order, blur_taps=blur_taps,
+        options = dict(
+            channels=channels, dim=dim, dim_mults=dim_mults, head=head, block_order=block_order,
+            blur_taps=blur_taps,
         )  # fmt: skip
-        self.channels = channels
-        self.num_views = len(scales)
+        self.options = dict(name="multiscale", scales=scales, **options)
+        self.channels, self.num_views = channels, len(scales)
         self.discriminators = nn.ModuleList(
-            VideoDiscriminator(
-                channels,
-                dim,
-                dim_mults,
-                num_frames,
-                stride,
-                head=head,
-                block_order=block_order,
-                blur_taps=blur_taps,
-            )
+            VideoDiscriminator(num_frames=num_frames, stride=stride, **options)
             for num_frames, stride in scales
         )
 

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from magvit2_pytorch.functional import at_least_float32
 from magvit2_pytorch.layers.arithmetic import CONVS, Linear
 
 
@@ -83,10 +84,7 @@ class PooledHead(nn.Module):
 
 
 class PatchHead(nn.Module):
-    """One logit at every position of the map.
-
-    Source: PatchGAN, Image-to-Image Translation (arXiv 1611.07004).
-    """
+    """One logit at every position of the map: PatchGAN (arXiv 1611.07004)."""
 
     def __init__(self, num_axes: int, dim: int):
         super().__init__()
@@ -97,10 +95,7 @@ class PatchHead(nn.Module):
 
 
 class FixedHead(nn.Module):
-    """One logit from the full map, for inputs of one size.
-
-    Source: the code of O2-MAGVIT2.
-    """
+    """One logit from a full map of one size, as in O2-MAGVIT2."""
 
     def __init__(self, dim: int, input_size: tuple[int, ...], num_halvings: int):
         super().__init__()
@@ -226,8 +221,7 @@ class ResidualNetwork(nn.Module):
             features.append(x)
         x = leaky_relu(self.conv_out(x))
         logits = self.head(x)
-        # Losses need logits in at least float32, also under autocast.
-        return logits.to(torch.promote_types(logits.dtype, torch.float32)), (*features, x)
+        return at_least_float32(logits), (*features, x)
 
 
 def initialize(module: nn.Module) -> None:

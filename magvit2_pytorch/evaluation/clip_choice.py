@@ -1,10 +1,9 @@
-"""Options that choose the clips of an evaluation.
-
-The command reads its options and their help from here, so this imports nothing heavy.
-"""
+"""Options that choose the clips of an evaluation; imports nothing heavy."""
 
 from dataclasses import dataclass
 from typing import Literal
+
+from magvit2_pytorch.config import check_at_least_one
 
 Split = Literal["all", "train", "valid"]
 
@@ -15,45 +14,33 @@ class ClipChoice:
 
     num_frames: int = 17
     """Frames per video clip; shorter videos are skipped."""
-
     frame_stride: int = 1
     """Take every n-th frame."""
-
     clips_per_video: int = 1
     """Maximum number of clips per video, spread over it without overlap; a single clip is taken
     from the middle."""
-
     max_clips: int | None = None
     """Maximum number of clips in all, from files drawn at random with `seed`."""
-
     size: int | None = None
     """Resize the short side to this many pixels; by default the file's own size."""
-
     crop: bool = False
     """Crop the central square of `size` pixels, as most papers do."""
-
     frame_range: tuple[int | float | None, int | float | None] | None = None
     """Part of each video to take clips from, as in '[-17, null]', its last 17 frames, or
     '[0.9, 1.0]', its last tenth."""
-
     split: Split = "all"
     """Use all files, or only those that training on this folder used (train) or held out
     (valid)."""
-
     valid_frac: float = 0.05
     """For `split`, the fraction that training used, if its run has no record of the files."""
-
     random_split_seed: int = 42
     """For `split`, the seed that training used, if its run has no record of the files."""
-
     seed: int = 0
     """Random seed of the files that `max_clips` draws and of the confidence intervals."""
 
     def __post_init__(self):
-        for name in ("num_frames", "frame_stride", "clips_per_video", "max_clips", "size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}: must be at least 1")
+        names = ("num_frames", "frame_stride", "clips_per_video", "max_clips", "size")
+        check_at_least_one(**{name: getattr(self, name) for name in names})
         if self.crop and self.size is None:
             raise ValueError("crop cuts out a square of `size` pixels: give a size")
         if self.split not in ("all", "train", "valid"):

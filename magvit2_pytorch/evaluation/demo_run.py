@@ -85,10 +85,7 @@ def demo_clips() -> list[Path]:
 
 
 def usable_clips(paths: Sequence[Path]) -> list[Path]:
-    """The videos that open and are long enough; warns of the others.
-
-    Raises `ValueError` if none can be used.
-    """
+    """The videos that are long enough; `ValueError` if there are none."""
     min_frames = 2 * HELD_OUT_FRAMES + GAP_FRAMES
     usable = []
     for path in paths:
@@ -114,11 +111,7 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
 
 
 def train_demo(
-    tokenizer: VideoTokenizer,
-    paths: Sequence[Path],
-    folder: Path,
-    minutes: float,
-    **options: Any,
+    tokenizer: VideoTokenizer, paths: Sequence[Path], folder: Path, minutes: float, **options: Any
 ) -> VideoTokenizerTrainer:
     """Trains a tokenizer on the earlier frames for `minutes`, by the recipe of `small`."""
     training = recipe("small") | timed_run(folder, minutes)
@@ -168,21 +161,18 @@ def reconstruct_from_codes(
     num_frames, height, width = video.shape[2:]
     # The first frame of the clip has its own latent frame.
     bits = codes.numel() * math.log2(tokenizer.codebook_size) / (num_frames * height * width)
-    return (
-        recon,
-        codes,
-        {
-            "name": name,
-            "psnr_db": round(float(psnr(recon, video)), 3),
-            "num_frames": num_frames,
-            "height": height,
-            "width": width,
-            "tokens": codes.numel(),
-            "tokens_per_second_of_video": round(codes.numel() / num_frames * fps, 1),
-            "bits_per_pixel": round(bits, 5),
-            "compression_ratio": round(compression_ratio(bits), 1),
-        },
-    )
+    measures = {
+        "name": name,
+        "psnr_db": round(float(psnr(recon, video)), 3),
+        "num_frames": num_frames,
+        "height": height,
+        "width": width,
+        "tokens": codes.numel(),
+        "tokens_per_second_of_video": round(codes.numel() / num_frames * fps, 1),
+        "bits_per_pixel": round(bits, 5),
+        "compression_ratio": round(compression_ratio(bits), 1),
+    }
+    return recon, codes, measures
 
 
 def run_demo(
@@ -236,10 +226,10 @@ def sharpen_demo(
 ) -> dict[str, list[dict[str, Any]]]:
     """Trains the decoder of the tokenizer in `folder` with a discriminator of frames.
 
-    Encoder and codes stay as they are. `folder/sharp` gets the new `tokenizer/`, its log, and per
-    held-out clip a picture: originals, reconstructions before and after. Returns the contents of
-    its `metrics.json`: for both tokenizers a dictionary for each clip, with PSNR in dB, block
-    edges (`metrics.block_edges`) and flicker, the error of frame differences over their energy.
+    `folder/sharp` gets the new `tokenizer/`, its log, and per held-out clip a picture: originals,
+    reconstructions before and after. Returns the contents of its `metrics.json`: for both
+    tokenizers a dictionary for each clip, with PSNR in dB, block edges (`metrics.block_edges`) and
+    flicker, the error of frame differences over their energy.
     """
     before = VideoTokenizer.from_pretrained(folder / "tokenizer").eval()
     tokenizer = VideoTokenizer.from_pretrained(folder / "tokenizer")
@@ -270,11 +260,7 @@ def sharpen_demo(
 def continue_demo(
     paths: Sequence[Path], folder: Path, minutes: float, seed: int = 42, **options: Any
 ) -> dict[str, Any]:
-    """Trains a generator with the tokenizer in `folder`, and continues the clips.
-
-    Held out are latent frames within the tokenizer's own held-out frames. Returns the report of
-    `continue_clips`, which says what `folder` gets.
-    """
+    """Trains a generator with the tokenizer in `folder`, and continues the clips."""
     tokenizer = VideoTokenizer.from_pretrained(folder / "tokenizer")
     return continue_clips(
         tokenizer,

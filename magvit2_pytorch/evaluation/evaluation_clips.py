@@ -59,18 +59,24 @@ def find_files(
 ) -> list[EvaluatedFile]:
     """Files to evaluate, sorted by name, or in random order for `max_clips`.
 
-    The order does not depend on the order on disk. For a split, `held_out` is the record of the
-    training run. Raises as `find_media` does, and `ValueError`
-    if a split is requested and there are fewer than two files of a kind.
+    For a split, `held_out` is the record of the training run. Raises as `find_media` does, and
+    `ValueError` if a split is requested and there are fewer than two files of a kind.
     """
-    by_kind: list[list[Path]] = []
+    by_kind: dict[MediaKind, list[Path]] = {}
     for kind in SUFFIXES:
         with suppress(ValueError):  # a folder with files of the other kind only
-            by_kind.append(find_media(source, kind, beside=SUFFIXES))
+            by_kind[kind] = find_media(source, kind, beside=SUFFIXES)
     if not by_kind:
         find_media(source, "video")  # raises an error that says what the folder contains
-    held_out = held_out or {}
-    paths = [path for files in by_kind for path in _split_side(source, files, choice, held_out)]
+    held_out, paths = held_out or {}, []
+    for kind, files in by_kind.items():
+        if choice.split != "all":
+            records = (kind, ADDED_IMAGES) if kind == "image" else (kind,)
+            recorded = {name for record in records for name in held_out.get(record, ())}
+            fraction, seed = choice.valid_frac, choice.random_split_seed
+            train, valid = split_media(source, kind, files, fraction, seed, recorded)
+            files = train if choice.split == "train" else valid
+        paths += files
     if not paths:
         raise ValueError(f"the training run holds out all files of {source}: there are no others")
     is_folder = isinstance(source, AnyPath) and as_path(source).is_dir()
@@ -84,10 +90,7 @@ def find_files(
 
 
 def files_digest(files: Sequence[EvaluatedFile], with_times: bool = False) -> str:
-    """SHA-256 of file names and sizes, and `with_times` of modification times.
-
-    Detects other data without reading file contents.
-    """
+    """SHA-256 of file names and sizes, and `with_times` of modification times."""
     digest = hashlib.sha256()
     for file in sorted(files, key=lambda file: file.name):
         facts: list[str | int] = [file.name]
@@ -101,11 +104,7 @@ def files_digest(files: Sequence[EvaluatedFile], with_times: bool = False) -> st
 def iter_clips(
     files: Sequence[EvaluatedFile], choice: ClipChoice, channels: int, first_clip: int = 0
 ) -> Generator[Clip | SkippedFile, None, None]:
-    """Yields all clips of the files, one in memory at a time.
-
-    A file that cannot be used gives a `SkippedFile`. `first_clip` skips the clips before it in the
-    first file. A file can fail after some of its clips were yielded.
-    """
+    """Yields all clips of the files from `first_clip` of the first on."""
     for file in files:
         try:
             if media_kind(file.path) == "video":
@@ -126,7 +125,12 @@ def _clips_of_video(
     size = resized_size(file.path, video.height, video.width, choice.size)
     spec = ClipSpec(num_frames=choice.num_frames, frame_stride=choice.frame_stride)
     number = first_clip
-    while number < (num_clips := _num_clips(video.num_frames, choice)):
+    while True:
+        start, stop = resolve_range(video.num_frames, choice.frame_range)
+        # Clips do not overlap.
+        num_clips = min(choice.clips_per_video, max((stop - start) // choice.span, 1))
+        if number >= num_clips:
+            return
         numbers = choose_clip(file.path, video, spec, choice.frame_range, number, num_clips)
         frames = video.try_read(numbers, size)
         if frames is None:  # damaged: decode it to find the frames that exist
@@ -139,12 +143,6 @@ def _clips_of_video(
         number += 1
 
 
-def _num_clips(num_frames: int, choice: ClipChoice) -> int:
-    """Number of clips without overlap, at most `clips_per_video`."""
-    start, stop = resolve_range(num_frames, choice.frame_range)
-    return min(choice.clips_per_video, max((stop - start) // choice.span, 1))
-
-
 def _crop(frames: Frames, choice: ClipChoice) -> UInt8[Tensor, "t y x c"]:
     if not choice.crop:
         return frames
@@ -152,16 +150,3 @@ def _crop(frames: Frames, choice: ClipChoice) -> UInt8[Tensor, "t y x c"]:
     window = choose_window(*frames.shape[1:3], spec, None)
     # A view would keep the whole frames in memory.
     return crop(frames, window, spec.size).clone()
-
-
-def _split_side(
-    source: Source, paths: list[Path], choice: ClipChoice, held_out: HeldOut
-) -> list[Path]:
-    if choice.split == "all":
-        return paths
-    kind = media_kind(paths[0])
-    added = held_out.get(ADDED_IMAGES, ()) if kind == "image" else ()
-    recorded = {*held_out.get(kind, ()), *added}
-    fraction, seed = choice.valid_frac, choice.random_split_seed
-    train, valid = split_media(source, kind, paths, fraction, seed, recorded)
-    return train if choice.split == "train" else valid

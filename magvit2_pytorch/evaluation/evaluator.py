@@ -1,8 +1,4 @@
-"""Evaluation of a tokenizer on a folder of videos and images.
-
-Memory is that of one clip, plus 8 bytes per value of a clip while the report is computed. An
-interrupted run can be continued; its report equals that of an uninterrupted run.
-"""
+"""Evaluation of a tokenizer on a folder of videos and images."""
 
 import os
 import warnings
@@ -84,10 +80,10 @@ class Evaluation:
         """Measures all clips, writes a report to `folder` and returns its contents.
 
         The report is `report.json`, and `report.md` for people, with pictures of the worst, the
-        median and the best clip. `clips.jsonl` has a line for each clip. Files that cannot be used
-        are named. An interrupted run is continued. Raises `EvaluationError` if `folder` is the
-        one that is read or holds another evaluation, no clip can be measured, or a reconstruction
-        is not finite.
+        median and the best clip. `clips.jsonl` has a line for each clip. An interrupted run is
+        continued, and its report equals that of an uninterrupted one. Raises `EvaluationError` if
+        `folder` is the one that is read or holds another evaluation, no clip can be measured, or a
+        reconstruction is not finite.
         """
         if self._read_folder is not None:
             try:
@@ -100,9 +96,19 @@ class Evaluation:
             totals = Totals(self.tokenizer, self.networks)
             totals.load_state_dict(journal.state)
             self._measure_all(journal, totals, progress or FileProgress())
+            tokenizer = self.tokenizer
+            names = (
+                "codebook_size", "num_codebooks", "time_factor", "space_factor", "bits_per_pixel",
+            )  # fmt: skip
+            model = dict(
+                self.tokenizer_id._asdict(),
+                parameters=sum(parameter.numel() for parameter in tokenizer.parameters()),
+                quantizer=type(tokenizer.quantizer).__name__,
+                **{name: getattr(tokenizer, name) for name in names},
+            )
             report = dict(
                 metadata,
-                model=_model_metadata(self.tokenizer, self.tokenizer_id),
+                model=model,
                 data=metadata["data"] | dict(source=self.source),
                 **summarize(journal.lines, totals, self.networks, self.choice.seed),
                 elapsed_s=round(journal.total_s, 1),
@@ -169,11 +175,7 @@ class Evaluation:
         )
 
     def _examples(self, lines: dict[str, Line]) -> Iterator[Example]:
-        """Reads and reconstructs clips once more, one at a time.
-
-        The median is known only at the end, and all clips would not fit into memory. A clip that
-        is gone is left out, with a warning.
-        """
+        """Reads and reconstructs a few clips once more, one at a time."""
         for which, line in lines.items():
             file = [file for file in self.files if file.name == line["path"]]
             channels = self.tokenizer.config.channels
@@ -241,17 +243,3 @@ class _Position:
     def _set_left(self, number: int) -> None:
         self.sum_left += number - self.left[self.file]
         self.left[self.file] = number
-
-
-def _model_metadata(tokenizer: AnyTokenizer, tokenizer_id: TokenizerId) -> dict[str, Any]:
-    return dict(
-        name=tokenizer_id.name,
-        fingerprint=tokenizer_id.fingerprint,
-        parameters=sum(parameter.numel() for parameter in tokenizer.parameters()),
-        quantizer=type(tokenizer.quantizer).__name__,
-        codebook_size=tokenizer.codebook_size,
-        num_codebooks=tokenizer.num_codebooks,
-        time_factor=tokenizer.time_factor,
-        space_factor=tokenizer.space_factor,
-        bits_per_pixel=tokenizer.bits_per_pixel,
-    )

@@ -26,23 +26,33 @@ SOUND = (
 
 
 def run_film(work: FilmWork) -> Path:
-    """Does the stages that are not done, and returns the page.
-
-    Raises `ValueError` if a stage was begun with other settings or nothing can be trained on, and
-    `UnusableMedia` if the film cannot be read.
-    """
+    """Does the stages that are not done, and returns the page."""
     figures = {name: _do_stage(work, name) for name in STAGES}
     return write_page(work.folder, work.film.name, figures)
 
 
 def _do_stage(work: FilmWork, name: str) -> dict[str, Any]:
     """The figures of a stage; does it unless that was done before."""
-    folder, settings = work.folder / name, _settings(work, name)
+    folder = work.folder / name
+    # All that the results depend on, but for time.
+    settings = {"film": work.film.name, "state": file_state(work.film)} | asdict(work.rules)
+    for stage in list(STAGES)[: list(STAGES).index(name) + 1]:
+        settings |= {option: getattr(work.options, option) for option in STAGES[stage].options}
+    settings = json.loads(json.dumps(settings))
     folder.mkdir(parents=True, exist_ok=True)
     remove_abandoned(folder)
     before = read_record(folder)
     if before is not None:
-        _check_settings(folder, before["settings"], settings)
+        differ = [
+            f"{option} {before['settings'].get(option)}, not {value}"
+            for option, value in settings.items()
+            if before["settings"].get(option) != value
+        ]
+        if differ:
+            raise ValueError(
+                f"{folder} was begun with {'; '.join(differ)}: give the same settings or another "
+                "--output, or remove this folder and those of the stages after it"
+            )
         if before["figures"] is not None:
             work.say(f"{name}: done before: {before['figures']['sentence']}")
             return before["figures"]
@@ -55,27 +65,6 @@ def _do_stage(work: FilmWork, name: str) -> dict[str, Any]:
     write_record(folder, settings, figures)
     work.say(f"{name}: {figures['sentence']}")
     return figures
-
-
-def _settings(work: FilmWork, name: str) -> dict[str, Any]:
-    """All that the results of a stage depend on, but for time."""
-    settings = {"film": work.film.name, "state": file_state(work.film)} | asdict(work.rules)
-    for stage in list(STAGES)[: list(STAGES).index(name) + 1]:
-        settings |= {option: getattr(work.options, option) for option in STAGES[stage].options}
-    return json.loads(json.dumps(settings))
-
-
-def _check_settings(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    differ = [
-        f"{name} {before.get(name)}, not {now[name]}"
-        for name in now
-        if before.get(name) != now[name]
-    ]
-    if differ:
-        raise ValueError(
-            f"{folder} was begun with {'; '.join(differ)}: give the same settings or another "
-            "--output, or remove this folder and those of the stages after it"
-        )
 
 
 def write_page(folder: Path, film: str, figures: Mapping[str, Mapping[str, Any]]) -> Path:
@@ -155,10 +144,7 @@ class Stage(NamedTuple):
 
 STAGES = {
     "cut": Stage(
-        film_stages.cut,
-        ("size", "upscaler_preset", "grey", "min_frames", "preset"),
-        "Shots",
-        _cut,
+        film_stages.cut, ("size", "upscaler_preset", "grey", "min_frames", "preset"), "Shots", _cut
     ),
     "tokenizer": Stage(film_stages.train_tokenizer, ("preset", "seed"), "Tokenizer", _tokenizer),
     "codes": Stage(film_stages.tokenize, ("views",), "Codes", _codes),

@@ -1,10 +1,6 @@
-"""Stages from a film to new scenes.
-
-Each can be interrupted and done again.
-"""
+"""Stages from a film to new scenes; each can be done again."""
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,11 +55,7 @@ MAX_SHOWN = 8
 
 
 def cut(work: FilmWork, folder: Path) -> dict[str, Any]:
-    """Finds the shots of the film and writes the usable ones.
-
-    Training reads clips at random, and a film would be decoded from its last keyframe on for each
-    of them: at the size of training the shots are small, and read fast.
-    """
+    """Finds the shots of the film and writes the usable ones, small."""
     options, least = work.options, 2 * work.clip_frames + GAP_FRAMES
     min_frames = options.min_frames or least
     if min_frames < least:
@@ -221,10 +213,7 @@ def train_generator_of_film(work: FilmWork, folder: Path) -> dict[str, Any]:
 
 
 def train_super_resolution(work: FilmWork, folder: Path) -> dict[str, Any]:
-    """Trains super-resolution of the decoded shots.
-
-    Leaves it out if the film has fewer rows than the enlarged frames.
-    """
+    """Trains super-resolution of the decoded shots, if the film is large enough."""
     options, rows = work.options, min(work.figures("cut")["size"])
     high = options.size * options.scale
     if options.no_super_resolution or rows < high:
@@ -288,7 +277,11 @@ def make_scenes(work: FilmWork, folder: Path) -> dict[str, Any]:
             sampling=Sampling(seed=options.seed), first_sample=number, fps=fps, record=record,
         )  # fmt: skip
     upscaled = _upscale(work, folder, scenes)
-    rows = [list(_spread_frames(folder / scene)) for scene in scenes]
+    rows = []
+    for scene in scenes:
+        video = VideoFile(folder / scene)
+        last = video.num_frames - 1
+        rows.append(list(video.read([round(i * last / (MAX_SHOWN - 1)) for i in range(MAX_SHOWN)])))
     size = min(row[0].shape for row in rows)
     rows = [[frame[: size[0], : size[1]] for frame in row] for row in rows]
     write_grid(folder / "scenes.png", rows)
@@ -313,9 +306,3 @@ def _upscale(work: FilmWork, folder: Path, scenes: list[str]) -> list[str]:
         if not (folder / name).exists():
             upscale_file(upscaler, folder / scene, folder / name)
     return names
-
-
-def _spread_frames(path: Path) -> Iterator[Any]:
-    video = VideoFile(path)
-    last = video.num_frames - 1
-    yield from video.read([round(i * last / (MAX_SHOWN - 1)) for i in range(MAX_SHOWN)])

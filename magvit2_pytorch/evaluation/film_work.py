@@ -11,6 +11,7 @@ import torch
 
 from magvit2_pytorch.atomic import replacing
 from magvit2_pytorch.codes.views import parse_views
+from magvit2_pytorch.config import check_at_least_one
 from magvit2_pytorch.evaluation.generator_run import VIEWS
 from magvit2_pytorch.generators.generator import GENERATOR_PRESETS
 from magvit2_pytorch.media.shots import ShotRules
@@ -67,14 +68,10 @@ class FilmOptions:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}: give a number above 0")
-        for name in ("size", "scenes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: give at least 1")
-        for presets, name in (
-            (SR_PRESETS, self.upscaler_preset),
-            (GENERATOR_PRESETS, self.generator_preset),
-        ):
-            presets.model(name)
+        check_at_least_one(size=self.size, scenes=self.scenes)
+        # Unknown names raise errors.
+        SR_PRESETS[self.upscaler_preset]
+        GENERATOR_PRESETS[self.generator_preset]
         parse_views(self.views)
         image_size = preset(self.preset)["image_size"]
         if self.size < image_size:
@@ -95,16 +92,13 @@ class FilmOptions:
 
 @dataclass
 class FilmWork:
-    """A film, the folder of its stages, and what they share.
-
-    `tokenizer_options`, `generator_options` and `upscaler_options` change options of the presets,
-    under "model" and "training". `say` gets a line for each stage.
-    """
+    """A film, the folder of its stages, and what they share."""
 
     film: Path
     folder: Path
     options: FilmOptions = field(default_factory=FilmOptions)
     rules: ShotRules = field(default_factory=ShotRules)
+    # Changes of the presets' options, under "model" and "training".
     tokenizer_options: dict[str, dict[str, Any]] = field(default_factory=dict)
     generator_options: dict[str, dict[str, Any]] = field(default_factory=dict)
     upscaler_options: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -151,10 +145,7 @@ RECORD = "stage.json"
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """Settings and figures of a stage.
-
-    None before it is begun; the figures are None before it is done.
-    """
+    """Settings of a stage once begun, and figures once done."""
     path = folder / RECORD
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 

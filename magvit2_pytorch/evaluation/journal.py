@@ -2,8 +2,7 @@
 
 Lines are appended as clips are measured. Totals (counts of codes, moments of features) are saved
 from time to time, with the number of bytes of lines that they cover. However a run ends, the next
-one truncates the lines beyond its totals and continues from there; as clips always have the same
-order, the last line says where that is.
+one truncates the lines beyond its totals and continues from there.
 """
 
 import json
@@ -39,8 +38,7 @@ class EvaluationMismatch(EvaluationError):
 class Journal:
     """`clips.jsonl` of a folder: a header with settings, then lines.
 
-    Opening it continues an earlier run. Raises `EvaluationMismatch`, naming the differences, if the
-    header of that run differs, and `EvaluationError` if the file has another format.
+    Opening it continues an earlier run, or raises `EvaluationMismatch` if that was another one.
     """
 
     def __init__(self, folder: str | os.PathLike, header: dict[str, Any]):
@@ -87,10 +85,7 @@ class Journal:
             yield from (json.loads(line) for line in file)
 
     def save(self, state: Callable[[], dict[str, Tensor]], every_s: float = 0.0) -> None:
-        """Writes the lines so far to disk, with their totals.
-
-        Does nothing if the last save was less than `every_s` seconds ago.
-        """
+        """Writes lines and totals to disk, at most every `every_s` seconds."""
         now = time.monotonic()
         if now - self.saved < every_s:
             return

@@ -59,9 +59,8 @@ class ClipMeasurement(NamedTuple):
     """Metrics, codes and features of one clip."""
 
     values: dict[str, Any]
-    """Numbers by name, and of a 1-D tokenizer `by_tokens`. None if a metric does not apply (clip
-    too small, one frame, no network, no codes), and for the infinite PSNR of a clip that equals its
-    original."""
+    """Numbers by name, and of a 1-D tokenizer `by_tokens`. None if a metric does not apply, and for
+    the infinite PSNR of a clip that equals its original."""
     codes: Codes | TokenCodes | None
     features: dict[str, FeaturePair]
     """By the name of the Fréchet distance."""
@@ -126,11 +125,7 @@ class Totals:
 def reconstruct(
     tokenizer: AnyTokenizer, clip: Clip, inference: Inference = Inference()
 ) -> tuple[Video, Video, Codes | TokenCodes | None]:
-    """A clip, its reconstruction and its codes.
-
-    The reconstruction is clamped to [-1, 1] but not rounded to bytes. Raises `EvaluationError` if
-    it is not finite.
-    """
+    """A clip, its reconstruction in [-1, 1] (`EvaluationError` unless finite), codes."""
     real = to_float(clip.frames.to(tokenizer.device))[None]
     advice = "is it damaged?" if inference.precision == "fp32" else "try precision fp32"
     message = f"the reconstruction of {clip.name} is not finite: {advice}"

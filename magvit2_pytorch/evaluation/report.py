@@ -15,7 +15,6 @@ from magvit2_pytorch.evaluation.measure import EvaluationNetworks, Totals
 from magvit2_pytorch.evaluation.report_text import ROWS, as_markdown
 from magvit2_pytorch.metrics.bootstrap import LEVEL, NUM_RESAMPLES, bootstrap_interval
 from magvit2_pytorch.metrics.codebook import CodebookUsage
-from magvit2_pytorch.metrics.moments import FrechetDistance
 from magvit2_pytorch.types import MediaKind
 from magvit2_pytorch.version import __version__
 
@@ -25,15 +24,9 @@ Line = dict[str, Any]
 
 
 def summarize(
-    lines: Callable[[], Iterator[Line]],
-    totals: Totals,
-    networks: EvaluationNetworks,
-    seed: int,
+    lines: Callable[[], Iterator[Line]], totals: Totals, networks: EvaluationNetworks, seed: int
 ) -> dict[str, Any]:
-    """Summaries of videos and images, skipped files and missing metrics.
-
-    Raises `EvaluationError` if no clip was measured.
-    """
+    """Summaries of videos and images; `EvaluationError` if no clip was measured."""
     skipped = [line for line in lines() if "skipped" in line]
     report: dict[str, Any] = dict(
         magvit2_version=__version__,
@@ -80,7 +73,16 @@ def _summary(
         num_frames=num_frames,
         metrics=metrics,
         temporal_error_of_motion=error["mean"] / energy["mean"] if has_motion else None,
-        frechet={name: _distance(part) for name, part in totals.distances(kind).items()},
+        frechet={
+            name: dict(
+                # A single vector has no covariance.
+                distance=part.compute() if part.num_vectors > 1 else None,
+                num_vectors=part.num_vectors,
+                dim=part.dim,
+                is_rank_deficient=part.is_rank_deficient,
+            )
+            for name, part in totals.distances(kind).items()
+        },
         codebook=_codebook(totals.usage(kind)),
         examples=_examples(lines, np.array(columns["psnr"]), np.array(line_of)),
         **_by_tokens(lines, kind),
@@ -119,16 +121,6 @@ def _metric(values: np.ndarray, files: np.ndarray, seed: int) -> dict[str, Any] 
         min=float(values.min()),
         max=float(values.max()),
         num_clips=len(values),
-    )
-
-
-def _distance(distance: FrechetDistance) -> dict[str, Any]:
-    return dict(
-        # A single vector has no covariance.
-        distance=distance.compute() if distance.num_vectors > 1 else None,
-        num_vectors=distance.num_vectors,
-        dim=distance.dim,
-        is_rank_deficient=distance.is_rank_deficient,
     )
 
 

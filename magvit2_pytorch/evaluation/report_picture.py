@@ -38,11 +38,7 @@ class Example(NamedTuple):
 def write_pictures(
     folder: Path, report: dict[str, Any], kind: str, examples: Iterable[Example]
 ) -> list[str]:
-    """Writes a picture of "videos" or "images" and returns its name.
-
-    Videos are also written as `videos-worst.mp4` and so on, with the original on the left, because
-    only a video shows flicker. Returns no name, and writes nothing, without examples.
-    """
+    """Writes a picture of a kind, and example videos; returns its name."""
     shown = []
     for example in examples:
         real, recon = _rgb(example.real), _rgb(example.recon)
@@ -103,10 +99,7 @@ def _rgb(frames: Frames) -> UInt8[torch.Tensor, "t h w 3"]:
 
 
 def _draw(path: Path, title: str, examples: list[tuple[str, str, np.ndarray, np.ndarray]]) -> None:
-    """Draws originals, reconstructions and errors of all examples below each other.
-
-    Those of single frames are side by side.
-    """
+    """Draws originals, reconstructions and errors of all examples below each other."""
     from matplotlib.figure import Figure
 
     columns = max(3, *(len(real) for _, _, real, _ in examples))

@@ -98,9 +98,8 @@ def adaptive_weight_from_gradients(
 
     `reference` is the gradient of the reconstruction and perceptual losses with respect to the
     weight of the last decoder layer, `adversarial` that of the adversarial loss. Scaled by this
-    weight, both have the same norm there. The weight is 0 if either norm is not finite, so that
-    the discriminator does not dominate such a step. For one weight on several processes, average
-    the gradients over processes first.
+    weight, both have the same norm there. The weight is 0 if either norm is not finite. For one
+    weight on several processes, average the gradients over processes first.
     Source: VQGAN (arXiv 2012.09841), equation 7; eps and the limit are from its code.
     """
     norms = torch.stack(
@@ -182,18 +181,13 @@ def _score_gradients(inputs: Inputs, logits: Logits) -> tuple[Tensor, ...]:
 
 
 def lecam_loss(
-    real: RealLogits,
-    fake: FakeLogits,
-    real_mean: Float[Tensor, ""],
-    fake_mean: Float[Tensor, ""],
+    real: RealLogits, fake: FakeLogits, real_mean: Float[Tensor, ""], fake_mean: Float[Tensor, ""]
 ) -> Float[Tensor, ""]:
     """Returns E[max(0, D(x) - fake_mean)^2] + E[max(0, real_mean - D(x'))^2].
 
-    Equation 3 of the paper has no max, but the code of its authors has, and this follows the
-    code: a real logit below the mean of the fakes needs no regularization. The expectation is
-    over single logits, as in that code, so that a batch in parts or on several processes has the
-    loss of the whole. O2-MAGVIT2 takes the mean logit of the batch instead of D, which ignores
-    logits that differ but average to the same mean.
+    Equation 3 of the paper has no max, but the code of its authors has: a real logit below the mean
+    of the fakes needs no regularization. The expectation is over single logits, as in that code;
+    O2-MAGVIT2 takes the mean logit of the batch instead of D.
     Source: Tseng et al. (arXiv 2104.03310), section 3.2; google/lecam-gan, stylegan2.
     """
     real, fake = at_least_float32(real), at_least_float32(fake)
@@ -204,13 +198,10 @@ class LeCamRegularizer(nn.Module):
     """LeCam loss with running means of real and fake logits.
 
     After n updates, a mean is the exponentially weighted average of the means of the n batches,
-    with weights that sum to 1, as in the code of the authors. O2-MAGVIT2 starts from zeros, which
-    count for some 1 / (1 - decay) updates. The decay is that of O2-MAGVIT2.
-
-    Means are float32 and part of the state dict. Both references call `update` before `forward`.
-    The trainer calls it after, as the means of all micro-batches of a step are known only at its
-    end. Before the first update, the loss and its gradient are 0. With `distributed`, an update
-    in training mode averages the logits of all processes; all of them must call it.
+    with weights that sum to 1, as in the code of the authors; O2-MAGVIT2, whose decay this is,
+    starts from zeros. Means are float32 and part of the state dict. Before the first update, the
+    loss and its gradient are 0. With `distributed`, an update in training mode averages the logits
+    of all processes; all of them must call it.
     """
 
     def __init__(self, decay: float = 0.999, distributed: bool = True):

@@ -30,15 +30,12 @@ class PerceptualLoss(nn.Module):
     Both are in [-1, 1]. In each output layer of the trunk, features are normalized to length 1 at
     every pixel. Their squared differences are weighted by the head of the layer, summed over
     channels, averaged over pixels and frames, and summed over layers. Without heads every weight is
-    1: this is the baseline of LPIPS, in which a layer contributes 0 to 2.
+    1, the baseline of LPIPS. Scores of trunks and heads with another `name` cannot be compared.
     Source: LPIPS (arXiv 1801.03924), equation 1.
 
-    `name` identifies the score. Only the ImageNet trunk with the heads of LPIPS gives "LPIPS";
-    scores of other trunks and heads cannot be compared with it.
-
-    Grey frames are repeated to RGB. RGBA frames are composited over black, as in `data.pixels`.
-    With `resize_to`, the shorter edge is resized to that many pixels first. The trunk is frozen. It
-    runs in the precision of autocast, the distance in float32. Only `recon` gets a gradient.
+    Grey frames are repeated to RGB. RGBA frames are composited over black. With `resize_to`, the
+    shorter edge is resized to that many pixels first. The trunk is frozen and runs in the precision
+    of autocast, the distance in float32. Only `recon` gets a gradient.
     """
 
     def __init__(

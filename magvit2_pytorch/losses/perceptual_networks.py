@@ -77,10 +77,7 @@ def vgg16(blurred: bool = False) -> FeatureTrunk:
 
 
 def alexnet(blurred: bool = False) -> FeatureTrunk:
-    """AlexNet after each of its five convolutions (arXiv 1404.5997, one column).
-
-    If `blurred`, that of ST-LPIPS, with strides of 8 instead of 16 in total.
-    """
+    """AlexNet (arXiv 1404.5997) after its five convolutions; `blurred`: of ST-LPIPS."""
     first = nn.Conv2d(3, 64, 11, stride=1 if blurred else 4, padding=2)
     layers = [first, *[PaddedBlurPool(64)] * blurred, nn.ReLU(inplace=True)]
     taps, dim = [len(layers) - 1], 64
@@ -150,11 +147,7 @@ def load_trunk(source: str | Path) -> tuple[FeatureTrunk, Heads | None]:
 
 
 def load_heads(path: str | Path, trunk: FeatureTrunk) -> Heads:
-    """Loads LPIPS heads for a trunk.
-
-    A head has one weight per channel of an output of the trunk. The path "torchmetrics" is the file
-    that this package contains.
-    """
+    """Loads a trunk's LPIPS heads from a file or the package "torchmetrics"."""
     if str(path) == "torchmetrics":
         path = _torchmetrics_heads(trunk)
     return heads_from_state(read_tensors(path, ACCEPTED), trunk, str(path))

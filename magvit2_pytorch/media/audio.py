@@ -9,12 +9,7 @@ from fractions import Fraction
 from itertools import chain
 from typing import Any
 
-from magvit2_pytorch.media.container import (
-    as_fraction,
-    choose_stream,
-    first_frame,
-    open_container,
-)
+from magvit2_pytorch.media.container import as_fraction, choose_stream, first_frame, open_container
 from magvit2_pytorch.media.unusable import UnusableMedia, decoding_errors
 
 # FFmpeg writes these codecs into an mp4, but few players outside FFmpeg read them there.
@@ -56,12 +51,10 @@ def copied_packets(source: Any, target: Any, start: Fraction) -> Iterator[Any]:
 
 
 def encoded_packets(source: Any, target: Any, start: Fraction) -> Iterator[Any]:
-    """Audio packets, encoded as AAC in mono, stereo, 5.1 or 7.1.
-
-    Raises PyAV's errors at the first packet that cannot be decoded.
-    """
+    """Audio packets, encoded as AAC in mono, stereo, 5.1 or 7.1."""
     stream = None
-    for frame in _with_sample_times(_decode(source), start):
+    decoded = (f for packet in source.container.demux(source) for f in packet.decode())
+    for frame in _with_sample_times(decoded, start):
         stream = stream or _add_aac(target, frame)
         yield from stream.encode(frame)
     if stream is not None:
@@ -105,11 +98,6 @@ def _shift_times(packet: Any, start: Fraction) -> None:
     packet.time_base = tick / factor
 
 
-def _decode(source: Any) -> Iterator[Any]:
-    for packet in source.container.demux(source):
-        yield from packet.decode()
-
-
 def _with_sample_times(frames: Iterator[Any], start: Fraction) -> Iterator[Any]:
     """Sets times by sample count; rounded times would stretch or cut sound."""
     count = None
@@ -141,12 +129,10 @@ class AudioTrack:
     """Default audio stream of a file, written by packets to another.
 
     Packets are copied if the container accepts them, and encoded as AAC otherwise. Times are
-    relative to the first frame of the file's video (to zero if it has no video), so that sound
-    and picture stay in sync. Sound that begins earlier than that begins at zero, and the frames
-    have to begin at `lead_s`. One packet is in memory at a time.
-
-    Create it before the container's first packet is written. A file without sound adds no
-    stream. Sound that cannot be read or written ends with a warning, not an error.
+    relative to the first frame of the file's video (to zero if it has none). Sound that begins
+    earlier than that begins at zero, and the frames have to begin at `lead_s`. Create it before the
+    container's first packet is written. A file without sound adds no stream. Sound that cannot be
+    read or written ends with a warning, not an error.
     """
 
     def __init__(self, path: str | os.PathLike, target: Any):
@@ -164,8 +150,10 @@ class AudioTrack:
     def write_until(self, time_s: Fraction) -> None:
         """Writes the packets that start before this time."""
         with self._stopping_on_errors():
-            while self._next is not None and _start_time(self._next) < time_s:
-                self._target.mux(self._next)
+            while (packet := self._next) is not None:
+                if packet.pts * as_fraction(packet.time_base) >= time_s:
+                    return
+                self._target.mux(packet)
                 self._next = next(self._packets, None)
 
     def close(self) -> None:
@@ -181,7 +169,10 @@ class AudioTrack:
             return iter(())
         if source.codec_context is None:
             raise UnusableMedia(self.path, "no decoder for its audio stream")
-        start = _first_frame_time(self.path)
+        start = Fraction(0)
+        with suppress(UnusableMedia):  # without video
+            first = first_frame(self.path)
+            start = first.time_s if first else start
         begin = (source.start_time or 0) * as_fraction(source.time_base)
         # AAC and others begin earlier by the delay of their encoder, which players hide.
         if start - begin > _PAUSE_S:
@@ -208,15 +199,3 @@ class AudioTrack:
             self.close()
             # The line that called the method, above this function and contextlib.
             warnings.warn(f"no more sound from {error}", stacklevel=4)
-
-
-def _first_frame_time(path: str | os.PathLike) -> Fraction:
-    """Time of a file's first video frame in seconds; 0 without video."""
-    with suppress(UnusableMedia):
-        first = first_frame(path)
-        return first.time_s if first else Fraction(0)
-    return Fraction(0)
-
-
-def _start_time(packet: Any) -> Fraction:
-    return packet.pts * as_fraction(packet.time_base)

@@ -29,10 +29,7 @@ _CROP_SIDES = (b"\x54\xbb", b"\x54\xaa", b"\x54\xcc", b"\x54\xdd")
 
 
 def open_container(path: str | os.PathLike) -> Any:
-    """Opens a media file, but no other file that it refers to.
-
-    Raises `UnusableMedia` if it is not a media file, and PyAV's errors if it is damaged.
-    """
+    """Opens a media file alone; `UnusableMedia` if it is not one."""
     import av
 
     check_regular_file(path)
@@ -148,11 +145,7 @@ def _elements(data: bytes) -> dict[bytes, bytes]:
 
 
 def choose_stream(streams: Iterable[Any]) -> Any:
-    """The stream that players choose, None if there is none.
-
-    That is the first with the default flag, or else the first, of those that can be decoded.
-    Cover pictures and thumbnails only count if there is nothing else.
-    """
+    """The stream that players choose, a picture last; None without one."""
 
     def rank(stream: Any) -> tuple[bool, bool, bool]:
         flags = stream.disposition
@@ -187,11 +180,7 @@ def demux(container: Any, stream: Any) -> Iterator[Any]:
 
 
 def decode(container: Any, stream: Any, packets: Iterator[Any] | None = None) -> Iterator[Any]:
-    """Yields the frames that can be decoded, in presentation order.
-
-    Packets that cannot be decoded give no frame; if the decoder has several threads, the first
-    such packet ends the iteration.
-    """
+    """Yields the frames that can be decoded, in presentation order."""
     import av
 
     context = stream.codec_context
@@ -206,11 +195,7 @@ def decode(container: Any, stream: Any, packets: Iterator[Any] | None = None) ->
 
 
 def decode_all(path: str | os.PathLike, num_threads: int) -> Iterator[Any]:
-    """Yields all frames in order, the same for any number of threads.
-
-    On an error PyAV drops the intact frames in its other threads. So if a packet gave no frame,
-    one thread decodes the file again for the missing frames.
-    """
+    """Yields all frames in order, the same for any number of threads."""
     container, stream = open_video(path, num_threads)
     num_packets, num_frames = 0, 0
 

@@ -13,13 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from magvit2_pytorch.media.container import (
-    as_fraction,
-    decode_all,
-    demux,
-    has_format,
-    open_video,
-)
+from magvit2_pytorch.media.container import as_fraction, decode_all, demux, has_format, open_video
 from magvit2_pytorch.media.unusable import UnusableMedia
 
 # Containers that seek to a keyframe by its exact time. MPEG program and transport streams guess
@@ -48,19 +42,14 @@ class FrameIndex:
     pts: np.ndarray | None
     """Presentation times in ticks of `time_base`, increasing; None if the file's times do not
     increase, in which case frames are found by counting from the start."""
-
     keyframes: np.ndarray
     """Ticks at which decoding can start, increasing; empty if seeking is not exact."""
-
     times: np.ndarray
     """Presentation time of each frame, in seconds from the first."""
-
     fps: float
     """Mean frame rate; that of the container if there is only one frame."""
-
     last_s: float
     """Seconds that the last frame is shown."""
-
     decoded: bool
     """True if the index comes from decoded frames, and so is certain to be right."""
 
@@ -70,10 +59,7 @@ class FrameIndex:
 
     @property
     def durations(self) -> list[float] | None:
-        """Seconds that each frame is shown; None at an even rate.
-
-        A rate is even up to 2 ms, which times in milliseconds and the clocks of cameras do to it.
-        """
+        """Seconds that each frame is shown; None at an even rate."""
         even = np.arange(self.num_frames) / self.fps
         is_even = np.abs(self.times - even).max() <= min(2e-3, 0.25 / self.fps)
         if is_even and abs(self.last_s - 1 / self.fps) <= 0.5 / self.fps:
@@ -82,10 +68,7 @@ class FrameIndex:
 
 
 def build_index(path: str | os.PathLike, num_threads: int, by_decoding: bool = False) -> FrameIndex:
-    """Builds the index from packets, or where that is uncertain, from frames.
-
-    Raises `UnusableMedia` if there is no frame.
-    """
+    """Builds the index from packets, or where that is uncertain, from frames."""
     container, stream = open_video(path, num_threads)
     with container:
         index = None if by_decoding else _from_packets(container, stream)

@@ -21,11 +21,7 @@ _TO_BYTES = {3: "c h w -> h w c", 4: "c t h w -> t h w c", 5: "b c t h w -> b t 
 
 
 def to_float(frames: UInt8[Tensor, "*frames h w c"]) -> Float[Tensor, "..."]:
-    """Converts bytes, channels last, to float32 in [-1, 1], channels first.
-
-    0 becomes -1 and 255 becomes 1.
-    `h w c` becomes `c h w`, `t h w c` becomes `c t h w`, `b t h w c` becomes `b c t h w`.
-    """
+    """Converts bytes, channels last, to float32 in [-1, 1], channels first."""
     if frames.ndim not in _TO_FLOAT:
         raise ValueError(f"frames have 3 to 5 axes (h w c last), not shape {tuple(frames.shape)}")
     video = rearrange(frames, _TO_FLOAT[frames.ndim])
@@ -191,9 +187,8 @@ class FrameToArray:
     """Converts frames of one video to arrays of one size.
 
     `size` is the (height, width) of the upright result; by default that of the first frame, so
-    that a stream that changes size midway stays one video. `crop` goes first.
-    Resizing happens here, in the decoder's own format before it becomes RGB, a quarter of the
-    cost of doing it after. Shrinking averages areas (no aliasing), growing is bicubic. Colour
+    that a stream that changes size midway stays one video. `crop` goes first. Resizing happens in
+    the decoder's own format before it becomes RGB, a quarter of the cost of doing it after. Colour
     matrix and range are those that the frame is tagged with; without a tag the range is limited
     and the matrix goes by the size (`untagged_matrix`).
     """
@@ -201,9 +196,7 @@ class FrameToArray:
     def __init__(self, channels: int, size: tuple[int, int] | None = None, crop: Crop = Crop()):
         from av.video.reformatter import VideoReformatter
 
-        self.channels = channels
-        self.size = size
-        self.crop = crop
+        self.channels, self.size, self.crop = channels, size, crop
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: Any) -> UInt8[np.ndarray, "h w c"]:
@@ -261,9 +254,8 @@ def reformat(
 def untagged_matrix(height: int, width: int) -> str:
     """The YCbCr matrix of video that is not tagged, by PyAV's name.
 
-    Rec. 709 from HD sizes on and Rec. 601 below: encoders leave out the tag and players go by
-    the size. The limits are mpv's (`mp_csp_guess_colorspace`); SDL, and so ffplay, has the
-    one on height. They compare the decoder's frame, before rotation and scaling.
+    Rec. 709 from HD sizes on and Rec. 601 below: encoders leave out the tag and players go by the
+    size. The limits are mpv's (`mp_csp_guess_colorspace`), of frames before rotation and scaling.
     """
     return "ITU709" if width >= 1280 or height > 576 else "ITU601"
 

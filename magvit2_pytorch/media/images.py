@@ -141,7 +141,10 @@ def _to_rgb(image: Any, raw_mode: str) -> Any:
     elif raw_mode == "RGB;16B" and isinstance(transparency, tuple):
         image.info["transparency"] = tuple(level >> 8 for level in transparency)
     if image.mode == "LAB":
-        return _lab_to_rgb(image)
+        from PIL import ImageCms
+
+        profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
     if image.mode == "La":  # opacity is multiplied in; there is no way from here to RGBA
         image = image.convert("LA")
     has_opacity = {"A", "a"} & set(image.getbands()) or transparency is not None
@@ -178,13 +181,6 @@ def _white(values: np.ndarray, candidates: Sequence[int]) -> int:
     return next((white for white in candidates if highest <= white), candidates[-1])
 
 
-def _lab_to_rgb(image: Any) -> Any:
-    from PIL import ImageCms
-
-    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    return ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
-
-
 def write_image(path: AnyPath, picture: Picture) -> None:
     """Writes one image atomically, in the format of the suffix."""
     from PIL import Image
@@ -198,9 +194,7 @@ def write_image(path: AnyPath, picture: Picture) -> None:
 
 
 def write_grid(
-    path: AnyPath,
-    rows: Sequence[Sequence[Picture] | Tensor],
-    separator: int = 2,
+    path: AnyPath, rows: Sequence[Sequence[Picture] | Tensor], separator: int = 2
 ) -> None:
     """Writes rows of pictures of one size as one image.
 

@@ -1,7 +1,6 @@
 """Shots of a film: cuts, fades, blank frames and still cards.
 
-Of each frame a thumbnail is measured, and five numbers of it are kept: a film is never in memory.
-Decisions are made from these numbers, by rules that can be read below:
+Decisions are made from five numbers of a thumbnail of each frame (`FrameMeasures`):
 
 - cut: the frame differs from the one before by `cut` levels or more, and by `cut_ratio` times the
   third largest of the `NEIGHBOURS` differences on either side. So a fast pan, a drawn film whose
@@ -13,8 +12,8 @@ Decisions are made from these numbers, by rules that can be read below:
 - still: a shot most of whose frames differ by less than `still` levels from those half a second
   before. Title cards are; so is a picture that nobody moves in.
 
-A dissolve is not found, nor is a cut amid fast motion between shots of the same histogram: these
-stay joined. A flash may divide a shot. Titles that move stay.
+A dissolve is not found, nor is a cut amid fast motion between shots of the same histogram. A flash
+may divide a shot. Titles that move stay.
 """
 
 import csv
@@ -130,10 +129,7 @@ def half_second(fps: float) -> int:
 
 
 def measure_frames(video: VideoFile) -> FrameMeasures:
-    """Measures all frames in one pass, with 20 bytes per frame.
-
-    `video` has three channels. Raises `UnusableMedia` if it cannot be decoded.
-    """
+    """Measures all frames, of three channels, in one pass."""
     lag = half_second(video.fps)
     recent: list[np.ndarray] = []
     sorted_before: np.ndarray | None = None
@@ -160,10 +156,7 @@ def measure_frames(video: VideoFile) -> FrameMeasures:
 def find_shots(
     measures: FrameMeasures, min_frames: int = 1, rules: ShotRules = ShotRules()
 ) -> list[Shot]:
-    """All parts of a film in order, with their kinds.
-
-    Parts join without gaps. A shot has at least `min_frames` frames.
-    """
+    """All parts of a film in order; a shot has `min_frames`."""
     blank = measures["deviation"] < rules.blank
     fade = _fades(measures, blank)
     kinds = np.where(blank, 1, np.where(fade, 2, 0))

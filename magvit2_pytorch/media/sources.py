@@ -1,7 +1,4 @@
-"""Search for media files in a folder, a list or a table.
-
-Only names are read here, never contents: thousands of files cost one walk over the folder.
-"""
+"""Search for media files by name in a folder, list or table."""
 
 import codecs
 import csv
@@ -53,16 +50,13 @@ def find_media(
 ) -> list[Path]:
     """Media files of one kind in `source`, in a fixed order.
 
-    A folder is searched recursively, through links, and gives its files sorted by name; names
-    that start with a dot are left out (they are incomplete or belong to the system), and so are
-    folders that we have written, such as `outputs`, which the caller writes (see `walk_inputs`).
-    A `.txt` list holds one path per line (`#` starts a comment line, unless it is the name of
-    a file). A `.csv` table has paths in its column `path`, or in its first column. Relative
-    paths start at the list's folder. Lists keep their order and lose duplicates. The files of
-    a list need not exist: datasets skip and report missing ones.
-
-    One line of the log counts what was left out, by suffix. `beside` names kinds that the
-    caller reads too, and that are not left out.
+    A folder is searched recursively, through links, and gives its files sorted by name, without
+    names that start with a dot and folders that we have written or will, such as `outputs` (see
+    `walk_inputs`). A `.txt` list holds one path per line (`#` starts a comment line, unless it is
+    the name of a file). A `.csv` table has paths in its column `path`, or in its first column.
+    Relative paths start at the list's folder. Lists keep their order and lose duplicates. Their
+    files need not exist: datasets skip and report missing ones. One line of the log counts what
+    was left out, by suffix, but for the kinds in `beside`, which the caller reads too.
 
     Raises `FileNotFoundError` if the source is missing, and `ValueError` if it is one of `outputs`,
     or holds no file of this kind; the message lists what was found and what is accepted.
@@ -139,11 +133,7 @@ def check_not_output(folder: Path, outputs: Collection[AnyPath]) -> None:
 
 
 def walk_inputs(folder: Path, outputs: Collection[AnyPath] = ()) -> Iterator[Path]:
-    """As `walk`, without folders that hold outputs of this library.
-
-    These are `outputs`, training runs, evaluations, corpora and caches. One line of the log names
-    each. The given folder itself is not left out.
-    """
+    """As `walk`, without folders below that hold outputs, which are logged."""
     written = _real_paths(outputs)
 
     def is_output(parent: str, files: Sequence[str]) -> bool:
@@ -164,10 +154,7 @@ def _real_paths(paths: Collection[AnyPath]) -> set[str]:
 def walk(
     folder: Path, leave_out: Callable[[str, Sequence[str]], bool] = lambda parent, files: False
 ) -> Iterator[Path]:
-    """All files below `folder` whose names do not start with a dot.
-
-    `leave_out` gets the path and the files of each folder below this one.
-    """
+    """All files below `folder`, without dot files and folders `leave_out` names."""
     visited = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
         # A link to a parent folder would be followed for ever.
@@ -184,19 +171,15 @@ def read_list(path: Path) -> list[str]:
     """Paths in a list, without comments and labels."""
     lines = [line.strip() for line in _read_text(path).splitlines()]
     names = [n for n in lines if n and not (n[0] == "#" and not as_path(n, path.parent).is_file())]
-    bare = [n if as_path(n, path.parent).is_file() else _without_label(n) for n in names]
-    if bare != names:
-        _log_once(f"{printable(path)}: labels after the paths are left out")
-    names = bare
+    for number, name in enumerate(names):
+        is_path = Path(name).suffix.lower() in VIDEO_SUFFIXES + IMAGE_SUFFIXES
+        # A line such as `clips/1.mp4 7` or `1.mp4, cat`.
+        labelled = None if is_path else _LABELLED.fullmatch(name)
+        if labelled and not as_path(name, path.parent).is_file():
+            names[number] = labelled[1]
+            _log_once(f"{printable(path)}: labels after the paths are left out")
     _check_names(path, names)
     return names
-
-
-def _without_label(line: str) -> str:
-    """The path in a line such as `clips/1.mp4 7` or `1.mp4, cat`."""
-    is_path = Path(line).suffix.lower() in VIDEO_SUFFIXES + IMAGE_SUFFIXES
-    match = None if is_path else _LABELLED.fullmatch(line)
-    return match[1] if match else line
 
 
 def read_table(path: Path) -> list[str]:

@@ -33,11 +33,7 @@ class UnusableMedia(ValueError):
 
 
 def check_regular_file(path: str | os.PathLike) -> None:
-    """Raises `UnusableMedia` unless the path is a regular file.
-
-    Raises `OSError` as `open` does. Pipes and devices may have the names of media, by mistake or
-    malice; reading them never ends.
-    """
+    """Raises `UnusableMedia` for folders, pipes and devices, which never end."""
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
         raise UnusableMedia(path, "is a folder")
@@ -73,11 +69,7 @@ def decoding_errors(path: str | os.PathLike) -> Iterator[None]:
 
 
 class SkipLog:
-    """Files that a dataset skipped in all processes, with one warning each.
-
-    Worker processes return items and nothing else, so all of them append lines to one small
-    temporary file, and each process reads the lines of the others.
-    """
+    """Files that a dataset skipped in all processes, with one warning each."""
 
     def __init__(self):
         self.file = temporary_file(self, prefix="magvit2_skipped_")

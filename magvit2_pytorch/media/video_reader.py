@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from magvit2_pytorch.config import check_at_least_one
 from magvit2_pytorch.media.container import decode, decode_all, demux, first_frame, open_video
 from magvit2_pytorch.media.frame_index import FrameIndex, build_index
 from magvit2_pytorch.media.frames import Crop, Display, FrameToArray, check_channels
@@ -27,10 +28,7 @@ _SEEK_GAP = 16
 def decode_at(
     container: Any, stream: Any, index: FrameIndex, wanted: Sequence[int]
 ) -> Iterator[tuple[int, Any]]:
-    """Yields (number, frame) for the wanted numbers (increasing) that can be decoded.
-
-    An index without times or keyframes leaves one way: counting frames from the start.
-    """
+    """Yields (number, frame) for the wanted numbers that can be decoded."""
     if index.pts is not None and len(index.keyframes):
         for run in _runs(wanted, index):
             yield from _decode_run(container, stream, index, run)
@@ -120,14 +118,11 @@ def _skip_unwanted(context: Any, packets: Iterator[Any], wanted: set[int] | None
 class VideoFile:
     """Frames of a video file by number, bytes `t h w c`.
 
-    `read` gives the same bytes as decoding from the start, for every codec. `read` and `frames`
-    use constant memory. Frames are cropped, turned and mirrored as the metadata says. Opacity is
-    composed over black (4 channels keep it). Pixels become square: a video with others is
-    enlarged along one side, unless `square_pixels` is false. The file is opened lazily and never
-    stays open between calls, so the object can be pickled and forked.
-
-    Every method raises `UnusableMedia` (a `ValueError`) with the name and the reason if the file
-    is missing, empty, without video, or too damaged to decode any frame.
+    `read` gives the same bytes as decoding from the start, for every codec. Frames are cropped,
+    turned and mirrored as the metadata says. Opacity is composed over black (4 channels keep it).
+    Pixels become square: a video with others is enlarged along one side, unless `square_pixels` is
+    false. The file never stays open between calls, so the object can be pickled and forked. Every
+    method raises `UnusableMedia` (a `ValueError`) if no frame can be decoded.
     """
 
     def __init__(
@@ -139,8 +134,7 @@ class VideoFile:
     ):
         check_channels(channels)
         self.path = str(as_path(path))
-        self.channels = channels
-        self.square_pixels = square_pixels
+        self.channels, self.square_pixels = channels, square_pixels
         self.num_threads = num_threads
         """Number of decoder threads; by default this process's share of the cores, at most 8."""
 
@@ -151,10 +145,7 @@ class VideoFile:
 
     @cached_property
     def fallback(self) -> "VideoFile":
-        """This file with an index by decoding; its own fallback never seeks.
-
-        It may have fewer frames. Raises `UnusableMedia` if there is no further fallback.
-        """
+        """This file with an index of the frames that can be decoded."""
         # With several threads, the decoded pixels of damaged frames depend on timing.
         file = VideoFile(self.path, self.channels, 1, self.square_pixels)
         if not self.index.decoded:
@@ -279,8 +270,7 @@ class VideoFile:
 
     def chunks(self, num_frames: int, size: tuple[int, int] | None = None) -> Iterator[Frames]:
         """Yields all frames in chunks of `num_frames`; the last may be shorter."""
-        if num_frames < 1:
-            raise ValueError(f"num_frames is {num_frames}: a chunk holds at least one frame")
+        check_at_least_one(num_frames=num_frames)
         frames = self.frames(size)
         for first in frames:
             yield torch.stack((first, *islice(frames, num_frames - 1)))

@@ -37,15 +37,12 @@ _GIF_TICK = Fraction(1, 100)
 class VideoWriter:
     """Writes a video file frame by frame, in constant memory and atomically.
 
-    mp4, mov, m4v and mkv hold h264 in 4:2:0 (what plays everywhere; mpeg4 where PyAV has no
-    x264), tagged Rec. 709 at every size so that red stays red, or as `display` says; odd sides
-    are made even by repeating the last row or column. A gif has a palette for each frame. Grey
-    becomes RGB; opacity is resolved over black. The default audio stream of the file
-    `audio_from`, if it has one, goes along as far as the frames do (never into a gif); see
-    `AudioTrack`. Where it begins before the frames of its own file, so it does here.
-
-    A gif has times in hundredths of a second, and players show frames of less than two of them
-    far too long: of more than 50 frames a second, as many are left out, and a warning says so.
+    mp4, mov, m4v and mkv hold h264 in 4:2:0 (mpeg4 where PyAV has no x264), tagged Rec. 709 at
+    every size, or as `display` says; odd sides are made even by repeating the last row or column.
+    Grey becomes RGB; opacity is resolved over black. The default audio stream of the file
+    `audio_from` goes along as far as the frames do (never into a gif); see `AudioTrack`. A gif has
+    a palette for each frame, and times in hundredths of a second: of more than 50 frames a second,
+    which players would show too long, the rest is left out with a warning.
 
         with VideoWriter("out.mp4", fps=25) as writer:
             for frame in frames:        # uint8 h w c, or float c h w in [-1, 1]
@@ -98,21 +95,19 @@ class VideoWriter:
 
         self._exits = ExitStack()
         part = self._exits.enter_context(replacing(self.path))
-        is_gif = self.path.suffix.lower() == ".gif"
+        suffix = self.path.suffix.lower()
+        self._is_gif = suffix == ".gif"
         # An mp4's table of contents in front: it plays before it is loaded.
-        has_table = self.path.suffix.lower() in (".mp4", ".mov", ".m4v")
-        options = {"movflags": "+faststart"} if has_table else {}
-        if is_gif and self.durations is not None and len(self.durations):
+        options = {"movflags": "+faststart"} if suffix in (".mp4", ".mov", ".m4v") else {}
+        if self._is_gif and self.durations is not None and len(self.durations):
             options["final_delay"] = str(max(2, round(self.durations[-1] * 100)))
         self._has_x264 = "libx264" in av.codecs_available
         # FFmpeg's own muxer for m4v writes no colour tag: H.264 has its own, mpeg4 has none.
-        tag_is_lost = self.path.suffix.lower() == ".m4v" and not self._has_x264
-        muxer = "mp4" if tag_is_lost else None
+        muxer = "mp4" if suffix == ".m4v" and not self._has_x264 else None
         container = av.open(str(part), "w", format=muxer, options=options)
         self._container = self._exits.enter_context(container)
         self._stream = None
         self._audio: AudioTrack | None = None
-        self._is_gif = is_gif
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -146,7 +141,10 @@ class VideoWriter:
                 audio = AudioTrack(self.audio_from, self._container)
                 self._audio = self._exits.enter_context(closing(audio))
                 self._time = audio.lead_s
-            self._set_tick()
+            # The unit of times: a frame, if all times fit.
+            fine = _FINE_TICK if self.durations is not None or self._time else 1 / self.rate
+            self._tick = _GIF_TICK if self._is_gif else fine
+            self._stream.codec_context.time_base = self._tick
         elif self.size != array.shape[:2]:
             raise ValueError(f"a frame of {array.shape[:2]} in a video of {self.size}: resize it")
         pts, duration = self._next_time()
@@ -159,15 +157,6 @@ class VideoWriter:
         picture.time_base = self._tick
         self._packet_ticks[pts] = duration
         self._mux(self._stream.encode(picture))
-
-    def _set_tick(self) -> None:
-        """Sets the unit of times: a frame, if all times fit."""
-        self._tick = 1 / self.rate
-        if self._is_gif:
-            self._tick = _GIF_TICK
-        elif self.durations is not None or self._time:
-            self._tick = _FINE_TICK
-        self._stream.codec_context.time_base = self._tick
 
     def _next_time(self) -> tuple[int, int]:
         """Start and duration of the next frame in ticks."""

@@ -29,11 +29,10 @@ def bootstrap_interval(
 ) -> Interval | None:
     """Percentile interval of the mean of `values` at confidence `level`.
 
-    Values of one group, such as clips of one video, are correlated. Therefore each resample draws
-    whole groups with replacement, as many as there are, and the interval lies between percentiles
-    of the resampled means. It is too narrow for a handful of groups, and None for fewer than two.
-    The same values and seed give the same interval. Source: Efron and Tibshirani, An Introduction
-    to the Bootstrap, 1993, chapter 13.
+    Each resample draws whole groups, such as the clips of one video, with replacement, and the
+    interval lies between percentiles of the resampled means. It is too narrow for a handful of
+    groups, and None for fewer than two. Source: Efron and Tibshirani, An Introduction to the
+    Bootstrap, 1993, chapter 13.
     """
     if not 0 < level < 1:
         raise ValueError(f"level is {level}: give a number between 0 and 1")

@@ -61,7 +61,7 @@ class CodebookUsage:
     """Counter of codes: `update`, then `compute`; `reset` starts again.
 
     Counts stay on the device of the codes, so that counting on a GPU does not synchronize. For
-    codebooks above 2^20 codes they are kept sorted, which does. No one-hot vector is ever created.
+    codebooks above 2^20 codes they are kept sorted, which does.
     """
 
     def __init__(self, codebook_size: int, num_codebooks: int = 1):
@@ -73,7 +73,7 @@ class CodebookUsage:
         self.reset()
 
     def reset(self) -> None:
-        """Clear all counts."""
+        """Clears all counts."""
         self.num_codes = 0
         """Number of codes counted in each codebook."""
         # The codebook size decides which of the two is used; both are None before the first code.
@@ -146,10 +146,7 @@ class CodebookUsage:
             self._sparse = [(state[f"codes.{book}"], state[f"counts.{book}"]) for book in books]
 
     def gathered(self) -> "CodebookUsage":
-        """A counter with the counts of all processes, on the CPU.
-
-        A collective: all processes must call it.
-        """
+        """Counts of all processes, on the CPU; all must call it."""
         local = CodebookUsage(self.codebook_size, self.num_codebooks)
         local.num_codes = self.num_codes
         local._dense, local._sparse = tree_map_only(Tensor, Tensor.cpu, (self._dense, self._sparse))

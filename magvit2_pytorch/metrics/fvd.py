@@ -43,21 +43,19 @@ class I3D:
     """Feature vectors of clips, computed by a network in a TorchScript file.
 
     Clips are clamped to [-1, 1], and every frame is resized to 224 x 224 bilinearly, whatever its
-    aspect ratio. Grey is repeated to RGB. Google's reference resizes bilinearly with TensorFlow 1,
-    where the position of a pixel is its upper left corner, not its centre as here: its frames are
-    shifted by up to half a pixel of the larger size, and its distances differ a little.
+    aspect ratio. Grey is repeated to RGB. Google's reference resizes with TensorFlow 1, which
+    shifts frames by up to half a pixel of the larger size: its distances differ a little.
 
     "stylegan-v": a file such as StyleGAN-V's i3d_torchscript.pt, called with rescale=False,
     resize=False and return_features=True, for 400 features before the softmax; the covariance is
-    divided by n. StyleGAN-V itself passes bytes, which the file scales and resizes; this is the
-    same except that reconstructions are rounded to bytes.
+    divided by n. StyleGAN-V itself rounds reconstructions to bytes.
 
     "logits": the file is called with the clip only and returns logits, which are averaged over
     frames, rows and columns if it returns them for each; the covariance is divided by n - 1, as in
     Google's reference.
 
-    A TorchScript file is a program. It can do less than Python, but use only one that you trust.
-    Raises `FileNotFoundError`, or `ValueError` if the file is not TorchScript.
+    A TorchScript file is a program: use only one that you trust. Raises `FileNotFoundError`, or
+    `ValueError` if the file is not TorchScript.
     """
 
     def __init__(self, path: str | os.PathLike, protocol: Protocol, device: str = "cpu"):

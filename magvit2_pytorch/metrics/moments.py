@@ -52,10 +52,7 @@ class Moments(NamedTuple):
 
 
 class ChannelMoments:
-    """Accumulator of moments: `update`, `merge`, then `compute`.
-
-    Everything is kept on the CPU in float64.
-    """
+    """Accumulator of moments: `update`, `merge`, then `compute`; on the CPU in float64."""
 
     def __init__(self):
         self.sums = MomentSums.empty()
@@ -83,10 +80,7 @@ class ChannelMoments:
         self.sums = self.sums.merged(part)
 
     def gathered(self) -> "ChannelMoments":
-        """Moments merged over all processes, bitwise equal in each.
-
-        A collective: all processes must call it.
-        """
+        """Moments over all processes, equal in each; all must call it."""
         parts: list[ChannelMoments | None] = [self]
         if num_processes() > 1:
             # As objects: a process without values does not know the number of channels.
@@ -113,8 +107,7 @@ class FrechetDistance:
 
     `unbiased` divides covariances by n - 1, as tensorflow-gan does for FVD; StyleGAN-V divides by
     n. With no more vectors than dimensions the covariances are singular (`is_rank_deficient`), and
-    the distance depends more on the number of vectors than on their similarity. Sums are kept on
-    the CPU in float64: d^2 numbers for any number of vectors.
+    the distance depends on the number of vectors. Sums are kept on the CPU in float64.
     """
 
     def __init__(self, dim: int, unbiased: bool = True):
@@ -133,11 +126,7 @@ class FrechetDistance:
 
     @torch.no_grad()
     def update(self, recon: Float[Tensor, "n d"], real: Float[Tensor, "m d"]) -> None:
-        """Add features.
-
-        Raises `ValueError`, and adds neither set, if one has vectors of another length or values
-        that are not finite.
-        """
+        """Adds features; `ValueError` if their length differs or values are not finite."""
         recon_sums, real_sums = self._sums_of(recon), self._sums_of(real)
         self.recon, self.real = self.recon.merged(recon_sums), self.real.merged(real_sums)
 

@@ -19,9 +19,7 @@ def psnr(
     """PSNR of each clip or image in dB: 10 log10(2^2 / MSE).
 
     The error is averaged over frames, channels and pixels. Inputs are in [-1, 1], a peak-to-peak
-    range of 2, and are clamped to it as a display would do. A clip equal to its original gives
-    infinity, and then the mean over clips is infinite too. Tables report the mean over clips; the
-    PSNR of the mean error is never above it.
+    range of 2, and are clamped to it. A clip equal to its original gives infinity.
     """
     return _decibels(reduce(_squared_error(recon, real), "b ... -> b", "mean"))
 
@@ -73,11 +71,10 @@ def ssim(
 ) -> Float[Tensor, " b"]:
     """SSIM of each clip, averaged over frames and channels.
 
-    Equal clips give 1. Inputs are in [-1, 1] and are clamped to it; SSIM needs values from 0 up, so
-    they are mapped to [0, 1]. The window is Gaussian, 11 x 11 with a standard deviation of 1.5
-    pixels; edges are reflected. Raises `ValueError` if a side is below 6 pixels. Source: Wang et
-    al., Image Quality Assessment: From Error Visibility to Structural Similarity, 2004, equation
-    13.
+    Inputs are in [-1, 1], are clamped to it and mapped to [0, 1]. The window is Gaussian, 11 x 11
+    with a standard deviation of 1.5 pixels; edges are reflected. Raises `ValueError` if a side is
+    below 6 pixels. Source: Wang et al., Image Quality Assessment: From Error Visibility to
+    Structural Similarity, 2004, equation 13.
     """
     _check_size(real, MIN_SIDE, "SSIM")
     return _mean_over_frames(lambda a, b: _similarity(a, b)[0], recon, real)
@@ -129,11 +126,7 @@ def _multi_scale(
 def _similarity(
     recon: Float[Tensor, "b c h w"], real: Float[Tensor, "b c h w"]
 ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
-    """SSIM of images in [0, 1], and its contrast and structure part.
-
-    The latter, the product of both factors, is averaged only over windows that lie wholly inside
-    the image.
-    """
+    """SSIM of images in [0, 1]; contrast and structure of inner windows."""
     c1, c2 = STABILIZERS
     products = torch.stack((recon, real, recon * recon, real * real, recon * real))
     mean, mean_real, square, square_real, product = _gaussian_blur(products)
@@ -201,9 +194,9 @@ def temporal_consistency(
     """Error of frame differences, and the energy to compare it with.
 
     With d(x)[t] = x[t + 1] - x[t], error = mean((d(recon) - d(real))^2) and energy =
-    mean(d(real)^2). An error that is equal in all frames costs nothing here; flicker does. error /
-    energy is 0 for correct motion and 1 for a static clip; above 1, flicker outweighs the motion.
-    Inputs are in [-1, 1] and are clamped to it. Raises `ValueError` for a single frame.
+    mean(d(real)^2). error / energy is 0 for correct motion and 1 for a static clip; above 1,
+    flicker outweighs the motion. Inputs are in [-1, 1] and are clamped to it. Raises `ValueError`
+    for a single frame.
     """
     if real.shape[2] < 2:
         raise ValueError("one frame has no motion: give two or more")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from magvit2_pytorch.atomic import replacing
@@ -199,7 +199,9 @@ def generate_films(
             part.write_text(json.dumps(values | (record or {}), indent=2) + "\n", encoding="utf-8")
 
 
-def _side_by_side(left: Frames, right: Frames, scale: int) -> Frames:
+def _side_by_side(
+    left: UInt8[Tensor, "t h w c"], right: UInt8[Tensor, "t y x c"], scale: int
+) -> UInt8[Tensor, "t y v c"]:
     """Both frames; each pixel of the left ones is repeated to the size of the right ones."""
     left = left.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
     return torch.cat((left.to(right.device), right), dim=2)

@@ -5,6 +5,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from magvit2_pytorch.config import check_at_least_one
 from magvit2_pytorch.functional import at_least_float32, check_finite
 from magvit2_pytorch.quantizers.quantizer import (
     QUANTIZERS,
@@ -32,15 +33,13 @@ class Continuous(Quantizer):
     Sources: VAE (arXiv 1312.6114), appendix B. The weight 1e-6 is that of latent diffusion
     (arXiv 2112.10752), which sums over channels and pixels where this loss takes means.
 
-    Mean and standard deviation of the latents (of their means, with `kl`) can be measured. They
-    are stored with the weights and used by `normalize` only: quantizing and decoding do not
-    change the latents of the encoder.
+    Mean and standard deviation of the latents (of their means, with `kl`) can be measured; they are
+    stored with the weights and used by `normalize` only.
     """
 
     def __init__(self, dim: int, kl: bool = False, kl_loss_weight: float = 1e-6):
         super().__init__()
-        if dim < 1:
-            raise ValueError(f"dim is {dim}: use 1 or more channels")
+        check_at_least_one(dim=dim)
         self.quantized_dim, self.latent_dim = dim, dim * 2 if kl else dim
         self.kl, self.kl_loss_weight = kl, kl_loss_weight
         self.register_buffer("latent_mean", torch.zeros(dim, dtype=torch.float32))

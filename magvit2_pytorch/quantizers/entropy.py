@@ -80,9 +80,8 @@ def mean_distribution(
     """Probability of each code, averaged over samples.
 
     `flatten(1)` of it is indexed by codes in "msb" order. `logits` are the log-odds that each bit
-    is 1. With `distributed`, the mean is over the samples of all processes, whose numbers may
-    differ. The gradient is then that of the sum of the losses of all processes. Data-parallel
-    training averages it over processes, and so gets the gradient of one process with all samples.
+    is 1. With `distributed`, the mean is over the samples of all processes, and the gradient is
+    that of the sum of their losses, which data-parallel training averages.
     """
     total = _JointSum.apply(logits)
     count = logits.new_full((), logits.shape[1])

@@ -8,6 +8,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from magvit2_pytorch.config import check_at_least_one
 from magvit2_pytorch.functional import at_least_float32
 from magvit2_pytorch.quantizers.quantizer import (
     QUANTIZERS,
@@ -49,8 +50,7 @@ class FSQ(Quantizer):
             )
         if math.prod(levels) > 2**63:
             raise ValueError(f"fsq levels {tuple(levels)}: their product must fit 63 bits")
-        if num_codebooks < 1:
-            raise ValueError(f"num_codebooks is {num_codebooks}: it must be 1 or more")
+        check_at_least_one(num_codebooks=num_codebooks)
         self.levels = tuple(levels)
         self.codebook_size, self.num_codebooks = math.prod(levels), num_codebooks
         self.latent_dim = self.quantized_dim = len(levels) * num_codebooks
@@ -85,10 +85,7 @@ class FSQ(Quantizer):
         return rearrange((digits - half).float() / half, "b t h w q d -> b (q d) t h w")
 
     def _bound(self, z: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
-        """Bounds latents to values that round to L integers.
-
-        The integers begin with -(L // 2).
-        """
+        """Bounds latents to values that round to -(L // 2) and above."""
         levels = torch.tensor(self.levels, device=z.device, dtype=z.dtype)
         limit = (levels - 1) * (1 + MARGIN) / 2
         # An even number of levels has one more below 0 than above; 0 still maps to 0.

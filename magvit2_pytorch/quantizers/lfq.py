@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from magvit2_pytorch.config import check_at_least_one
 from magvit2_pytorch.functional import at_least_float32
 from magvit2_pytorch.quantizers.entropy import (
     bit_logits,
@@ -71,16 +72,13 @@ class LFQ(Quantizer):
     Bit i of a code is 1 if latent channel i is above 0; there is no table of codes. Before the
     signs are taken, latents optionally pass a `norm` over the channels of a code, with
     `soft_clamp_input_value` s the function s tanh(z / s), and with `spherical` a projection to the
-    unit sphere, in this order. Spherical codes have entries of +-1 / sqrt(d), others of +-1. With
-    `bit_order` "msb", channel 0 is the most significant bit (O2-MAGVIT2, vector-quantize-pytorch);
-    with "lsb" the least (equation 4 of the paper, Open-MAGVIT2). `convert_bit_order` converts
-    codes.
+    unit sphere, in this order. Spherical codes have entries of +-1 / sqrt(d), others of +-1.
+    `bit_order` is the significance of channel 0, see `convert_bit_order`.
 
     The loss is entropy_loss_weight * (sample_entropy - diversity_gamma * codebook_entropy)
     + commitment_loss_weight * commitment. The entropy weight starts at `entropy_anneal_factor`
-    times its value and falls linearly within `entropy_anneal_steps`. The default weights and the
-    temperature are those of O2-MAGVIT2, which also anneals by a factor of 3 (1 here: none) and
-    has an `entropy_eps` of 1e-5: above 2^16 codes that keeps the entropy below its maximum.
+    times its value and falls linearly within `entropy_anneal_steps`. O2-MAGVIT2 anneals by a factor
+    of 3 and has an `entropy_eps` of 1e-5: above 2^16 codes the entropy stays below its maximum.
 
     The codebook entropy is that of the mean over one micro-batch; with `distributed` and in
     training mode, over the micro-batches of all processes. It is exact up to 2^20 codes. Larger
@@ -110,13 +108,11 @@ class LFQ(Quantizer):
         super().__init__()
         self.codebook_size, self.num_codebooks = codebook_size, num_codebooks
         self.num_bits = _num_bits(codebook_size)
-        self.entropy_loss_weight = entropy_loss_weight
+        self.entropy_loss_weight, self.diversity_gamma = entropy_loss_weight, diversity_gamma
         self.commitment_loss_weight = commitment_loss_weight
-        self.diversity_gamma = diversity_gamma
         self.entropy_anneal_factor = entropy_anneal_factor
         self.entropy_anneal_steps = entropy_anneal_steps
-        self.temperature = temperature
-        self.entropy_eps = entropy_eps
+        self.temperature, self.entropy_eps = temperature, entropy_eps
         self.entropy_groups = len(group_sizes(self.num_bits, entropy_groups))
         self.spherical, self.soft_clamp_input_value = spherical, soft_clamp_input_value
         self.bit_order, self.distributed = bit_order, distributed
@@ -134,8 +130,7 @@ class LFQ(Quantizer):
         self.norm = None if norm is None else CodeNorm(norm, num_codebooks, self.num_bits)
 
     def _check(self):
-        if self.num_codebooks < 1:
-            raise ValueError(f"num_codebooks is {self.num_codebooks}: it must be 1 or more")
+        check_at_least_one(num_codebooks=self.num_codebooks)
         if self.temperature <= 0:
             raise ValueError(f"temperature is {self.temperature}: it must be above 0")
         if self.entropy_eps < 0 or self.entropy_anneal_factor < 0 or self.entropy_anneal_steps < 0:

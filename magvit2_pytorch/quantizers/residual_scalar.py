@@ -169,11 +169,7 @@ class ResidualFSQ(ResidualScalar):
 
 @QUANTIZERS.register("residual_lfq")
 class ResidualLFQ(ResidualScalar):
-    """Lookup-free quantization in several levels of bits; see `ResidualScalar` and `LFQ`.
-
-    Losses are those of `LFQ` with the levels as its codebooks: each level's input is measured in
-    units of its scale.
-    """
+    """Lookup-free quantization in levels; losses as `LFQ` with levels as codebooks."""
 
     def __init__(
         self,

@@ -42,14 +42,11 @@ class VectorQuantizer(Quantizer):
     arXiv 2107.03312, algorithm 1). A position then has one code per level.
 
     The only loss is the commitment loss, summed over levels. The codebooks of "vq" and "residual"
-    have no gradient. `loss_terms` moves them in training mode, once per micro-batch, after it has
-    computed the loss, if the latents have a gradient; `forward` changes nothing. The moved
-    codebooks and their averages are buffers, so checkpoints hold them, and averaged weights average
-    them too. Latents of all processes move a codebook together. A batch with a latent that is not
-    finite on any process is left out. A step that the optimizer skips because of its gradients
-    still moves the codebooks.
-
-    Training takes memory for positions x `codebook_size` integers, inside the library.
+    are buffers without gradient. `loss_terms` moves them in training mode, once per micro-batch,
+    after it has computed the loss, if the latents have a gradient; a step that is skipped because
+    of its gradients still moves them. Latents of all processes move a codebook together. A batch
+    with a latent that is not finite on any process is left out. Training takes memory for positions
+    x `codebook_size` integers, inside the library.
     """
 
     def __init__(
@@ -113,10 +110,7 @@ class VectorQuantizer(Quantizer):
         return rearrange(quantized.detach(), "b t h w d -> b d t h w")
 
     def loss_terms(self, latents: Latents) -> dict[str, Tensor]:
-        """Commitment loss; in training mode the codebooks then move.
-
-        They do not if the latents have no gradient: then the encoder is frozen.
-        """
+        """Commitment loss; in training mode the codebooks then move, see the class."""
         self.check_latents(latents)
         with without_autocast(latents):
             z = rearrange(at_least_float32(latents), "b d t h w -> b t h w d")

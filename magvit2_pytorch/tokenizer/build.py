@@ -18,14 +18,9 @@ from magvit2_pytorch.layers.stateful import Chain, Pointwise, StatefulLayer
 from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
 from magvit2_pytorch.types import Context, Past
 
-Patch = tuple[int, int]
-
 
 class SeparateFirstFrame(StatefulLayer):
-    """Two layers: `first` gives the first output frame, `rest` all later ones.
-
-    `rest` also reads the first input frame, as the past of the second.
-    """
+    """Two layers: `first` gives the first output frame, `rest` the others."""
 
     def __init__(self, rest: StatefulLayer, first: StatefulLayer):
         super().__init__()
@@ -44,7 +39,7 @@ def input_layer(
     channels: int,
     dim: int,
     kernel: int | Triple,
-    patch: Patch = (1, 1),
+    patch: tuple[int, int] = (1, 1),
     pad_mode: PadMode = "constant",
     separate_first_frame: bool = False,
 ) -> StatefulLayer:
@@ -64,7 +59,7 @@ def output_layer(
     dim: int,
     channels: int,
     kernel: int | Triple,
-    patch: Patch = (1, 1),
+    patch: tuple[int, int] = (1, 1),
     pad_mode: PadMode = "constant",
     separate_first_frame: bool = False,
     norm: NormSpec | None = NormSpec(),
@@ -106,22 +101,15 @@ def build_encoder_decoder(
         pad_mode=config.pad_mode,
         separate_first_frame=config.separate_first_frame_encoding,
     )
-    first, last, pad_mode = grids[0].dim, grids[-1].dim, config.pad_mode
+    first, last = grids[0].dim, grids[-1].dim
     stem = input_layer(config.channels, first, config.input_conv_kernel_size, **pixel_options)
-    to_latents = CausalConv3d(
-        last, latent_dim, config.last_encoder_conv_kernel_size, pad_mode=pad_mode
-    )
-    from_latents = CausalConv3d(
-        quantized_dim, decoder_grids[-1].dim, config.latent_conv_kernel_size, pad_mode=pad_mode
-    )
+    padding, kernel = dict(pad_mode=config.pad_mode), config.last_encoder_conv_kernel_size
+    to_latents = CausalConv3d(last, latent_dim, kernel, **padding)
+    dim, kernel = decoder_grids[-1].dim, config.latent_conv_kernel_size
+    from_latents = CausalConv3d(quantized_dim, dim, kernel, **padding)
     output_norm = options.norm if config.output_norm else None
-    head = output_layer(
-        first,
-        config.channels,
-        config.output_conv_kernel_size,
-        norm=output_norm,
-        **pixel_options,
-    )
+    pixel_options["norm"] = output_norm
+    head = output_layer(first, config.channels, config.output_conv_kernel_size, **pixel_options)
     if config.lapped_patches:
         head = Chain((head, LappedFilter(config.patch[1])))
     if config.repeat_first_frame:

@@ -9,10 +9,7 @@ from magvit2_pytorch.types import Codes, Video
 
 
 def validate_video(video: Tensor, channels: int, space_factor: int) -> Video:
-    """Checked video `b c t h w`; an image becomes one frame.
-
-    Raises `TypeError` unless it is floating point, `ValueError` for a wrong shape.
-    """
+    """Checked video `b c t h w`; raises `TypeError` or `ValueError`."""
     check_tensor(video, "frames")
     if not video.is_floating_point():
         raise TypeError(

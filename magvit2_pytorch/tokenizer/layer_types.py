@@ -1,9 +1,8 @@
-"""Every layer type that `layers` can name.
+"""Layer types that `layers` can name.
 
-In MAGVIT-v2, encoder and decoder first change the resolution and then, in the first residual unit
-of the new level, the number of channels. So such a layer is a resampling and the units after it: in
-the encoder those of the lower resolution, in the decoder those of the higher one.
-Source: MAGVIT-v2 (arXiv 2310.05737), figure 7.
+In MAGVIT-v2 (arXiv 2310.05737, figure 7), encoder and decoder first change the resolution and then,
+in the first residual unit of the new level, the number of channels. So such a layer is a resampling
+and the units after it.
 """
 
 from abc import abstractmethod
@@ -93,10 +92,7 @@ class FactorizedResidualSpec(LayerSpec):
 
 @dataclass(frozen=True)
 class CompressSpec(LayerSpec):
-    """Base of layers that make the grid coarser.
-
-    There are `dim_out` channels, by default twice as many.
-    """
+    """Base of layers that make the grid coarser, with twice the channels."""
 
     dim_out: int | None = None
 

@@ -6,13 +6,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from magvit2_pytorch.functional import (
-    check_at_least_one,
-    check_finite,
-    check_range,
-    pad_frames,
-    padded_num_frames,
-)
+from magvit2_pytorch.config import check_at_least_one
+from magvit2_pytorch.functional import check_finite, check_range, pad_frames, padded_num_frames
 from magvit2_pytorch.layers.arithmetic import Linear
 from magvit2_pytorch.layers.stateful import Chain, Residual
 from magvit2_pytorch.quantizers import Quantized, build_quantizer
@@ -95,19 +90,15 @@ class VideoTokenizer(Pretrained, nn.Module):
     # Video to codes
 
     def encode(
-        self,
-        video: Video | Image,
-        cond: Condition | None = None,
-        tile_size: TileSize | None = None,
+        self, video: Video | Image, cond: Condition | None = None, tile_size: TileSize | None = None
     ) -> Latents:
         """Latents before quantization, 1 + ceil((t - 1) / time_factor) frames.
 
         `tile_size` computes frames in tiles with sides of that many pixels (a multiple of
         `space_factor`) or, with "auto", in the largest tiles that fit into memory: equal except for
         rounding, without gradients. The video may then stay on the CPU; latents are on the GPU.
-        Raises `TypeError` or `ValueError` for input that is not floating point, has other channels,
-        or has a height or width that is not a multiple of `space_factor`. Except in training mode
-        with gradients, also checks the value range as `tokenize` does.
+        Raises `TypeError` or `ValueError` for input of another type or shape, and, except in
+        training mode with gradients, for values out of range as `tokenize` does.
         """
         # Training checks its first batch: on a GPU, a look at the values waits for the device.
         is_training_step = self.training and torch.is_grad_enabled()
@@ -146,10 +137,7 @@ class VideoTokenizer(Pretrained, nn.Module):
 
     @torch.no_grad()
     def tokenize(
-        self,
-        video: Video | Image,
-        cond: Condition | None = None,
-        tile_size: TileSize | None = None,
+        self, video: Video | Image, cond: Condition | None = None, tile_size: TileSize | None = None
     ) -> Codes:
         """Codes `b t h w`, int64; several codebooks add a last axis.
 
@@ -176,7 +164,7 @@ class VideoTokenizer(Pretrained, nn.Module):
         approximate [-1, 1] and are not clamped, so that losses see their full error. `tile_size` is
         that of `encode`; the video is then on the device of the latents.
         """
-        check_at_least_one("num_frames", num_frames)
+        check_at_least_one(num_frames=num_frames)
         self._check_finite(quantized, "quantized latents")
         video, _ = self.decode_chunk(quantized, None, cond, tile_size, last=True)
         return video if num_frames is None else video[:, :, :num_frames]
@@ -205,12 +193,7 @@ class VideoTokenizer(Pretrained, nn.Module):
         return video.to(quantized.dtype), past
 
     def _run(
-        self,
-        module: Chain,
-        x: Tensor,
-        past: Past,
-        context: Context,
-        tile_size: TileSize | None,
+        self, module: Chain, x: Tensor, past: Past, context: Context, tile_size: TileSize | None
     ) -> tuple[Tensor, Past]:
         if tile_size is None:
             return module(x, past, context)
@@ -270,9 +253,8 @@ class VideoTokenizer(Pretrained, nn.Module):
     def normalize_latents(self, latents: Latents) -> Latents:
         """Latents normalized per channel by measured mean and standard deviation.
 
-        Takes the input of `decode`, `quantize(encode(video)).quantized`. Training measures the
-        statistics at its end, `training.latent_statistics.measure_latents` at any time. Raises
-        `ValueError` for a discrete tokenizer and for one without measured statistics.
+        Takes the input of `decode`. Training measures the statistics at its end,
+        `training.latent_statistics.measure_latents` at any time. Raises `ValueError` without them.
         """
         return self.quantizer.normalize(latents)
 
@@ -283,19 +265,13 @@ class VideoTokenizer(Pretrained, nn.Module):
     # Execution
 
     def compile(self, **options: Any) -> None:
-        """Compile encoder and decoder in place; options are those of `torch.compile`.
-
-        The first call is slow, and so is the first call with a past or with another size.
-        """
+        """Compiles encoder and decoder in place; options are those of `torch.compile`."""
         # Encoder and decoder count as one function. Whole videos, first and later chunks, each
         # with and without gradients, with fixed and dynamic sizes, exceed the default limit of 8.
         compile_in_place((self.encoder, self.decoder), **({"recompile_limit": 64} | options))
 
     def checkpoint_activations(self, on: bool = True) -> None:
-        """Recompute residual layers in the backward pass instead of storing activations.
-
-        Training then needs a third more computation and a fraction of the memory.
-        """
+        """Recomputes residual layers in the backward pass: slower, with less memory."""
         for module in self.modules():
             if isinstance(module, Residual):
                 module.checkpointed = on
@@ -327,10 +303,7 @@ class VideoTokenizer(Pretrained, nn.Module):
         return (codes, recon) if return_codes else recon
 
     def prepare(self, video: Tensor, check_values: bool = True) -> Video:
-        """Checked video `b c t h w`; an image becomes one frame.
-
-        Raises as `encode` does; `check_values` checks the value range as `tokenize` does.
-        """
+        """Checked video `b c t h w`; an image becomes one frame."""
         video = validate_video(video, self.config.channels, self.space_factor)
         if check_values and not video.is_meta:
             check_range(video)

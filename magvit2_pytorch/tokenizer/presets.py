@@ -25,8 +25,8 @@ def magvit2_layer_tuple(
 ) -> tuple[LayerEntry, ...]:
     """The value of `layers` for a MAGVIT-v2 network.
 
-    `dim_mults` has one entry per level, the first of which is 1: its channels divided by
-    `init_dim`. `halve_time` has one entry per step between levels; True halves the frame rate too.
+    `dim_mults` has one entry per level, its channels divided by `init_dim`. `halve_time` has one
+    entry per step between levels; True halves the frame rate too.
     """
     if dim_mults[:1] != (1,) or len(halve_time) != len(dim_mults) - 1:
         raise ValueError(
@@ -52,10 +52,7 @@ def magvit2_options(
     num_units: int,
     kernel_size: int | tuple[int, int, int] = 3,
 ) -> dict[str, Any]:
-    """Options of a MAGVIT-v2 network, without its quantizer and image size.
-
-    The loss weights go with a squared error weighted 5.
-    """
+    """Options of a MAGVIT-v2 network, without its quantizer and image size."""
     return dict(
         init_dim=init_dim,
         layers=magvit2_layer_tuple(init_dim, dim_mults, halve_time, num_units),

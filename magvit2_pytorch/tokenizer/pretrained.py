@@ -46,9 +46,8 @@ def _read_config(path: Path) -> dict[str, Any]:
 class Pretrained(ModelHubMixin):
     """Adds `save_pretrained`, `from_pretrained` and `push_to_hub` to a model.
 
-    A folder holds `config.json`, the fields of the config and nothing else, and
-    `model.safetensors`. Loading them never executes code. Keyword arguments of `from_pretrained`
-    override options of the config.
+    A folder holds `config.json`, the fields of the config, and `model.safetensors`. Loading never
+    executes code. Keyword arguments of `from_pretrained` override options of the config.
     """
 
     config_class: ClassVar[type[Options]]
@@ -83,10 +82,7 @@ class Pretrained(ModelHubMixin):
         return next(self.parameters()).device
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
-        """Writes `config.json` and `model.safetensors` to a folder, each atomically.
-
-        `options` are those of `huggingface_hub.ModelHubMixin.save_pretrained`.
-        """
+        """Writes `config.json` and `model.safetensors` to a folder, each atomically."""
         return super().save_pretrained(as_path(save_directory), **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:

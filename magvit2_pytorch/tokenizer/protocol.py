@@ -64,10 +64,7 @@ class TiledModel(Protocol):
 
 @runtime_checkable
 class CausalTokenizer(TiledModel, Protocol):
-    """A tokenizer that computes chunk by chunk, for streams and tiles.
-
-    The methods are those of `VideoTokenizer`.
-    """
+    """A tokenizer that computes chunk by chunk, as `VideoTokenizer` does."""
 
     encoder: Chain
     decoder: Chain

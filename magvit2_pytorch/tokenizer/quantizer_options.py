@@ -22,7 +22,13 @@ def quantizer_options(options: Mapping[str, Any]) -> dict[str, Any]:
         return dict(name="continuous", dim=options["continuous_dim"], **kl)
     num_codebooks, size = options["num_codebooks"], options["codebook_size"]
     if options["residual_levels"] > 1:
-        return _residual(options, with_prefix("lfq_"))
+        names = ("residual_levels", "level_dropout")
+        levels = {name: options[name] for name in names}
+        if options["use_fsq"]:
+            return dict(name="residual_fsq", levels=options["fsq_levels"], **levels)
+        lfq = with_prefix("lfq_")
+        del lfq["spherical"]
+        return dict(name="residual_lfq", codebook_size=size, **levels, **lfq)
     if options["use_fsq"]:
         return dict(name="fsq", levels=options["fsq_levels"], num_codebooks=num_codebooks)
     if options["vq_type"] is not None:
@@ -30,16 +36,6 @@ def quantizer_options(options: Mapping[str, Any]) -> dict[str, Any]:
         return dict(name="vector", codebook_size=size, vq_type=vq.pop("type"), **vq)
     lfq = with_prefix("lfq_")
     return dict(name="lfq", codebook_size=size, num_codebooks=num_codebooks, **lfq)
-
-
-def _residual(options: Mapping[str, Any], lfq: dict[str, Any]) -> dict[str, Any]:
-    levels = dict(
-        residual_levels=options["residual_levels"], level_dropout=options["level_dropout"]
-    )
-    if options["use_fsq"]:
-        return dict(name="residual_fsq", levels=options["fsq_levels"], **levels)
-    del lfq["spherical"]
-    return dict(name="residual_lfq", codebook_size=options["codebook_size"], **levels, **lfq)
 
 
 def check_quantizer_options(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """Streams: encoding and decoding a video in chunks of any length.
 
-A stream holds the past that the next chunk needs and the frames that do not yet complete a latent;
-the tokenizer itself stays stateless. One tokenizer can therefore serve any number of streams,
+A stream holds the past that the next chunk needs and the frames that do not yet complete a latent.
 `copy.copy` branches a stream at no cost, and a pickled stream continues in another process.
 """
 
@@ -14,7 +13,8 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from magvit2_pytorch.functional import autocast, check_at_least_one, check_finite, pad_frames
+from magvit2_pytorch.config import check_at_least_one
+from magvit2_pytorch.functional import autocast, check_finite, pad_frames
 from magvit2_pytorch.quantizers.quantizer import Quantized
 from magvit2_pytorch.tokenizer.protocol import CausalTokenizer, TiledModel
 from magvit2_pytorch.tokenizer.tiling import TileSize, fit_tile_size
@@ -57,10 +57,7 @@ class FrameStream(ABC):
         return self._codes(self.push_quantized(frames))
 
     def flush(self) -> Shaped[Tensor, "b ..."] | None:
-        """End the video: encode the waiting frames.
-
-        Returns None if no frames wait. Afterwards the stream accepts no frames.
-        """
+        """Ends the video: codes of the waiting frames, or None."""
         return self._codes(self.flush_quantized())
 
     def push_quantized(self, frames: Video | Image) -> Quantized | None:
@@ -117,10 +114,7 @@ def check_same_size(frames: Video, size: tuple[int, int, int] | None) -> tuple[i
 
 
 class EncodeStream(FrameStream):
-    """Stream from frames to codes (quantized latents if the tokenizer is continuous).
-
-    The codes are those of the whole video, for any chunks.
-    """
+    """Stream from frames to codes, or to quantized latents if continuous."""
 
     def __init__(
         self,
@@ -168,7 +162,7 @@ class DecodeStream:
     ):
         self.tokenizer, self.cond, self.precision = tokenizer, cond, precision
         self.tile_size = tile_size
-        check_at_least_one("num_frames", num_frames)
+        check_at_least_one(num_frames=num_frames)
         self.max_frames = num_frames
         self.past: Past = None
         self.no_latents: Latents | None = None

@@ -67,8 +67,8 @@ class Tiling:
     """Runs layers tile by tile.
 
     Frames have `rows` x `columns` latents, tiles `tile` x `tile`. `run(layer, x, past)` equals
-    `layer(x, past, context)` except for rounding, and returns a past for the next `run`. Layers
-    compute on `device`; the result is on the device of `x`.
+    `layer(x, past, context)` except for rounding. Layers compute on `device`; the result is on the
+    device of `x`.
     """
 
     def __init__(self, rows: int, columns: int, tile: int, device: torch.device, context: Context):
@@ -158,21 +158,15 @@ class Tiling:
 
 
 def split_into_segments(layers: Iterable[StatefulLayer]) -> list[list[StatefulLayer]]:
-    """Groups of consecutive layers that run tile by tile; others alone.
-
-    A group norm may start a group: given the statistics of the frame, it is pointwise.
-    """
+    """Groups of consecutive layers that run tile by tile; others alone."""
     segments: list[list[StatefulLayer]] = []
+    can_tile = False
     for layer in layers:
-        if layer.receptive_field is not None and segments and _can_tile(segments[-1][0]):
-            segments[-1].append(layer)
-        else:
-            segments.append([layer])
+        if layer.receptive_field is None or not can_tile:
+            segments.append([])
+            can_tile = layer.receptive_field is not None or frame_norm(layer) is not None
+        segments[-1].append(layer)
     return segments
-
-
-def _can_tile(layer: StatefulLayer) -> bool:
-    return layer.receptive_field is not None or frame_norm(layer) is not None
 
 
 def frame_norm(layer: StatefulLayer) -> FrameGroupNorm | None:
@@ -218,11 +212,10 @@ def check_tile_size(tile_size: TileSize | None, space_factor: int) -> None:
 def fit_tile_size(
     model: TiledModel, module: StatefulLayer, x: Tensor, memory: int | None = None
 ) -> int:
-    """Largest tile size, in pixels, that fits into memory.
+    """Largest tile size, in pixels, with which activations fit into `memory` bytes.
 
     `module` is a tokenizer's `encoder` or `decoder`, or another network of the model, and `x` its
-    input, video or quantized latents. `memory` is the bytes for activations on the model's device,
-    by default half of the free memory. Raises `MemoryError` if the smallest tile does not fit.
+    input. Raises `MemoryError` if the smallest tile does not fit.
     """
     memory = free_memory(model.device) * FREE_MEMORY_FRACTION if memory is None else memory
     cells = 1 if module is getattr(model, "decoder", None) else model.space_factor
@@ -245,11 +238,7 @@ def fit_tile_size(
 
 
 def peak_bytes(model: TiledModel, module: StatefulLayer, shape: tuple[int, ...]) -> int:
-    """Peak bytes of activations, input included, for an input of this shape.
-
-    `module` is that of `fit_tile_size`. Autocast is taken into account. Nothing is computed: fake
-    tensors have no memory, and their sizes are summed while they live.
-    """
+    """Peak bytes of activations, input included, by tensors without memory."""
     options = dict(device=model.device, dtype=model.dtype)
     tracker = MemoryTracker()
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), tracker:

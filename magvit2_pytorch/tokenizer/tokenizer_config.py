@@ -23,23 +23,13 @@ from magvit2_pytorch.tokenizer.layer_spec import (
 )
 from magvit2_pytorch.tokenizer.quantizer_options import check_quantizer_options, quantizer_options
 
+OF_TRAINER = (
+    "adversarial_loss_weight", "multiscale_adversarial_loss_weight", "grad_penalty_loss_weight",
+    "perceptual_loss_weight", "discr_kwargs", "multiscale_discrs", "use_gan", "vgg", "vgg_weights",
+    "learning_rate", "batch_size", "num_train_steps", "num_frames",
+)  # fmt: skip
 TRAINING_OPTIONS = {
-    name: f"the model holds no losses, give the trainer {name}"
-    for name in (
-        "adversarial_loss_weight",
-        "multiscale_adversarial_loss_weight",
-        "grad_penalty_loss_weight",
-        "perceptual_loss_weight",
-        "discr_kwargs",
-        "multiscale_discrs",
-        "use_gan",
-        "vgg",
-        "vgg_weights",
-        "learning_rate",
-        "batch_size",
-        "num_train_steps",
-        "num_frames",
-    )
+    name: f"the model holds no losses, give the trainer {name}" for name in OF_TRAINER
 } | {
     "quantizer_aux_loss_weight": "give the trainer quantizer_loss_weight",
     "flash_attn": "attention always uses the fastest available kernel",
@@ -206,14 +196,8 @@ class TokenizerConfig(Options):
     def _check_widths(self):
         if self.channels not in (1, 3, 4):
             raise ValueError(f"channels is {self.channels}: use 1 (grey), 3 (RGB) or 4 (RGBA)")
-        for name in (
-            "init_dim",
-            "dim_cond",
-            "max_dim",
-            "attn_heads",
-            "linear_attn_heads",
-            "norm_groups",
-        ):
+        names = "init_dim dim_cond max_dim attn_heads linear_attn_heads norm_groups"
+        for name in names.split():
             value = getattr(self, name)
             if value is not None and (value < 1 or value != int(value)):
                 raise ValueError(f"{name} is {value}: give a whole number, 1 or more")
@@ -330,12 +314,7 @@ class TokenizerConfig(Options):
 
     @property
     def look_ahead(self) -> int:
-        """Frames before its own that a latent may change.
-
-        It never changes the first frame of a video.
-
-        0 if the decoder is causal. A stream returns frames when no later latent can change them.
-        """
+        """Frames before its own that a latent may change; 0 if causal."""
         return sum(self._look_aheads)
 
     @property

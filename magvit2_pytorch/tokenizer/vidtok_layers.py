@@ -99,10 +99,7 @@ class VidTokCompressSpaceSpec(LayerSpec):
 @register_layer("vidtok_compress_time")
 @dataclass(frozen=True)
 class VidTokCompressTimeSpec(LayerSpec):
-    """Halve the frame rate by a mean mixed with a convolution.
-
-    The decoder repeats frames, and mixes them with a convolution.
-    """
+    """Halves the frame rate: mean, or repetition, mixed with a convolution."""
 
     def after(self, grid: Grid, options: LayerOptions) -> Grid:
         return replace(grid, time=grid.time * 2)

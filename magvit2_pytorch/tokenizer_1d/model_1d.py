@@ -11,8 +11,8 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from magvit2_pytorch.config import Presets
-from magvit2_pytorch.functional import check_at_least_one, check_range
+from magvit2_pytorch.config import Presets, check_at_least_one
+from magvit2_pytorch.functional import check_range
 from magvit2_pytorch.quantizers import Quantized, build_quantizer
 from magvit2_pytorch.tokenizer.inputs import validate_video
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
@@ -213,7 +213,7 @@ class Tokenizer1d(Pretrained, nn.Module):
         if len(sizes) != len(codes):
             raise ValueError(f"{len(sizes)} sizes for {len(codes)} videos: give one each")
         for size in {tuple(size) for size in sizes}:
-            check_at_least_one("a size", min(size))
+            check_at_least_one(size=min(size))
             if text := config.size_warning(size):
                 warnings.warn(text, stacklevel=2)
         videos = self._decode_list(list(codes), [tuple(size) for size in sizes])

@@ -12,7 +12,8 @@ from einops import rearrange
 from jaxtyping import Int
 from torch import Tensor
 
-from magvit2_pytorch.functional import autocast, check_at_least_one
+from magvit2_pytorch.config import check_at_least_one
+from magvit2_pytorch.functional import autocast
 from magvit2_pytorch.layers.transformer import KeyValues
 from magvit2_pytorch.quantizers.quantizer import Quantized
 from magvit2_pytorch.tokenizer.streaming import FrameStream
@@ -95,7 +96,7 @@ class TokenDecodeStream:
         num_tokens: NumTokens = None,
     ):
         self.tokenizer, self.size, self.precision = tokenizer, size, precision
-        check_at_least_one("num_frames", num_frames)
+        check_at_least_one(num_frames=num_frames)
         self.max_frames = num_frames
         self.max_tokens: int | None = None
         """First tokens of a part to decode; None for all."""
@@ -114,7 +115,7 @@ class TokenDecodeStream:
         of the part; by default it is whole, or ends with the last frame of the stream. Several
         parts are whole, and what they have after this frame is cut off.
         """
-        check_at_least_one("num_frames", num_frames)
+        check_at_least_one(num_frames=num_frames)
         whole = self.tokenizer.time_factor
         left = math.inf if self.max_frames is None else self.max_frames - self.num_frames
         if left < 1:

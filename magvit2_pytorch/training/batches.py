@@ -83,12 +83,10 @@ def open_datasets(
 ) -> tuple[tuple[Clips, Clips], HeldOut]:
     """Training and held-out clips of a dataset or folder, and their record.
 
-    The record has the names of the held-out files of a folder under `record`, by default their
-    kind; of a single video the end is held out. Other datasets have none. `specs` are formats of
-    training and held-out clips, by default that of the tokenizer.
-    A folder is split by file, a dataset with a length by item. Raises `ValueError` or
-    `FileNotFoundError`, before training starts, if there is no data, both kinds of data, or a
-    folder that is missing or has no usable file.
+    A folder is split by file, a dataset with a length by item; of a single video the end is held
+    out. The record has the names of the held-out files of a folder under `record`, by default
+    their kind. `specs` are formats of training and held-out clips, by default that of the
+    tokenizer. Raises `ValueError` or `FileNotFoundError` if there is no data, or both kinds.
     """
     if (dataset is None) == (source is None):
         raise ValueError("give either dataset_folder (a folder of media) or dataset")
@@ -155,12 +153,10 @@ def _hold_out(
     config: TrainingConfig,
     recorded: Collection[str],
 ) -> tuple[list[Path], list[Path]]:
-    """Training files and held-out files, with a usable file among the latter.
+    """Training and held-out files, by the run's record if there is one.
 
-    A run that is continued holds out the files of its record, `recorded`.
-
-    Datasets skip broken files, but a validation set of broken files only would end the run at its
-    first validation, possibly after hours.
+    A usable file is among the latter: a validation set of broken files only would end the run at
+    its first validation, possibly after hours.
     """
     fraction, seed = config.valid_frac, config.random_split_seed
     train, valid = split_media(source, kind, paths, fraction, seed, recorded)
@@ -198,8 +194,7 @@ def _split_one_video(
 ) -> tuple[Clips, Clips]:
     """Splits one video: nine tenths for training, the rest held out."""
     warnings.warn(
-        f"{paths[0]} is the only video: its last tenth is held out for validation",
-        stacklevel=4,
+        f"{paths[0]} is the only video: its last tenth is held out for validation", stacklevel=4
     )
     train = _open("video", paths, spec, config, frame_range=(0.0, 0.9))
     held_out = replace(valid_spec, pad_short=True)
@@ -217,19 +212,6 @@ def _split_items(dataset: Clips, config: TrainingConfig) -> tuple[Clips, Clips]:
         )
     train, valid = split_files(indices, config.valid_frac, config.random_split_seed)
     return Subset(dataset, train), Subset(dataset, valid)
-
-
-def open_images(
-    config: TrainingConfig,
-    tokenizer: TokenizerConfig,
-    dataset: Clips | None,
-    source: Source | None,
-    record: str = "image",
-) -> tuple[tuple[Clips | None, Clips | None], HeldOut]:
-    """As `open_datasets`, of additional images; None and None without images."""
-    if dataset is None and source is None:
-        return (None, None), {}
-    return open_datasets(config, tokenizer, dataset, None, source, "images", record)
 
 
 def training_batches(
@@ -274,11 +256,7 @@ def _check_values(batch: Tensor, dataset: Clips) -> None:
 
 
 def check_clips(clips: Clips | None, name: str, model: VideoTokenizer | SuperResolution) -> None:
-    """Tries the first items of a user's data set.
-
-    Raises `TypeError` or `ValueError`, with its name, if they hold no clip, or one of another shape
-    or range than the model takes; of the range, several clips say more than one.
-    """
+    """Tries the first items of a user's data set; errors have its name."""
     if clips is None or isinstance(clips, MediaDataset):
         return
     try:
@@ -294,11 +272,7 @@ def check_clips(clips: Clips | None, name: str, model: VideoTokenizer | SuperRes
 def mixed_batches(
     clips: Clips, images: Clips | None, config: TrainingConfig, accelerator: Accelerator, start: int
 ) -> Iterator[Video]:
-    """Infinite batches of clips and images, from batch number `start` on.
-
-    The kind of a batch depends only on its number. It is the same in all processes, so a resumed
-    run gets the same batches, and no process waits for another one with longer clips.
-    """
+    """Infinite batches of clips and images; kinds depend on their number."""
     images_before = num_image_batches(start, config.image_frac) if images is not None else 0
     clip_batches = training_batches(clips, config, accelerator, start - images_before)
     if images is None:

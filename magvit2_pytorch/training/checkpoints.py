@@ -46,16 +46,14 @@ class DamagedCheckpoint(ValueError):
 
 
 def save_state(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-    """Writes a checkpoint atomically: it is complete or absent.
-
-    It is written to a temporary folder, which is then renamed.
-    Raises `CheckpointNotSaved` if there is no space or no permission to write.
-    """
+    """Writes a checkpoint atomically; raises `CheckpointNotSaved` if it cannot be written."""
     tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     num_bytes = sum(tensor.nbytes for tensor in tensors.values())
     try:
         with replacing_folder(folder) as part:
-            _check_room(part, num_bytes)
+            free = shutil.disk_usage(part).free
+            if free < num_bytes:
+                raise OSError(f"its disk has {free / 1e6:,.1f} MB free")
             with default_file_mode(part / TENSORS_FILE):
                 save_file(tensors, part / TENSORS_FILE)
             text = json.dumps(values, indent=2) + "\n"
@@ -77,11 +75,7 @@ def load_state(folder: Path) -> SavedState:
 
 
 def verify_state(folder: Path) -> None:
-    """Verifies that all files of a checkpoint are as they were written.
-
-    Raises `FileNotFoundError` if `folder` is not a checkpoint, and `DamagedCheckpoint` naming the
-    file that is missing or damaged.
-    """
+    """Raises `DamagedCheckpoint` for changed files, `FileNotFoundError` without a checkpoint."""
     folder = intact_folder(folder)
     names = (TENSORS_FILE, STATE_FILE)
     if not any((folder / name).is_file() for name in names):
@@ -104,23 +98,11 @@ def _checksum(path: Path) -> bytes:
     return f"{sha256_of(path)}  {path.name}\n".encode()
 
 
-def _check_room(folder: Path, num_bytes: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < num_bytes:
-        raise OSError(f"its disk has {free / 1e6:,.1f} MB free")
-
-
 class Checkpoints:
-    """A folder with a checkpoint per saved step, and the best one.
-
-    They are folders named like `step-1000`, and `best`. Only one process may write. `steps`,
-    `find`, `choose` and `check_unused` only read.
-    """
+    """A folder of checkpoints, such as `step-1000`, and the `best`."""
 
     def __init__(self, folder: Path, keep: int | None = None, best: Best = Task.best):
-        self.folder = folder
-        self.keep = keep
-        self.best = best
+        self.folder, self.keep, self.best = folder, keep, best
         self._saved: dict[str, Any] | None = None
         """Values of the checkpoint that was written last."""
 
@@ -163,8 +145,7 @@ class Checkpoints:
         """The checkpoint that `resume` names, after verifying every byte of it.
 
         With "auto" a damaged checkpoint is skipped with a warning, and an older one is used.
-        Raises `DamagedCheckpoint` for other values of `resume`, and if no older one is undamaged;
-        the message names the newest undamaged one.
+        Otherwise, or without an older one, raises `DamagedCheckpoint`.
         """
         path = self.find(resume)
         try:
@@ -202,10 +183,7 @@ class Checkpoints:
             )
 
     def save(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> Path:
-        """Writes a checkpoint named by `values["step"]`, then removes old ones.
-
-        Raises `CheckpointNotSaved`, which names the newest existing checkpoint.
-        """
+        """Writes a checkpoint named by `values["step"]`, then removes old ones."""
         step = values["step"]
         self._clean_up()
         try:
@@ -241,7 +219,10 @@ class Checkpoints:
         source = self.path(step) if self._saved == values else self.save(tensors, values)
         with replacing_folder(self.folder / BEST) as part:
             for path in source.iterdir():
-                _link_or_copy(path, part / path.name)
+                try:
+                    os.link(path, part / path.name)
+                except OSError:
+                    shutil.copy2(path, part / path.name)
             text = json.dumps({"step": step, self.best.name: value}) + "\n"
             (part / VALIDATION_FILE).write_text(text, encoding="utf-8")
 
@@ -253,11 +234,3 @@ class Checkpoints:
                 shutil.rmtree(path) if target.exists() else os.replace(path, target)
             for path in self.folder.glob(f".{name}.part"):
                 shutil.rmtree(path)
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    """Makes a hard link, or a copy if that fails."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)

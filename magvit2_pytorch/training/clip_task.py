@@ -54,11 +54,10 @@ class Loss(NamedTuple):
 
 
 class Objective:
-    """Weighted sum of reconstruction, perceptual and quantizer losses.
+    """Weighted sum of reconstruction, perceptual and quantizer losses, in float32.
 
     `perceptual` takes reconstructed and real frames and returns a scalar. It runs in
-    `config.precision` on `perceptual_num_frames` frames of each clip, drawn by the generator of the
-    step. All other losses are float32.
+    `config.precision` on frames of each clip that are drawn by the generator of the step.
     """
 
     def __init__(
@@ -67,17 +66,11 @@ class Objective:
         config: TrainingConfig,
         perceptual: nn.Module | None = None,
     ):
-        self.quantizer = quantizer
-        self.config = config
+        self.quantizer, self.config, self.perceptual = quantizer, config, perceptual
         self.reconstruction_loss = RECONSTRUCTION_LOSSES[config.reconstruction_loss]
-        self.perceptual = perceptual
 
     def __call__(
-        self,
-        real: Video,
-        out: Reconstruction,
-        step: int,
-        generator: torch.Generator | None = None,
+        self, real: Video, out: Reconstruction, step: int, generator: torch.Generator | None = None
     ) -> Loss:
         """Returns the loss at optimizer step `step`, in float32."""
         config = self.config
@@ -135,11 +128,7 @@ class FrameLosses(NamedTuple):
 
 
 class ClipTask(PretrainedTask):
-    """A task whose model makes frames that are compared with real ones.
-
-    `perceptual` takes such frames and real frames `b c t h w` and returns a scalar. `held_out`
-    names the files of the held-out clips. Without a quantizer only frames have losses.
-    """
+    """A task whose model makes frames that are compared with real ones."""
 
     best = Best("valid/psnr", "max")
     curves = ("loss", "psnr", "learning_rate", "codebook_usage")
@@ -191,9 +180,7 @@ class ClipTask(PretrainedTask):
         """Losses of reconstructed frames by all networks; discriminators get their gradients.
 
         Losses are differentiated with respect to a detached copy of the frames. Their graphs are
-        then free, and the sum of the gradients is backpropagated through the model once. An
-        adaptive weight compares two of these gradients at the last layer, at the cost of that
-        layer.
+        then free, and the sum of the gradients is backpropagated through the model once.
         """
         recon = out.recon.detach().float().requires_grad_()
         loss = self.objective(video, out._replace(recon=recon), micro.step, micro.generator)
@@ -224,10 +211,7 @@ class ClipTask(PretrainedTask):
     def adaptive_weight(
         self, reference: Float[Tensor, ""], adversarial: Float[Tensor, ""]
     ) -> Float[Tensor, ""]:
-        """Factor that gives `adversarial` the last layer's gradient norm of `reference`.
-
-        Only the gradients of the two numbers matter.
-        """
+        """Factor that gives `adversarial` the last layer's gradient norm of `reference`."""
         gradients = []
         for proxy in (reference, adversarial):
             parts = torch.autograd.grad(
@@ -275,13 +259,11 @@ class ClipTask(PretrainedTask):
         return step + (self.config.discriminator_start_step - step) % every
 
     def validation_rounds(self) -> int:
-        counts = map(self._num_validated, self.held_out_clips().values())
-        return max(-(-count // self.accelerator.num_processes) for count in counts)
+        numbers = [num_clips(clips) for clips in self.held_out_clips().values()]
+        limit = self.config.num_valid_clips
+        most = max(limit if n is None else min(n, limit) for n in numbers)
+        return -(-most // self.accelerator.num_processes)
 
     def held_out_clips(self) -> dict[str, Clips]:
         """Held-out clips by kind."""
         return {"clip": self.valid_data}
-
-    def _num_validated(self, clips: Clips) -> int:
-        limit, number = self.config.num_valid_clips, num_clips(clips)
-        return limit if number is None else min(number, limit)

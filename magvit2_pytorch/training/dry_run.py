@@ -15,12 +15,13 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
 
 from magvit2_pytorch.config import keyword_signature
 from magvit2_pytorch.runtime import peak_memory, total_memory
 from magvit2_pytorch.training.checkpoints import Checkpoints, load_state
 from magvit2_pytorch.training.loop_config import LoopConfig
+from magvit2_pytorch.training.optimization import Optimization
 from magvit2_pytorch.training.plan import Plan
 from magvit2_pytorch.training.processes import lost_process_errors, max_over_processes, on_main
 from magvit2_pytorch.training.tracking import Tracking, read_log
@@ -45,8 +46,7 @@ def dry_run(trainer: Trainer) -> Plan:
 
     Trains for two steps on each kind of batch, from a step that computes every loss, then validates
     one example, saves a checkpoint and the final outputs, in a temporary folder beside the
-    checkpoints, so that missing disk space or permissions show now. Only decoded frames in a cache
-    remain. Raises what training would raise, such as errors about values out of range, and
+    checkpoints. Only decoded frames in a cache remain. Raises what training would raise, and
     `MemoryError` if the GPU memory is too small.
     """
     try:
@@ -74,11 +74,7 @@ class TaskTrainer(Trainer):
         cls.__signature__ = keyword_signature(cls.__init__, cls.config_class)
 
     def dry_run(self) -> Plan:
-        """Runs each part of `train` once; estimates memory, time and disk.
-
-        Restores the state at the end; only decoded frames in `cache_dir` remain; see
-        `training.dry_run`.
-        """
+        """Runs each part of `train` once, see the function `dry_run`."""
         return dry_run(self)
 
 
@@ -147,9 +143,16 @@ def _measure(trainer: Trainer, folder: Path) -> Plan:
         batches.append(batch)
         step_s += share / line["steps_per_s"]
         waited_s += share * line["data_wait"] / line["steps_per_s"]
-    sizes = on_main(accelerator, lambda: _sizes(trial))
+
+    def sizes() -> tuple[int, int, int]:
+        """Bytes of a checkpoint, a validation's pictures, and all other results."""
+        pictures = sum(path.stat().st_size for path in trial.results_folder.glob("step-*"))
+        [checkpoint] = trial.checkpoints.steps().values()
+        return _bytes_below(checkpoint), pictures, _bytes_below(trial.results_folder) - pictures
+
     validation_s = trial.durations["validation"] * task.validation_rounds()
-    costs = Costs(step_s, validation_s, trial.durations["checkpoint"], *sizes)
+    save_s = trial.durations["checkpoint"]
+    costs = Costs(step_s, validation_s, save_s, *on_main(accelerator, sizes))
     peak = max_over_processes(accelerator, float(peak_memory(accelerator.device)))
     return _plan(
         trainer,
@@ -162,26 +165,15 @@ def _measure(trainer: Trainer, folder: Path) -> Plan:
 
 
 def _two_steps(trial: Trainer, kind: str) -> tuple[Any, dict[str, float | int]]:
-    """Trains for two steps on one kind of batch.
-
-    Returns a batch and the logged values of the second step; the first one is a warm-up.
-    """
+    """A batch, and the logged values of the second of two steps."""
     task, start = trial.task, trial.step
     batches = task.batches(start * trial.config.grad_accum_every, kind)
     first = next(batches)
     trial.open_batches = lambda: chain([first], batches)
-    trial.step = task.full_step(start)
-    trial.config = _two_steps_config(trial.config, trial.step)
-    trial.train()
-    log = on_main(trial.accelerator, lambda: read_log(trial.tracking.path))
-    return first, [line for line in log if "steps_per_s" in line][-1]
-
-
-def _two_steps_config(config: LoopConfig, step: int) -> LoopConfig:
-    never = sys.maxsize
-    return replace(
-        config,
-        num_train_steps=step + 2,
+    trial.step, never = task.full_step(start), sys.maxsize
+    trial.config = replace(
+        trial.config,
+        num_train_steps=trial.step + 2,
         max_duration_s=None,
         log_every_step=1,
         validate_every_step=never,
@@ -189,16 +181,12 @@ def _two_steps_config(config: LoopConfig, step: int) -> LoopConfig:
         max_skipped_steps=never,
         progress_bar=False,
     )
+    trial.train()
+    log = on_main(trial.accelerator, lambda: read_log(trial.tracking.path))
+    return first, [line for line in log if "steps_per_s" in line][-1]
 
 
 # Planning
-
-
-def _sizes(trial: Trainer) -> tuple[int, int, int]:
-    """Bytes of a checkpoint, a validation's pictures, and all other results."""
-    pictures = sum(path.stat().st_size for path in trial.results_folder.glob("step-*"))
-    [checkpoint] = trial.checkpoints.steps().values()
-    return _bytes_below(checkpoint), pictures, _bytes_below(trial.results_folder) - pictures
 
 
 def _plan(trainer: Trainer, costs: Costs, batch: Any, **measured: Any) -> Plan:
@@ -253,28 +241,23 @@ def _duration(trainer: Trainer, costs: Costs) -> tuple[int, float]:
 
 
 def _held_memory(trainer: Trainer) -> dict[str, int]:
+    def weights(module: nn.Module) -> int:
+        return sum(parameter.nbytes for parameter in module.parameters())
+
+    def moments(optimization: Optimization) -> int:
+        states = (optimizer.state_dict()["state"] for optimizer in optimization.optimizers)
+        return sum(x.nbytes for x in tree_leaves(list(states)) if isinstance(x, Tensor))
+
     main, *others = trainer.optimizations.values()
-    weights = _bytes_of(main.module)
     held = {
-        "weights": weights,
-        "gradients": weights,
-        "moments": sum(map(_bytes_of_moments, main.optimizers)),
-        "average": _bytes_of(trainer.ema.ema_model),
+        "weights": weights(main.module),
+        "gradients": weights(main.module),
+        "moments": moments(main),
+        "average": weights(trainer.ema.ema_model),
     }
     for other in others:
-        moments = sum(map(_bytes_of_moments, other.optimizers))
-        held[other.name.replace("_", " ")] = 2 * _bytes_of(other.module) + moments
-    return held | {name: _bytes_of(module) for name, module in trainer.task.frozen.items()}
-
-
-def _bytes_of(module: nn.Module) -> int:
-    return sum(parameter.nbytes for parameter in module.parameters())
-
-
-def _bytes_of_moments(optimizer: Optimizer) -> int:
-    state: Any = optimizer.state_dict()["state"]
-    values = [value for moments in state.values() for value in moments.values()]
-    return sum(value.nbytes for value in values if isinstance(value, Tensor))
+        held[other.name.replace("_", " ")] = 2 * weights(other.module) + moments(other)
+    return held | {name: weights(module) for name, module in trainer.task.frozen.items()}
 
 
 def _bytes_below(folder: Path) -> int:

@@ -32,10 +32,8 @@ class AdversarialStep(NamedTuple):
     adversarial_gradient: Float[Tensor, "b c t h w"] | None
     """Gradient of the unweighted adversarial loss with respect to the reconstruction; None before
     `adversarial_start_step`."""
-
     feature_matching_gradient: Float[Tensor, "b c t h w"] | None
     """Gradient of the weighted feature matching loss; None if it is not used."""
-
     measured: dict[str, Tensor | float]
     """Losses of generator and discriminator, mean logits and weights, for the log."""
 
@@ -52,16 +50,13 @@ class RealAndFakeOutputs(NamedTuple):
 
 
 class DiscriminatorLosses:
-    """A discriminator and its losses, from one forward pass per micro-batch.
-
-    The model's side is a gradient with respect to the reconstruction. The discriminator's graph
-    is therefore free before the model's backward pass begins.
-    """
+    """A discriminator and its losses, from one forward pass per micro-batch."""
 
     def __init__(self, name: str, channels: int, config: TrainingConfig):
-        self.name = name
-        self.config = config
-        options = getattr(config, f"{name}_discriminator") or {}
+        self.name, self.config = name, config
+        self.module_name = f"{name}_discriminator"
+        """Its name among trained modules and in the log."""
+        options = getattr(config, self.module_name) or {}
         self.network: Discriminator = build_discriminator(name, channels, **options)
         self.loss = ADVERSARIAL_LOSSES[config.adversarial_loss]
         self.penalty = GRADIENT_PENALTIES[config.gradient_penalty]
@@ -69,18 +64,13 @@ class DiscriminatorLosses:
         self._logits: list[tuple[Tensor, Tensor]] = []
         """Real and fake logits of the step's micro-batches so far, for the running means."""
 
-    @property
-    def module_name(self) -> str:
-        """Its name among trained modules and in the log."""
-        return f"{self.name}_discriminator"
-
     def trainable(self) -> Trainable:
         """The discriminator as a module that is trained."""
         return Trainable(
             module=self.network,
             options=self.config.discriminator_optimizer_options(),
             companions={"lecam": self.lecam},
-            fixed_options=(f"{self.name}_discriminator",),
+            fixed_options=(self.module_name,),
             option_prefix="discriminator_",
         )
 
@@ -107,10 +97,7 @@ class DiscriminatorLosses:
     # Gradients of a micro-batch
 
     def compute_gradients(self, real: Video, recon: Video, micro: MicroStep) -> AdversarialStep:
-        """Adds to the discriminator's gradients and returns those for the reconstruction.
-
-        `recon` is a leaf that requires a gradient.
-        """
+        """Adds to the discriminator's gradients; returns those for `recon`, a leaf."""
         penalized = self.has_penalty(micro.step)
         with autocast(real.device, "fp32" if penalized else self.config.precision):
             outputs = self._forward(real, recon, micro, penalized)

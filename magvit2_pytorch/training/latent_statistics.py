@@ -1,14 +1,9 @@
-"""Mean and standard deviation of continuous latents, stored with the tokenizer.
-
-A diffusion model needs latents of a fixed scale, whatever the encoder's (W.A.L.T., arXiv
-2312.06662).
-"""
+"""Mean and standard deviation of continuous latents, stored with the tokenizer."""
 
 import warnings
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Bool
 from torch import Tensor
 
 from magvit2_pytorch.data.user_clips import share_of_clips, user_clips
@@ -22,25 +17,15 @@ from magvit2_pytorch.types import Clips, Latents, Precision
 
 
 def measure_latents(
-    tokenizer: VideoTokenizer,
-    clips: Clips,
-    max_clips: int = 256,
-    precision: Precision = "fp32",
+    tokenizer: VideoTokenizer, clips: Clips, max_clips: int = 256, precision: Precision = "fp32"
 ) -> Moments:
     """Measures mean and std of each latent channel and stores them.
 
-    `normalize_latents` of the tokenizer uses them. Training calls this at its end. For a folder
-    without statistics, call it like this:
-
-        tokenizer = VideoTokenizer.from_pretrained(folder)
-        measure_latents(tokenizer, dataset)
-        tokenizer.save_pretrained(folder)
-
-    From more than `max_clips` clips, `max_clips` are taken at even intervals. Clips are encoded one
-    by one and may differ in size. Every position has the same weight, the first latent frame
-    included. That frame encodes one video frame and each later one `time_factor` frames, so its
-    statistics differ, and its share is smaller in longer clips: measure on clips like those that
-    the diffusion model will see. With `use_kl` the latents are the means.
+    `normalize_latents` of the tokenizer uses them, and `save_pretrained` saves them. Training calls
+    this at its end. From more than `max_clips` clips, `max_clips` are taken at even intervals.
+    Clips may differ in size. Every position has the same weight. The first latent frame encodes
+    one video frame and each later one `time_factor` frames, so its statistics differ: measure on
+    clips like those that the diffusion model will see. With `use_kl` the latents are the means.
 
     With several processes all must call this; each encodes every n-th clip, and all store the same
     statistics. A constant channel gets a standard deviation of 1, with a warning. Raises
@@ -48,18 +33,28 @@ def measure_latents(
     `FloatingPointError`, before anything is stored, if latents are not finite.
     """
     clips = user_clips(clips)
-    _check(tokenizer, clips, max_clips)
+    if not isinstance(tokenizer.quantizer, Continuous):
+        raise ValueError(
+            "this tokenizer is discrete: only a tokenizer with continuous_dim has latent statistics"
+        )
+    if tokenizer.config.dim_cond is not None:
+        raise ValueError(
+            f"this tokenizer is conditional (dim_cond={tokenizer.config.dim_cond}), but clips have "
+            "no condition: compute metrics.ChannelMoments of your own latents and pass them to "
+            "tokenizer.quantizer.store_statistics"
+        )
+    first = next(share_of_clips(clips, 1), None)
+    if first is None or max_clips < 1:
+        number = "no" if first is None else "some"
+        raise ValueError(f"{number} clips and max_clips {max_clips}: both must be at least 1")
+    check_range(first)
     return _measure(tokenizer, clips, max_clips, precision)
 
 
 def record_latents(
     tokenizer: VideoTokenizer, clips: Clips, max_clips: int, precision: Precision = "fp32"
 ) -> dict[str, float | int]:
-    """Measures the latents after training; returns values to log.
-
-    `latent_abs_mean` and `latent_std` are means over channels; normalized latents have 0 and 1.
-    A discrete tokenizer returns no values.
-    """
+    """Measures continuous latents after training; returns values to log."""
     if tokenizer.codebook_size is not None:
         return {}
     # A fine-tuned tokenizer may hold the statistics of its initial weights.
@@ -97,7 +92,9 @@ def _measure(
         raise FloatingPointError(
             "some latents are not finite, so no statistics were stored: try precision='fp32'"
         )
-    constant = _constant(moments)
+    # A standard deviation below float32 resolution counts as 0.
+    float32 = torch.finfo(torch.float32)
+    constant = moments.std <= (moments.mean.abs() * float32.eps).clamp(min=float32.tiny)
     if constant.any() and rank == 0:
         warnings.warn(
             f"latent channels {constant.nonzero()[:, 0].tolist()} are constant: their standard "
@@ -107,30 +104,6 @@ def _measure(
     moments = moments._replace(std=moments.std.masked_fill(constant, 1.0))
     tokenizer.quantizer.store_statistics(moments.mean, moments.std, moments.num_values)
     return moments
-
-
-def _check(tokenizer: VideoTokenizer, clips: Clips, max_clips: int) -> None:
-    if not isinstance(tokenizer.quantizer, Continuous):
-        raise ValueError(
-            "this tokenizer is discrete: only a tokenizer with continuous_dim has latent statistics"
-        )
-    if tokenizer.config.dim_cond is not None:
-        raise ValueError(
-            f"this tokenizer is conditional (dim_cond={tokenizer.config.dim_cond}), but clips have "
-            "no condition: compute metrics.ChannelMoments of your own latents and pass them to "
-            "tokenizer.quantizer.store_statistics"
-        )
-    first = next(share_of_clips(clips, 1), None)
-    if first is None or max_clips < 1:
-        number = "no" if first is None else "some"
-        raise ValueError(f"{number} clips and max_clips {max_clips}: both must be at least 1")
-    check_range(first)
-
-
-def _constant(moments: Moments) -> Bool[Tensor, " c"]:
-    """Constant channels: a standard deviation below float32 resolution counts as 0."""
-    float32 = torch.finfo(torch.float32)
-    return moments.std <= (moments.mean.abs() * float32.eps).clamp(min=float32.tiny)
 
 
 def _encode(tokenizer: VideoTokenizer, clip: Tensor, precision: Precision) -> Latents:

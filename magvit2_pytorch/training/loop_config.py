@@ -1,22 +1,19 @@
 """Options of the training loop, whatever it trains, and of one optimizer."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
-from magvit2_pytorch.config import Options
+from magvit2_pytorch.config import Options, check_at_least_one
 from magvit2_pytorch.layers.arithmetic import fast_precision
-from magvit2_pytorch.types import Precision
 
+TrainingPrecision = Literal["fp32", "bf16", "fp16", "auto"]
 OptimizerName = Literal["adamw", "adam", "muon"]
 Schedule = Literal["cosine", "linear", "constant"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerOptions:
-    """Optimizer of one module, its learning rate, and gradient clipping.
-
-    Fields have the meaning of those of `LoopConfig` with the same names.
-    """
+    """Optimizer of one module; fields as in `LoopConfig`."""
 
     num_train_steps: int
     learning_rate: float
@@ -74,7 +71,7 @@ class LoopConfig(Options):
     this."""
     ema_update_every: int = 1
     """Steps between two updates of the averaged weights."""
-    precision: Precision | Literal["auto"] = "fp32"
+    precision: TrainingPrecision = "fp32"
     """Precision of convolutions and matrix products; weights and quantizer are always fp32. "auto"
     becomes bf16 on GPUs and processors that compute in it, and fp32 on others."""
     check_arithmetic: bool = True
@@ -125,20 +122,16 @@ class LoopConfig(Options):
         for name in self.positive:
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0")
-        if self.keep_checkpoints is not None and self.keep_checkpoints < 1:
-            raise ValueError(
-                f"keep_checkpoints is {self.keep_checkpoints}: it must be 1 or more, or None"
-            )
+        check_at_least_one(keep_checkpoints=self.keep_checkpoints)
+        names = {"precision": TrainingPrecision, "schedule": Schedule, "optimizer": OptimizerName}
+        for name, known in names.items():
+            if getattr(self, name) not in get_args(known):
+                *first, last = map(repr, get_args(known))
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}: use {', '.join(first)} or {last}"
+                )
         if self.precision == "auto":
             object.__setattr__(self, "precision", fast_precision())
-        if self.precision not in ("fp32", "bf16", "fp16"):
-            raise ValueError(
-                f"precision is {self.precision!r}: use 'auto', 'fp32', 'bf16' or 'fp16'"
-            )
-        if self.schedule not in ("cosine", "linear", "constant"):
-            raise ValueError(f"schedule {self.schedule!r}: use 'cosine', 'linear' or 'constant'")
-        if self.optimizer not in ("adamw", "adam", "muon"):
-            raise ValueError(f"optimizer {self.optimizer!r}: use 'adamw', 'adam' or 'muon'")
         if self.precision == "fp16" and self.optimizer == "muon":
             raise ValueError(f"{FP16_WITH_ONE_OPTIMIZER}: with muon use 'bf16' or 'fp32'")
 

@@ -19,10 +19,7 @@ from magvit2_pytorch.training.task import Measured, Task
 
 
 class Meters:
-    """Means since the last `read`, under the names of losses and options.
-
-    Values stay on the device until they are read, so that measuring does not synchronize with it.
-    """
+    """Means since the last `read`, kept on the device until then."""
 
     def __init__(self, task: Task):
         self.task = task
@@ -54,10 +51,6 @@ class Meters:
             else:
                 self.latest[name] = value
         self.sizes.update(sizes or {})
-
-    def add_step(self) -> None:
-        """Counts an optimizer step."""
-        self.steps += 1
 
     def read(self) -> dict[str, float | int]:
         """Returns all values since the last call and resets them.

@@ -32,10 +32,7 @@ class SkippedSteps:
 
 
 class Optimization:
-    """A trained module with its optimizers, learning rate and skipped steps.
-
-    All trained modules, models and discriminators alike, take their steps here.
-    """
+    """A trained module with its optimizers, learning rate and skipped steps."""
 
     def __init__(self, name: str, trainable: Trainable, accelerator: Accelerator):
         self.name, self.trainable, self.accelerator = name, trainable, accelerator
@@ -60,10 +57,7 @@ class Optimization:
     # Optimizer step
 
     def set_learning_rate(self, step: int, elapsed_s: float) -> float:
-        """Sets the learning rate of a step and returns it.
-
-        A group's `lr_factor` multiplies its rate, not the returned one.
-        """
+        """Sets the learning rate of a step and returns it, without `lr_factor`."""
         options = self.options
         scale = lr_scale(
             step - options.start_step,
@@ -79,11 +73,7 @@ class Optimization:
         return options.learning_rate * scale
 
     def apply_gradients(self) -> float | None:
-        """Clips gradients and takes a step; returns the norm if finite.
-
-        Gradients that are not finite skip the step, which then changes no weights or moments, and
-        is counted.
-        """
+        """Clips gradients and takes a step; None if they are not finite."""
         limit = self.options.max_grad_norm or float("inf")
         norm = float(self.accelerator.clip_grad_norm_(self.module.parameters(), limit))
         finite = norm < float("inf")  # false for NaN too

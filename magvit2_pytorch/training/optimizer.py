@@ -25,9 +25,9 @@ def lr_scale(
 ) -> float:
     """Factor of the learning rate at optimizer step `step`, counted from 0.
 
-    Warm-up grows linearly, reaches exactly 1 at its end and takes at most a tenth of the run, so
-    that short runs reach the learning rate too. `time_progress` is the fraction of the time budget
-    that is used up (0 without one): the decay follows steps or time, whichever is further on.
+    Warm-up grows linearly to 1 and takes at most a tenth of the run. `time_progress` is the
+    fraction of the time budget that is used up (0 without one): the decay follows steps or time,
+    whichever is further on.
     """
     warmup_steps = min(warmup_steps, num_steps // 10)
     if step < warmup_steps:
@@ -41,10 +41,7 @@ def lr_scale(
 
 
 def build_ema(model: nn.Module, config: LoopConfig, not_averaged: Iterable[str] = ()) -> EMA:
-    """A copy of the model whose weights `update` moves towards it.
-
-    Parameters and buffers with names in `not_averaged` keep the values of the copy.
-    """
+    """Moving average of the model's weights, but of names in `not_averaged`."""
     return EMA(
         model,
         beta=config.ema_decay,
@@ -61,11 +58,9 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalize(matrices: Float[Tensor, "g m n"], rounds: int = 5) -> Float[Tensor, "g m n"]:
-    """Matrices with the same singular vectors and singular values near 1.
+    """The same singular vectors with singular values of 0.7 to 1.2.
 
-    Singular values become 0.7 to 1.2. Newton-Schulz iteration on the Gram matrix of the shorter
-    side: for a kernel of 256 x 2304 a round multiplies matrices of 256 x 256, and the long side is
-    used only twice in all.
+    Newton-Schulz iteration on the Gram matrix of the shorter side, which is small.
     """
     if matrices.shape[1] > matrices.shape[2]:
         return orthogonalize(matrices.mT, rounds).mT
@@ -173,11 +168,7 @@ def build_adam(
     learning_rate: float,
     betas: tuple[float, float],
 ) -> Optimizer:
-    """Adam or AdamW, fused if torch supports it.
-
-    The fused version is exact and needs no temporary tensors. On two CPU cores it takes a quarter
-    of the time of torch's default, a loop over parameters (benchmarks/LOG.md, section 17).
-    """
+    """Adam or AdamW, fused if torch supports it."""
     fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
     optimizer = optimizer_class(groups, lr=learning_rate, betas=betas, fused=fused)
     if fused:
@@ -188,8 +179,7 @@ def build_adam(
 def _match_memory_format(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
     """Copies gradients and moments whose strides differ from those of their weights.
 
-    Fused Adam iterates over memory and assumes equal strides. A gradient in another memory format,
-    or moments from a file, would silently update the wrong weights of a channels-last kernel.
+    Fused Adam assumes equal strides: others would silently update the wrong weights.
     """
     for group in optimizer.param_groups:
         for weight in group["params"]:
@@ -213,10 +203,7 @@ def decay_groups(parameters, weight_decay: float) -> list[dict]:
 def split_for_muon(
     module: nn.Module, not_for_muon: Iterable[nn.Module] = ()
 ) -> tuple[dict[Parameter, int], list[Parameter]]:
-    """Kernels and matrices for Muon with their numbers of groups, and all other parameters.
-
-    Those of the modules `not_for_muon` are among the others.
-    """
+    """Matrices for Muon with their numbers of groups, and all other parameters."""
     excluded = {p for other in not_for_muon for p in other.parameters()}
     convs = (m for m in module.modules() if isinstance(m, tuple(CONVS.values())))
     num_groups = {conv.weight: conv.groups for conv in convs}

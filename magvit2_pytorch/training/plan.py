@@ -8,10 +8,7 @@ from magvit2_pytorch.training.task import TaskPlan
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Estimated requirements of a training; `str(plan)` is the report of `--dry_run`.
-
-    Sizes are in bytes, times in seconds.
-    """
+    """Requirements of a training, in bytes and seconds; `str` is a report."""
 
     config: LoopConfig
     task: TaskPlan
@@ -80,13 +77,14 @@ class Plan:
     def __str__(self) -> str:
         rows = self._rows()
         width = max(len(name) for name, _ in rows)
-        lines = [self._title(), *(f"  {name:<{width}}  {text}" for name, text in rows)]
-        return "\n".join([*lines, *(f"  ! {warning}" for warning in self.warnings())])
-
-    def _title(self) -> str:
         processes = f"{self.num_processes} process{'es' * (self.num_processes > 1)}"
-        precision = self.config.precision
-        return f"Plan of {self.num_steps:,} steps on {self.device}, {processes}, {precision}"
+        lines = [
+            f"Plan of {self.num_steps:,} steps on {self.device}, {processes}, "
+            f"{self.config.precision}",
+            *(f"  {name:<{width}}  {text}" for name, text in rows),
+            *(f"  ! {warning}" for warning in self.warnings()),
+        ]
+        return "\n".join(lines)
 
     def _rows(self) -> list[tuple[str, str]]:
         held = ", ".join(f"{name} {_size(size)}" for name, size in self.held_memory.items())

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
@@ -23,9 +22,7 @@ from magvit2_pytorch.training.loop_config import LoopConfig
 class Interruptible:
     """Records the first Ctrl-C or SIGTERM; a second one interrupts.
 
-    This is a context manager. Interrupting a step would leave weights and optimizer state
-    inconsistent, so the training loop checks `requested` after each step. Outside the main thread
-    nothing changes.
+    The training loop checks `requested` after each step. Outside the main thread nothing changes.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -40,12 +37,7 @@ class Interruptible:
                 self._previous_handlers[number] = signal.signal(number, self._record)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._restore()
 
     def _record(self, number: int, frame: object) -> None:
@@ -80,7 +72,14 @@ def build_accelerator(config: LoopConfig, kwargs: dict[str, Any]) -> Accelerator
     Of two `kwargs_handlers` of one type, the one in `kwargs` is used. Raises `ValueError` if the
     model would be sharded: every process holds the whole model (DistributedDataParallel).
     """
-    _check_not_sharded(kwargs)
+    for name, variable in SHARDING.items():
+        # On a CPU accelerate silently ignores both.
+        if kwargs.get(name) is not None or os.environ.get(variable, "").lower() == "true":
+            raise ValueError(
+                f"{name} ({variable}) shards weights and optimizer state over processes, which "
+                "averaged weights, discriminators and checkpoints do not support. Leave it out: "
+                "each process holds the whole model, and most GPU memory is used by activations"
+            )
     trackers = ["wandb"] * config.use_wandb_tracking
     trackers += ["tensorboard"] * config.use_tensorboard_tracking
     handlers = [
@@ -98,7 +97,11 @@ def build_accelerator(config: LoopConfig, kwargs: dict[str, Any]) -> Accelerator
         log_with=trackers or None,
         project_dir=as_path(config.results_folder),
     )
-    with _shared_states(_fresh_states()):
+    states = [AcceleratorState, GradientState]
+    # Processes that are connected stay connected, with the timeout of the first.
+    if PartialState._shared_state.get("num_processes", 1) == 1:
+        states.append(PartialState)
+    with _shared_states({cls: type(cls._shared_state)() for cls in states}):
         accelerator = Accelerator(**(defaults | kwargs | {"kwargs_handlers": handlers}))
     # Accelerate silently leaves out trackers that are not installed.
     missing = set(trackers) - set(map(str, accelerator.log_with))
@@ -115,17 +118,6 @@ def prepare(accelerator: Accelerator, *objects: Any) -> tuple[Any, ...]:
     states = (accelerator.state, accelerator.gradient_state)
     with _shared_states({type(state): state.__dict__ for state in states}):
         return accelerator.prepare(*objects)
-
-
-def _fresh_states() -> dict[type, dict]:
-    """States for an `Accelerator` whose precision and device are its own.
-
-    Processes that are connected stay connected, with the timeout of the first.
-    """
-    classes = [AcceleratorState, GradientState]
-    if PartialState._shared_state.get("num_processes", 1) == 1:
-        classes.append(PartialState)
-    return {cls: type(cls._shared_state)() for cls in classes}
 
 
 @contextmanager
@@ -146,17 +138,6 @@ def _shared_states(states: dict[type, dict]) -> Iterator[None]:
                 cls._shared_state = state
 
 
-def _check_not_sharded(kwargs: dict[str, Any]) -> None:
-    for name, variable in SHARDING.items():
-        # On a CPU accelerate silently ignores both.
-        if kwargs.get(name) is not None or os.environ.get(variable, "").lower() == "true":
-            raise ValueError(
-                f"{name} ({variable}) shards weights and optimizer state over processes, which "
-                "averaged weights, discriminators and checkpoints do not support. Leave it out: "
-                "each process holds the whole model, and most GPU memory is used by activations"
-            )
-
-
 def any_process(accelerator: Accelerator, flag: bool) -> bool:
     """True in all processes if the flag is set in any."""
     if accelerator.num_processes == 1:
@@ -172,10 +153,7 @@ def max_over_processes(accelerator: Accelerator, *numbers: float) -> list[float]
 
 
 def on_main(accelerator: Accelerator, function: Callable[[], T]) -> T:
-    """Calls a function in the main process only.
-
-    All processes return its result or raise its error.
-    """
+    """Calls a function in the main process; all return or raise alike."""
     outcome: list[Any] = [None, None]
     if accelerator.is_main_process:
         try:
@@ -189,11 +167,7 @@ def on_main(accelerator: Accelerator, function: Callable[[], T]) -> T:
 
 
 def check_all_have_gradients(accelerator: Accelerator, module: nn.Module) -> None:
-    """Raises `ValueError` if a parameter without a gradient would break gradient averaging.
-
-    DistributedDataParallel expects a gradient of every parameter, unless `find_unused_parameters`
-    is set.
-    """
+    """Raises `ValueError` if a missing gradient would break averaging over processes."""
     ddp = accelerator.ddp_handler
     if accelerator.num_processes == 1 or ddp.find_unused_parameters or ddp.static_graph:
         return

@@ -19,10 +19,7 @@ FOLDER_OPTIONS = ("results_folder", "checkpoints_folder")
 
 
 class TrainingState:
-    """Weights, averages, optimizers, gradient scaler and counts of a run.
-
-    Learning rate, random draws and data order are functions of the step and need no state.
-    """
+    """Weights, averages, optimizers, gradient scaler and counts of a run."""
 
     def __init__(
         self, task: Task, optimizations: Mapping[str, Optimization], ema: EMA, config: LoopConfig
@@ -100,14 +97,18 @@ class TrainingState:
         values = state.values
         theirs = self.task.parse_description(values[self.main])
         differences = list(_differences(f"the {self.main}'s ", theirs, self.task.describe()))
-        present = self._in_checkpoint(state)
-        fixed = [o for name in present for o in self.optimizations[name].trainable.fixed_options]
         config = self.config.to_dict()
-        ours = {name: config[name] for name in fixed}
-        theirs = ours | {n: v for n, v in values["training"].items() if n in fixed}
+        fixed = {
+            option
+            for name in self._in_checkpoint(state)
+            for option in self.optimizations[name].trainable.fixed_options
+        }
         # A discriminator without options has None or {}.
-        sides = ({n: {} if v is None else v for n, v in x.items()} for x in (theirs, ours))
-        differences += _differences("", *sides)
+        theirs, ours = (
+            {n: {} if x[n] is None else x[n] for n in config if n in fixed}
+            for x in (config | values["training"], config)
+        )
+        differences += _differences("", theirs, ours)
         if differences:
             raise ValueError(
                 f"the checkpoint does not fit this training: {'; '.join(differences)}. Use the "

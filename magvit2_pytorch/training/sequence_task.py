@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from magvit2_pytorch.data.packs import Pack, PackedClips, PackGroup, PackSpec
+from magvit2_pytorch.data.packs import Pack, PackedClips, PackSpec
 from magvit2_pytorch.data.split import HeldOut
 from magvit2_pytorch.functional import autocast
 from magvit2_pytorch.tokenizer_1d.model_1d import Tokenizer1d
@@ -103,20 +103,14 @@ class SequenceAutoencoder(nn.Module):
             quantized, codes = tokenizer.quantize(rows)
             terms = tokenizer.quantizer.loss_terms(rows)
             sizes = [x.shape[0] * x.shape[-1] for x in latents]
-            prefixes = [
-                self._prefix(part, group)
-                for part, group in zip(quantized[0].split(sizes, dim=-1), pack, strict=True)
-            ]
+            prefixes = []
+            for group, part in zip(pack, quantized[0].split(sizes, dim=-1), strict=True):
+                # The first latents of each clip, or of each of its blocks.
+                num_blocks = len(tokenizer.config.layout(tuple(group.clips.shape[2:]), 1))
+                kept = part.unflatten(-1, (len(group.clips), num_blocks, group.count))
+                prefixes.append(kept[..., : group.prefix].flatten(-2).movedim(-2, 0))
             recons = tokenizer.decode_latents(prefixes, [tuple(x.shape[2:]) for x in clips])
         return PackOutput(recons, rows, codes, terms)
-
-    def _prefix(self, quantized: Tensor, group: PackGroup) -> Tensor:
-        """The first latents of each clip, or of each of its blocks."""
-        size = tuple(group.clips.shape[2:])
-        num_blocks = len(self.tokenizer.config.layout(size, 1))
-        shape = (len(group.clips), num_blocks, group.count)
-        kept = quantized.unflatten(-1, shape)[..., : group.prefix]
-        return kept.flatten(-2).movedim(-2, 0)
 
 
 class SequenceTask(ClipTask):
@@ -169,11 +163,7 @@ class SequenceTask(ClipTask):
             yield [group._replace(clips=group.clips.to(device)) for group in pack]
 
     def step(self, pack: Pack, micro: MicroStep) -> Measured:
-        """One backward pass through the tokenizer for the losses of all networks.
-
-        As in `TokenizerTask`, losses of reconstructions are differentiated with respect to detached
-        copies, and the tokenizer's own backward pass runs once on the sum of the gradients.
-        """
+        """One backward pass through the tokenizer for the losses of all networks."""
         out: PackOutput = micro.modules["tokenizer"](pack)
         num_clips = sum(len(group.clips) for group in pack)
         total, terms, weights, proxies, errors = 0.0, {}, {}, [], []

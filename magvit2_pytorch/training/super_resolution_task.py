@@ -54,11 +54,7 @@ WITHOUT_EFFECT = (
 
 @dataclass(frozen=True, kw_only=True)
 class SuperResolutionTrainingConfig(TrainingConfig):
-    """Options of training a `SuperResolution`: pairs, losses, data, and the loop.
-
-    Losses and data are those of a tokenizer; options of quantizers, priors and additional images
-    have no effect.
-    """
+    """Options of training a `SuperResolution`; those of quantizers have no effect."""
 
     reconstruction_loss: str = "l1"
     """Reconstruction loss: `mse`, `l1` or `charbonnier`."""

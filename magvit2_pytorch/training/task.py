@@ -52,11 +52,7 @@ class MicroStep(NamedTuple):
     processes, and compiled."""
 
     def backward(self, loss: Float[Tensor, ""], value: Float[Tensor, ""] | None = None) -> None:
-        """Adds the gradients of a loss.
-
-        If `value`, by default the loss, is not finite, the gradients become NaN, and all processes
-        skip the step.
-        """
+        """Adds gradients of a loss, NaN if `value` is not finite."""
         finite = finite_or_nan(loss if value is None else value)
         self.accelerator.backward(loss * finite / self.num_passes)
 
@@ -64,9 +60,8 @@ class MicroStep(NamedTuple):
 def finite_or_nan(loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
     """Factor for the loss: 1 if the loss is finite, otherwise NaN.
 
-    A loss can be infinite while its gradient is finite. With this factor the gradient becomes NaN,
-    in all processes once gradients are averaged. All processes then skip the same step without
-    communicating or waiting for the device.
+    With it, the gradient of an infinite loss becomes NaN, in all processes once gradients are
+    averaged: they skip the same step without communicating or waiting for the device.
     """
     return torch.where(loss.detach().isfinite(), 1.0, float("nan"))
 
@@ -123,10 +118,7 @@ class Task(ABC):
     # Training
 
     def begin(self, folder: Path) -> None:
-        """Writes the record of held-out data to the run's folder.
-
-        Only the main process calls this.
-        """
+        """Writes the record of held-out data, in the main process only."""
         if self.held_out:
             write_held_out(folder, self.held_out)
 
@@ -143,10 +135,7 @@ class Task(ABC):
         """Runs a forward and backward pass; returns measurements with a `loss`."""
 
     def after_step(self, taken: frozenset[str]) -> None:  # noqa: B027 (most tasks need none)
-        """Ends an optimizer step, which the modules named in `taken` took.
-
-        The others skipped it, as their gradients were not finite, or are not active yet.
-        """
+        """Ends an optimizer step, which the modules named in `taken` took."""
 
     def sizes(self, batch: Any) -> dict[str, int]:
         """Counts of a batch by name, logged per second."""

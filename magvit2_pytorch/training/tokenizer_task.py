@@ -21,7 +21,6 @@ from magvit2_pytorch.training.batches import (
     images_per_batch,
     mixed_batches,
     open_datasets,
-    open_images,
     training_batches,
 )
 from magvit2_pytorch.training.clip_task import ClipTask, Reconstruction, load_perceptual
@@ -42,16 +41,11 @@ from magvit2_pytorch.types import Clips, Codes, Image, Precision, Video
 
 
 class Autoencoder(nn.Module):
-    """Forward pass of training as one module, for wrappers that hook `forward`.
-
-    Quantizer losses are computed here because the mean of code use over processes is part of the
-    forward pass.
-    """
+    """Forward pass of training as one module, for wrappers that hook `forward`."""
 
     def __init__(self, tokenizer: VideoTokenizer, precision: Precision = "fp32"):
         super().__init__()
-        self.tokenizer = tokenizer
-        self.precision = precision
+        self.tokenizer, self.precision = tokenizer, precision
 
     def forward(self, video: Video, cond: Float[Tensor, "b e"] | None = None) -> Reconstruction:
         with autocast(video.device, self.precision):
@@ -63,11 +57,7 @@ class Autoencoder(nn.Module):
 
 
 class TokenizerTask(ClipTask):
-    """Reconstruction, quantizer, perceptual and adversarial losses of a tokenizer.
-
-    `images`, if any, are a fraction `image_frac` of the passes. `held_out` names the files of the
-    held-out clips and images.
-    """
+    """Reconstruction, quantizer, perceptual and adversarial losses of a tokenizer."""
 
     model: VideoTokenizer
     saved_as = "tokenizer"
@@ -125,22 +115,16 @@ class TokenizerTask(ClipTask):
         """One backward pass through the tokenizer for the losses of all networks."""
         out: Reconstruction = micro.modules["tokenizer"](video)
         loss, proxy, measured = self.frame_losses(video, out, micro)
-        prior_loss, terms = self._prior_loss(out, micro)
+        prior_loss, terms = 0.0, {}
+        if self.config.prior_loss_weight:
+            with autocast(video.device, self.config.precision):
+                terms["prior"] = micro.modules["prior"](out.quantized, out.codes)
+            prior_loss = self.config.prior_loss_weight * terms["prior"]
         value = loss.total + prior_loss
         micro.backward(proxy + loss.latent_loss + prior_loss, value=value)
         if self._usage is not None:
             self._usage.update(out.codes)
         return {"loss": value} | terms | measured
-
-    def _prior_loss(
-        self, out: Reconstruction, micro: MicroStep
-    ) -> tuple[Float[Tensor, ""] | float, dict[str, Tensor]]:
-        """Weighted loss of the codes under the prior, and its terms."""
-        if not self.config.prior_loss_weight:
-            return 0.0, {}
-        with autocast(out.quantized.device, self.config.precision):
-            nats = micro.modules["prior"](out.quantized, out.codes)
-        return self.config.prior_loss_weight * nats, {"prior": nats}
 
     # Measuring
 
@@ -223,14 +207,13 @@ class TokenizerTask(ClipTask):
 class VideoTokenizerTrainer(TaskTrainer):
     """Trains a `VideoTokenizer` on videos, images or any dataset of clips.
 
-    Options are the fields of `TrainingConfig`, as keyword arguments. `dataset_folder` may also be a
-    list file, a table or one media file (see `magvit2_pytorch.data`); alternatively, `dataset`
-    returns clips `c t h w` (or images `c h w`) in [-1, 1], or items that contain them (see
-    `data.user_clips.as_clip`); it may lack a length. Validation uses `valid_dataset`, or a fraction
-    of the files. With `image_folder` or `image_dataset`, a fraction `image_frac` of the
-    forward passes uses images, so that one tokenizer learns both. `perceptual_loss` is a module
-    that replaces the network of `perceptual_weights`: it takes reconstructed and real frames
-    `b c t h w` and returns a scalar. Devices and processes are handled by accelerate.
+    Options are the fields of `TrainingConfig`, as keyword arguments. `dataset_folder` is a `Source`
+    of `find_media`; alternatively, `dataset` returns clips `c t h w` (or images `c h w`) in
+    [-1, 1], or items that contain them (see `data.user_clips.as_clip`); it may lack a length.
+    Validation uses `valid_dataset`, or a fraction of the files. With `image_folder` or
+    `image_dataset`, a fraction `image_frac` of the forward passes uses images. `perceptual_loss`
+    replaces the network of `perceptual_weights`: a module that takes reconstructed and real frames
+    `b c t h w` and returns a scalar.
     """
 
     config_class = TrainingConfig
@@ -255,11 +238,13 @@ class VideoTokenizerTrainer(TaskTrainer):
         clips, held_out = open_datasets(
             config, tokenizer.config, dataset, valid_dataset, dataset_folder, dataset_type
         )
-        record = ADDED_IMAGES if dataset_type == "images" else "image"
-        images, held_out_images = open_images(
-            config, tokenizer.config, image_dataset, image_folder, record
-        )
-        held_out = {**held_out, **held_out_images}
+        images = (None, None)
+        if image_dataset is not None or image_folder is not None:
+            record = ADDED_IMAGES if dataset_type == "images" else "image"
+            images, held_out_images = open_datasets(
+                config, tokenizer.config, image_dataset, None, image_folder, "images", record
+            )
+            held_out = {**held_out, **held_out_images}
         task = TokenizerTask(tokenizer, config, clips, images, perceptual, held_out)
         super().__init__(task, config, accelerate_kwargs)
 

@@ -50,10 +50,8 @@ class Tracking:
     """Logs numbers by name and step to a file and all trackers.
 
     The folder gets `log.jsonl` and `run.json` (see `start_metadata`). A resumed run continues the
-    log, the wandb run and the TensorBoard curves.
-
-    A tracker that cannot be opened raises. If one fails later (a full disk, a lost service),
-    training continues: a warning names the tracker, and another one counts its failures at the end.
+    log, the wandb run and the TensorBoard curves. A tracker that cannot be opened raises; if one
+    fails later, training continues with a warning, and another one counts its failures at the end.
     All processes may call all methods; only the main process writes. Without `use_trackers` only
     the file is written.
     """
@@ -65,10 +63,8 @@ class Tracking:
         options: dict[str, Any],
         use_trackers: bool = True,
     ):
-        self.accelerator = accelerator
-        self.use_trackers = use_trackers
-        self.folder = folder
-        self.options = options
+        self.accelerator, self.use_trackers = accelerator, use_trackers
+        self.folder, self.options = folder, options
         self.path = folder / "log.jsonl"
         self.failures: Counter[str] = Counter()
         """Number of failures of each tracker since it was opened."""
@@ -201,10 +197,7 @@ class Tracking:
                 )
 
     def _move_lines_after(self, step: int) -> None:
-        """Moves incomplete lines and lines of later steps to another file.
-
-        They were logged after the checkpoint from which training resumes, and will be logged again.
-        """
+        """Moves incomplete lines and lines of later steps to another file."""
         if not self.path.exists():
             return
         text = self.path.read_text(encoding="utf-8")
@@ -241,10 +234,7 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str | int | 
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """Reads the record of a run; without one there are no starts.
-
-    It has `starts`, oldest first, and `wandb_id` if wandb was used.
-    """
+    """The record of a run: `starts`, oldest first, and wandb's id."""
     path = folder / RUN_FILE
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"starts": []}
 

@@ -14,12 +14,7 @@ from magvit2_pytorch.atomic import as_path
 from magvit2_pytorch.data.workers import naming_dead_workers
 from magvit2_pytorch.runtime import keyed_seed
 from magvit2_pytorch.training.arithmetic_check import ArithmeticCheck
-from magvit2_pytorch.training.checkpoints import (
-    Checkpoints,
-    SavedState,
-    load_state,
-    save_state,
-)
+from magvit2_pytorch.training.checkpoints import Checkpoints, SavedState, load_state, save_state
 from magvit2_pytorch.training.loop_config import LoopConfig
 from magvit2_pytorch.training.meters import Meters, Progress, plot_curves
 from magvit2_pytorch.training.optimization import NonFiniteTraining, Optimization
@@ -40,10 +35,8 @@ from magvit2_pytorch.training.tracking import DEFAULT_PROJECT, Tracking, read_lo
 class Trainer:
     """Trains a `Task` on any number of processes, and resumes.
 
-    The task knows the model, its data and its losses; the trainer does the same for every task:
-    accumulation, repeatable random draws, optimizer steps and averages, steps that are skipped,
-    logging, validation, checkpoints. Devices and processes are handled by accelerate, whose
-    `Accelerator` takes `accelerate_kwargs`.
+    The task knows the model, its data and its losses; the trainer does the same for every task.
+    Devices and processes are handled by accelerate, whose `Accelerator` takes `accelerate_kwargs`.
     """
 
     is_trial = False
@@ -144,9 +137,14 @@ class Trainer:
                     self._check_finite()
                     self._report(meters, bar)
                     interrupted = any_process(self.accelerator, interruptible.requested)
-            self.save_now()
+            folder = self.save_now()
             if interrupted:
-                self._explain_resume()
+                if not self.is_trial:
+                    self.accelerator.print(
+                        f"\nStopped after step {self.step}; saved to {folder}.\n"
+                        f'To resume: trainer.train(resume="{folder}")\n'
+                        f"or on the command line: the same command with --resume {folder}"
+                    )
                 raise KeyboardInterrupt
             self._finish()
 
@@ -189,7 +187,7 @@ class Trainer:
         if self.optimization.name in taken:
             self.ema.update()
         self.task.after_step(frozenset(taken))
-        meters.add_step()
+        meters.steps += 1
         self.step += 1
 
     def _prefix(self, name: str) -> str:
@@ -198,10 +196,7 @@ class Trainer:
 
     @contextmanager
     def _micro_step(self, number: int, active: list[Optimization]) -> Iterator[MicroStep]:
-        """Makes a pass repeatable; averages over processes after the last one.
-
-        The draws depend on seed, step, pass and process.
-        """
+        """Makes a pass repeatable; averages over processes after the last one."""
         process, device = self.accelerator.process_index, self.accelerator.device
         seed = keyed_seed("step", self.config.seed, self.step, number, process)
         num_passes = self.config.grad_accum_every
@@ -267,10 +262,7 @@ class Trainer:
     # State
 
     def save(self, folder: str | Path) -> None:
-        """Saves a checkpoint atomically, as safetensors and JSON.
-
-        Raises `CheckpointNotSaved` if it cannot be written.
-        """
+        """Saves a checkpoint atomically, or raises `CheckpointNotSaved`."""
         on_main(self.accelerator, lambda: save_state(as_path(folder), *self._gathered()))
 
     def load(self, folder: str | Path) -> None:
@@ -314,13 +306,3 @@ class Trainer:
     def _keep_if_best(self, values: dict[str, float | int]) -> None:
         value = values[self.task.best.name]
         on_main(self.accelerator, lambda: self.checkpoints.keep_if_best(value, *self._gathered()))
-
-    def _explain_resume(self) -> None:
-        if self.is_trial:
-            return
-        folder = self.checkpoints.path(self.step)
-        self.accelerator.print(
-            f"\nStopped after step {self.step}; saved to {folder}.\n"
-            f'To resume: trainer.train(resume="{folder}")\n'
-            f"or on the command line: the same command with --resume {folder}"
-        )

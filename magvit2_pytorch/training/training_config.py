@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from magvit2_pytorch.config import check_at_least_one
 from magvit2_pytorch.losses.adversarial import ADVERSARIAL_LOSSES, GRADIENT_PENALTIES
 from magvit2_pytorch.losses.reconstruction import RECONSTRUCTION_LOSSES
 from magvit2_pytorch.training.loop_config import (
@@ -150,8 +151,7 @@ class TrainingConfig(LoopConfig):
             object.__setattr__(self, "tubelet", tuple(map(int, sides)))
         if not 0 < self.image_frac < 1:
             raise ValueError(f"image_frac is {self.image_frac}: it must lie between 0 and 1")
-        if self.image_batch_size is not None and self.image_batch_size < 1:
-            raise ValueError(f"image_batch_size is {self.image_batch_size}: it must be 1 or more")
+        check_at_least_one(image_batch_size=self.image_batch_size)
         if not 0 < self.valid_frac < 1:
             raise ValueError(f"valid_frac is {self.valid_frac}: it must lie between 0 and 1")
         RECONSTRUCTION_LOSSES[self.reconstruction_loss]
@@ -184,14 +184,14 @@ class TrainingConfig(LoopConfig):
     def discriminator_optimizer_options(self) -> OptimizerOptions:
         """Options of each discriminator's optimizer, which never follows time."""
         start = self.discriminator_start_step
-        return OptimizerOptions(
+        return replace(
+            self.optimizer_options(),
             optimizer="adam",
             num_train_steps=max(self.num_train_steps - start, 1),
             learning_rate=self.discriminator_learning_rate,
             betas=self.discriminator_betas,
-            warmup_steps=self.warmup_steps,
-            schedule=self.schedule,
-            final_lr_fraction=self.final_lr_fraction,
+            weight_decay=0.0,
             max_grad_norm=self.discriminator_max_grad_norm,
+            max_duration_s=None,
             start_step=start,
         )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -25,16 +25,6 @@ FRAMES_IN_GRID = 5
 
 Example = tuple[Float[Tensor, "1 _ _ _ _"], ...]
 """A clip and its reconstructions; examples may differ in size."""
-
-
-class HeldOutResults(NamedTuple):
-    """Means over held-out clips, and a few of them."""
-
-    values: dict[str, float | int]
-    """Means over the clips: psnr in dB, codebook_usage and perplexity of a discrete tokenizer, and
-    perceptual if there is a perceptual network."""
-    examples: list[Example]
-    """A few clips and their reconstructions in batches of one, on the CPU."""
 
 
 def running_quality(
@@ -68,12 +58,12 @@ def validate(
     accelerator: Accelerator,
     perceptual: nn.Module | None = None,
     **options: Any,
-) -> HeldOutResults:
-    """Mean PSNR and other metrics of at most `max_clips` held-out clips.
+) -> tuple[dict[str, float | int], list[Example]]:
+    """Means over at most `max_clips` held-out clips, and a few of them.
 
-    PSNR is peak to peak 2, and the tokenizer is set to eval mode. Each process takes every n-th
-    clip, one at a time and in order, so clips may differ in size and may be fewer than the
-    processes. `options` are passed to the tokenizer.
+    These are PSNR in dB, codebook usage and perplexity of a discrete tokenizer, and the perceptual
+    distance if there is a network. The tokenizer is set to eval mode. Clips may differ in size and
+    may be fewer than the processes. `options` are passed to the tokenizer.
     """
     tokenizer.eval()
     usage = None
@@ -98,17 +88,13 @@ def validate(
     if usage is not None:
         result = usage.gathered().compute()
         values |= {"codebook_usage": float(result.usage), "perplexity": float(result.perplexity)}
-    return HeldOutResults(values, examples)
+    return values, examples
 
 
 def write_examples(
     examples: list[Example], folder: Path, name: str, fps: float | None
 ) -> list[Path]:
-    """Writes originals and reconstructions as PNG and mp4.
-
-    NAME-0.png shows a few frames of the first clip above their reconstructions, and NAME-0.mp4 both
-    side by side. Returns one path for each example: the mp4, or the PNG if there is only one frame.
-    """
+    """Writes examples as NAME-0.png and NAME-0.mp4; returns their paths."""
     paths = []
     for number, example in enumerate(examples):
         clips = [to_uint8(clip[0]) for clip in example]

@@ -89,7 +89,7 @@ def test_ctrl_c_is_status_130(run, monkeypatch):
     def interrupted(args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("magvit2_pytorch.cli.main._run", interrupted)
+    monkeypatch.setattr("magvit2_pytorch.cli.main.build_parser", interrupted)
     assert run("info", "x") == (130, "", "magvit2: interrupted\n")
 
 
@@ -98,7 +98,7 @@ def test_what_a_user_can_mend_is_one_line_unless_debugging(run, monkeypatch, err
     def fail(args):
         raise error
 
-    monkeypatch.setattr("magvit2_pytorch.cli.main._run", fail)
+    monkeypatch.setattr("magvit2_pytorch.cli.main.build_parser", fail)
     monkeypatch.delenv("MAGVIT2_DEBUG", raising=False)
     status, out, err = run("info", "x")
     assert (status, out) == (1, "")
@@ -114,7 +114,7 @@ def test_our_own_errors_keep_their_tracebacks(monkeypatch, error):
     def fail(args):
         raise error
 
-    monkeypatch.setattr("magvit2_pytorch.cli.main._run", fail)
+    monkeypatch.setattr("magvit2_pytorch.cli.main.build_parser", fail)
     with pytest.raises(type(error), match="ours"):
         main(["info", "x"])
 

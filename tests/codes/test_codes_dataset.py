@@ -100,6 +100,7 @@ def test_short_videos_are_left_out_and_counted(corpus):
         CodesDataset(folder, num_latent_frames=10)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of one core
 @pytest.mark.parametrize("method", ["fork", "forkserver"])
 def test_workers_equal_one_process(corpus, method):
     """They inherit the dataset with its open files, or get it pickled."""

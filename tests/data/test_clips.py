@@ -124,10 +124,10 @@ def test_a_spec_goes_through_json():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(num_frames=0), "at least one frame"),
+        (dict(num_frames=0), "num_frames is 0: give at least 1"),
         (dict(fps=8, frame_stride=2), "give only one"),
         (dict(fps=0), "above 0"),
-        (dict(frame_stride=0), "1 takes every frame"),
+        (dict(frame_stride=0), "frame_stride is 0: give at least 1"),
         (dict(image_size=0), "give a side"),
         (dict(random_scale=(0.5, 1.0)), "at least 1"),
         (dict(channels=2), "use 1"),

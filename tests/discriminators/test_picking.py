@@ -47,7 +47,7 @@ def test_a_generator_repeats_itself():
 
 
 def test_nonsense_is_refused():
-    with pytest.raises(ValueError, match="num is 0: give 1 or more"):
+    with pytest.raises(ValueError, match="num is 0: give at least 1"):
         pick_frames(5, 0, 1)
     with pytest.raises(ValueError, match="stride is -1"):
         pick_consecutive_frames(5, 2, -1, 1)

@@ -89,7 +89,7 @@ def test_the_norm_comes_first(norm):
         ((8, 2), 1, r"fsq levels \(8, 2\): give 3 to 1000"),
         ((8, 1001), 1, r"fsq levels \(8, 1001\): give 3 to 1000"),
         ((1000,) * 7, 1, "product must fit 63 bits"),
-        ((8, 8), 0, "num_codebooks is 0: it must be 1 or more"),
+        ((8, 8), 0, "num_codebooks is 0: give at least 1"),
     ],
 )
 def test_wrong_arguments_are_refused(levels, num_codebooks, message):

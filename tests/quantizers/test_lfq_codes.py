@@ -130,7 +130,7 @@ def test_soft_clamp_bounds_the_latents_and_keeps_the_codes():
         (dict(codebook_size=1), "1 is not a power of two.* use 2 or 4"),
         (dict(codebook_size=0), "0 is not a power of two.* use 2 or 4"),
         (dict(codebook_size=2**64), "64 bits do not fit int64"),
-        (dict(codebook_size=16, num_codebooks=0), "num_codebooks is 0: it must be 1 or more"),
+        (dict(codebook_size=16, num_codebooks=0), "num_codebooks is 0: give at least 1"),
         (dict(codebook_size=16, temperature=0.0), "temperature is 0.0: it must be above 0"),
         (dict(codebook_size=16, entropy_eps=-1.0), "entropy_eps -1.0.* must not be negative"),
         (dict(codebook_size=16, entropy_groups=5), "4 bits cannot form 5 groups: use 1 to 4"),

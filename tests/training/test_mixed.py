@@ -147,7 +147,7 @@ def test_discriminators_judge_them_too(seen, name):
     [
         (dict(image_frac=0.0), "image_frac is 0.0: it must lie between"),
         (dict(image_frac=1.0), "image_frac is 1.0: it must lie between"),
-        (dict(image_batch_size=0), "image_batch_size is 0: it must be 1"),
+        (dict(image_batch_size=0), "image_batch_size is 0: give at least 1"),
         (dict(image_folder="x", image_dataset=images()), "either dataset_folder"),
     ],
 )

@@ -16,6 +16,8 @@ from accelerate.utils import LoggerType
 from PIL import Image
 
 import magvit2_pytorch
+from magvit2_pytorch.training.loop_config import LoopConfig
+from magvit2_pytorch.training.processes import build_accelerator
 from magvit2_pytorch.training.tracking import Tracking, git_commit, read_log, read_run, source_hash
 from tests.training.conftest import clips
 from tests.training.tracked_runs import (
@@ -386,7 +388,8 @@ def test_trackers_stay_open_between_trainings_of_one_name(make_trainer):
 
 def test_only_the_main_process_writes(tmp_path, monkeypatch):
     monkeypatch.setattr(Accelerator, "is_main_process", False)
-    tracking = Tracking(Accelerator(cpu=True), tmp_path / "results", {})
+    accelerator = build_accelerator(LoopConfig(), {"cpu": True})
+    tracking = Tracking(accelerator, tmp_path / "results", {})
     with tracking.named("videos"), tracking.running(0):
         tracking.log({"loss": 1.0}, 1)
         tracking.log_pictures({"valid/clip-0": tmp_path / "none.mp4"}, 1)
