@@ -190,11 +190,6 @@ def evaluate_generator(
     with user_errors((ValueError, FileNotFoundError)):
         sampler = load_generator(name).to(tokenizer.device)
         check_generator(sampler, tokenizer, tokenizer_id)
-        if sampler.config.num_tokens is not None:
-            raise ValueError(
-                "predictions are compared by latent frames of grids, not by parts of 1-D tokens; "
-                "valid/bits in the log of train-generator has the exact bits of held-out tokens"
-            )
         with interruptible_bar("video") as progress:
             report = generator_report.evaluate_generator(
                 sampler, tokenizer, CodesDataset(codes), folder, data=source,

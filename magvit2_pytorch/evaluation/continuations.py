@@ -20,8 +20,9 @@ from magvit2_pytorch.metrics.fvd import I3D
 from magvit2_pytorch.metrics.moments import FrechetDistance
 from magvit2_pytorch.metrics.quality import psnr
 from magvit2_pytorch.pipelines.inference import Inference
-from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.streaming import DecodeStream
+from magvit2_pytorch.tokenizer_1d import AnyTokenizer
+from magvit2_pytorch.tokenizer_1d.sequence_streams import TokenDecodeStream
 from magvit2_pytorch.types import Video
 
 
@@ -57,7 +58,7 @@ def sample_names(films: Films) -> list[str]:
 @torch.no_grad()
 def continuations(
     generator: Generator,
-    tokenizer: VideoTokenizer,
+    tokenizer: AnyTokenizer,
     video: HeldOut,
     state: GeneratorState | MaskedState,
     num_latents: int = 2,
@@ -93,10 +94,10 @@ def continuations(
 
 
 def _decoded_before(
-    tokenizer: VideoTokenizer, video: HeldOut, inference: Inference
-) -> tuple[DecodeStream, Video]:
+    tokenizer: AnyTokenizer, video: HeldOut, inference: Inference
+) -> tuple[DecodeStream | TokenDecodeStream, Video]:
     """A stream that has decoded all before the held-out end, and the last frame."""
-    stream = inference.decode_stream(tokenizer)
+    stream = inference.decode_stream(tokenizer, size=video.size)
     frames = None
     before = video.codes[:, : video.start].to(tokenizer.device)
     for part in before.split(inference.chunk_latents(tokenizer), dim=1):

@@ -31,6 +31,8 @@ class HeldOut:
     """All codes of the video."""
     start: int
     """The first held-out latent frame."""
+    size: tuple[int, int]
+    """Height and width of the video in pixels."""
 
     @property
     def end(self) -> Int[Tensor, "j y x *q"]:
@@ -41,8 +43,9 @@ class HeldOut:
 def held_out_videos(codes: CodesDataset, stretches: Sequence[Stretch]) -> Iterator[HeldOut]:
     """Held-out ends; of whole videos all but the first latent frame."""
     for stretch in stretches:
-        grid = read_grid(codes, stretch.video, 0, stretch.stop)
-        yield HeldOut(codes.paths[stretch.video], grid[None], max(stretch.start, 1))
+        entry, name = codes.header(stretch.video), codes.paths[stretch.video]
+        grid = read_grid(codes, stretch.video, 0, stretch.stop)[None]
+        yield HeldOut(name, grid, max(stretch.start, 1), (entry.height, entry.width))
 
 
 def state_before(generator: Generator, video: HeldOut) -> GeneratorState | MaskedState:

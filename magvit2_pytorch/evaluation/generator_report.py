@@ -1,6 +1,7 @@
 """Report of a generator on held-out ends of videos, with pictures."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -40,7 +41,7 @@ from magvit2_pytorch.metrics.bootstrap import bootstrap_interval
 from magvit2_pytorch.pipelines.inference import Inference
 from magvit2_pytorch.pipelines.media_file import open_media, pad_space
 from magvit2_pytorch.pipelines.progress import FileProgress, Plan
-from magvit2_pytorch.tokenizer.model import VideoTokenizer
+from magvit2_pytorch.tokenizer_1d import AnyTokenizer, Tokenizer1d
 from magvit2_pytorch.types import Video
 from magvit2_pytorch.version import __version__
 
@@ -49,7 +50,7 @@ PICTURE_FILMS = ("original", "true codes", "most likely", "sample 0", "sample 1"
 
 def evaluate_generator(
     generator: Generator,
-    tokenizer: VideoTokenizer,
+    tokenizer: AnyTokenizer,
     codes: CodesDataset,
     folder: Path,
     *,
@@ -105,7 +106,7 @@ def evaluate_generator(
         row["picture"] = _draw(films, tokenizer, folder, video.name)
         if distances is not None:
             distances.add(films)
-        row["pixels_of_a_code"] = tokenizer.time_factor * tokenizer.space_factor**2
+        row["pixels_of_a_code"] = _pixels_of_a_code(tokenizer, video)
         first_frames.append(video.end[0])
         rows.append(row)
         progress.finished(video.name, None)
@@ -129,7 +130,7 @@ def _write(report: Mapping[str, Any], folder: Path) -> None:
 
 def _checked(
     networks: EvaluationNetworks,
-    tokenizer: VideoTokenizer,
+    tokenizer: AnyTokenizer,
     codes: CodesDataset,
     stretches: Sequence[Stretch],
     num_latents: int,
@@ -137,8 +138,9 @@ def _checked(
     """Distances of continuations; `ValueError` unless the networks take these videos."""
     perceptual, i3d = networks
     if perceptual is not None and not perceptual.resize_to:
-        sides = [min(codes.shapes[stretch.video][1:3]) for stretch in stretches]
-        side, smallest = min(sides) * tokenizer.space_factor, perceptual.trunk.min_size
+        entries = (codes.header(stretch.video) for stretch in stretches)
+        side = min(min(entry.height, entry.width) for entry in entries)
+        smallest = perceptual.trunk.min_size
         if side < smallest:
             raise ValueError(f"frames of {side} pixels: {perceptual.name} needs {smallest}")
     if i3d is None:
@@ -158,7 +160,7 @@ def _checked(
 
 def _original(
     data: Path | Mapping[str, Path],
-    tokenizer: VideoTokenizer,
+    tokenizer: AnyTokenizer,
     entry: CodedVideo,
     video: HeldOut,
     like: Video,
@@ -173,13 +175,15 @@ def _original(
         path = as_path(entry.source, data) if data.is_dir() else data
     media = open_media(path, tokenizer.config.channels, entry.header.size)
     media.frames.close()
-    start = 1 + (video.start - 1) * tokenizer.time_factor
+    is_1d = isinstance(tokenizer, Tokenizer1d)
+    alone = 0 if is_1d else 1  # a first frame with a latent of its own
+    start = alone + (video.start - alone) * tokenizer.time_factor
     stop = min(start + like.shape[2], media.num_frames)
     if start >= stop:
         raise ValueError(f"{path} has {media.num_frames} frames: is it the one of {video.name}?")
     file = VideoFile(path, tokenizer.config.channels)
     frames = file.read(range(start, stop), (media.height, media.width))
-    frames = pad_space(to_float(frames)[None], tokenizer.space_factor)
+    frames = pad_space(to_float(frames)[None], 1 if is_1d else tokenizer.space_factor)
     if frames.shape[3:] != like.shape[3:]:
         raise ValueError(
             f"{path} has frames of {media.height} x {media.width}: is it the one of {video.name}?"
@@ -187,8 +191,14 @@ def _original(
     return frames
 
 
+def _pixels_of_a_code(tokenizer: AnyTokenizer, video: HeldOut) -> float | int:
+    if isinstance(tokenizer, Tokenizer1d):
+        return tokenizer.time_factor * math.prod(video.size) / video.codes.shape[3]
+    return tokenizer.time_factor * tokenizer.space_factor**2
+
+
 def _compared(
-    films: dict[str, Video], tokenizer: VideoTokenizer, networks: EvaluationNetworks
+    films: dict[str, Video], tokenizer: AnyTokenizer, networks: EvaluationNetworks
 ) -> dict[str, Any]:
     """Measures of a continuation, whose films get the length of the original."""
     step, length = tokenizer.time_factor, films["original"].shape[2]
@@ -200,7 +210,7 @@ def _compared(
     return values
 
 
-def _draw(films: Films, tokenizer: VideoTokenizer, folder: Path, name: str) -> str:
+def _draw(films: Films, tokenizer: AnyTokenizer, folder: Path, name: str) -> str:
     """Draws the last frame of each latent; returns the picture's name."""
     step = tokenizer.time_factor
     grid = [

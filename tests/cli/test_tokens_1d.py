@@ -8,7 +8,9 @@ import torch
 from magvit2_pytorch import Tokenizer1d
 from magvit2_pytorch.cli.main import main
 from magvit2_pytorch.codes.code_file import read_codes
+from magvit2_pytorch.media.frames import to_float
 from magvit2_pytorch.media.video_reader import VideoFile
+from magvit2_pytorch.metrics import psnr
 from magvit2_pytorch.pipelines import generation
 from tests.data.clip_files import make_video
 from tests.tokenizer_1d.narrow import KINDS, SMALL
@@ -149,6 +151,26 @@ def test_mistakes_with_films_of_tokens(run, tokens, model, tmp_path):
         "train-generator", tokens / "codes", "-o", tmp_path / "gen", "--preset", "masked-tiny"
     )
     assert (status, "use an autoregressive one" in error) == (1, True)
-    words = ("evaluate-generator", tokens / "codes", "--generator", tokens / "gen")
-    status, _, error = run(*words, "--model", tokens / "tokenizer", "-o", tmp_path / "report")
-    assert (status, "log of train-generator" in error) == (1, True)
+
+
+def test_predictions_of_tokens_are_compared_with_the_film(run, tokens, tmp_path):
+    words = ("evaluate-generator", tokens / "codes", "--generator", tokens / "gen", "--model")
+    more = ("-o", tmp_path / "report", "--data", tokens / "film.mp4")
+    status, _, error = run(*words, tokens / "tokenizer", *more)
+    assert status == 0, error
+    report = json.loads((tmp_path / "report" / "report.json").read_text("utf-8"))
+    row = next(row for row in report["videos"] if "@" not in row["video"])
+    tokenizer = Tokenizer1d.from_pretrained(tokens / "tokenizer").eval()
+    part, codes = tokenizer.time_factor, read_codes(tokens / "codes" / row["video"])[0]
+    whole = 77 // part
+    assert row["pixels_of_a_code"] == part * 16 * 24 / 4
+    assert row["num_codes"] == 4 * row["held_out_latents"]
+    video = to_float(VideoFile(tokens / "film.mp4").read(range(whole * part)))[None]
+    decoded = tokenizer.decode_stream((16, 24)).push(
+        codes[None, : 4 * whole].unflatten(1, (-1, 1, 4))
+    )
+    start = (whole - row["held_out_latents"]) * part
+    for number, value in enumerate(row["prediction"]["ceiling"]):
+        frames = slice(start + number * part, start + (number + 1) * part)
+        expected = float(psnr(decoded[:, :, frames], video[:, :, frames]))
+        assert value == pytest.approx(expected, abs=1e-3)

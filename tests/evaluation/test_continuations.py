@@ -52,7 +52,7 @@ def i3d(tmp_path_factory):
 def test_a_continuation_is_that_of_all_codes_before_it(kind, time):
     """The decoder of one of the layers looks ahead."""
     model, tokenizer = generator(kind, LEVELS), build(*LAYERS, time, quantizer="fsq").double()
-    video = HeldOut("v", random_codes(model, 1, 9, 4, 4), start=6)
+    video = HeldOut("v", random_codes(model, 1, 9, 4, 4), start=6, size=(16, 16))
     films, correct = continuations(
         model, tokenizer, video, state_before(model, video), 2, 2, Inference(chunk_frames=4)
     )
