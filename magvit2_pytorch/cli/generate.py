@@ -144,18 +144,8 @@ def generate(
         upscaler=upscaler,
         record={"generator": str(name), "tokenizer": str(tokenizer_id), "upscaler": upscale},
     )
-    scale = 1 if upscaler is None else upscaler.scale
     folder.mkdir(parents=True, exist_ok=True)
-    numbers = range(films.first_sample, films.first_sample + films.num)
-    for source in films.prompt or ("film",):
-        file = as_path(source)
-        paths = [folder / f"{file.stem}-{number}.mp4" for number in numbers]
-        with ProgressBar(" frames", file.name) as bar, user_errors():
-            common["on_frames"] = partial(bar.frames, file.name)
-            film, num_frames = _write_films(sampler, tokenizer, paths, file, films, size, common)
-        for path in paths:
-            pixels = f"{film.width * scale} x {film.height * scale}"
-            print(f"{path}: {frame_count(num_frames)}, {pixels}")
+    _write_all(sampler, tokenizer, folder, films, size, common)
     return 0
 
 
@@ -198,6 +188,28 @@ def check_prompt(
     with user_errors(prefix=f"--task {films.task} of {path}"):
         video, _ = read_clip(tokenizer, path, films.prompt_frames, size)
         visible_codes(tokenizer, visible_pixels(films.task, video, films.given or 1))
+
+
+def _write_all(
+    generator: "Generator",
+    tokenizer: "VideoTokenizer",
+    folder: Path,
+    films: GenerationOptions,
+    size: int | None,
+    common: dict[str, Any],
+) -> None:
+    """Writes the films of each prompt, or those without, and says so."""
+    scale = 1 if common["upscaler"] is None else common["upscaler"].scale
+    numbers = range(films.first_sample, films.first_sample + films.num)
+    for source in films.prompt or ("film",):
+        file = as_path(source)
+        paths = [folder / f"{file.stem}-{number}.mp4" for number in numbers]
+        with ProgressBar(" frames", file.name) as bar, user_errors():
+            common["on_frames"] = partial(bar.frames, file.name)
+            film, num_frames = _write_films(generator, tokenizer, paths, file, films, size, common)
+        for path in paths:
+            pixels = f"{film.width * scale} x {film.height * scale}"
+            print(f"{path}: {frame_count(num_frames)}, {pixels}")
 
 
 def _write_films(

@@ -32,8 +32,9 @@ from magvit2_pytorch.evaluation.generator_measures import (
     state_before,
 )
 from magvit2_pytorch.evaluation.measure import EvaluationNetworks
-from magvit2_pytorch.generators.autoregressive import AutoregressiveGenerator
+from magvit2_pytorch.generators.autoregressive import AutoregressiveGenerator, GeneratorState
 from magvit2_pytorch.generators.generator import Generator
+from magvit2_pytorch.generators.masked import MaskedState
 from magvit2_pytorch.media.frames import to_float, to_uint8
 from magvit2_pytorch.media.images import write_grid
 from magvit2_pytorch.media.video_reader import VideoFile
@@ -84,17 +85,11 @@ def evaluate_generator(
     unigram = Unigram(codes, train, codes.codebook_size**codes.num_codebooks)
     rows, unigram_bits, first_frames = [], [], []
     for stretch, video in zip(stretches, held_out_videos(codes, stretches), strict=True):
-        num_positions = video.end.numel() // codes.num_codebooks
-        row = {"video": video.name, "num_codes": num_positions, "held_out_latents": len(video.end)}
-        row["adaptive_coder"] = adaptive_bits(video, generator.config.levels)
         unigram_bits.append(
             [unigram.bits(video.end, codes.num_codebooks, added) for added in ADDED_COUNTS]
         )
         state = state_before(generator, video)
-        if isinstance(generator, AutoregressiveGenerator):
-            bits = exact_bits(generator, video, state)
-            row["bits"] = float(bits.mean())
-            row["bits_of_latents"] = bits.mean(dim=(1, 2)).tolist()
+        row = _likelihood(generator, video, state, codes.num_codebooks)
         counts = min(num_latents, len(video.end)), num_samples
         films, correct = continuations(generator, tokenizer, video, state, *counts, inference)
         real = films["true codes"]
@@ -118,6 +113,25 @@ def evaluate_generator(
         report["fvd"] = distances.report()
     _write(report, folder)
     return report
+
+
+def _likelihood(
+    generator: Generator,
+    video: HeldOut,
+    state: GeneratorState | MaskedState,
+    num_codebooks: int,
+) -> dict[str, Any]:
+    """Bits of a held-out code in the adaptive entropy coder and, exactly, in the generator."""
+    row = {
+        "video": video.name,
+        "num_codes": video.end.numel() // num_codebooks,
+        "held_out_latents": len(video.end),
+        "adaptive_coder": adaptive_bits(video, generator.config.levels),
+    }
+    if isinstance(generator, AutoregressiveGenerator):
+        bits = exact_bits(generator, video, state)
+        row |= {"bits": float(bits.mean()), "bits_of_latents": bits.mean(dim=(1, 2)).tolist()}
+    return row
 
 
 def _write(report: Mapping[str, Any], folder: Path) -> None:

@@ -149,10 +149,10 @@ def generate_films(
     """Writes a film to each of `paths`, and a JSON beside it.
 
     A film begins with the reconstruction of its prompt, and an `upscaler` enlarges it. It depends
-    on seed and sample number, not on the films that are generated at the same time. The JSON has
-    seed, sample number, options and `record`. Films appear when they are complete. `codes` are
-    those of all films, in parts, if they do not continue the prompt. Frames on the `left` of a film
-    have its size, before it is enlarged.
+    on seed and sample number, not on the films generated beside it. The JSON has seed, sample
+    number, options and `record`. Films appear when they are complete. `codes` are those of all
+    films, in parts, if they do not continue the prompt. `left` frames, of the size before it is
+    enlarged, go beside each film.
     """
     if codes is None:
         condition = class_condition(generator, class_name, len(paths))
@@ -160,7 +160,6 @@ def generate_films(
         codes = continued_codes(generator, prompt.codes, sampling, samples, condition)
     fps = fps or prompt.fps
     enlarge = None if upscaler is None else inference.upscale_stream(upscaler)
-    scale = 1 if upscaler is None else upscaler.scale
     stream = inference.decode_stream(tokenizer, num_frames, (prompt.height, prompt.width))
     device = inference.frames_device(tokenizer)
     if on_frames is not None:
@@ -176,35 +175,40 @@ def generate_films(
             if enlarge is not None:
                 video = enlarge.push(video).clamp(*VALUE_RANGE)
             for write, film in zip(writers, video, strict=True):
-                frames = to_uint8(film).cpu()
-                if left is not None:
-                    part = left[stream.num_frames - len(frames) : stream.num_frames]
-                    frames = _side_by_side(part, frames, scale)
-                write(frames)
+                write(_side_by_side(left, to_uint8(film).cpu(), stream.num_frames))
             if on_frames is not None:
                 on_frames(stream.num_frames, num_frames)
-    for number, path in enumerate(paths):
-        values = asdict(sampling) | {
-            "sample": first_sample + number,
-            "class": class_name,
-            "prompt": prompt.source,
-            "prompt_frames": prompt.num_frames,
-            "num_frames": num_frames,
-            "num_tokens": inference.num_tokens,
-            "size": [prompt.height * scale, prompt.width * scale],
-            "fps": fps,
-            "library_version": __version__,
-        }
-        with replacing(path.with_suffix(".json")) as part:
-            part.write_text(json.dumps(values | (record or {}), indent=2) + "\n", encoding="utf-8")
+    scale = 1 if upscaler is None else upscaler.scale
+    values = asdict(sampling) | {
+        "class": class_name,
+        "prompt": prompt.source,
+        "prompt_frames": prompt.num_frames,
+        "num_frames": num_frames,
+        "num_tokens": inference.num_tokens,
+        "size": [prompt.height * scale, prompt.width * scale],
+        "fps": fps,
+        "library_version": __version__,
+    }
+    for number, path in enumerate(paths, first_sample):
+        _write_record(path, {"sample": number} | values | (record or {}))
+
+
+def _write_record(film: Path, values: dict[str, Any]) -> None:
+    """Writes the options that make a film again beside it."""
+    with replacing(film.with_suffix(".json")) as part:
+        part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def _side_by_side(
-    left: UInt8[Tensor, "t h w c"], right: UInt8[Tensor, "t y x c"], scale: int
+    left: Frames | None, right: UInt8[Tensor, "t y x c"], stop: int
 ) -> UInt8[Tensor, "t y v c"]:
-    """Both frames; each pixel of the left ones is repeated to the size of the right ones."""
-    left = left.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
-    return torch.cat((left.to(right.device), right), dim=2)
+    """Frames up to number `stop` beside the `left` ones, enlarged to the same height."""
+    if left is None:
+        return right
+    part = left[stop - len(right) : stop]
+    scale = right.shape[1] // part.shape[1]
+    part = part.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+    return torch.cat((part.to(right.device), right), dim=2)
 
 
 def check_generator(
