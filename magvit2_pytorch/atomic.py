@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and hashes of files."""
+"""Files and folders that appear whole or not at all; hashes."""
 
 import hashlib
 import os
@@ -20,10 +20,10 @@ AnyPath = str | bytes | os.PathLike
 
 
 def as_path(path: AnyPath, folder: AnyPath = "") -> Path:
-    """Path that a user named, as bytes too, relative to `folder`; `~` is the home folder.
+    """A path as the user named it, relative to `folder`.
 
-    A name that exists only in the other Unicode normalization, as macOS and Linux spell accents
-    differently, is taken as it is on disk.
+    It may be bytes, and `~` is the home folder. A name that exists only in the other Unicode
+    normalization, as macOS and Linux spell accents differently, is taken as it is on disk.
     """
     path = Path(os.path.join(os.fsdecode(folder), os.path.expanduser(os.fsdecode(path))))
     if str(path).isascii() or os.path.lexists(path):
@@ -36,7 +36,7 @@ def as_path(path: AnyPath, folder: AnyPath = "") -> Path:
 
 
 def normalized(name: str) -> str:
-    """The name by which files are compared: the same for both Unicode normalizations."""
+    """The name by which files are compared, in one Unicode normalization."""
     return unicodedata.normalize("NFC", name)
 
 

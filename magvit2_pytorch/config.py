@@ -1,4 +1,4 @@
-"""Registries of names, presets, and options: checks of their names, their form as JSON."""
+"""Registries of names, presets, and options with their checks and JSON."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -127,7 +127,7 @@ class Options:
 
 
 def keyword_signature(constructor: Callable, options: type) -> Signature:
-    """Signature of a constructor with the fields of a dataclass instead of `**options`.
+    """A constructor's signature with a dataclass's fields instead of `**options`.
 
     `help` and editors then list every option, though the options are defined only once.
     """

@@ -139,9 +139,9 @@ def range_warning(video: Float[Tensor, "..."]) -> str:
 
 
 def check_range(video: Tensor) -> None:
-    """Raises `ValueError` on NaN, infinity and values like bytes, warns of [0, 1].
+    """Raises `ValueError` on NaN, infinity and values like bytes.
 
-    Does nothing while compiling: reading values would break the graph.
+    Warns of values like [0, 1]. Does nothing while compiling: reading values would break the graph.
     """
     if torch.compiler.is_compiling() or not video.is_floating_point():
         return

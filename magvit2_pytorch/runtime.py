@@ -64,7 +64,7 @@ def keyed_seed(*key: int | str) -> int:
 
 
 def draw_names(names: Sequence[str], fraction: float, *key: int | str) -> set[str]:
-    """A random fraction of two or more names, at least one and not all.
+    """A random fraction of names, at least one and not all.
 
     A name is drawn if a number in [0, 1) from the key and the name alone is below the fraction, so
     other names do not move it. If that draws none or all, the lowest is drawn, or the highest is
@@ -77,7 +77,7 @@ def draw_names(names: Sequence[str], fraction: float, *key: int | str) -> set[st
 
 
 def compile_in_place(modules: Iterable[nn.Module], recompile_limit: int, **options: Any) -> None:
-    """Compiles modules so that each may have this many variants of its input."""
+    """Compiles modules, each for up to this many variants of its input."""
     if "recompile_limit" in signature(torch.compile).parameters:
         options["recompile_limit"] = recompile_limit
     else:

@@ -75,7 +75,7 @@ def read_checkpoint_file(path: str | Path, accepted: str) -> tuple[Tensors, dict
 
 @contextmanager
 def default_file_mode(path: str | Path) -> Iterator[None]:
-    """Gives a file written in this context the default permissions, and errors their class.
+    """Gives a file written in this context the default permissions.
 
     Safetensors makes files readable by their owner only, and the rest of a group could not read
     weights that one of them has trained. Where the disk is full, it raises an error of its own,

@@ -150,7 +150,7 @@ def generate(
 
 
 def check_films(generator: "Generator", films: GenerationOptions) -> None:
-    """Raises `ValueError` unless the generator knows the class and the task; warns if untrained."""
+    """Raises `ValueError` unless the generator knows class and task."""
     from magvit2_pytorch.generators.masked import MaskedGenerator
     from magvit2_pytorch.generators.tasks import TASKS
     from magvit2_pytorch.pipelines.generation import class_condition
@@ -178,7 +178,7 @@ def check_prompt(
     films: GenerationOptions,
     size: int | None,
 ) -> None:
-    """Raises `ValueError` if a prompt cannot be read, or a task leaves nothing of it to do."""
+    """Raises `ValueError` if a prompt cannot be read or completed."""
     from magvit2_pytorch.pipelines.completion import read_clip, visible_codes, visible_pixels
     from magvit2_pytorch.pipelines.media_file import open_media
 

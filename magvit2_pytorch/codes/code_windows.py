@@ -189,7 +189,7 @@ def class_folders(codes: CodesDataset) -> tuple[str, ...]:
 
 
 def read_grid(codes: CodesDataset, video: int, start: int, stop: int) -> Int[Tensor, "j y x *q"]:
-    """Latent frames of a video; of a sequence, parts as rows of tokens."""
+    """Latent frames of a video; a sequence's parts as rows."""
     if not codes.is_sequence:
         return codes.window(video, start, stop).codes
     _, rows, count = codes.grid(video)

@@ -123,7 +123,7 @@ class CodesDataset(Dataset):
         return len(self._shapes[0]) - (self.num_codebooks > 1) == 1
 
     def grid(self, video: int) -> tuple[int, int, int]:
-        """Latent frames, rows and columns of the codes of the video with this number.
+        """Latent frames, rows and columns of a video's codes.
 
         Of a sequence they are its parts, 1, and the tokens of a part. A last part of fewer frames
         than the others is left out, as its tokens mean something else.

@@ -1,4 +1,4 @@
-"""Continuations of held-out ends of videos, compared with the truth and with each other."""
+"""Continuations of held-out ends of videos, compared with the truth."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -96,7 +96,7 @@ def continuations(
 def _decoded_before(
     tokenizer: AnyTokenizer, video: HeldOut, inference: Inference
 ) -> tuple[DecodeStream | TokenDecodeStream, Video]:
-    """A stream that has decoded all before the held-out end, and the last frame."""
+    """A stream after the held-out end's past, and its last frame."""
     stream = inference.decode_stream(tokenizer, size=video.size)
     frames = None
     before = video.codes[:, : video.start].to(tokenizer.device)
@@ -193,7 +193,7 @@ class VideoDistances:
         self.sizes: set[tuple[int, int]] = set()
 
     def add(self, films: Films) -> None:
-        """Adds the continuations of a video; ones with fewer frames are left out."""
+        """Adds a video's continuations, unless they have fewer frames."""
         if films["original"].shape[2] < self.num_frames:
             return
         self.sizes.add(tuple(films["original"].shape[-2:]))
@@ -204,7 +204,7 @@ class VideoDistances:
             distance.update(made, features["original"])
 
     def report(self) -> dict[str, Any]:
-        """The distances and their protocol; None where there are fewer than two clips."""
+        """The distances and their protocol; None with fewer than two clips."""
         sampled = self.distances["sampled"]
         values = {
             name: distance.compute() if distance.num_vectors > 1 else None

@@ -113,7 +113,7 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
 def train_demo(
     tokenizer: VideoTokenizer, paths: Sequence[Path], folder: Path, minutes: float, **options: Any
 ) -> VideoTokenizerTrainer:
-    """Trains a tokenizer on the earlier frames for `minutes`, by the recipe of `small`."""
+    """Trains by the recipe of `small` on all but the last frames."""
     training = recipe("small") | timed_run(folder, minutes)
     training |= dict(log_every_step=20, checkpoint_every_step=NEVER) | options
     spec = ClipSpec(
@@ -224,7 +224,7 @@ def run_demo(
 def sharpen_demo(
     paths: Sequence[Path], folder: Path, minutes: float, **options: Any
 ) -> dict[str, list[dict[str, Any]]]:
-    """Trains the decoder of the tokenizer in `folder` with a discriminator of frames.
+    """Trains the decoder in `folder` with a discriminator of frames.
 
     `folder/sharp` gets the new `tokenizer/`, its log, and per held-out clip a picture: originals,
     reconstructions before and after. Returns the contents of its `metrics.json`: for both

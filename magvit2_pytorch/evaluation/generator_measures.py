@@ -1,4 +1,4 @@
-"""Likelihood of held-out ends of videos, by a generator and by models that know less."""
+"""Likelihood of held-out ends of videos, by a generator and others."""
 
 import math
 from collections import Counter
@@ -58,7 +58,7 @@ def state_before(generator: Generator, video: HeldOut) -> GeneratorState | Maske
 def exact_bits(
     generator: AutoregressiveGenerator, video: HeldOut, state: GeneratorState
 ) -> Float[Tensor, "j y x"]:
-    """Bits of each held-out code given all before it, exactly; `state` is that before it."""
+    """Exact bits of each held-out code; `state` is that before it."""
     bits, _ = generator.bits(video.end[None].to(generator.device), state=state)
     return bits[0].cpu()
 
@@ -113,7 +113,7 @@ def adaptive_bits(video: HeldOut, levels: tuple[tuple[int, ...], ...]) -> float:
 def nearest_shares(
     frames: Sequence[Int[Tensor, "..."]], codes: CodesDataset, stretches: Sequence[Stretch]
 ) -> list[float]:
-    """Largest share of equal codes of each latent frame with one to train on.
+    """Largest share of codes equal to those of a training frame.
 
     Frames are `y x *q` and compared with those of their size. Samples that share far more than
     held-out frames do were learnt by heart.

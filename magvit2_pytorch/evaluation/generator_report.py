@@ -121,7 +121,7 @@ def _likelihood(
     state: GeneratorState | MaskedState,
     num_codebooks: int,
 ) -> dict[str, Any]:
-    """Bits of a held-out code in the adaptive entropy coder and, exactly, in the generator."""
+    """Bits of a held-out code in the adaptive coder and the generator."""
     row = {
         "video": video.name,
         "num_codes": video.end.numel() // num_codebooks,
@@ -179,7 +179,7 @@ def _original(
     video: HeldOut,
     like: Video,
 ) -> Video:
-    """Frames of the video that was tokenized, found in `data`, where `like` was predicted.
+    """Frames of the tokenized video, found in `data`, for those predicted.
 
     There may be fewer: the last latent frame may stand for fewer than it decodes to.
     """
@@ -335,7 +335,7 @@ TITLES = {
 
 
 def prediction_table(prediction: Mapping[str, Sequence[float]], digits: int = 2) -> list[str]:
-    """Lines of a table: PSNR in dB, or another measure, of each further latent frame.
+    """Lines of a table of a measure of each further latent frame.
 
     A column for each latent frame, a row for each kind of continuation.
     """

@@ -65,9 +65,10 @@ has_kernels._dynamo_marked_constant = True
 
 
 def fast_precision() -> Precision:
-    """bf16 where the GPU, or the processor if there is none, computes in it; fp32 elsewhere.
+    """bf16 where the GPU or else the processor computes in it.
 
-    Processors with AVX-512 but no instructions for bf16 convert each number, at a cost.
+    Otherwise it is fp32. Processors with AVX-512 but no instructions for bf16 convert each number,
+    at a cost.
     """
     if torch.cuda.is_available():
         fast = torch.cuda.is_bf16_supported(including_emulation=False)

@@ -121,7 +121,7 @@ def read_clip(
     size: int | None = None,
     inference: Inference = Inference(),
 ) -> tuple[Video, Prompt]:
-    """The first frames of a file to complete, padded, and a prompt without codes.
+    """A file's first frames to complete, padded, and an empty prompt.
 
     They are `num_frames`, or fewer if 1 + k times the tokenizer's time factor are fewer. Raises
     `UnusableMedia` for a file without frames.
@@ -155,7 +155,7 @@ def complete_films(
     record: dict[str, Any] | None = None,
     **options: Any,
 ) -> Prompt:
-    """Writes films that complete the first frames of a file, as `read_clip` reads them.
+    """Writes films that complete the first frames of a file.
 
     `side_by_side`, the pixels that the task shows are to the left of each film, the others grey.
     `options` are those of `generate_films`, which writes them. Returns their number, size and rate.

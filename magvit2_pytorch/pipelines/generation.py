@@ -34,7 +34,7 @@ DEFAULT_FPS = 24.0
 
 @dataclass(frozen=True)
 class Prompt:
-    """The beginning of a film, as codes; of a 1-D tokenizer, parts `j 1 k`."""
+    """The beginning of a film, as codes."""
 
     codes: Int[Tensor, "1 j y x *q"]
     num_frames: int
@@ -202,7 +202,7 @@ def _write_record(film: Path, values: dict[str, Any]) -> None:
 def _side_by_side(
     left: Frames | None, right: UInt8[Tensor, "t y x c"], stop: int
 ) -> UInt8[Tensor, "t y v c"]:
-    """Frames up to number `stop` beside the `left` ones, enlarged to the same height."""
+    """Frames up to number `stop` beside the `left` ones, enlarged."""
     if left is None:
         return right
     part = left[stop - len(right) : stop]

@@ -109,7 +109,7 @@ class TokenDecodeStream:
         self.num_decoded = 0
 
     def push(self, codes: Tensor, num_frames: int | None = None) -> Video | None:
-        """The frames of a part from its codes or quantized latents; None after the last frame.
+        """Frames of a part from its codes; None after the last.
 
         Codes are `b k`, or `b j 1 k` of several parts; latents `b d 1 1 k`. `num_frames` are those
         of the part; by default it is whole, or ends with the last frame of the stream. Several
