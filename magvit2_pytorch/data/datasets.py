@@ -191,7 +191,10 @@ class VideoDataset(MediaDataset):
 
 
 class ImageDataset(MediaDataset):
-    """Images, resized and cropped, float32 `c h w`; see `VideoDataset`."""
+    """Images, resized and cropped, float32 `c h w` in [-1, 1]; see `VideoDataset`.
+
+    Of `spec` only the options of single frames are used.
+    """
 
     kind: MediaKind = "image"
 

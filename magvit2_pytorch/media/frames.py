@@ -21,7 +21,10 @@ _TO_BYTES = {3: "c h w -> h w c", 4: "c t h w -> t h w c", 5: "b c t h w -> b t 
 
 
 def to_float(frames: UInt8[Tensor, "*frames h w c"]) -> Float[Tensor, "..."]:
-    """Converts bytes, channels last, to float32 in [-1, 1], channels first."""
+    """Converts bytes, channels last, to float32 in [-1, 1], channels first.
+
+    `h w c` becomes `c h w`, `t h w c` becomes `c t h w`, `b t h w c` becomes `b c t h w`.
+    """
     if frames.ndim not in _TO_FLOAT:
         raise ValueError(f"frames have 3 to 5 axes (h w c last), not shape {tuple(frames.shape)}")
     video = rearrange(frames, _TO_FLOAT[frames.ndim])
