@@ -118,11 +118,12 @@ def _skip_unwanted(context: Any, packets: Iterator[Any], wanted: set[int] | None
 class VideoFile:
     """Frames of a video file by number, bytes `t h w c`.
 
-    `read` gives the same bytes as decoding from the start, for every codec. Frames are cropped,
-    turned and mirrored as the metadata says. Opacity is composed over black (4 channels keep it).
-    Pixels become square: a video with others is enlarged along one side, unless `square_pixels` is
-    false. The file never stays open between calls, so the object can be pickled and forked. Every
-    method raises `UnusableMedia` (a `ValueError`) if no frame can be decoded.
+    `read` gives the same bytes as decoding from the start, for every codec. `read` and `frames`
+    use constant memory. Frames are cropped, turned and mirrored as the metadata says. Opacity is
+    composed over black (4 channels keep it). Pixels become square: a video with others is enlarged
+    along one side, unless `square_pixels` is false. The file never stays open between calls, so the
+    object can be pickled and forked. Every method raises `UnusableMedia` (a `ValueError`) if the
+    file is missing or no frame of it can be decoded.
     """
 
     def __init__(

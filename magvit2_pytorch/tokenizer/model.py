@@ -97,8 +97,9 @@ class VideoTokenizer(Pretrained, nn.Module):
         `tile_size` computes frames in tiles with sides of that many pixels (a multiple of
         `space_factor`) or, with "auto", in the largest tiles that fit into memory: equal except for
         rounding, without gradients. The video may then stay on the CPU; latents are on the GPU.
-        Raises `TypeError` or `ValueError` for input of another type or shape, and, except in
-        training mode with gradients, for values out of range as `tokenize` does.
+        Raises `TypeError` or `ValueError` for input that is not floating point, has other channels,
+        or has sides that are no multiples of `space_factor`, and, except in training mode with
+        gradients, for values out of range as `tokenize` does.
         """
         # Training checks its first batch: on a GPU, a look at the values waits for the device.
         is_training_step = self.training and torch.is_grad_enabled()
@@ -265,13 +266,19 @@ class VideoTokenizer(Pretrained, nn.Module):
     # Execution
 
     def compile(self, **options: Any) -> None:
-        """Compiles encoder and decoder in place; options are those of `torch.compile`."""
+        """Compiles encoder and decoder in place; options are those of `torch.compile`.
+
+        The first call is slow, and so is the first with a past or with another size.
+        """
         # Encoder and decoder count as one function. Whole videos, first and later chunks, each
         # with and without gradients, with fixed and dynamic sizes, exceed the default limit of 8.
         compile_in_place((self.encoder, self.decoder), **({"recompile_limit": 64} | options))
 
     def checkpoint_activations(self, on: bool = True) -> None:
-        """Recomputes residual layers in the backward pass: slower, with less memory."""
+        """Recomputes residual layers in the backward pass.
+
+        Training then needs a third more computation and a fraction of the memory.
+        """
         for module in self.modules():
             if isinstance(module, Residual):
                 module.checkpointed = on

@@ -215,7 +215,8 @@ def fit_tile_size(
     """Largest tile size, in pixels, with which activations fit into `memory` bytes.
 
     `module` is a tokenizer's `encoder` or `decoder`, or another network of the model, and `x` its
-    input. Raises `MemoryError` if the smallest tile does not fit.
+    input; without `memory` it is half of what is free. Raises `MemoryError` if the smallest tile
+    does not fit.
     """
     memory = free_memory(model.device) * FREE_MEMORY_FRACTION if memory is None else memory
     cells = 1 if module is getattr(model, "decoder", None) else model.space_factor
