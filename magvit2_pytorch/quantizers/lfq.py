@@ -73,7 +73,8 @@ class LFQ(Quantizer):
     signs are taken, latents optionally pass a `norm` over the channels of a code, with
     `soft_clamp_input_value` s the function s tanh(z / s), and with `spherical` a projection to the
     unit sphere, in this order. Spherical codes have entries of +-1 / sqrt(d), others of +-1.
-    `bit_order` is the significance of channel 0, see `convert_bit_order`.
+    With `bit_order` "msb", channel 0 is the most significant bit (O2-MAGVIT2,
+    vector-quantize-pytorch); with "lsb" the least (equation 4 of the paper, Open-MAGVIT2).
 
     The loss is entropy_loss_weight * (sample_entropy - diversity_gamma * codebook_entropy)
     + commitment_loss_weight * commitment. The entropy weight starts at `entropy_anneal_factor`
