@@ -45,8 +45,8 @@ class DamagedCodes(UnusableMedia):
 class CodeFile:
     """Metadata of all videos in a file; `read` reads their codes.
 
-    Raises `DamagedCodes`, or another `UnusableMedia` (a `ValueError`) if the file is missing or
-    written by a newer version of this library.
+    Raises `DamagedCodes` if the file is truncated, changed or no code file, and another
+    `UnusableMedia` (a `ValueError`) if it is missing or of a newer version of this library.
     """
 
     header: CodeHeader
@@ -146,7 +146,10 @@ def load_codes(
 
 
 def write_codes(path: str | os.PathLike, codes: VideoCodes, video: CodedVideo) -> None:
-    """Writes the codes of one video; `ValueError` if metadata do not match."""
+    """Writes the codes of one video atomically; creates the folder if needed.
+
+    Raises `ValueError` if codes and metadata do not match.
+    """
     _write(as_path(path), video.header, [_prepare(codes, video)])
 
 
@@ -208,7 +211,10 @@ class ShardWriter:
         return written
 
     def flush(self) -> Path | None:
-        """Writes the collected videos as a shard; `FileExistsError` if it is there."""
+        """Writes the collected videos, if any, as a shard, atomically.
+
+        Raises `FileExistsError` if another process writes shards of the same names.
+        """
         if not self._videos:
             return None
         path = self.folder / str(self.name)

@@ -44,7 +44,10 @@ def without_view(path: str) -> str:
 
 
 def parse_views(text: str) -> Sequence[View]:
-    """Views by a text such as "flip,shift:4"; `ValueError` in another form."""
+    """Views by a text such as "flip,shift:4"; `ValueError` in another form.
+
+    They are mirrored or not, and begin at one of the frames 0 to 3; the video as it is comes first.
+    """
     flips, num_shifts = [False], 1
     for word in text.split(","):
         name, _, number = word.strip().partition(":")

@@ -304,10 +304,11 @@ class TimeAverage(StatefulLayer):
 
 
 class Mix(StatefulLayer):
-    """a * layer(x) + (1 - a) * conv(x), where a is the sigmoid of a learned number.
+    """A mix of two layers' outputs in a learned proportion.
 
-    `layer` acts on each position of a frame separately. Source: VidTok (arXiv 2412.13061), whose
-    resampling over time starts as 88 % of a mean or a copy.
+    It is a * layer(x) + (1 - a) * conv(x), where a is the sigmoid of a parameter. `layer` acts on
+    each position of a frame separately. Source: VidTok (arXiv 2412.13061), whose resampling over
+    time starts as 88 % of a mean or a copy.
     """
 
     def __init__(self, layer: StatefulLayer, conv: StatefulLayer):

@@ -272,7 +272,11 @@ def check_clips(clips: Clips | None, name: str, model: VideoTokenizer | SuperRes
 def mixed_batches(
     clips: Clips, images: Clips | None, config: TrainingConfig, accelerator: Accelerator, start: int
 ) -> Iterator[Video]:
-    """Infinite batches of clips and images; kinds depend on their number."""
+    """Infinite batches of clips and images, from batch number `start` on.
+
+    The kind of a batch depends on its number alone: a resumed run gets the same batches, and no
+    process waits for another one with longer clips.
+    """
     images_before = num_image_batches(start, config.image_frac) if images is not None else 0
     clip_batches = training_batches(clips, config, accelerator, start - images_before)
     if images is None:

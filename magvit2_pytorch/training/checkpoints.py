@@ -99,7 +99,10 @@ def _checksum(path: Path) -> bytes:
 
 
 class Checkpoints:
-    """A folder of checkpoints, such as `step-1000`, and the `best`."""
+    """A folder of checkpoints, such as `step-1000`, and the `best`.
+
+    Only one process may write.
+    """
 
     def __init__(self, folder: Path, keep: int | None = None, best: Best = Task.best):
         self.folder, self.keep, self.best = folder, keep, best
