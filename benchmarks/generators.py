@@ -10,13 +10,15 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
 from magvit2_pytorch.codes.code_windows import read_grid
 from magvit2_pytorch.codes.codes_dataset import CodesDataset
-from magvit2_pytorch.generators import GENERATOR_PRESETS, build_generator
+from magvit2_pytorch.generators import GENERATOR_PRESETS, Generator, build_generator
+from magvit2_pytorch.generators.autoregressive import GeneratorState
 from magvit2_pytorch.generators.compression import compress_codes
 from magvit2_pytorch.training.generator_task import GeneratorTrainer, generator_for
 
@@ -53,13 +55,18 @@ def train(folder: str, preset: str, model: dict, **options) -> tuple[float, floa
 
 def median_s(work: Callable[[], object], repeats: int = 9) -> float:
     """Median time of a call after a first one, in seconds of the process."""
-    work()
-    times = []
-    for _ in range(repeats):
-        started = time.process_time()
-        work()
-        times.append(time.process_time() - started)
-    return statistics.median(times)
+    return medians_s([work], repeats)[0]
+
+
+def medians_s(works: Sequence[Callable[[], object]], repeats: int = 9) -> list[float]:
+    """Median times of calls in turn, after a first one of each, in seconds of the process."""
+    times = [[] for _ in works]
+    for _ in range(1 + repeats):
+        for work, own in zip(works, times, strict=True):
+            started = time.process_time()
+            work()
+            own.append(time.process_time() - started)
+    return [statistics.median(own[1:]) for own in times]
 
 
 def speed() -> None:
@@ -78,19 +85,20 @@ def speed() -> None:
 
         print(f"{name}: training {codes.numel() / median_s(step):,.0f} codes/s", flush=True)
         for batch in (1, 8):
-            states = [generator.eval().begin(batch, (16, 28))]
-            for _ in range(4):
-                states.append(generator.next_frame(states[-1])[1])
-
-            def frame(states=states, generator=generator):
-                generator.next_frame(states[-1])
-
-            rate = batch * 16 * 28 / median_s(frame)
+            early = after_frames(generator.eval(), generator.begin(batch, (16, 28)), 4)
+            rate = batch * 16 * 28 / median_s(partial(generator.next_frame, early))
             print(f"  generating, {batch} film(s) of 16 x 28: {rate:,.0f} codes/s", flush=True)
-    for _ in range(196):
-        states = [generator.next_frame(states[-1])[1]]
-    late = median_s(lambda: generator.next_frame(states[-1]))
-    print(f"  a frame after 200 latents, {batch} films: {late:.2f} s")
+        early = after_frames(generator, generator.begin(1, (16, 28)), 5)
+        late = after_frames(generator, early, 195)
+        first, last = medians_s([partial(generator.next_frame, state) for state in (early, late)])
+        print(f"  a frame after 200 latents over one after 5: {last / first:.3f}", flush=True)
+
+
+def after_frames(generator: Generator, state: GeneratorState, number: int) -> GeneratorState:
+    """The state after a number of drawn frames."""
+    for _ in range(number):
+        state = generator.next_frame(state)[1]
+    return state
 
 
 def compression(folder: str, generator_folder: str) -> None:
