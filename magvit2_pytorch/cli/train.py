@@ -166,7 +166,7 @@ def train_generator(
     Defaults come from the preset and its recipe. A --config file overrides them, and typed options
     override both. The end of each video is held out. The output folder gets:
 
-      generator/      the trained generator, for --generator of the other commands
+      generator/      the generator of the best validation, for --generator of other commands
       config.yaml     all options of this run, for --config
       checkpoints/    for --resume: a folder for each of the last saved steps, and the best
       log.jsonl, run.json, curves.png: logs

@@ -205,9 +205,16 @@ class Checkpoints:
 
     def best_value(self) -> float | None:
         """Validation value of the best checkpoint; None if there is none."""
+        return self._best_validation(self.best.name)
+
+    def best_step(self) -> int | None:
+        """Step of the best checkpoint; None if there is none."""
+        return self._best_validation("step")
+
+    def _best_validation(self, name: str) -> Any:
         try:
             text = (intact_folder(self.folder / BEST) / VALIDATION_FILE).read_text(encoding="utf-8")
-            return json.loads(text)[self.best.name]
+            return json.loads(text)[name]
         except (FileNotFoundError, ValueError, KeyError):
             return None
 

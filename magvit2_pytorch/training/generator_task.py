@@ -91,6 +91,8 @@ class GeneratorTask(PretrainedTask):
 
     saved_as = "generator"
     best = Best("valid/bits", "min")
+    # One film is soon known by heart.
+    finishes_with_best = True
     curves = ("bits", "valid/bits", "learning_rate")
     shown = ("bits",)
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ema_pytorch import EMA
+from torch import Tensor
 
 from magvit2_pytorch.atomic import as_path
 from magvit2_pytorch.data.split import read_held_out
@@ -114,6 +115,11 @@ class TrainingState:
                 f"the checkpoint does not fit this training: {'; '.join(differences)}. Use the "
                 "options of the checkpoint, or start a new run in another folder"
             )
+
+
+def averaged_weights(state: SavedState) -> dict[str, Tensor]:
+    """Averaged weights of the model in a checkpoint, by name."""
+    return select_prefix(state.tensors, "ema.ema_model")
 
 
 def _differences(owner: str, theirs: dict[str, Any], ours: dict[str, Any]) -> Iterator[str]:

@@ -107,6 +107,8 @@ class Task(ABC):
     not_averaged: frozenset[str] = frozenset()
     """Names of the model's parameters and buffers that averaging leaves alone."""
     best: Best = Best("valid/loss", "min")
+    finishes_with_best: bool = False
+    """True to end with the weights of the best validation instead of the last ones."""
     curves: tuple[str, ...] = ("loss", "learning_rate")
     """Logged values to plot at the end of a run."""
     shown: tuple[str, ...] = ("loss",)
@@ -160,7 +162,10 @@ class Task(ABC):
 
     @abstractmethod
     def finish(self, model: nn.Module, folder: Path, quick: bool = False) -> dict[str, float | int]:
-        """Saves the averaged model below `folder`; returns values to log."""
+        """Saves the averaged model below `folder`; returns values to log.
+
+        If `finishes_with_best`, the main process gets the model of the best validation.
+        """
 
     # State
 

@@ -1,5 +1,6 @@
 """The training loop: it trains any `Task`."""
 
+import copy
 import time
 import warnings
 from collections.abc import Iterator
@@ -14,7 +15,13 @@ from magvit2_pytorch.atomic import as_path
 from magvit2_pytorch.data.workers import naming_dead_workers
 from magvit2_pytorch.runtime import keyed_seed
 from magvit2_pytorch.training.arithmetic_check import ArithmeticCheck
-from magvit2_pytorch.training.checkpoints import Checkpoints, SavedState, load_state, save_state
+from magvit2_pytorch.training.checkpoints import (
+    BEST,
+    Checkpoints,
+    SavedState,
+    load_state,
+    save_state,
+)
 from magvit2_pytorch.training.loop_config import LoopConfig
 from magvit2_pytorch.training.meters import Meters, Progress, plot_curves
 from magvit2_pytorch.training.optimization import NonFiniteTraining, Optimization
@@ -27,7 +34,7 @@ from magvit2_pytorch.training.processes import (
     lost_process_errors,
     on_main,
 )
-from magvit2_pytorch.training.run_state import TrainingState
+from magvit2_pytorch.training.run_state import TrainingState, averaged_weights
 from magvit2_pytorch.training.task import MicroStep, Task
 from magvit2_pytorch.training.tracking import DEFAULT_PROJECT, Tracking, read_log
 
@@ -247,11 +254,28 @@ class Trainer:
 
     def _finish(self) -> None:
         self._keep_if_best(self.validate())
-        if values := self.task.finish(self.averaged_model, self.results_folder, self.is_trial):
+        model = self.averaged_model
+        if self.task.finishes_with_best and self.accelerator.is_main_process:
+            model = self._best_model()
+        if values := self.task.finish(model, self.results_folder, self.is_trial):
             self.tracking.log(values, self.step)
         if self.accelerator.is_main_process:
             path = self.results_folder / "curves.png"
             plot_curves(read_log(self.tracking.path), self.task.curves, path)
+
+    def _best_model(self) -> nn.Module:
+        """The averaged model of the best validation."""
+        model, step = self.averaged_model, self.checkpoints.best_step()
+        if step in (None, self.step):
+            return model
+        model = copy.deepcopy(model)
+        model.load_state_dict(averaged_weights(load_state(self.checkpoints.folder / BEST)))
+        if not self.is_trial:
+            self.accelerator.print(
+                f"The best validation was that of step {step}: its weights are saved, not those of "
+                f"step {self.step}"
+            )
+        return model
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:

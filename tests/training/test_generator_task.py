@@ -9,6 +9,7 @@ import torch
 from magvit2_pytorch.data.split import read_held_out
 from magvit2_pytorch.generators import GENERATORS, load_generator
 from magvit2_pytorch.training.generator_task import CONTEXT_LATENTS, GeneratorTrainer, generator_for
+from magvit2_pytorch.training.task import Validation
 from tests.codes.test_code_file import HEADER
 from tests.codes.test_code_windows import write_corpus
 from tests.training.test_task import log_of, state_of
@@ -47,6 +48,24 @@ def test_it_learns_and_is_saved(corpus, tmp_path, kind):
     assert_same(saved.state_dict(), trainer.ema_generator.state_dict(), atol=0, rtol=0)
     assert saved.config.tokenizer_fingerprint == HEADER.fingerprint
     assert saved.config.grid == (4, 4)
+
+
+def test_the_best_weights_are_saved_not_the_last(corpus, tmp_path, monkeypatch, capsys):
+    trainer = training(corpus, tmp_path, validate_every_step=2)
+    seen = {}
+
+    def validate(model, path, quick):
+        seen[trainer.step] = {n: v.clone() for n, v in model.state_dict().items()}
+        return Validation({"valid/bits": {2: 9.0, 4: 7.0, 6: 8.0}[trainer.step]}, {})
+
+    monkeypatch.setattr(trainer.task, "validate", validate)
+    trainer.train()
+    saved = load_generator(tmp_path / "generator").state_dict()
+    assert_same(saved, seen[4], atol=0, rtol=0)
+    # The run itself goes on from its last step.
+    assert_same(trainer.ema_generator.state_dict(), seen[6], atol=0, rtol=0)
+    assert any(not torch.equal(seen[4][n], seen[6][n]) for n in saved)
+    assert "that of step 4" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", GENERATORS)
