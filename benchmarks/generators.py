@@ -123,6 +123,7 @@ def main() -> None:
     parser.add_argument("--preset", default="ar-tiny")
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--crop", type=int, nargs=2, default=[16, 16], help="of ablations")
     args = parser.parse_args()
     if args.what == "speed":
         speed()
@@ -133,9 +134,15 @@ def main() -> None:
         bits, rate, steps = train(args.codes, args.preset, {}, **limits)
         print(f"{args.preset}: {bits:.3f} bits, {rate:,.0f} codes/s, {steps} steps")
     else:
+        options = dict(num_train_steps=args.steps, crop=tuple(args.crop))
+        codes = CodesDataset(args.codes)
+        widths = {codes.grid(number)[2] for number in range(len(codes.paths))}
         for name, model in ABLATIONS.items():
+            if model.get("positions") == "alibi" and widths != {args.crop[1]}:
+                print(f"{name}: needs codes of one width and --crop as wide")
+                continue
             started = time.process_time()
-            bits, rate, _ = train(args.codes, args.preset, model, num_train_steps=args.steps)
+            bits, rate, _ = train(args.codes, args.preset, model, **options)
             seconds = time.process_time() - started
             print(f"{name}: {bits:.3f} bits, {seconds:.0f} CPU s", flush=True)
 

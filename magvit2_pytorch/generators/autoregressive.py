@@ -159,7 +159,7 @@ class AutoregressiveGenerator(Generator):
         kept: Bool[Tensor, " b"] | None = None,
     ) -> GeneratorState:
         """The state before the first frame of `grid` (rows, columns)."""
-        self._check_grid(grid)
+        self.check_grid(grid)
         recent = self.code_space.unknown(batch, NUM_RECENT, *grid, device=self.device)
         return GeneratorState(0, recent, self.conditions(batch, condition, kept))
 
@@ -339,7 +339,7 @@ class AutoregressiveGenerator(Generator):
         """The order of the cells of a frame of this size."""
         return cell_order(self.config.order, *grid, device=self.device)
 
-    def _check_grid(self, grid: Sequence[int]) -> None:
+    def check_grid(self, grid: Sequence[int]) -> None:
         trained, count = self.config.grid, self.config.num_tokens
         if count is not None and (grid[0] != 1 or grid[1] > count):
             raise ValueError(
@@ -348,6 +348,7 @@ class AutoregressiveGenerator(Generator):
             )
         if self.config.positions == "alibi" and trained and grid[1] != trained[1]:
             raise ValueError(
-                f"the codes have {grid[1]} columns, the generator was trained with {trained[1]}: "
-                "its distances along the sequence (positions='alibi') hold for that width only"
+                f"the codes have {grid[1]} columns, the generator was built for {trained[1]}: "
+                "distances along the sequence (positions='alibi') hold for that width only; take a "
+                "crop as wide as the codes, or positions='grid_alibi'"
             )

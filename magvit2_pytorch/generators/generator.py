@@ -2,6 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -211,6 +212,9 @@ class Generator(Pretrained, nn.Module, ABC):
         the condition is dropped. `context`, if given, is seen in place of the codes: with errors in
         it a model learns to go on from its own. `draws` makes random choices repeatable.
         """
+
+    def check_grid(self, grid: Sequence[int]) -> None:
+        """Raises `ValueError` unless it takes codes of so many rows and columns."""
 
     @abstractmethod
     def measure(

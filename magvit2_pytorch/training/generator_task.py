@@ -325,6 +325,8 @@ def check_codes(generator: Generator, codes: CodesDataset) -> None:
             f"the codes in {codes.folder} are {kinds[0]}, the generator was built for {kinds[1]}: "
             "`generator_for` builds one for codes, with their num_tokens"
         )
+    for grid in sorted({codes.grid(number)[1:3] for number in range(len(codes.paths))}):
+        generator.check_grid(grid)
     wanted = generator.config.tokenizer_fingerprint
     if wanted is not None and wanted != codes.fingerprint:
         raise ValueError(

@@ -147,6 +147,15 @@ def test_codes_of_another_tokenizer_are_refused(corpus, tmp_path):
         GeneratorTrainer(model, dataset_folder=levels.folder)
 
 
+def test_codes_wider_than_a_crop_are_refused_where_distances_follow_the_sequence(tmp_path):
+    corpus = write_corpus(tmp_path / "codes", {"a": (14, 4, 5)})
+    model = generator_for(
+        corpus, False, (4, 4), kind="autoregressive", dim=16, depth=1, heads=2, positions="alibi"
+    )
+    with pytest.raises(ValueError, match="5 columns, the generator was built for 4"):
+        GeneratorTrainer(model, dataset_folder=corpus.folder, crop=(4, 4))
+
+
 def test_generators_of_tokens_know_how_many_there_are_in_a_part(tmp_path):
     corpus = write_corpus(tmp_path / "codes", {"a": (42,), "b": (42,)}, num_frames=27)
     trainer = training(corpus, tmp_path, num_train_steps=2)
