@@ -32,6 +32,7 @@ from magvit2_pytorch.evaluation.generator_measures import (
     state_before,
 )
 from magvit2_pytorch.evaluation.measure import EvaluationNetworks
+from magvit2_pytorch.functional import pad_space
 from magvit2_pytorch.generators.autoregressive import AutoregressiveGenerator, GeneratorState
 from magvit2_pytorch.generators.generator import Generator
 from magvit2_pytorch.generators.masked import MaskedState
@@ -40,7 +41,7 @@ from magvit2_pytorch.media.images import write_grid
 from magvit2_pytorch.media.video_reader import VideoFile
 from magvit2_pytorch.metrics.bootstrap import bootstrap_interval
 from magvit2_pytorch.pipelines.inference import Inference
-from magvit2_pytorch.pipelines.media_file import open_media, pad_space
+from magvit2_pytorch.pipelines.media_file import open_media
 from magvit2_pytorch.pipelines.progress import FileProgress, Plan
 from magvit2_pytorch.tokenizer_1d import AnyTokenizer, Tokenizer1d
 from magvit2_pytorch.types import Video

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from magvit2_pytorch.atomic import replacing
 from magvit2_pytorch.codes.views import View
+from magvit2_pytorch.functional import pad_space
 from magvit2_pytorch.generators.generator import Generator, GeneratorCondition
 from magvit2_pytorch.generators.sampling import Sampling
 from magvit2_pytorch.media.frames import to_float, to_uint8
 from magvit2_pytorch.pipelines.fingerprint import TokenizerId, TokenizerMismatch
 from magvit2_pytorch.pipelines.inference import Inference
-from magvit2_pytorch.pipelines.media_file import chunks, media_writer, open_media, pad_space
+from magvit2_pytorch.pipelines.media_file import chunks, media_writer, open_media
 from magvit2_pytorch.pipelines.progress import FrameCallback
 from magvit2_pytorch.super_resolution import SuperResolution
 from magvit2_pytorch.tokenizer_1d import AnyTokenizer, Tokenizer1d
