@@ -93,10 +93,8 @@ def evaluate_generator(
         row = _likelihood(generator, video, state, codes.num_codebooks)
         counts = min(num_latents, len(video.end)), num_samples
         films, correct = continuations(generator, tokenizer, video, state, *counts, inference)
-        real = films["true codes"]
-        if data is not None:
-            real = _original(data, tokenizer, codes.header(stretch.video), video, real)
-        films["original"] = real
+        entry, like = codes.header(stretch.video), films["true codes"]
+        films["original"] = _original(data, tokenizer, entry, video, like)
         row |= _compared(films, tokenizer, networks)
         row["prediction"]["correct"] = correct
         row["picture"] = _draw(films, tokenizer, folder, video.name)
@@ -108,10 +106,7 @@ def evaluate_generator(
         progress.finished(video.name, None)
     for row, share in zip(rows, nearest_shares(first_frames, codes, train), strict=True):
         row["nearest_training_frame"] = share
-    report = _summary(generator, rows, np.array(unigram_bits))
-    report["networks"] = networks.metadata()
-    if distances is not None:
-        report["fvd"] = distances.report()
+    report = _summary(generator, rows, np.array(unigram_bits), networks, distances)
     _write(report, folder)
     return report
 
@@ -174,16 +169,18 @@ def _checked(
 
 
 def _original(
-    data: Path | Mapping[str, Path],
+    data: Path | Mapping[str, Path] | None,
     tokenizer: AnyTokenizer,
     entry: CodedVideo,
     video: HeldOut,
     like: Video,
 ) -> Video:
-    """Frames of the tokenized video, found in `data`, for those predicted.
+    """Frames of the tokenized video, found in `data`, for those predicted; without it, `like`.
 
     There may be fewer: the last latent frame may stand for fewer than it decodes to.
     """
+    if data is None:
+        return like
     if isinstance(data, Mapping):
         path = data[video.name]
     else:
@@ -239,8 +236,13 @@ def _draw(films: Films, tokenizer: AnyTokenizer, folder: Path, name: str) -> str
 
 
 def _summary(
-    generator: Generator, rows: Sequence[Mapping[str, Any]], unigram_bits: np.ndarray
+    generator: Generator,
+    rows: Sequence[Mapping[str, Any]],
+    unigram_bits: np.ndarray,
+    networks: EvaluationNetworks,
+    distances: VideoDistances | None,
 ) -> dict[str, Any]:
+    """The report of all videos."""
     counts = np.array([row["num_codes"] for row in rows], dtype=float)
     report: dict[str, Any] = {
         "library_version": __version__,
@@ -263,6 +265,9 @@ def _summary(
                 for name in rows[0][kind]
                 if len({len(row[kind][name]) for row in rows}) == 1
             }
+    report["networks"] = networks.metadata()
+    if distances is not None:
+        report["fvd"] = distances.report()
     return report
 
 
