@@ -99,7 +99,7 @@ def _sharpen(paths: list[Path], folder: Path, minutes: float, seed: int) -> None
 
 
 def _continue(paths: list[Path], folder: Path, minutes: float, seed: int) -> None:
-    """Trains a generator and continues the clips; prints how near they are to the truth."""
+    """Trains a generator, continues the clips and prints the PSNR."""
     from magvit2_pytorch.evaluation.demo_run import continue_demo
     from magvit2_pytorch.evaluation.generator_run import psnr_sentence
 

@@ -175,9 +175,10 @@ def _original(
     video: HeldOut,
     like: Video,
 ) -> Video:
-    """Frames of the tokenized video, found in `data`, for those predicted; without it, `like`.
+    """Frames of the tokenized video, found in `data`, for those predicted.
 
-    There may be fewer: the last latent frame may stand for fewer than it decodes to.
+    Without `data` they are `like`. There may be fewer: the last latent frame may stand for fewer
+    than it decodes to.
     """
     if data is None:
         return like

@@ -193,7 +193,7 @@ def _decoded(
     inference: Inference,
     upscaler: SuperResolution | None,
 ) -> Iterator[Float[Tensor, "b c t y x"]]:
-    """Frames of films in [-1, 1] as their codes come, of the prompt's size or enlarged."""
+    """Frames of films in [-1, 1], of the prompt's size or enlarged."""
     enlarge = None if upscaler is None else inference.upscale_stream(upscaler)
     stream = inference.decode_stream(tokenizer, num_frames, (prompt.height, prompt.width))
     device = inference.frames_device(tokenizer)

@@ -198,7 +198,7 @@ def check_tile_size(tile_size: TileSize | None, space_factor: int) -> None:
 def in_tiles(
     model: TiledModel, module: StatefulLayer, tile_size: TileSize | None
 ) -> Callable[[Features, Past, Context], tuple[Output, Past]]:
-    """`module` of the model, computed in tiles; the module itself without a tile size."""
+    """`module`, computed in tiles; the module itself without a tile size."""
     return module if tile_size is None else partial(_run_tiled, model, module, tile_size)
 
 
@@ -221,7 +221,7 @@ def _run_tiled(
 
 
 def _input_cells(model: TiledModel, module: StatefulLayer) -> int:
-    """Cells of the input of `module` to the side of a latent: one for a decoder, else pixels."""
+    """Cells of the input of `module` to the side of a latent."""
     return 1 if module is getattr(model, "decoder", None) else model.space_factor
 
 
