@@ -188,15 +188,14 @@ def _original(
         path = as_path(entry.source, data) if data.is_dir() else data
     media = open_media(path, tokenizer.config.channels, entry.header.size)
     media.frames.close()
-    is_1d = isinstance(tokenizer, Tokenizer1d)
-    alone = 0 if is_1d else 1  # a first frame with a latent of its own
+    alone = tokenizer.num_alone
     start = alone + (video.start - alone) * tokenizer.time_factor
     stop = min(start + like.shape[2], media.num_frames)
     if start >= stop:
         raise ValueError(f"{path} has {media.num_frames} frames: is it the one of {video.name}?")
     file = VideoFile(path, tokenizer.config.channels)
     frames = file.read(range(start, stop), (media.height, media.width))
-    frames = pad_space(to_float(frames)[None], 1 if is_1d else tokenizer.space_factor)
+    frames = pad_space(to_float(frames)[None], tokenizer.space_factor)
     if frames.shape[3:] != like.shape[3:]:
         raise ValueError(
             f"{path} has frames of {media.height} x {media.width}: is it the one of {video.name}?"

@@ -255,9 +255,9 @@ def _code_parts(
 def _chunks(
     tokenizer: AnyTokenizer, media: Media, inference: Inference
 ) -> Generator[Frames, None, None]:
-    """Chunks to encode; only `VideoTokenizer` has an additional first frame."""
-    num_first = 0 if isinstance(tokenizer, Tokenizer1d) else 1
-    return chunks(media.frames, inference.chunk_frames, tokenizer.time_factor, num_first)
+    """Chunks to encode, of which the first has the frames that stand alone too."""
+    factors = tokenizer.time_factor, tokenizer.num_alone
+    return chunks(media.frames, inference.chunk_frames, *factors)
 
 
 def code_header(

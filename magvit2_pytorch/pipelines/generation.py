@@ -80,10 +80,10 @@ def read_prompt(
             f"has {factor}: give more"
         )
     codes = torch.cat(parts, dim=1)
-    exact = 1 + (codes.shape[1] - 1) * factor
     if isinstance(tokenizer, Tokenizer1d):
         codes = codes.unflatten(1, (-1, 1, stream.count))
-        exact = codes.shape[1] * factor
+    alone = tokenizer.num_alone
+    exact = alone + (codes.shape[1] - alone) * factor
     fps = media.fps or DEFAULT_FPS
     return Prompt(codes, exact, media.height, media.width, fps, Path(path).name)
 

@@ -148,8 +148,7 @@ def reconstruct_clip(
 ) -> tuple[Video, Codes | TokenCodes | None]:
     """Reconstruction and codes of a whole clip, computed in chunks."""
     step = inference.chunk_latents(tokenizer) * tokenizer.time_factor
-    # The first latent stands for a single frame and belongs to the first chunk.
-    first = step if isinstance(tokenizer, Tokenizer1d) else 1 + step
+    first = tokenizer.num_alone + step
     chunks = video.tensor_split(tuple(range(first, video.shape[2], step)), dim=2)
     _, recon, codes = zip(*reconstruct_chunks(tokenizer, chunks, inference), strict=True)
     codes = [new for new in codes if new is not None]

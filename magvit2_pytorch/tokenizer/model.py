@@ -32,6 +32,8 @@ class VideoTokenizer(Pretrained, nn.Module):
     Source: MAGVIT-v2 (arXiv 2310.05737).
     """
 
+    num_alone = 1
+    """First frames of a video that have a latent of their own."""
     config_class = TokenizerConfig
     config: TokenizerConfig
     presets = PRESETS

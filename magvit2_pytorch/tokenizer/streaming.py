@@ -141,7 +141,7 @@ class EncodeStream(FrameStream):
 
     @property
     def num_alone(self) -> int:
-        return int(self.past is None)  # the first frame has a latent of its own
+        return self.tokenizer.num_alone if self.past is None else 0
 
     def push_padded(self, frames: Video) -> Quantized:
         frames = pad_space(frames, self.tokenizer.space_factor)
