@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from magvit2_pytorch.types import Precision, Video
 
@@ -40,6 +41,19 @@ def pad_frames(video: Video, time_factor: int, first: bool = True) -> Float[Tens
         return video
     last = video[:, :, -1:].expand(-1, -1, missing, -1, -1)
     return torch.cat((video, last), dim=2)
+
+
+def space_padding(height: int, width: int, space_factor: int) -> tuple[int, int]:
+    """Rows below and columns right missing to multiples of `space_factor`."""
+    return -height % space_factor, -width % space_factor
+
+
+def pad_space(video: Video, space_factor: int) -> Float[Tensor, "b c t y x"]:
+    """Repeats the last row and column up to multiples of `space_factor`."""
+    below, right = space_padding(*video.shape[-2:], space_factor)
+    if not below and not right:
+        return video
+    return pad(video, (0, right, 0, below, 0, 0), mode="replicate")
 
 
 def at_least_float32(x: Tensor) -> Tensor:

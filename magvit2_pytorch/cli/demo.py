@@ -44,14 +44,7 @@ def demo(
     """
     import torch
 
-    from magvit2_pytorch.evaluation.demo_run import (
-        continue_demo,
-        demo_clips,
-        run_demo,
-        sharpen_demo,
-        usable_clips,
-    )
-    from magvit2_pytorch.evaluation.generator_run import psnr_sentence
+    from magvit2_pytorch.evaluation.demo_run import demo_clips, run_demo, usable_clips
     from magvit2_pytorch.media.sources import find_media
 
     times = dict(minutes=minutes, sharp_minutes=sharp_minutes, generate_minutes=generate_minutes)
@@ -69,17 +62,9 @@ def demo(
         metrics = run_demo(paths, folder, minutes, quantizer, seed=seed)
     _print_reconstructions(metrics, folder)
     if sharp:
-        print(f"\nTraining the decoder with a discriminator for {sharp_minutes:g} minutes")
-        with user_errors(FileExistsError):
-            figures = sharpen_demo(paths, folder, sharp_minutes, seed=seed)
-        _print_sharpened(figures, folder)
+        _sharpen(paths, folder, sharp_minutes, seed)
     if generate:
-        print(f"\nTraining a generator on codes of the clips for {generate_minutes:g} minutes")
-        with user_errors(FileExistsError):
-            report = continue_demo(paths, folder, generate_minutes, seed)
-        sentence = psnr_sentence(report)
-        print(f"{sentence[0].upper()}{sentence[1:]}\nWrote {folder}/continuations/: report.md and")
-        print("a picture of each clip: the truth, continuations, and the last frame repeated")
+        _continue(paths, folder, generate_minutes, seed)
     return 0
 
 
@@ -98,13 +83,32 @@ def _print_reconstructions(metrics: dict[str, Any], folder: Path) -> None:
     )
 
 
-def _print_sharpened(figures: dict[str, list[dict[str, Any]]], folder: Path) -> None:
+def _sharpen(paths: list[Path], folder: Path, minutes: float, seed: int) -> None:
+    """Trains the decoder with a discriminator; prints measures before and after."""
+    from magvit2_pytorch.evaluation.demo_run import sharpen_demo
+
+    print(f"\nTraining the decoder with a discriminator for {minutes:g} minutes")
+    with user_errors(FileExistsError):
+        figures = sharpen_demo(paths, folder, minutes, seed=seed)
     print(f"{'mean of the held-out clips':28} {'before':>7} {'after':>7}")
     names = ("psnr_db", "PSNR dB"), ("block_edges", "block edges"), ("flicker", "flicker")
     for key, title in names:
         before, after = (sum(clip[key] for clip in x) / len(x) for x in figures.values())
         print(f"{title:28} {before:7.2f} {after:7.2f}")
     print(f"Wrote {folder}/sharp/: tokenizer/, metrics.json and a picture of each clip")
+
+
+def _continue(paths: list[Path], folder: Path, minutes: float, seed: int) -> None:
+    """Trains a generator, continues the clips and prints the PSNR."""
+    from magvit2_pytorch.evaluation.demo_run import continue_demo
+    from magvit2_pytorch.evaluation.generator_run import psnr_sentence
+
+    print(f"\nTraining a generator on codes of the clips for {minutes:g} minutes")
+    with user_errors(FileExistsError):
+        report = continue_demo(paths, folder, minutes, seed)
+    sentence = psnr_sentence(report)
+    print(f"{sentence[0].upper()}{sentence[1:]}\nWrote {folder}/continuations/: report.md and")
+    print("a picture of each clip: the truth, continuations, and the last frame repeated")
 
 
 def film(film: str, /, *, output: str, options: "FilmOptions", rules: "ShotRules") -> int:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,34 @@ if TYPE_CHECKING:
     from magvit2_pytorch.tokenizer.model import VideoTokenizer
 
 
+@dataclass(frozen=True, kw_only=True)
+class ShardOptions:
+    """Options of a large corpus, whose codes go to few files."""
+
+    shard_mb: float | None = None
+    """Write shards of up to this many megabytes, each with the codes of many inputs. 256 is a good
+    size; a killed process loses at most one shard."""
+    retry_failed: bool = False
+    """With --shard_mb, retry all files that failed in an earlier run; by default only those that
+    have changed since."""
+
+    def check(self, output: str) -> None:
+        """Raises `UserError` unless the options fit each other and the output."""
+        if self.shard_mb is None:
+            if self.retry_failed:
+                raise UsageError(
+                    "--retry_failed requires --shard_mb; without it, failed files are always "
+                    "retried"
+                )
+            return
+        from magvit2_pytorch.codes.code_file import CODE_SUFFIX
+
+        if not 0 < self.shard_mb < float("inf"):
+            raise UsageError(f"--shard_mb {self.shard_mb}: must be above 0")
+        if has_suffix(Path(output), [CODE_SUFFIX]):
+            raise UserError(f"{output} names a file, but --shard_mb writes several: name a folder")
+
+
 def tokenize(
     inputs: Inputs,
     /,
@@ -44,8 +73,7 @@ def tokenize(
     output: str,
     size: Size = None,
     views: str | None = None,
-    shard_mb: float | None = None,
-    retry_failed: bool = False,
+    shards: ShardOptions,
     computing: StreamOptions,
 ) -> int:
     """Encodes videos and images to files of discrete codes.
@@ -68,13 +96,9 @@ def tokenize(
         views: Also encode mirrored videos (flip), videos from each of the first N frames on
             (shift:N), or both (flip,shift:N), as files of their own: more codes of one film, to
             train a generator on.
-        shard_mb: Write shards of up to this many megabytes, each with the codes of many inputs.
-            256 is a good size; a killed process loses at most one shard.
-        retry_failed: With --shard_mb, retry all files that failed in an earlier run; by default
-            only those that have changed since.
     """
     check_counts(size=size)
-    _check_shards(shard_mb, retry_failed, output)
+    shards.check(output)
     find_tokenizer(model)
     from magvit2_pytorch.codes.code_file import CODE_SUFFIX
     from magvit2_pytorch.codes.views import View, parse_views
@@ -82,7 +106,7 @@ def tokenize(
 
     def suffix(source: Path) -> str:
         # In a corpus, inputs keep their full name.
-        return CODE_SUFFIX if shard_mb is None else source.suffix + CODE_SUFFIX
+        return CODE_SUFFIX if shards.shard_mb is None else source.suffix + CODE_SUFFIX
 
     jobs = plan_jobs(inputs, output, VIDEO_SUFFIXES + IMAGE_SUFFIXES, suffix, [CODE_SUFFIX])
     process = current_process()
@@ -93,28 +117,12 @@ def tokenize(
     tokenizer, tokenizer_id, inference = computing.load(model, needs_codes=True)
     options = dict(size=size, inference=inference, tokenizer_id=tokenizer_id)
     with resumable():
-        if shard_mb is None:
+        if shards.shard_mb is None:
             jobs, work = _work_on_files(tokenizer, jobs, options, chosen)
             return run_jobs(jobs, work) if process.is_single else _run_share(jobs, work, process)
-        options |= dict(
-            views=chosen, max_shard_bytes=max(round(shard_mb * 1e6), 1), retry_failed=retry_failed
-        )
+        max_bytes = max(round(shards.shard_mb * 1e6), 1)
+        options |= dict(views=chosen, max_shard_bytes=max_bytes, retry_failed=shards.retry_failed)
         return _tokenize_to_shards(tokenizer, jobs, as_path(output), process, options)
-
-
-def _check_shards(shard_mb: float | None, retry_failed: bool, output: str) -> None:
-    if shard_mb is None:
-        if retry_failed:
-            raise UsageError(
-                "--retry_failed requires --shard_mb; without it, failed files are always retried"
-            )
-        return
-    from magvit2_pytorch.codes.code_file import CODE_SUFFIX
-
-    if not 0 < shard_mb < float("inf"):
-        raise UsageError(f"--shard_mb {shard_mb}: must be above 0")
-    if has_suffix(Path(output), [CODE_SUFFIX]):
-        raise UserError(f"{output} names a file, but --shard_mb writes several: name a folder")
 
 
 def _work_on_files(

@@ -47,10 +47,10 @@ class CachedVideo:
 
 
 class FrameCache:
-    """Folder of decoded videos of up to `max_gb` (10^9 bytes), which processes may share.
+    """Folder of decoded videos of up to `max_gb` (10^9 bytes).
 
-    Entries are never evicted: when the cache is full, further videos are read from their files.
-    Damaged entries (checked once per process) are written again.
+    Processes may share it. Entries are never evicted: when the cache is full, further videos are
+    read from their files. Damaged entries (checked once per process) are written again.
     """
 
     def __init__(self, folder: str | os.PathLike, max_gb: float | int = 20.0):

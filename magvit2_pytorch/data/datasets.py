@@ -191,9 +191,9 @@ class VideoDataset(MediaDataset):
 
 
 class ImageDataset(MediaDataset):
-    """Images, resized and cropped, float32 `c h w` in [-1, 1]; see `VideoDataset`.
+    """Images `c h w`, resized and cropped, float32 in [-1, 1].
 
-    Of `spec` only the options of single frames are used.
+    Further options are those of `VideoDataset`; of `spec` only those of single frames are used.
     """
 
     kind: MediaKind = "image"

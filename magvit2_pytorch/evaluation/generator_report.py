@@ -32,6 +32,7 @@ from magvit2_pytorch.evaluation.generator_measures import (
     state_before,
 )
 from magvit2_pytorch.evaluation.measure import EvaluationNetworks
+from magvit2_pytorch.functional import pad_space
 from magvit2_pytorch.generators.autoregressive import AutoregressiveGenerator, GeneratorState
 from magvit2_pytorch.generators.generator import Generator
 from magvit2_pytorch.generators.masked import MaskedState
@@ -40,7 +41,7 @@ from magvit2_pytorch.media.images import write_grid
 from magvit2_pytorch.media.video_reader import VideoFile
 from magvit2_pytorch.metrics.bootstrap import bootstrap_interval
 from magvit2_pytorch.pipelines.inference import Inference
-from magvit2_pytorch.pipelines.media_file import open_media, pad_space
+from magvit2_pytorch.pipelines.media_file import open_media
 from magvit2_pytorch.pipelines.progress import FileProgress, Plan
 from magvit2_pytorch.tokenizer_1d import AnyTokenizer, Tokenizer1d
 from magvit2_pytorch.types import Video
@@ -92,10 +93,8 @@ def evaluate_generator(
         row = _likelihood(generator, video, state, codes.num_codebooks)
         counts = min(num_latents, len(video.end)), num_samples
         films, correct = continuations(generator, tokenizer, video, state, *counts, inference)
-        real = films["true codes"]
-        if data is not None:
-            real = _original(data, tokenizer, codes.header(stretch.video), video, real)
-        films["original"] = real
+        entry, like = codes.header(stretch.video), films["true codes"]
+        films["original"] = _original(data, tokenizer, entry, video, like)
         row |= _compared(films, tokenizer, networks)
         row["prediction"]["correct"] = correct
         row["picture"] = _draw(films, tokenizer, folder, video.name)
@@ -107,10 +106,7 @@ def evaluate_generator(
         progress.finished(video.name, None)
     for row, share in zip(rows, nearest_shares(first_frames, codes, train), strict=True):
         row["nearest_training_frame"] = share
-    report = _summary(generator, rows, np.array(unigram_bits))
-    report["networks"] = networks.metadata()
-    if distances is not None:
-        report["fvd"] = distances.report()
+    report = _summary(generator, rows, np.array(unigram_bits), networks, distances)
     _write(report, folder)
     return report
 
@@ -173,7 +169,7 @@ def _checked(
 
 
 def _original(
-    data: Path | Mapping[str, Path],
+    data: Path | Mapping[str, Path] | None,
     tokenizer: AnyTokenizer,
     entry: CodedVideo,
     video: HeldOut,
@@ -181,23 +177,25 @@ def _original(
 ) -> Video:
     """Frames of the tokenized video, found in `data`, for those predicted.
 
-    There may be fewer: the last latent frame may stand for fewer than it decodes to.
+    Without `data` they are `like`. There may be fewer: the last latent frame may stand for fewer
+    than it decodes to.
     """
+    if data is None:
+        return like
     if isinstance(data, Mapping):
         path = data[video.name]
     else:
         path = as_path(entry.source, data) if data.is_dir() else data
     media = open_media(path, tokenizer.config.channels, entry.header.size)
     media.frames.close()
-    is_1d = isinstance(tokenizer, Tokenizer1d)
-    alone = 0 if is_1d else 1  # a first frame with a latent of its own
+    alone = tokenizer.num_alone
     start = alone + (video.start - alone) * tokenizer.time_factor
     stop = min(start + like.shape[2], media.num_frames)
     if start >= stop:
         raise ValueError(f"{path} has {media.num_frames} frames: is it the one of {video.name}?")
     file = VideoFile(path, tokenizer.config.channels)
     frames = file.read(range(start, stop), (media.height, media.width))
-    frames = pad_space(to_float(frames)[None], 1 if is_1d else tokenizer.space_factor)
+    frames = pad_space(to_float(frames)[None], tokenizer.space_factor)
     if frames.shape[3:] != like.shape[3:]:
         raise ValueError(
             f"{path} has frames of {media.height} x {media.width}: is it the one of {video.name}?"
@@ -238,8 +236,13 @@ def _draw(films: Films, tokenizer: AnyTokenizer, folder: Path, name: str) -> str
 
 
 def _summary(
-    generator: Generator, rows: Sequence[Mapping[str, Any]], unigram_bits: np.ndarray
+    generator: Generator,
+    rows: Sequence[Mapping[str, Any]],
+    unigram_bits: np.ndarray,
+    networks: EvaluationNetworks,
+    distances: VideoDistances | None,
 ) -> dict[str, Any]:
+    """The report of all videos."""
     counts = np.array([row["num_codes"] for row in rows], dtype=float)
     report: dict[str, Any] = {
         "library_version": __version__,
@@ -262,6 +265,9 @@ def _summary(
                 for name in rows[0][kind]
                 if len({len(row[kind][name]) for row in rows}) == 1
             }
+    report["networks"] = networks.metadata()
+    if distances is not None:
+        report["fvd"] = distances.report()
     return report
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from magvit2_pytorch.evaluation.evaluation_clips import Clip
 from magvit2_pytorch.evaluation.journal import EvaluationError
-from magvit2_pytorch.functional import NotFinite
+from magvit2_pytorch.functional import NotFinite, space_padding
 from magvit2_pytorch.losses.perceptual import PerceptualLoss
 from magvit2_pytorch.media.frames import to_float
 from magvit2_pytorch.metrics.codebook import CodebookUsage, bits_per_pixel
@@ -27,7 +27,6 @@ from magvit2_pytorch.metrics.quality import (
 )
 from magvit2_pytorch.pipelines.fingerprint import weights_hash
 from magvit2_pytorch.pipelines.inference import Inference, reconstruct_clip
-from magvit2_pytorch.pipelines.media_file import space_padding
 from magvit2_pytorch.tokenizer_1d import AnyTokenizer, TokenCodes, Tokenizer1d
 from magvit2_pytorch.tokenizer_1d.token_counts import count_steps
 from magvit2_pytorch.types import VALUE_RANGE, Codes, MediaKind, Video

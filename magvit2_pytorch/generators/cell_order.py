@@ -56,7 +56,7 @@ class CellOrder:
         return slice(self.ends[number - 1] if number else 0, self.ends[number])
 
     def places(self, numbers: Int[Tensor, "*n"]) -> Int[Tensor, "*n 3"]:
-        """Frame, row and column of cells, numbered from the first of a frame."""
+        """Frame, row and column of cells, which are numbered over frames."""
         frames = numbers.div(self.num_cells, rounding_mode="floor")
         return torch.cat((frames[..., None], self.cells[numbers.remainder(self.num_cells)]), dim=-1)
 

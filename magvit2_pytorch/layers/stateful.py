@@ -70,24 +70,16 @@ class Chain(StatefulLayer):
         self.layers = nn.ModuleList(layers)
 
     def forward(self, x, past: Past = None, context: Context = Context()):
-        return run_chain(self.layers, x, past, context)
+        pasts = (None,) * len(self.layers) if past is None else past
+        next_pasts = []
+        for layer, layer_past in zip(self.layers, pasts, strict=True):
+            x, next_past = layer(x, layer_past, context)
+            next_pasts.append(next_past)
+        return x, tuple(next_pasts)
 
     @property
     def receptive_field(self) -> ReceptiveField | None:
         return chain_receptive_field(self.layers)
-
-
-def run_chain(
-    layers: Iterable[StatefulLayer], x: Tensor, past: Past, context: Context
-) -> tuple[Tensor, Past]:
-    """Runs layers in sequence; the past is the tuple of their pasts."""
-    layers = list(layers)
-    pasts = (None,) * len(layers) if past is None else past
-    next_pasts = []
-    for layer, layer_past in zip(layers, pasts, strict=True):
-        x, next_past = layer(x, layer_past, context)
-        next_pasts.append(next_past)
-    return x, tuple(next_pasts)
 
 
 def chain_receptive_field(layers: Iterable[StatefulLayer]) -> ReceptiveField | None:

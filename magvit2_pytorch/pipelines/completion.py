@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from magvit2_pytorch.functional import pad_space
 from magvit2_pytorch.generators.generator import GeneratorCondition
 from magvit2_pytorch.generators.masked import MaskedGenerator
 from magvit2_pytorch.generators.sampling import Sampling
@@ -29,7 +30,7 @@ from magvit2_pytorch.pipelines.generation import (
     generate_films,
 )
 from magvit2_pytorch.pipelines.inference import Inference
-from magvit2_pytorch.pipelines.media_file import chunks, open_media, pad_space
+from magvit2_pytorch.pipelines.media_file import chunks, open_media
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.tiling import encoder_halo
 from magvit2_pytorch.types import Codes, Video

@@ -23,6 +23,7 @@ from magvit2_pytorch.codes.code_header import (
     in_ticks,
 )
 from magvit2_pytorch.codes.views import View
+from magvit2_pytorch.functional import space_padding
 from magvit2_pytorch.media.frames import Display, to_float, to_uint8
 from magvit2_pytorch.metrics.quality import StreamedPsnr
 from magvit2_pytorch.pipelines.fingerprint import (
@@ -30,14 +31,13 @@ from magvit2_pytorch.pipelines.fingerprint import (
     check_same_tokenizer,
     check_supports_files,
 )
-from magvit2_pytorch.pipelines.inference import Inference, encode_padded, reconstruct_chunks
+from magvit2_pytorch.pipelines.inference import Inference, reconstruct_chunks
 from magvit2_pytorch.pipelines.media_file import (
     Media,
     check_writable,
     chunks,
     media_writer,
     open_media,
-    space_padding,
 )
 from magvit2_pytorch.pipelines.prefetch import background_writer, prefetch
 from magvit2_pytorch.pipelines.progress import FrameCallback
@@ -89,7 +89,7 @@ def tokenize_file(
     frame_chunks = _chunks(tokenizer, media, inference)
     with prefetch(frame_chunks) as prefetched:
         for frames in prefetched:
-            new = encode_padded(stream, _as_video(frames, device)).codes[0]
+            new = stream.push_padded(_as_video(frames, device)).codes[0]
             stop = num_latents + len(new)
             if stop > len(codes):  # the file has more frames than its header says
                 more = codes.new_empty(max(stop, len(codes)), *codes.shape[1:])
@@ -255,9 +255,9 @@ def _code_parts(
 def _chunks(
     tokenizer: AnyTokenizer, media: Media, inference: Inference
 ) -> Generator[Frames, None, None]:
-    """Chunks to encode; only `VideoTokenizer` has an additional first frame."""
-    num_first = 0 if isinstance(tokenizer, Tokenizer1d) else 1
-    return chunks(media.frames, inference.chunk_frames, tokenizer.time_factor, num_first)
+    """Chunks to encode, of which the first has the frames that stand alone too."""
+    factors = tokenizer.time_factor, tokenizer.num_alone
+    return chunks(media.frames, inference.chunk_frames, *factors)
 
 
 def code_header(

@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from magvit2_pytorch.atomic import replacing
 from magvit2_pytorch.codes.views import View
+from magvit2_pytorch.functional import pad_space
 from magvit2_pytorch.generators.generator import Generator, GeneratorCondition
 from magvit2_pytorch.generators.sampling import Sampling
 from magvit2_pytorch.media.frames import to_float, to_uint8
 from magvit2_pytorch.pipelines.fingerprint import TokenizerId, TokenizerMismatch
 from magvit2_pytorch.pipelines.inference import Inference
-from magvit2_pytorch.pipelines.media_file import chunks, media_writer, open_media, pad_space
+from magvit2_pytorch.pipelines.media_file import chunks, media_writer, open_media
 from magvit2_pytorch.pipelines.progress import FrameCallback
 from magvit2_pytorch.super_resolution import SuperResolution
 from magvit2_pytorch.tokenizer_1d import AnyTokenizer, Tokenizer1d
@@ -79,10 +80,10 @@ def read_prompt(
             f"has {factor}: give more"
         )
     codes = torch.cat(parts, dim=1)
-    exact = 1 + (codes.shape[1] - 1) * factor
     if isinstance(tokenizer, Tokenizer1d):
         codes = codes.unflatten(1, (-1, 1, stream.count))
-        exact = codes.shape[1] * factor
+    alone = tokenizer.num_alone
+    exact = alone + (codes.shape[1] - alone) * factor
     fps = media.fps or DEFAULT_FPS
     return Prompt(codes, exact, media.height, media.width, fps, Path(path).name)
 
@@ -158,26 +159,17 @@ def generate_films(
         condition = class_condition(generator, class_name, len(paths))
         samples = torch.arange(first_sample, first_sample + len(paths), device=generator.device)
         codes = continued_codes(generator, prompt.codes, sampling, samples, condition)
-    fps = fps or prompt.fps
-    enlarge = None if upscaler is None else inference.upscale_stream(upscaler)
-    stream = inference.decode_stream(tokenizer, num_frames, (prompt.height, prompt.width))
-    device = inference.frames_device(tokenizer)
+    fps, num_written = fps or prompt.fps, 0
     if on_frames is not None:
         on_frames(0, num_frames)
     with ExitStack() as stack:
         writers = [stack.enter_context(media_writer(path, "video", fps)) for path in paths]
-        while stream.num_frames < num_frames:
-            new = next(codes, None)
-            video = stream.flush() if new is None else stream.push(new.to(device))
-            if video is None:  # the decoder looks ahead
-                continue
-            video = video[..., : prompt.height, : prompt.width].clamp(*VALUE_RANGE)
-            if enlarge is not None:
-                video = enlarge.push(video).clamp(*VALUE_RANGE)
+        for video in _decoded(tokenizer, codes, prompt, num_frames, inference, upscaler):
+            num_written += video.shape[2]
             for write, film in zip(writers, video, strict=True):
-                write(_side_by_side(left, to_uint8(film).cpu(), stream.num_frames))
+                write(_side_by_side(left, to_uint8(film).cpu(), num_written))
             if on_frames is not None:
-                on_frames(stream.num_frames, num_frames)
+                on_frames(num_written, num_frames)
     scale = 1 if upscaler is None else upscaler.scale
     values = asdict(sampling) | {
         "class": class_name,
@@ -191,6 +183,27 @@ def generate_films(
     }
     for number, path in enumerate(paths, first_sample):
         _write_record(path, {"sample": number} | values | (record or {}))
+
+
+def _decoded(
+    tokenizer: AnyTokenizer,
+    codes: Iterator[Codes],
+    prompt: Prompt,
+    num_frames: int,
+    inference: Inference,
+    upscaler: SuperResolution | None,
+) -> Iterator[Float[Tensor, "b c t y x"]]:
+    """Frames of films in [-1, 1], of the prompt's size or enlarged."""
+    enlarge = None if upscaler is None else inference.upscale_stream(upscaler)
+    stream = inference.decode_stream(tokenizer, num_frames, (prompt.height, prompt.width))
+    device = inference.frames_device(tokenizer)
+    while stream.num_frames < num_frames:
+        new = next(codes, None)
+        video = stream.flush() if new is None else stream.push(new.to(device))
+        if video is None:  # the decoder looks ahead
+            continue
+        video = video[..., : prompt.height, : prompt.width].clamp(*VALUE_RANGE)
+        yield video if enlarge is None else enlarge.push(video).clamp(*VALUE_RANGE)
 
 
 def _write_record(film: Path, values: dict[str, Any]) -> None:

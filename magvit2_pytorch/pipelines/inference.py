@@ -11,10 +11,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor
 
-from magvit2_pytorch.functional import pad_frames
 from magvit2_pytorch.layers.arithmetic import has_kernels
-from magvit2_pytorch.pipelines.media_file import pad_space
-from magvit2_pytorch.quantizers.quantizer import Quantized
 from magvit2_pytorch.super_resolution import SuperResolution, UpscaleStream
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.pretrained import CONFIG_FILE
@@ -113,18 +110,6 @@ class Inference:
         return model.device if self.tile_size is None else torch.device("cpu")
 
 
-def encode_padded(stream: EncodeStream | TokenEncodeStream, video: Video) -> Quantized:
-    """Encodes the next chunk of a video, padded in space and time.
-
-    Every chunk but the last has as many frames as the strides ask for.
-    """
-    if isinstance(stream, TokenEncodeStream):
-        return stream.encode_parts(video)
-    padded = pad_space(video, stream.tokenizer.space_factor)
-    is_first = not stream.num_frames
-    return stream.push_quantized(pad_frames(padded, stream.tokenizer.time_factor, is_first))
-
-
 def reconstruct_chunks(
     tokenizer: AnyTokenizer, chunks: Iterable[Tensor], inference: Inference = Inference()
 ) -> Iterator[tuple[Tensor, Tensor, Codes | TokenCodes | None]]:
@@ -139,7 +124,7 @@ def reconstruct_chunks(
     for video in chunks:
         if decoder is None:
             decoder = inference.decode_stream(tokenizer, size=tuple(video.shape[-2:]))
-        quantized = encode_padded(encoder, video.to(device))
+        quantized = encoder.push_padded(video.to(device))
         if isinstance(tokenizer, Tokenizer1d):
             lengths = [part.shape[2] for part in video.split(tokenizer.time_factor, dim=2)]
             parts = quantized.quantized.split(encoder.count, dim=-1)
@@ -163,8 +148,7 @@ def reconstruct_clip(
 ) -> tuple[Video, Codes | TokenCodes | None]:
     """Reconstruction and codes of a whole clip, computed in chunks."""
     step = inference.chunk_latents(tokenizer) * tokenizer.time_factor
-    # The first latent stands for a single frame and belongs to the first chunk.
-    first = step if isinstance(tokenizer, Tokenizer1d) else 1 + step
+    first = tokenizer.num_alone + step
     chunks = video.tensor_split(tuple(range(first, video.shape[2], step)), dim=2)
     _, recon, codes = zip(*reconstruct_chunks(tokenizer, chunks, inference), strict=True)
     codes = [new for new in codes if new is not None]

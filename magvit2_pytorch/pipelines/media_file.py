@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
-from torch.nn.functional import pad
 
 from magvit2_pytorch.codes.views import View
 from magvit2_pytorch.data.clips import check_proportions, covering_size
@@ -21,7 +20,7 @@ from magvit2_pytorch.media.sources import IMAGE_SUFFIXES, SUFFIXES
 from magvit2_pytorch.media.unusable import UnusableMedia
 from magvit2_pytorch.media.video_reader import VideoFile
 from magvit2_pytorch.media.video_writer import WRITABLE, VideoWriter
-from magvit2_pytorch.types import Frames, MediaKind, Video
+from magvit2_pytorch.types import Frames, MediaKind
 
 
 def frame_size(height: int, width: int, short_side: int | None) -> tuple[int, int]:
@@ -41,19 +40,6 @@ def resized_size(
     if short_side is not None:
         check_proportions(path, height, width, (short_side, short_side))
     return size
-
-
-def space_padding(height: int, width: int, space_factor: int) -> tuple[int, int]:
-    """Rows below and columns right missing to multiples of `space_factor`."""
-    return -height % space_factor, -width % space_factor
-
-
-def pad_space(video: Video, space_factor: int) -> Float[Tensor, "b c t y x"]:
-    """Repeats the last row and column up to multiples of `space_factor`."""
-    below, right = space_padding(*video.shape[-2:], space_factor)
-    if not below and not right:
-        return video
-    return pad(video, (0, right, 0, below, 0, 0), mode="replicate")
 
 
 WRITABLE_AS = {"video": WRITABLE, "image": IMAGE_SUFFIXES}

@@ -25,7 +25,7 @@ from magvit2_pytorch.tokenizer.layer_spec import (
 )
 from magvit2_pytorch.tokenizer.pretrained import Pretrained
 from magvit2_pytorch.tokenizer.streaming import check_same_size, inference
-from magvit2_pytorch.tokenizer.tiling import TileSize, check_tile_size, fit_tile_size, run_tiled
+from magvit2_pytorch.tokenizer.tiling import TileSize, fit_tile_size, in_tiles
 from magvit2_pytorch.types import Context, Image, Past, Precision, Video
 
 Enlarged = Float[Tensor, "b c t y x"]
@@ -163,15 +163,7 @@ class SuperResolution(Pretrained, nn.Module):
         All chunks need the same `tile_size`. After the `last` one the past must not be used.
         """
         x = video.to(self.dtype).contiguous(memory_format=torch.channels_last_3d)
-        context = Context(last=last)
-        if tile_size is None:
-            out, past = self.network(x, past, context)
-        else:
-            if tile_size == "auto":
-                tile_size = fit_tile_size(self, self.network, x)
-            check_tile_size(tile_size, self.space_factor)
-            grid = (x.shape[3], x.shape[4])
-            out, past = run_tiled(self.network, x, past, context, grid, tile_size, self.device)
+        out, past = in_tiles(self, self.network, tile_size)(x, past, Context(last=last))
         return out.to(video.dtype), past
 
     def bicubic(self, video: Video) -> Enlarged:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from magvit2_pytorch.config import check_at_least_one
 from magvit2_pytorch.functional import check_finite, check_range, pad_frames, padded_num_frames
 from magvit2_pytorch.layers.arithmetic import Linear
-from magvit2_pytorch.layers.stateful import Chain, Residual
+from magvit2_pytorch.layers.stateful import Residual
 from magvit2_pytorch.quantizers import Quantized, build_quantizer
 from magvit2_pytorch.runtime import compile_in_place
 from magvit2_pytorch.tokenizer.build import build_encoder_decoder
@@ -17,7 +17,7 @@ from magvit2_pytorch.tokenizer.inputs import check_cond, check_size, unflatten_c
 from magvit2_pytorch.tokenizer.presets import PRESETS
 from magvit2_pytorch.tokenizer.pretrained import Pretrained
 from magvit2_pytorch.tokenizer.streaming import DecodeStream, EncodeStream
-from magvit2_pytorch.tokenizer.tiling import TileSize, check_tile_size, fit_tile_size, run_tiled
+from magvit2_pytorch.tokenizer.tiling import TileSize, in_tiles
 from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
 from magvit2_pytorch.types import Codes, Condition, Context, Image, Latents, Past, Precision, Video
 
@@ -32,6 +32,8 @@ class VideoTokenizer(Pretrained, nn.Module):
     Source: MAGVIT-v2 (arXiv 2310.05737).
     """
 
+    num_alone = 1
+    """First frames of a video that have a latent of their own."""
     config_class = TokenizerConfig
     config: TokenizerConfig
     presets = PRESETS
@@ -128,7 +130,7 @@ class VideoTokenizer(Pretrained, nn.Module):
             )
         video = video.to(self.dtype).contiguous(memory_format=torch.channels_last_3d)
         context = Context(cond=self._embed("encoder", cond), last=last)
-        latents, past = self._run(self.encoder, video, past, context, tile_size)
+        latents, past = in_tiles(self, self.encoder, tile_size)(video, past, context)
         return latents.to(self.device), past
 
     def quantize(self, latents: Latents) -> Quantized:
@@ -190,21 +192,8 @@ class VideoTokenizer(Pretrained, nn.Module):
             )
         latents = quantized.to(self.dtype).contiguous(memory_format=torch.channels_last_3d)
         context = Context(cond=self._embed("decoder", cond), latents=latents, last=last)
-        video, past = self._run(self.decoder, latents, past, context, tile_size)
+        video, past = in_tiles(self, self.decoder, tile_size)(latents, past, context)
         return video.to(quantized.dtype), past
-
-    def _run(
-        self, module: Chain, x: Tensor, past: Past, context: Context, tile_size: TileSize | None
-    ) -> tuple[Tensor, Past]:
-        if tile_size is None:
-            return module(x, past, context)
-        cells = self.space_factor if module is self.encoder else 1
-        grid = (x.shape[3] // cells, x.shape[4] // cells)
-        if tile_size == "auto":
-            tile_size = fit_tile_size(self, module, x)
-        check_tile_size(tile_size, self.space_factor)
-        tile = tile_size // self.space_factor
-        return run_tiled(module, x, past, context, grid, tile, self.device)
 
     @torch.no_grad()
     def decode_from_code_indices(

@@ -14,7 +14,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from magvit2_pytorch.config import check_at_least_one
-from magvit2_pytorch.functional import autocast, check_finite, pad_frames
+from magvit2_pytorch.functional import autocast, check_finite, pad_frames, pad_space
 from magvit2_pytorch.quantizers.quantizer import Quantized
 from magvit2_pytorch.tokenizer.protocol import CausalTokenizer, TiledModel
 from magvit2_pytorch.tokenizer.tiling import TileSize, fit_tile_size
@@ -62,11 +62,7 @@ class FrameStream(ABC):
 
     def push_quantized(self, frames: Video | Image) -> Quantized | None:
         """`push` that returns latents and codes, without a range check."""
-        if self.ended:
-            raise ValueError("this stream has ended: start another with encode_stream()")
-        frames = self.tokenizer.prepare(frames, check_values=False)
-        self.size = check_same_size(frames, self.size)
-        self.num_frames += frames.shape[2]
+        frames = self._accept(frames)
         if self.waiting is not None:
             frames = torch.cat((self.waiting, frames), dim=2)
         remainder = (frames.shape[2] - self.num_alone) % self.tokenizer.time_factor
@@ -82,6 +78,22 @@ class FrameStream(ABC):
         self.ended = True
         waiting, self.waiting = self.waiting, None
         return None if waiting is None else self._encode_rest(waiting)
+
+    @abstractmethod
+    def push_padded(self, frames: Video) -> Quantized:
+        """Latents and codes of the next chunk, padded in space and time.
+
+        No frames wait: every chunk but the last has as many as complete their latents.
+        """
+
+    def _accept(self, frames: Video | Image) -> Video:
+        """Checked frames of the next chunk, which count as pushed."""
+        if self.ended:
+            raise ValueError("this stream has ended: start another with encode_stream()")
+        frames = self.tokenizer.prepare(frames, check_values=False)
+        self.size = check_same_size(frames, self.size)
+        self.num_frames += frames.shape[2]
+        return frames
 
     @property
     def num_alone(self) -> int:
@@ -129,7 +141,12 @@ class EncodeStream(FrameStream):
 
     @property
     def num_alone(self) -> int:
-        return int(self.past is None)  # the first frame has a latent of its own
+        return self.tokenizer.num_alone if self.past is None else 0
+
+    def push_padded(self, frames: Video) -> Quantized:
+        frames = pad_space(frames, self.tokenizer.space_factor)
+        is_first = self.past is None
+        return self._encode(self._accept(pad_frames(frames, self.tokenizer.time_factor, is_first)))
 
     def _encode(self, frames: Video) -> Quantized:
         with inference(self.tokenizer, self.precision):

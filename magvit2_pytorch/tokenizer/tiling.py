@@ -1,7 +1,8 @@
 """Exact tiles of frames, and the tile size that fits into memory."""
 
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from math import ceil, floor, lcm
 from typing import Literal, NamedTuple
 
@@ -19,7 +20,6 @@ from magvit2_pytorch.layers.stateful import (
     Residual,
     StatefulLayer,
     chain_receptive_field,
-    run_chain,
 )
 from magvit2_pytorch.metrics.moments import MomentSums
 from magvit2_pytorch.runtime import free_memory
@@ -118,7 +118,7 @@ class Tiling:
         cells, sides = self._cells_per_latent(x), x.shape[3:]
         # Layers that read the latents need tiles of whole latents, so that both can be cropped.
         align = lcm(field.align, cells) if reads_latents else field.align
-        out, next_pasts = None, []
+        chain, out, next_pasts = Chain(segment), None, []
         for number, tile_spans in enumerate(self.tiles):
             target = [span * int(cells / field.scale) for span in tile_spans]
             source = [s.input_span(field, n, align) for s, n in zip(target, sides, strict=True)]
@@ -128,7 +128,7 @@ class Tiling:
             context = self.context._replace(latents=latents, frame_statistics=statistics)
             tile_past = None if past is None else past[number]
             tile = crop(x, *source).to(self.device)
-            tile, next_past = run_chain(segment, tile, tile_past, context)
+            tile, next_past = chain(tile, tile_past, context)
             next_pasts.append(next_past)
             # The margin of the result lacked a part of its own receptive field: it is wrong.
             inner = [
@@ -174,20 +174,6 @@ def frame_norm(layer: StatefulLayer) -> FrameGroupNorm | None:
     return layer.frame_norm if isinstance(layer, NormLayer) else None
 
 
-@torch.no_grad()
-def run_tiled(
-    module: StatefulLayer,
-    x: Features,
-    past: Past,
-    context: Context,
-    grid: tuple[int, int],
-    tile: int,
-    device: torch.device,
-) -> tuple[Output, Past]:
-    """`module(x, past, context)` in tiles; `grid` and `tile` are counted in latents."""
-    return Tiling(*grid, tile, device, context).run(module, x, past)
-
-
 TileSize = int | Literal["auto"]
 """Side of a tile in pixels, or the largest that fits into memory."""
 
@@ -209,6 +195,36 @@ def check_tile_size(tile_size: TileSize | None, space_factor: int) -> None:
         )
 
 
+def in_tiles(
+    model: TiledModel, module: StatefulLayer, tile_size: TileSize | None
+) -> Callable[[Features, Past, Context], tuple[Output, Past]]:
+    """`module`, computed in tiles; the module itself without a tile size."""
+    return module if tile_size is None else partial(_run_tiled, model, module, tile_size)
+
+
+@torch.no_grad()
+def _run_tiled(
+    model: TiledModel,
+    module: StatefulLayer,
+    tile_size: TileSize,
+    x: Features,
+    past: Past,
+    context: Context,
+) -> tuple[Output, Past]:
+    if tile_size == "auto":
+        tile_size = fit_tile_size(model, module, x)
+    check_tile_size(tile_size, model.space_factor)
+    cells = _input_cells(model, module)
+    grid = (x.shape[3] // cells, x.shape[4] // cells)
+    tiling = Tiling(*grid, tile_size // model.space_factor, model.device, context)
+    return tiling.run(module, x, past)
+
+
+def _input_cells(model: TiledModel, module: StatefulLayer) -> int:
+    """Cells of the input of `module` to the side of a latent."""
+    return 1 if module is getattr(model, "decoder", None) else model.space_factor
+
+
 def fit_tile_size(
     model: TiledModel, module: StatefulLayer, x: Tensor, memory: int | None = None
 ) -> int:
@@ -219,7 +235,7 @@ def fit_tile_size(
     does not fit.
     """
     memory = free_memory(model.device) * FREE_MEMORY_FRACTION if memory is None else memory
-    cells = 1 if module is getattr(model, "decoder", None) else model.space_factor
+    cells = _input_cells(model, module)
     num_latents = max(x.shape[3], x.shape[4]) // cells
     fits, too_large = 0, num_latents + 1
     while too_large - fits > 1:

@@ -97,6 +97,9 @@ class Tokenizer1d(Pretrained, nn.Module):
         """Number of values of each digit of a code, as in `Quantizer`."""
         return self.quantizer.digit_levels
 
+    num_alone = 0
+    """No frames have tokens of their own: every part begins alike."""
+
     @property
     def time_factor(self) -> int:
         """Frames of a part that a stream encodes to own tokens."""

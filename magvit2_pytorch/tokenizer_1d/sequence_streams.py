@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from jaxtyping import Int
 from torch import Tensor
 
 from magvit2_pytorch.config import check_at_least_one
@@ -57,11 +56,9 @@ class TokenEncodeStream(FrameStream):
         self.count: int | None = None
         """Tokens of each part, known from the first part on."""
 
-    def encode_parts(self, frames: Video) -> Quantized:
+    def push_padded(self, frames: Video) -> Quantized:
         """Latents and codes `b k` of parts; the last may be shorter."""
-        self.num_frames += frames.shape[2]
-        quantized, codes = self._encode(frames)
-        return Quantized(quantized, codes.flatten(1))
+        return self._encode(self._accept(frames))
 
     def _encode(self, frames: Video) -> Quantized:
         tokenizer, latents = self.tokenizer, []
@@ -75,10 +72,9 @@ class TokenEncodeStream(FrameStream):
                 latent, self.state = self.state.after(patches, block)
                 latents.append(latent)
                 self.num_encoded += 1
-            return tokenizer.quantize(rearrange(torch.cat(latents, 1), "b k d -> b d 1 1 k"))
-
-    def _codes(self, quantized: Quantized | None) -> Int[Tensor, "b k"] | None:
-        return None if quantized is None else quantized.codes.flatten(1)
+            latents = rearrange(torch.cat(latents, 1), "b k d -> b d 1 1 k")
+            quantized, codes = tokenizer.quantize(latents)
+        return Quantized(quantized, codes.flatten(1))
 
 
 class TokenDecodeStream:

@@ -256,7 +256,7 @@ def _check_values(batch: Tensor, dataset: Clips) -> None:
 
 
 def check_clips(clips: Clips | None, name: str, model: VideoTokenizer | SuperResolution) -> None:
-    """Tries the first items of a user's data set; errors have its name."""
+    """Tries the first items of a data set; errors name it."""
     if clips is None or isinstance(clips, MediaDataset):
         return
     try:

@@ -1,6 +1,5 @@
 """Losses of a discriminator, and the gradients that it gives a reconstruction."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -102,7 +101,9 @@ class DiscriminatorLosses:
         with autocast(real.device, "fp32" if penalized else self.config.precision):
             outputs = self._forward(real, recon, micro, penalized)
         result = self._generator_loss(recon, outputs, micro.step)
-        loss = _mean_over_views(self.loss.discriminator, outputs.real.logits, outputs.fake.logits)
+        # The mean over views does not depend on their number.
+        losses = map(self.loss.discriminator, outputs.real.logits, outputs.fake.logits)
+        loss = torch.stack([*losses]).mean()
         terms, weights = self._regularizers(outputs)
         terms, weights = {self.module_name: loss} | terms, {self.module_name: 1.0} | weights
         micro.backward(torch.stack([terms[name] * weights[name] for name in weights]).sum())
@@ -145,7 +146,7 @@ class DiscriminatorLosses:
             return AdversarialStep(None, None, {})
         name = f"{self.name}_adversarial"
         real_logits = tuple(logits.detach() for logits in outputs.real.logits)
-        loss = _mean_over_views(self.loss.generator, real_logits, outputs.fake.logits)
+        loss = torch.stack([*map(self.loss.generator, real_logits, outputs.fake.logits)]).mean()
         adversarial = _gradient(loss, recon)
         measured = {name: loss.detach(), f"weight/{name}": weight}
         if matching_weight == 0:
@@ -195,13 +196,6 @@ def _gradient(loss: Float[Tensor, ""], recon: Video) -> Video:
     """Gradient of the reconstruction; NaN if the loss is not finite."""
     # The discriminator's own backward pass uses the same graph again.
     return torch.autograd.grad(loss, recon, retain_graph=True)[0] * finite_or_nan(loss)
-
-
-def _mean_over_views(
-    loss: Callable[[Tensor, Tensor], Tensor], real: tuple[Tensor, ...], fake: tuple[Tensor, ...]
-) -> Float[Tensor, ""]:
-    """Mean loss over the views, independent of their number."""
-    return torch.stack([loss(*pair) for pair in zip(real, fake, strict=True)]).mean()
 
 
 def _all_logits(output: DiscriminatorOutput) -> Float[Tensor, "b n"]:

@@ -9,6 +9,7 @@ import av
 import pytest
 import torch
 
+from magvit2_pytorch.functional import pad_space
 from magvit2_pytorch.media.frames import to_float, to_uint8
 from magvit2_pytorch.media.images import read_image, write_image
 from magvit2_pytorch.media.video_reader import VideoFile
@@ -22,7 +23,6 @@ from magvit2_pytorch.pipelines.files import (
 )
 from magvit2_pytorch.pipelines.fingerprint import TokenizerId, TokenizerMismatch
 from magvit2_pytorch.pipelines.inference import Inference, reconstruct_clip
-from magvit2_pytorch.pipelines.media_file import pad_space
 from tests.conftest import DISCRETE
 from tests.data.clip_files import make_film
 from tests.evaluation.clips import clip, exact, mean_difference

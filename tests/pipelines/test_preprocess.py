@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from magvit2_pytorch.functional import pad_frames
-from magvit2_pytorch.pipelines.media_file import chunks, frame_size, pad_space, space_padding
+from magvit2_pytorch.functional import pad_frames, pad_space, space_padding
+from magvit2_pytorch.pipelines.media_file import chunks, frame_size
 from tests.conftest import random_video
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from magvit2_pytorch.layers.conv import PadMode
-from magvit2_pytorch.layers.stateful import run_chain
+from magvit2_pytorch.layers.stateful import Chain
 from magvit2_pytorch.tokenizer.layer_spec import LAYERS, Grid, LayerOptions, parse_layer
 from magvit2_pytorch.types import Context
 from tests.conftest import build, cond_of, layer_params, random_video
@@ -163,10 +163,9 @@ def test_a_first_latent_of_many_frames_suits_a_layer_or_is_refused(layer):
     close = dict(atol=1e-10, rtol=0)
     # Frames of their own instead of copies, which the model without the option puts nowhere.
     filled = torch.cat((video[:, :, :1].expand(-1, -1, factor - 1, -1, -1), video), dim=2)
-    inner, _ = run_chain(
-        [tokenizer.encoder.layers[0].layers[1], *tokenizer.encoder.layers[1:]],
-        filled, None, Context(cond=tokenizer._embed("encoder", cond), last=True),
-    )  # fmt: skip
+    layers = [tokenizer.encoder.layers[0].layers[1], *tokenizer.encoder.layers[1:]]
+    context = Context(cond=tokenizer._embed("encoder", cond), last=True)
+    inner, _ = Chain(layers)(filled, None, context)
     torch.testing.assert_close(inner, latents, **close)
     first, past = tokenizer.encode_chunk(video[:, :, :1], None, cond)
     rest, _ = tokenizer.encode_chunk(video[:, :, 1:], past, cond)
