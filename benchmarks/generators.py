@@ -17,8 +17,8 @@ import torch
 
 from magvit2_pytorch.codes.code_windows import read_grid
 from magvit2_pytorch.codes.codes_dataset import CodesDataset
-from magvit2_pytorch.generators import GENERATOR_PRESETS, Generator, build_generator
-from magvit2_pytorch.generators.autoregressive import GeneratorState
+from magvit2_pytorch.generators import GENERATOR_PRESETS, build_generator
+from magvit2_pytorch.generators.autoregressive import AutoregressiveGenerator, GeneratorState
 from magvit2_pytorch.generators.compression import compress_codes
 from magvit2_pytorch.training.generator_task import GeneratorTrainer, generator_for
 
@@ -94,7 +94,9 @@ def speed() -> None:
         print(f"  a frame after 200 latents over one after 5: {last / first:.3f}", flush=True)
 
 
-def after_frames(generator: Generator, state: GeneratorState, number: int) -> GeneratorState:
+def after_frames(
+    generator: AutoregressiveGenerator, state: GeneratorState, number: int
+) -> GeneratorState:
     """The state after a number of drawn frames."""
     for _ in range(number):
         state = generator.next_frame(state)[1]
