@@ -77,6 +77,10 @@ class Objective:
         recon, real = out.recon.float(), real.float()
         recon_terms = {"reconstruction": self.reconstruction_loss(recon, real)}
         weights = {"reconstruction": config.reconstruction_loss_weight}
+        if config.temporal_loss_weight > 0 and real.shape[2] > 1:
+            changes = recon.diff(dim=2), real.diff(dim=2)
+            recon_terms["temporal"] = self.reconstruction_loss(*changes)
+            weights["temporal"] = config.temporal_loss_weight
         if self.perceptual is not None and config.perceptual_loss_weight > 0:
             picks = pick_frames(
                 real.shape[2], config.perceptual_num_frames, real.shape[0], generator

@@ -21,6 +21,9 @@ class TrainingConfig(LoopConfig):
     """Reconstruction loss: `mse`, `l1` or `charbonnier`."""
     reconstruction_loss_weight: float = 1.0
     """Weight of the reconstruction loss."""
+    temporal_loss_weight: float = 0.0
+    """Weight of the same loss of the changes from frame to frame: with discriminators it keeps
+    pictures from flickering."""
     quantizer_loss_weight: float = 1.0
     """Factor of all quantizer losses, which also have their own weights."""
     perceptual_loss_weight: float = 0.0

@@ -105,6 +105,23 @@ def test_streams_and_tiles_equal_the_whole(layer, tile_size):
     torch.testing.assert_close(model(video, tile_size), model(video), atol=1e-9, rtol=0)
 
 
+@pytest.mark.parametrize("scale", [2, 4])
+def test_patches_keep_any_size_causality_streams_and_tiles(scale):
+    model = trained(patch_size=4, scale=scale, layers=("factorized_residual",))
+    video = random_video(4, (11, 17)).double()
+    whole = model(video)
+    assert whole.shape == (1, 3, 4, 11 * scale, 17 * scale)
+    stream = model.stream(tile_size=8)
+    parts = [stream.push(part) for part in video.split((1, 3), dim=2)]
+    torch.testing.assert_close(torch.cat(parts, dim=2), whole, atol=1e-9, rtol=0)
+    torch.testing.assert_close(model(video, 4), whole, atol=1e-9, rtol=0)
+    later = video.clone()
+    later[:, :, 2:] = 0.3
+    assert torch.equal(model(later)[:, :, :2], whole[:, :, :2])
+    with pytest.raises(ValueError, match="tile_size 6 is not a multiple of 4"):
+        model(video, 6)
+
+
 def test_auto_takes_tiles_that_fit(monkeypatch):
     model = trained(layers=())
     video = random_video(1, (12, 8)).double()

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from magvit2_pytorch.training.clip_task import Objective
+from magvit2_pytorch.training.clip_task import Objective, Reconstruction
 from magvit2_pytorch.training.tokenizer_task import Autoencoder
 from magvit2_pytorch.training.training_config import TrainingConfig
 from tests.conftest import QUANTIZERS, build, random_video
@@ -29,6 +29,22 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(quantizer):
         assert loss.weights[name] == 0.5 * weight
         expected = expected + 0.5 * weight * loss.terms[name]
     torch.testing.assert_close(loss.total, expected)
+
+
+@pytest.mark.parametrize("name", ["mse", "l1"])
+def test_the_temporal_loss_is_that_of_changes(name):
+    real, recon = random_video(4, batch=2), random_video(4, batch=2)
+    config = TrainingConfig(
+        reconstruction_loss=name, reconstruction_loss_weight=0.0, temporal_loss_weight=2.0
+    )
+    objective = Objective(None, config)
+    error = (recon[:, :, 1:] - recon[:, :, :-1]) - (real[:, :, 1:] - real[:, :, :-1])
+    expected = 2 * (error.abs() if name == "l1" else error**2).mean()
+    torch.testing.assert_close(objective(real, Reconstruction(recon), step=0).total, expected)
+    # A constant error does not flicker, and one frame has no changes.
+    assert objective(real, Reconstruction(real + 0.5), step=0).total < 1e-9
+    image = objective(real[:, :, :1], Reconstruction(recon[:, :, :1]), step=0)
+    assert "temporal" not in image.terms
 
 
 @pytest.mark.parametrize("quantizer", QUANTIZERS)
