@@ -148,7 +148,7 @@ def test_python_blocks_run_in_order(here, monkeypatch, page, number):
     exec(compile(code, f"{page.name} block {number}", "exec"), {"__name__": "__main__"})
 
 
-@pytest.mark.usefixtures("without_tracing")  # test_export has what tracing makes of programs
+@pytest.mark.usefixtures("without_tracing", "without_type_checks")  # as users run it
 def test_the_command_lines_run(here, monkeypatch, capsys):
     monkeypatch.chdir(here)
     assert len(COMMANDS) == 37
