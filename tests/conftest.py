@@ -1,6 +1,7 @@
 """What every test starts from: one thread's worth of determinism, and small tokenizers."""
 
 import copy
+import gc
 import hashlib
 import os
 import signal
@@ -16,7 +17,7 @@ from magvit2_pytorch.tokenizer.layer_spec import LAYERS
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.presets import PRESETS, preset
 from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
-from magvit2_pytorch.training import trainer
+from magvit2_pytorch.training import tracking, trainer
 
 # Tests press Ctrl-C, which processes in the background of a shell script are born deaf to.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -88,6 +89,26 @@ DRAWN = {
     (report_picture, "_draw"): report_picture._draw,
 }
 """What matplotlib draws takes ten times as long as the trainings and evaluations of tests."""
+
+
+def pytest_sessionstart():
+    gc.disable()
+
+
+def pytest_collection_finish():
+    """What was imported and collected stays: looking for garbage in it takes seconds."""
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _without_power_cuts():
+    """Nothing waits for the disk, and the source code, the same all along, is read once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        for name in ("git_commit", "source_hash"):
+            patch.setattr(tracking, name, cache(getattr(tracking, name)))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -255,7 +255,7 @@ def _code_parts(
 def _chunks(
     tokenizer: AnyTokenizer, media: Media, inference: Inference
 ) -> Generator[Frames, None, None]:
-    """Chunks to encode, of which the first has the frames that stand alone too."""
+    """Chunks to encode; the first also has the frames that stand alone."""
     factors = tokenizer.time_factor, tokenizer.num_alone
     return chunks(media.frames, inference.chunk_frames, *factors)
 

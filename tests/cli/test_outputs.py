@@ -1,5 +1,6 @@
 """Outputs that cannot be written, and streams of the shell that are not as they should be."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -130,7 +131,11 @@ def test_streams_may_be_missing_or_closed(monkeypatch, tmp_path, name, state, mo
     assert (tmp_path / "b.mp4").is_file()
 
 
-@pytest.mark.parametrize("words", [["train", "--help"], ["info", "--preset", "tiny"]])
+@pytest.mark.parametrize(
+    "words",
+    [["info", "--preset", "tiny"], pytest.param(["train", "--help"], marks=pytest.mark.slow)],
+    ids=" ".join,
+)
 def test_a_reader_may_leave(words):
     program = subprocess.Popen(
         [*COMMAND, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -153,6 +158,23 @@ print(tokenizer.decode_from_code_indices(tokenizer.tokenize(torch.zeros(1, 3, 5,
 """
 
 
+def test_help_needs_no_docstrings(monkeypatch, capsys):
+    """They are read from the source."""
+    printed = []
+    for _ in range(2):
+        exec(HELP, {})
+        printed.append(capsys.readouterr().out)
+        modules = [module for name, module in sys.modules.items() if "magvit2_pytorch." in name]
+        for thing in {id(x): x for module in modules for x in vars(module).values()}.values():
+            if inspect.isclass(thing) or inspect.isfunction(thing):
+                own = thing.__module__.startswith("magvit2_pytorch.")
+                if own and thing.__doc__ is not None:
+                    monkeypatch.setattr(thing, "__doc__", None)
+    assert printed[1] == printed[0]
+    assert printed[0].count("usage: ") == 2 * len(cli_main.COMMANDS)
+
+
+@pytest.mark.slow
 def test_help_and_signatures_without_docstrings(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "100")
     done = subprocess.run([sys.executable, "-OO", "-c", HELP], cwd=ROOT, capture_output=True)

@@ -93,7 +93,7 @@ def test_what_is_said_of_it(run, tmp_path, clips, model_1d):
     assert "give a number" in error
 
 
-@pytest.fixture(scope="module", params=["anchored", "blocks"])
+@pytest.fixture(scope="module", params=["blocks", pytest.param("anchored", marks=pytest.mark.slow)])
 def tokens(request, tmp_path_factory):
     """A tokenizer, a video, its codes with four tokens in a part, and a generator of them."""
     folder = tmp_path_factory.mktemp(f"tokens-{request.param}")

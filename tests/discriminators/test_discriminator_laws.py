@@ -33,7 +33,7 @@ def judge(discriminator, video):
 @every_head
 def test_clips_may_be_of_any_length(name, head):
     discriminator = small(name, head=head)
-    for num_frames in range(1, 19):
+    for num_frames in (*range(1, 7), 8, 9, 17, 18):
         judgement = judge(discriminator, random_video(num_frames, (9, 7), batch=2))
         assert isinstance(judgement, DiscriminatorOutput)
         for logits in judgement.logits:
@@ -94,7 +94,8 @@ def test_derivatives_are_those_of_finite_differences(name, head, block_order):
     discriminator = build_discriminator(
         name, 1, dim=2, dim_mults=(1,), head=head, block_order=block_order, **options
     ).double()
-    video = random_video(3, (3, 4), channels=1, dtype=torch.float64)
+    size = (2, 3) if name == "multiscale" else (3, 4)
+    video = random_video(3, size, channels=1, dtype=torch.float64)
     picks = discriminator.pick(video, generator())
 
     def logits(*views):

@@ -57,9 +57,9 @@ def run_worker(threads, offset, share, tower_share, limit="ALL", **options) -> d
 
 
 @pytest.mark.parametrize("limit", LIMITS)
-@pytest.mark.parametrize(("threads", "share", "tower_share"), [(1, 48, 8), (2, 192, 16)])
+@pytest.mark.parametrize(("threads", "share", "tower_share"), [(1, 96, 12), (2, 384, 24)])
 def test_half_precision_is_near_float32(limit, threads, share, tower_share):
-    """Every 48th case and 8th tower, fewer with two threads, other ones in each; see the worker."""
+    """Every 96th case and 12th tower, fewer with two threads, others in each; see the worker."""
     found = run_worker(threads, 2 * LIMITS.index(limit) + threads, share, tower_share, limit)
     assert found["wrong"] == []
     assert found["count"] > 7000 // share
@@ -68,7 +68,7 @@ def test_half_precision_is_near_float32(limit, threads, share, tower_share):
 
 def test_the_way_of_machines_with_half_precision_kernels():
     """Run on any machine, with PyTorch's own loops where it has none."""
-    found = run_worker(1, 0, 400, 12, pretend_kernels=True)
+    found = run_worker(1, 0, 800, 16, pretend_kernels=True)
     assert found["wrong"] == []
     assert found["kernels"]
 

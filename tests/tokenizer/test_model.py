@@ -167,7 +167,7 @@ def test_continuous_latents_pass_through(quantizer):
 def test_any_number_of_frames_is_padded_by_the_last_and_cropped(make):
     tokenizer = make()
     cond = cond_of(tokenizer)
-    for num_frames in (1, 2, 3, 4, 6):
+    for num_frames in (1, 3, 6):
         video = video_for(tokenizer, num_frames)
         assert tokenizer(video, cond).shape == video.shape
         missing = padded_num_frames(num_frames, tokenizer.time_factor) - num_frames

@@ -17,8 +17,9 @@ from magvit2_pytorch.tokenizer.presets import (
     recipe,
     vidtok_options,
 )
+from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
 from magvit2_pytorch.training.training_config import TrainingConfig
-from tests.conftest import random_video
+from tests.conftest import EVERY_PRESET, random_video
 
 FACTORS = {
     "small": (4, 8, math.log2(64_000)),
@@ -90,8 +91,13 @@ def test_it_compresses_as_its_file_says(name):
     else:
         assert tokenizer.bits_per_pixel == bits / (time * space**2)
         assert f"{round(bits, 2):g} bits" in said
+
+
+@pytest.mark.parametrize("name", EVERY_PRESET)
+def test_it_takes_frames_of_its_size(name):
+    tokenizer = weightless(name)
     size = tokenizer.config.image_size
-    video = random_video(1 + time, (size, size)).to("meta")
+    video = random_video(1 + tokenizer.time_factor, (size, size)).to("meta")
     assert tokenizer(video).shape == video.shape
 
 
@@ -171,13 +177,14 @@ def test_a_network_needs_a_step_between_any_two_levels():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_options_can_be_changed_and_names_are_checked(name):
-    assert weightless(name, lfq_entropy_eps=0.5).config.lfq_entropy_eps == 0.5
+    config = TokenizerConfig.from_dict(preset(name) | dict(lfq_entropy_eps=0.5))
+    assert config.lfq_entropy_eps == 0.5
     with pytest.raises(ValueError, match=f"did you mean '{name}'"):
         VideoTokenizer.from_preset(name + "x")
 
 
 def test_a_change_does_not_reach_the_next_tokenizer():
-    VideoTokenizer.from_preset("tiny", codebook_size=2**7)
+    assert VideoTokenizer.from_preset("tiny", codebook_size=2**7).codebook_size == 2**7
     assert VideoTokenizer.from_preset("tiny").codebook_size == 2**10
 
 

@@ -182,13 +182,13 @@ def test_a_tile_sees_no_further_than_its_halo():
     assert max(seen) == (112 // 4) ** 2 < whole == (256 // 4) ** 2
 
 
-@pytest.mark.parametrize(("name", "part"), [("small", "encoder"), ("tiny", "decoder")])
-def test_auto_takes_the_largest_tile_that_fits(name, part):
-    tokenizer = narrow(name)
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_auto_takes_the_largest_tile_that_fits(part):
+    tokenizer = build("compress_space", "residual", "compress_time")
     factor, module = tokenizer.space_factor, getattr(tokenizer, part)
     channels = 3 if part == "encoder" else tokenizer.quantizer.quantized_dim
     cells = factor if part == "encoder" else 1
-    x = torch.zeros(1, channels, 3 if part == "decoder" else 5, 5 * cells, 6 * cells)
+    x = torch.zeros(1, channels, 3, 5 * cells, 6 * cells)
 
     def bytes_of(tile):
         return peak_bytes(tokenizer, module, (*x.shape[:3], tile * cells, tile * cells))

@@ -35,7 +35,9 @@ def train(folder, **options):
     return trainer
 
 
-@pytest.mark.parametrize("split_seed", range(3))
+@pytest.mark.parametrize(
+    "split_seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))]
+)
 def test_training_goes_through(tmp_path, split_seed):
     (tmp_path / "videos" / "deep").mkdir(parents=True)
     for number in range(2):

@@ -37,7 +37,8 @@ def training(corpus, folder, kind="autoregressive", classes=False, **options):
 
 @pytest.mark.parametrize("kind", GENERATORS)
 def test_it_learns_and_is_saved(corpus, tmp_path, kind):
-    trainer = training(corpus, tmp_path, kind, num_train_steps=60, optimizer="muon")
+    options = dict(num_train_steps=40, learning_rate=2e-2, optimizer="muon")
+    trainer = training(corpus, tmp_path, kind, **options)
     trainer.train()
     log = log_of(trainer)
     bits = [line["bits"] for line in log if "bits" in line]

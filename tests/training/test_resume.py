@@ -34,8 +34,6 @@ def write_checksums(folder):
 
 @pytest.mark.parametrize("which", ["auto", "latest", "a folder"])
 def test_train_goes_on_from_the_latest(make_trainer, which, capsys):
-    whole = make_trainer("whole")
-    whole.train()
     first = make_trainer("same", num_train_steps=4, checkpoint_every_step=2, schedule="constant")
     first.train()
     assert "Resuming" not in capsys.readouterr().out

@@ -39,7 +39,7 @@ def training(folder, channels=3, scale=2, **options):
 @pytest.mark.parametrize(("scale", "channels"), [(2, 3), (4, 1)])
 def test_it_learns_and_is_saved(tmp_path, scale, channels):
     # A tokenizer without training has nothing to restore: resized clips only.
-    options = dict(num_train_steps=40, learning_rate=1e-2, reconstruction_loss="mse")
+    options = dict(num_train_steps=30, learning_rate=1e-2, reconstruction_loss="mse")
     trainer = training(tmp_path, channels, scale, decoded_frac=0.0, corrupted_frac=0.0, **options)
     frozen = {name: value.clone() for name, value in trainer.task.tokenizer.state_dict().items()}
     trainer.train()

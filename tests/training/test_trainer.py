@@ -81,7 +81,7 @@ def test_resuming_equals_never_stopping(make_trainer, quantizer, optimizer):
 def test_a_frozen_encoder_keeps_all_codes(make_trainer, quantizer):
     options = dict(frame_adversarial_weight=0.1, adaptive_adversarial_weight=True)
     options |= dict(optimizer="muon", freeze_encoder=True, quantizer=quantizer)
-    trainer = make_trainer(**options, checkpoint_every_step=3)
+    trainer = make_trainer(**options, num_train_steps=3)
     before = {name: value.clone() for name, value in trainer.tokenizer.state_dict().items()}
     video = clips()[0][None]
     codes = trainer.ema_tokenizer.tokenize(video)

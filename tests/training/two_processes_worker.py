@@ -1,4 +1,4 @@
-"""Short trainings, run by torchrun; what each process ends with goes to a file."""
+"""Short trainings of two processes; what each ends with goes to a file."""
 
 import sys
 from pathlib import Path
@@ -94,10 +94,14 @@ def denoise(folder: Path) -> None:
     torch.save(state, folder / f"rank-{trainer.accelerator.process_index}.pt")
 
 
-if __name__ == "__main__":
+def run(folder: Path, kind: str) -> None:
+    """All of it, in each process."""
     # Slow, and not in question; tests that call `train` themselves have a fixture for it.
     trainer_module.plot_curves = lambda *_: None
-    folder, kind = Path(sys.argv[1]), sys.argv[2]
     main(folder, kind)
     denoise(folder / "denoiser")
     torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]), sys.argv[2])
