@@ -52,6 +52,8 @@ GAP_FRAMES = 8
 CACHE_GB = 4.0
 MAX_SHOWN = 8
 """Shots or frames in a row of a picture; half as many videos in a report, which takes a while."""
+TOP_P = 0.9
+"""Of scenes. An unlikely value, once drawn, is gone on from, until little is left of the scene."""
 
 
 def cut(work: FilmWork, folder: Path) -> dict[str, Any]:
@@ -274,7 +276,8 @@ def make_scenes(work: FilmWork, folder: Path) -> dict[str, Any]:
             prompt = empty_prompt(tokenizer, *work.frame_size(tokenizer.space_factor))
         generate_films(
             generator, tokenizer, [path], prompt, prompt.num_frames + num_frames,
-            sampling=Sampling(seed=options.seed), first_sample=number, fps=fps, record=record,
+            sampling=Sampling(seed=options.seed, top_p=TOP_P), first_sample=number, fps=fps,
+            record=record,
         )  # fmt: skip
     upscaled = _upscale(work, folder, scenes)
     rows = []
