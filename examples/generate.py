@@ -13,7 +13,7 @@ from magvit2_pytorch import VideoTokenizer
 from magvit2_pytorch.codes.code_file import write_codes
 from magvit2_pytorch.codes.codes_dataset import CodesDataset
 from magvit2_pytorch.data import find_media
-from magvit2_pytorch.generators import GENERATOR_PRESETS, Sampling
+from magvit2_pytorch.generators import GENERATOR_PRESETS, Sampling, load_generator
 from magvit2_pytorch.media.frames import to_uint8
 from magvit2_pytorch.media.video_writer import VideoWriter
 from magvit2_pytorch.pipelines.files import tokenize_file
@@ -22,17 +22,17 @@ from magvit2_pytorch.training.generator_task import GeneratorTrainer, generator_
 
 
 def train(codes_folder: Path, minutes: float, work: Path):
-    """An averaged generator after so many minutes."""
+    """The generator of the best validation in so many minutes."""
     preset = "ar-tiny"
     options = GENERATOR_PRESETS.training(preset) | dict(
-        num_train_steps=1_000_000, max_duration_s=60 * minutes, validate_every_step=1_000_000,
+        num_train_steps=1_000_000, max_duration_s=60 * minutes, validate_every_step=250,
         results_folder=str(work), checkpoints_folder=str(work / "checkpoints"),
     )  # fmt: skip
     model = GENERATOR_PRESETS.model(preset)
     generator = generator_for(CodesDataset(codes_folder), crop=options["crop"], **model)
     trainer = GeneratorTrainer(generator, dataset_folder=codes_folder, **options)
     trainer.train()
-    return trainer.ema_generator
+    return load_generator(work / "generator")
 
 
 def main():
@@ -61,7 +61,7 @@ def main():
             video = stream.push(codes)[0, ..., : prompt.height, : prompt.width]
             for frame in to_uint8(video.clamp(-1, 1)):
                 writer.write(frame)
-            codes, state, _ = generator.next_frame(state, Sampling(seed=1))
+            codes, state, _ = generator.next_frame(state, Sampling(seed=1, top_p=0.9))
     with torch.no_grad():
         bits, _ = generator.bits(prompt.codes)
     print(f"{args.target}: {args.num_frames} frames; the prompt has {bits.mean():.2f} bits a code")

@@ -11,7 +11,7 @@ from magvit2_pytorch.codes.code_file import CODE_SUFFIX, write_codes
 from magvit2_pytorch.codes.codes_dataset import CodesDataset
 from magvit2_pytorch.codes.views import View, parse_views
 from magvit2_pytorch.evaluation.generator_report import evaluate_generator
-from magvit2_pytorch.generators.generator import GENERATOR_PRESETS
+from magvit2_pytorch.generators.generator import GENERATOR_PRESETS, load_generator
 from magvit2_pytorch.pipelines.files import tokenize_file
 from magvit2_pytorch.pipelines.fingerprint import TokenizerId
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
@@ -82,9 +82,12 @@ def train_generator(
 ) -> GeneratorTrainer:
     """Trains a generator of a preset on stored codes for `minutes`.
 
-    `model` and `options` change options of the preset; `resume` as in `Trainer.train`.
+    `model` and `options` change options of the preset; `resume` as in `Trainer.train`. The folder
+    `generator` below `folder` has the weights of the best validation.
     """
-    training = GENERATOR_PRESETS.training(preset) | timed_run(folder, minutes) | options
+    training = GENERATOR_PRESETS.training(preset) | timed_run(folder, minutes)
+    # A few clips are known by heart within minutes: the best weights are found on the way.
+    training |= dict(validate_every_step=250) | options
     generator = generator_for(
         CodesDataset(codes),
         crop=training["crop"],
@@ -119,9 +122,10 @@ def continue_clips(
     trainer = train_generator(
         codes, folder / "generator", minutes, seed=seed, **held_out, **options
     )
+    device = trainer.accelerator.device
     return evaluate_generator(
-        trainer.ema_generator,
-        tokenizer.to(trainer.accelerator.device),
+        load_generator(folder / "generator" / "generator").to(device),
+        tokenizer.to(device),
         CodesDataset(codes),
         folder / "continuations",
         data={name + CODE_SUFFIX: path for name, path in videos.items()},

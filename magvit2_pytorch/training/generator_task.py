@@ -284,7 +284,10 @@ class GeneratorTrainer(TaskTrainer):
 
     @property
     def ema_generator(self) -> Generator:
-        """The generator to use and save: averaged weights, in eval mode."""
+        """The averaged generator of the last step, in eval mode.
+
+        That of the best validation is saved in `results_folder`, below `generator`.
+        """
         return self.averaged_model
 
 
