@@ -85,7 +85,7 @@ def test_no_help_text_stands_twice():
         if is_dataclass(parameter.annotation)
         for base in parameter.annotation.__mro__[:-1]
     }
-    assert len(dataclasses) == 16
+    assert len(dataclasses) == 17
     fields = [param for cls in dataclasses for param in parse_from_object(cls).params]
     functions = [function for name, function in COMMANDS.items() if name != "train"]
     params = [param for function in functions for param in parse(function.__doc__).params]
