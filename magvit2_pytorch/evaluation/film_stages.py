@@ -53,7 +53,7 @@ CACHE_GB = 4.0
 MAX_SHOWN = 8
 """Shots or frames in a row of a picture; half as many videos in a report, which takes a while."""
 TOP_P = 0.9
-"""Of scenes. An unlikely value, once drawn, is gone on from, until little is left of the scene."""
+"""Of scenes: later frames go on from all that was drawn, so unlikely values break a scene up."""
 
 
 def cut(work: FilmWork, folder: Path) -> dict[str, Any]:

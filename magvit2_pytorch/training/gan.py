@@ -1,5 +1,6 @@
 """Losses of a discriminator, and the gradients that it gives a reconstruction."""
 
+from itertools import starmap
 from typing import NamedTuple
 
 import torch
@@ -102,8 +103,8 @@ class DiscriminatorLosses:
             outputs = self._forward(real, recon, micro, penalized)
         result = self._generator_loss(recon, outputs, micro.step)
         # The mean over views does not depend on their number.
-        losses = map(self.loss.discriminator, outputs.real.logits, outputs.fake.logits)
-        loss = torch.stack([*losses]).mean()
+        views = zip(outputs.real.logits, outputs.fake.logits, strict=True)
+        loss = torch.stack([*starmap(self.loss.discriminator, views)]).mean()
         terms, weights = self._regularizers(outputs)
         terms, weights = {self.module_name: loss} | terms, {self.module_name: 1.0} | weights
         micro.backward(torch.stack([terms[name] * weights[name] for name in weights]).sum())
@@ -146,7 +147,8 @@ class DiscriminatorLosses:
             return AdversarialStep(None, None, {})
         name = f"{self.name}_adversarial"
         real_logits = tuple(logits.detach() for logits in outputs.real.logits)
-        loss = torch.stack([*map(self.loss.generator, real_logits, outputs.fake.logits)]).mean()
+        views = zip(real_logits, outputs.fake.logits, strict=True)
+        loss = torch.stack([*starmap(self.loss.generator, views)]).mean()
         adversarial = _gradient(loss, recon)
         measured = {name: loss.detach(), f"weight/{name}": weight}
         if matching_weight == 0:

@@ -124,7 +124,7 @@ class SuperResolutionTask(ClipTask):
         self.code_space = CodeSpace.of(tokenizer.quantizer) if config.corrupted_frac else None
         self.frozen = {**self.frozen, "tokenizer": tokenizer}
         first, *_, last = upscaler.network.layer.layers
-        # Patches have channels enough to draw: with Muon 0.1 dB better on clean frames.
+        # The map that draws patches has channels enough for Muon (benchmarks/LOG.md, section 27).
         ends = (first, last) if upscaler.config.patch_size == 1 else (first,)
         self.trainables = self.trainables_of("upscaler", upscaler, not_for_muon=ends)
 
