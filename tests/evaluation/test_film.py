@@ -174,6 +174,7 @@ def test_scenes_begin_with_a_tail_and_from_nothing(done):
     large = VideoFile(folder / "scenes" / "after-0000000-x2.mp4")
     assert (large.num_frames, large.height, large.width) == (9 + 6, 32, 48)
     record = json.loads((folder / "scenes" / "after-0000000.json").read_text())
+    assert record["top_p"] == 0.9
     assert (record["prompt_frames"], record["film"]) == (9, "grey.mp4")
 
 
