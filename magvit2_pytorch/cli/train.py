@@ -1,6 +1,6 @@
 """`magvit2 train`, `train-generator` and `train-sr`: train a model of each kind."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from magvit2_pytorch.atomic import as_path
@@ -41,7 +41,8 @@ class RunOptions(TrainOptions):
     init_from: str | None = None
     """Start from a trained or converted tokenizer or run, or hf://OWNER/NAME. Without --preset and
     --config it also gives the options of the model. An image tokenizer whose layers are the same
-    apart from time is inflated, such as o2-image to o2."""
+    apart from time is inflated, such as o2-image to o2, and so is one with smaller patches. With
+    --freeze_encoder true, codes of that tokenizer decode with the new one."""
 
 
 def train(
@@ -85,6 +86,8 @@ def train(
 
     torch.manual_seed(training.seed)
     is_sequence = isinstance(model, Tokenizer1dConfig)
+    if start is not None and training.freeze_encoder:
+        model = replace(model, codes_of=_codes_of(start))
     with user_errors(to=UsageError):
         tokenizer = (Tokenizer1d if is_sequence else VideoTokenizer).from_config(model)
     if start is not None and checkpoint is None:
@@ -117,6 +120,16 @@ def _start_from(tokenizer: "VideoTokenizer | Tokenizer1d", source: str) -> None:
             inflate_into(tokenizer, trained)
         else:  # no weight depends on sizes or numbers of tokens
             tokenizer.load_state_dict(trained.state_dict())
+
+
+def _codes_of(source: str) -> str:
+    """Fingerprint of the tokenizer whose codes those of `source` are."""
+    from magvit2_pytorch.pipelines.fingerprint import fingerprint
+    from magvit2_pytorch.tokenizer.model import VideoTokenizer
+
+    with user_errors(prefix=f"cannot start from {source}"):
+        trained = VideoTokenizer.from_pretrained(source)
+    return trained.config.codes_of or fingerprint(trained)
 
 
 def _tokenizer_kind(name: str) -> ModelKind:

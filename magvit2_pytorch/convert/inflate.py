@@ -1,14 +1,16 @@
-"""Inflation: a video tokenizer initialized from an image tokenizer."""
+"""Inflation: a tokenizer initialized from one for images, or for smaller frames."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from itertools import pairwise
 
 import torch
+from einops import einsum, rearrange, repeat
 from torch import Tensor, nn
 
 from magvit2_pytorch.layers.conv import CausalConv3d
-from magvit2_pytorch.layers.resample import DepthToSpace, SpaceToDepth
+from magvit2_pytorch.layers.resample import DepthToSpace, SpaceToDepth, enlarged_patch
 from magvit2_pytorch.layers.stateful import Chain
 from magvit2_pytorch.quantizers.continuous import Continuous
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
@@ -17,23 +19,35 @@ from magvit2_pytorch.tokenizer.tokenizer_config import INFLATABLE, TokenizerConf
 
 @torch.no_grad()
 def inflate_into(tokenizer: VideoTokenizer, source: VideoTokenizer) -> None:
-    """Initializes `tokenizer` from `source`, an image tokenizer with the same layers.
+    """Initializes `tokenizer` from `source`, which has the same layers and compresses less.
 
-    `source` may also compress time, but less. A temporal kernel gets the image kernel as its last
-    tap, for the current frame, and zeros for the past. Where channels become frames, every frame
-    gets the image weights; where frames become channels, all but the newest frame get zeros. So
-    both tokenizers reconstruct an image alike, and a latent of a clip is that of its newest frame;
-    with convolutions only, exactly. Raises `ValueError`, and changes nothing, if the tokenizers do
-    not fit. Source: MAGVIT-v2 (arXiv 2310.05737).
+    From an image tokenizer, or one that compresses time less: a temporal kernel gets the image
+    kernel as its last tap, for the current frame, and zeros for the past. Where channels become
+    frames, every frame gets the image weights; where frames become channels, all but the newest
+    frame get zeros. So both tokenizers reconstruct an image alike, and a latent of a clip is that
+    of its newest frame; with convolutions only, exactly.
+
+    From a tokenizer whose patches have fewer pixels: the encoder reads the mean of the pixels that
+    take the place of one, so that latents are those of smaller frames, exactly but for rounding,
+    and the decoder draws patches enlarged by bicubic interpolation.
+
+    Raises `ValueError`, and changes nothing, if the tokenizers do not fit. Source of the former:
+    MAGVIT-v2 (arXiv 2310.05737).
     """
     _check_compatible(tokenizer.config, source.config)
     inflated = {}
     weights, resizers = source.state_dict(), _patch_conv_resizers(tokenizer)
+    enlargers = _enlargers(tokenizer, source.config, resizers)
     for name, target in tokenizer.state_dict().items():
-        if name not in weights:
+        if (theirs := name) not in weights:  # a convolution without patches is in no chain
+            theirs = re.sub(r"\.layers\.[01]\.conv\.", ".conv.", name)
+        if theirs not in weights:
             raise ValueError(f"the tokenizer to start from has no {name}: its layers differ")
-        weight = weights.pop(name).to(target)
-        if resize := resizers.get(name.rpartition(".")[0]):
+        weight = weights.pop(theirs).to(target)
+        module = name.rpartition(".")[0]
+        if enlarge := enlargers.get(module):
+            weight = enlarge(weight)
+        if resize := resizers.get(module):
             weight = resize(weight, target)
         inflated[name] = _pad_taps(weight, target)
         if inflated[name].shape != target.shape:
@@ -57,7 +71,10 @@ def _check_compatible(ours: TokenizerConfig, theirs: TokenizerConfig) -> None:
         for field in fields(ours)
         if getattr(theirs, field.name) != getattr(ours, field.name) and field.metadata != INFLATABLE
     ]
-    if ours.space_factor != theirs.space_factor:
+    # Pixels of larger patches beside those of the patches there.
+    times = ours.patch[1] // theirs.patch[1]
+    enlarged = theirs.patch[1] * times == ours.patch[1]
+    if ours.space_factor != theirs.space_factor * (times if enlarged else 1):
         factors = f"({theirs.space_factor}, here {ours.space_factor})"
         differences.append(f"compression in space {factors}")
     if differences:
@@ -81,6 +98,42 @@ def _patch_conv_resizers(tokenizer: nn.Module) -> dict[str, Callable[[Tensor, Te
             if isinstance(layer, SpaceToDepth) and isinstance(following, CausalConv3d):
                 resizers[f"{name}.layers.{number + 1}.conv"] = _zero_older_inputs
     return resizers
+
+
+def _enlargers(
+    tokenizer: VideoTokenizer, theirs: TokenizerConfig, next_to_patches: Iterable[str]
+) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Functions for the convolutions that read and draw larger patches, by module name."""
+    config, size = tokenizer.config, theirs.patch[1]
+    scale = config.patch[1] // size
+    if scale == 1:
+        return {}
+    matrix = enlarged_patch(size, scale, config.lapped_patches)
+    sides = dict(p=size, q=size, c=config.channels)
+
+    def read_means(weight: Tensor) -> Tensor:
+        if weight.ndim == 1:
+            return weight
+        return repeat(
+            rearrange(weight / scale**2, "d (r p q c) ... -> d r p q c ...", **sides),
+            "d r p q c ... -> d (r p i q j c) ...",
+            i=scale,
+            j=scale,
+        )
+
+    def draw_enlarged(weight: Tensor) -> Tensor:
+        patches = rearrange(weight, "(r p q c) ... -> r p q c ...", **sides)
+        enlarged = einsum(
+            matrix.to(weight), matrix.to(weight), patches, "y p, x q, r p q c ... -> r y x c ..."
+        )
+        return rearrange(enlarged, "r y x c ... -> (r y x c) ...")
+
+    first, last = "encoder.layers.0.", f"decoder.layers.{len(tokenizer.decoder.layers) - 1}."
+    return {
+        name: read_means if name.startswith(first) else draw_enlarged
+        for name in next_to_patches
+        if name.startswith((first, last))
+    }
 
 
 def _repeat_outputs(weight: Tensor, target: Tensor) -> Tensor:

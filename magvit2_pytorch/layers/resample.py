@@ -101,6 +101,32 @@ def check_lapped(period: int) -> None:
         )
 
 
+def enlarged_patch(size: int, scale: int, lapped: bool) -> Float[Tensor, "q p"]:
+    """Matrix from the `size` pixels along a side of a patch to `scale` times as many.
+
+    It is bicubic enlargement of the patch by itself, or, `lapped`, of what it draws through a
+    `LappedFilter`, without the part that lies outside of what the large patch can draw.
+    """
+
+    def enlarge(pictures: Float[Tensor, "p n"]) -> Float[Tensor, "m p"]:
+        rows = pictures[:, None, None]
+        return F.interpolate(rows, scale_factor=(1, scale), mode="bicubic")[:, 0, 0].T
+
+    pixels = torch.eye(size, dtype=torch.float64)
+    if not lapped:
+        return enlarge(pixels)
+
+    def filtered(columns: Float[Tensor, "n p"], border: Tensor) -> Float[Tensor, "n p"]:
+        half = len(border) // 2
+        inner = torch.block_diag(border, border) @ columns[half:-half]
+        return torch.cat((columns[:half], inner, columns[-half:]))
+
+    # Between two patches of zeros.
+    drawn = filtered(F.pad(pixels, (size, size)).T, lapped_matrix(size).T)
+    size *= scale
+    return filtered(enlarge(drawn.T), lapped_matrix(size))[size:-size]
+
+
 class LappedFilter(StatefulLayer):
     """Orthogonal filter across the borders of blocks of `period` x `period` pixels.
 

@@ -9,6 +9,7 @@ are padded by repeating the last row, column and frame, and cropped to the true 
 
 import os
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -128,6 +129,7 @@ def decode_file(
 ) -> None:
     """Decodes codes to a file, with frame times and colour tags.
 
+    Frames are as large as those that were tokenized, or larger as the tokenizer's patches are.
     Raises `TokenizerMismatch` (a `ValueError`) if another tokenizer made the codes, unless `force`
     is given, and `ValueError` if the suffix of `out_path` does not fit the kind of file, or the
     codes do not fit their metadata.
@@ -136,6 +138,9 @@ def decode_file(
     check_supports_files(tokenizer, needs_codes=True)
     check_same_tokenizer(tokenizer, tokenizer_id or TokenizerId.of(tokenizer), video, force)
     video.check_codes(codes)
+    # A tokenizer that was enlarged draws frames of the codes of a smaller one.
+    scale = tokenizer.space_factor // video.header.space_factor
+    video = replace(video, height=video.height * scale, width=video.width * scale)
     expected = codes_shape(tokenizer, video.num_frames, video.height, video.width)
     if isinstance(tokenizer, Tokenizer1d):  # parts have any number of tokens, but the same one
         num_parts = -(-video.num_frames // tokenizer.time_factor)

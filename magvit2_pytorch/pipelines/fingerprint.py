@@ -50,6 +50,12 @@ def weights_hash(module: nn.Module, prefix: str = "") -> str:
     return digest.hexdigest()
 
 
+def decodes(tokenizer: AnyTokenizer, tokenizer_id: TokenizerId, fingerprint: str) -> bool:
+    """Whether it decodes the codes of the tokenizer with this fingerprint."""
+    codes_of = None if isinstance(tokenizer, Tokenizer1d) else tokenizer.config.codes_of
+    return fingerprint in (tokenizer_id.fingerprint, codes_of)
+
+
 class TokenizerMismatch(ValueError):
     """Codes were made by another tokenizer."""
 
@@ -74,15 +80,17 @@ def check_supports_files(tokenizer: AnyTokenizer, needs_codes: bool) -> None:
 def check_same_tokenizer(
     tokenizer: AnyTokenizer, tokenizer_id: TokenizerId, video: CodedVideo, force: bool = False
 ) -> None:
-    """Raises `TokenizerMismatch` unless the codes were made by this tokenizer.
+    """Raises `TokenizerMismatch` unless this tokenizer decodes codes of the one that made these.
 
     `force` allows another fingerprint, if codebook and strides are the same.
     """
     header = video.header
+    if decodes(tokenizer, tokenizer_id, header.fingerprint):
+        return
     names = ("codebook_size", "num_codebooks", "time_factor", "space_factor")
     pairs = [(name, getattr(header, name), getattr(tokenizer, name)) for name in names]
     differ = [f"{name} {theirs}, not {ours}" for name, theirs, ours in pairs if theirs != ours]
-    if tokenizer_id.fingerprint == header.fingerprint or (force and not differ):
+    if force and not differ:
         return
     author = TokenizerId(header.tokenizer, header.fingerprint)
     advice = f"; --force cannot help ({'; '.join(differ)})" if differ else ", or use --force"

@@ -20,7 +20,7 @@ from magvit2_pytorch.functional import pad_space
 from magvit2_pytorch.generators.generator import Generator, GeneratorCondition
 from magvit2_pytorch.generators.sampling import Sampling
 from magvit2_pytorch.media.frames import to_float, to_uint8
-from magvit2_pytorch.pipelines.fingerprint import TokenizerId, TokenizerMismatch
+from magvit2_pytorch.pipelines.fingerprint import TokenizerId, TokenizerMismatch, decodes
 from magvit2_pytorch.pipelines.inference import Inference
 from magvit2_pytorch.pipelines.media_file import chunks, media_writer, open_media
 from magvit2_pytorch.pipelines.progress import FrameCallback
@@ -227,7 +227,7 @@ def _side_by_side(
 def check_generator(
     generator: Generator, tokenizer: Any, tokenizer_id: TokenizerId, force: bool = False
 ) -> None:
-    """Raises `TokenizerMismatch` unless the generator's codes are of this tokenizer.
+    """Raises `TokenizerMismatch` unless this tokenizer decodes the generator's codes.
 
     Raises `ValueError` if one is for grids of codes, the other for sequences of tokens.
     """
@@ -239,7 +239,7 @@ def check_generator(
             "of its codes"
         )
     wanted = generator.config.tokenizer_fingerprint
-    if wanted not in (None, tokenizer_id.fingerprint) and not force:
+    if wanted is not None and not decodes(tokenizer, tokenizer_id, wanted) and not force:
         raise TokenizerMismatch(
             f"the generator was trained on codes of the tokenizer with fingerprint {wanted[:12]}, "
             f"not of {tokenizer_id}: give the former"

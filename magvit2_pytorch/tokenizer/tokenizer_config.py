@@ -55,6 +55,9 @@ class TokenizerConfig(Options):
     """Height and width of training videos in pixels; the model takes any multiple of its stride."""
     channels: int = 3
     """1 (grey), 3 (RGB) or 4 (RGBA)."""
+    codes_of: str | None = field(default=None, metadata=INFLATABLE)
+    """Fingerprint of another tokenizer whose codes this one decodes too: that with which training
+    with `freeze_encoder` began."""
     init_dim: int = 64
     """Channels of the first level."""
     max_dim: int | float | None = None

@@ -10,10 +10,11 @@ import yaml
 
 from magvit2_pytorch import VideoTokenizer
 from magvit2_pytorch.media.images import write_image
+from magvit2_pytorch.pipelines.fingerprint import fingerprint
 from magvit2_pytorch.tokenizer.presets import PRESETS, preset, recipe
 from magvit2_pytorch.training.tokenizer_task import VideoTokenizerTrainer
 from magvit2_pytorch.training.training_config import TrainingConfig
-from tests.conftest import build
+from tests.conftest import build, random_video
 from tests.data.clip_files import make_video
 
 QUICK = ("--preset", "tiny", "--num_train_steps", 2, "--batch_size", 2, "--num_frames", 3,
@@ -313,6 +314,28 @@ def test_stage_two_starts_from_the_images_of_stage_one(run, videos, pictures, tm
     saved = yaml.safe_load((tmp_path / "two/config.yaml").read_text())
     assert saved["init_from"] == str(tmp_path / "one")
     assert saved["images"] == str(pictures)
+
+
+def test_a_decoder_that_draws_larger_frames_has_the_codes_of_its_start(run, videos, tmp_path):
+    model = ("--model", tmp_path / "large")
+    VideoTokenizer.from_preset("tiny").save_pretrained(tmp_path / "small")
+    words = (*QUICK, "--init_from", tmp_path / "small", "--model.patch_size", 2)
+    words += ("--model.image_size", 32)
+    status, _, err = run(
+        "train", videos, "-o", tmp_path / "large", *words, "--freeze_encoder", "true"
+    )
+    assert status == 0, err
+    small = VideoTokenizer.from_pretrained(tmp_path / "small")
+    large = VideoTokenizer.from_pretrained(tmp_path / "large/tokenizer")
+    assert large.config.codes_of == fingerprint(small)
+    video = random_video(3, (32, 64))
+    shrunk = torch.nn.functional.avg_pool3d(video, (1, 2, 2))
+    torch.testing.assert_close(large.encode(video), small.encode(shrunk), atol=1e-5, rtol=0)
+    assert run("tokenize", videos, "--model", tmp_path / "small", "-o", tmp_path / "codes")[0] == 0
+    assert run("decode", tmp_path / "codes", *model, "-o", tmp_path / "out")[0] == 0
+    status, _, err = run("train", videos, "-o", tmp_path / "other", *words)
+    assert status == 0, err
+    assert VideoTokenizer.from_pretrained(tmp_path / "other/tokenizer").config.codes_of is None
 
 
 def test_what_is_no_start_is_said_before_work_begins(run, videos, pictures, tmp_path):

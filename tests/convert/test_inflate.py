@@ -4,10 +4,13 @@ from dataclasses import fields
 
 import pytest
 import torch
+from einops import einsum, rearrange
+from torch.nn import functional as F
 
 from magvit2_pytorch import VideoTokenizer
 from magvit2_pytorch.convert.conversion import tokenizer_from_state
 from magvit2_pytorch.convert.inflate import inflate_into
+from magvit2_pytorch.layers.resample import BicubicUpsample, LappedFilter, enlarged_patch
 from magvit2_pytorch.tokenizer.presets import magvit2_options
 from magvit2_pytorch.tokenizer.tokenizer_config import INFLATABLE, TokenizerConfig
 from tests.conftest import DISCRETE, QUANTIZERS, random_video
@@ -96,6 +99,66 @@ def test_blocks_of_frames_are_inflated_too():
     torch.testing.assert_close(video(clip[:, :, :1]), image(clip[:, :, :1]), atol=1e-5, rtol=0)
     latents = video.encode(clip)
     torch.testing.assert_close(latents[:, :, 1:], image.encode(clip[:, :, 4:]), atol=1e-5, rtol=0)
+
+
+ENDS = {
+    "no patches": (dict(), dict(patch_size=2)),
+    "patches": (dict(patch_size=2), dict(patch_size=4)),
+    "four times": (dict(patch_size=(2, 2)), dict(patch_size=(2, 8))),
+    "lapped": (
+        dict(patch_size=4, lapped_patches=True),
+        dict(patch_size=8, lapped_patches=True),
+    ),
+    "first frame apart": (
+        dict(patch_size=(2, 2), separate_first_frame_encoding=True),
+        dict(patch_size=(2, 4), separate_first_frame_encoding=True),
+    ),
+}
+"""Ends of a tokenizer, and of one that draws its frames larger."""
+
+
+@pytest.mark.parametrize("ends", ENDS)
+@torch.no_grad()
+def test_larger_patches_have_the_codes_of_smaller_frames(ends):
+    torch.manual_seed(0)
+    common = dict(init_dim=8, layers=("residual", "compress_space"), codebook_size=64)
+    small, large = (
+        VideoTokenizer(**common, **options, image_size=32).eval() for options in ENDS[ends]
+    )
+    inflate_into(large, small)
+    scale = large.space_factor // small.space_factor
+    video = random_video(5, (32, 48))
+    frames = F.avg_pool3d(video, (1, scale, scale))
+    torch.testing.assert_close(large.encode(video), small.encode(frames), atol=1e-5, rtol=0)
+    quantized, _ = small.quantize(small.encode(frames))
+    decoded, (bicubic, _) = large.decode(quantized), BicubicUpsample(scale)(small.decode(quantized))
+    assert decoded.shape == bicubic.shape
+    # Weights are random, so pixels of a patch have little to do with each other; the means are.
+    error = F.avg_pool3d(decoded - bicubic, (1, scale, scale))
+    assert error.square().mean() < 0.15 * bicubic.var()
+
+
+def test_an_enlarged_patch_is_bicubic_where_it_is_smooth():
+    """A ramp from -1 to 1 stays one, and a patch that is not lapped keeps its mean."""
+    for size, scale in ((4, 2), (4, 4), (6, 2)):
+        matrix = enlarged_patch(size, scale, lapped=True).float()
+        assert matrix.shape == (size * scale, size)
+        ramp = torch.linspace(-1, 1, 4 * size).expand(1, 1, 1, 4 * size, -1)
+        small, large = LappedFilter(size), LappedFilter(size * scale)
+        # The filter is orthogonal: its transpose takes a frame apart into patches.
+        _, take_apart = torch.func.vjp(lambda x, s=small: s(x)[0], torch.zeros_like(ramp))
+        patches = take_apart(ramp)[0]
+        torch.testing.assert_close(small(patches)[0], ramp, atol=1e-5, rtol=0)
+        both = rearrange(patches, "b c t (i p) (j q) -> b c t i p j q", p=size, q=size)
+        both = einsum(matrix, matrix, both, "y p, x q, b c t i p j q -> b c t i y j x")
+        drawn = large(rearrange(both, "b c t i y j x -> b c t (i y) (j x)"))[0]
+        error = drawn - BicubicUpsample(scale)(ramp)[0]
+        inner = error[..., size * scale : -size * scale, size * scale : -size * scale]
+        # What a patch would have to draw in its neighbours' places is left out.
+        assert inner.square().mean() < 0.001
+    torch.testing.assert_close(
+        enlarged_patch(2, 2, lapped=False).sum(1), torch.ones(4, dtype=torch.float64)
+    )
 
 
 @torch.no_grad()

@@ -9,6 +9,8 @@ import av
 import pytest
 import torch
 
+from magvit2_pytorch import VideoTokenizer
+from magvit2_pytorch.convert.inflate import inflate_into
 from magvit2_pytorch.functional import pad_space
 from magvit2_pytorch.media.frames import to_float, to_uint8
 from magvit2_pytorch.media.images import read_image, write_image
@@ -382,6 +384,22 @@ def test_another_tokenizers_codes_are_refused_by_name_unless_forced(tmp_path):
     moved = replace(video, header=replace(video.header, tokenizer="moved"))
     named = TokenizerId("x", video.header.fingerprint)
     decode_file(ours, codes, moved, out, tokenizer_id=named)
+
+
+def test_an_enlarged_tokenizer_decodes_the_codes_of_the_small_one(tmp_path):
+    """At its size, cut to that of the file."""
+    torch.manual_seed(0)
+    small = VideoTokenizer.from_preset("tiny").eval()
+    codes, video = tokenize_file(small, clip(tmp_path, num_frames=5))
+    options = small.config.to_dict() | dict(patch_size=2, image_size=32)
+    large = VideoTokenizer(**(options | dict(codes_of=video.header.fingerprint))).eval()
+    inflate_into(large, small)
+    out = tmp_path / "out.mkv"
+    decode_file(large, codes, video, out)
+    file = VideoFile(out)
+    assert (file.num_frames, file.height, file.width) == (5, 2 * video.height, 2 * video.width)
+    with pytest.raises(TokenizerMismatch):
+        decode_file(VideoTokenizer(**options), codes, video, out)
 
 
 @pytest.fixture

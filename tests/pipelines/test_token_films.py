@@ -98,6 +98,14 @@ def test_generator_and_tokenizer_are_of_one_kind():
     tokenizer, model = small("blocks")
     check_generator(model, tokenizer, TokenizerId.of(tokenizer))
     grid = generator(levels=(tokenizer.digit_levels,))
+    first = build("compress_space")
+    ours = generator(
+        levels=(first.digit_levels,), tokenizer_fingerprint=TokenizerId.of(first).fingerprint
+    )
+    for codes_of in (None, ours.config.tokenizer_fingerprint):
+        second = build("compress_space", codes_of=codes_of)
+        with nullcontext() if codes_of else pytest.raises(TokenizerMismatch):
+            check_generator(ours, second, TokenizerId.of(second))
     with pytest.raises(ValueError, match=r"1-D tokenizer, .* trained on a grid"):
         check_generator(grid, tokenizer, TokenizerId.of(tokenizer), force=True)
     other = build("compress_space")
