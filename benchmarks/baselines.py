@@ -5,7 +5,7 @@
 
 Everyone trains for the same time on the same machine and the same clips, those of `magvit2 demo`
 (17 x 64 x 64 crops of frames with a short side of 128 pixels, half of them mirrored, in batches of
-four), in bf16, and codes and decodes the same held-out frames at full size. Held-out PSNR over
+four), in bf16 where the machine is fast at it, and codes and decodes the same held-out frames at full size. Held-out PSNR over
 time is kept with each result; rows that are there already are not trained again.
 
 - fsq, lfq: the `small` preset by its recipe.
@@ -14,6 +14,8 @@ time is kept with each result; rows that are there already are not trained again
 - vidtok, o2: the networks of the presets `vidtok-fsq-488` and `magvit2-small` (the layers of
   O2-MAGVIT2), narrowed to the size of `small`, with its quantizer and recipe; --learning_rate tries
   other rates.
+- cogvideox: the network of diffusers' `AutoencoderKLCogVideoX`, likewise. It needs `pip install
+  diffusers` and is left out without.
 - magvit2-pytorch: the layers of its README at the rate and twice the size of `small`, in its own
   `VideoTokenizerTrainer` with the learning rate of its README and its defaults: a discriminator of
   frames from the first step, no schedule, no clipping, 1,000 steps of warm-up. Not its own: no
@@ -47,9 +49,13 @@ from demo_training import (
 from equal_time import markdown, read_results, run_missing
 from side_by_side import HERE, environment
 
+from torch import nn
+
 from magvit2_pytorch import VideoTokenizer
 from magvit2_pytorch.evaluation.demo_run import QUANTIZERS
+from magvit2_pytorch.layers.stateful import StatefulLayer
 from magvit2_pytorch.tokenizer.presets import preset, recipe
+from magvit2_pytorch.types import Context, Past
 
 PER_FRAME = dict(
     patch_size=(1, 8),
@@ -93,15 +99,51 @@ NETWORKS = {
 }
 """Whole configurations of other projects' networks."""
 SMALL = {name: preset("small") | QUANTIZERS[name] for name in QUANTIZERS}
-OURS = {**SMALL, "per-frame": preset("small") | PER_FRAME, **NETWORKS}
+OURS = {**SMALL, "per-frame": preset("small") | PER_FRAME, **NETWORKS, "cogvideox": SMALL["fsq"]}
 THEIRS = {"magvit2-pytorch": "trainer", "magvit2-pytorch-loop": "loop"}
-ROWS = ("fsq", "lfq", "vidtok", "o2", "magvit2-pytorch", "magvit2-pytorch-loop", "per-frame")
+ROWS = (
+    "fsq", "lfq", "vidtok", "o2", "cogvideox", "magvit2-pytorch", "magvit2-pytorch-loop",
+    "per-frame",
+)  # fmt: skip
 CLIP_OPTIONS = dict(num_frames=17, size=64, batch=4, seed=42)
+
+
+class WholeClips(StatefulLayer):
+    """A network of diffusers; it computes whole clips only."""
+
+    def __init__(self, network: nn.Module, end: nn.Module):
+        super().__init__()
+        self.network = network
+        self.layers = (end,)
+        """What the trainer keeps from Muon: the convolution beside the quantizer."""
+
+    def forward(self, x, past: Past = None, context: Context = Context()):
+        return self.network(x)[0], ()
+
+
+class CogVideoX(VideoTokenizer):
+    """CogVideoX's encoder and decoder at an eighth of their width around another quantizer."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        from diffusers.models.autoencoders import autoencoder_kl_cogvideox as theirs
+
+        # As many channels to a group as theirs.
+        widths = dict(block_out_channels=(16, 32, 32, 64), norm_num_groups=4)
+        # It has two channels of output, a mean and a variance, for each that it is asked for.
+        dim = self.quantizer.latent_dim // 2
+        encoder = theirs.CogVideoXEncoder3D(out_channels=dim, **widths)
+        decoder = theirs.CogVideoXDecoder3D(in_channels=self.quantizer.quantized_dim, **widths)
+        self.encoder = WholeClips(encoder, encoder.conv_out)
+        self.decoder = WholeClips(decoder, decoder.conv_in)
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                module.to(memory_format=torch.channels_last_3d)
 
 
 def train_ours(name: str, folder: Path, minutes: float, learning_rate: float | None) -> Result:
     torch.manual_seed(CLIP_OPTIONS["seed"])
-    tokenizer = VideoTokenizer(**OURS[name])
+    tokenizer = (CogVideoX if name == "cogvideox" else VideoTokenizer)(**OURS[name])
     training = recipe("small") | dict(num_train_steps=1_000_000, max_duration_s=minutes * 60)
     if learning_rate is not None:
         training["learning_rate"] = learning_rate
