@@ -21,7 +21,7 @@ def main():
     parser.add_argument("output", type=Path)
     parser.add_argument("--minutes", type=float, default=45.0)
     parser.add_argument("--preset", default="small")
-    parser.add_argument("--upscaler_preset", default="x2-small")
+    parser.add_argument("--scale", type=int, default=2, help="of scenes over --size; 1, 2 or 4")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--still", type=float, default=1.0, help="0 keeps title cards")
@@ -36,7 +36,7 @@ def main():
     options = FilmOptions(
         minutes=args.minutes,
         preset=args.preset,
-        upscaler_preset=args.upscaler_preset,
+        scale=args.scale,
         size=args.size,
         scenes=2,
         seconds=args.seconds,

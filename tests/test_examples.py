@@ -70,7 +70,7 @@ def test_generate(here, monkeypatch, capsys):
 def test_one_film(here, monkeypatch, capsys):
     make_video(here / "film.mp4", num_frames=40, height=32, width=48)
     arguments = ("film.mp4", "out", "--minutes", "0.001", "--preset", "tiny", "--size", "16")
-    run(monkeypatch, "one_film.py", *arguments, "--upscaler_preset", "x2-tiny", "--seconds", "0.1")
+    run(monkeypatch, "one_film.py", *arguments, "--seconds", "0.1")
     said = capsys.readouterr().out
     assert "0.00 s: 40 frames, shot" in said
     assert said.endswith("out/film.md\n")

@@ -63,7 +63,7 @@ SMALLER_COMMANDS = {
     "--crop 16 --short_side 16",
     "--num 4": "--num 1 --frames 18 --size 16",
     "-o film-scenes --minutes 45": "-o film-scenes --minutes 0.001 --scenes 1 --preset tiny "
-    "--size 16 --seconds 0.1 --no_super_resolution",
+    "--size 16 --seconds 0.1 --scale 1",
     "-o film-report": "-o film-report --num_samples 2 --max_videos 1 --num_latents 1",
     "--size 256": "--size 16",
     "--init_from vidtok --num_train_steps 10_000": "--init_from vidtok --num_train_steps 2 "

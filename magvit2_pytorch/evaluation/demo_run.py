@@ -25,6 +25,7 @@ from magvit2_pytorch.media.video_reader import VideoFile
 from magvit2_pytorch.media.video_writer import write_video
 from magvit2_pytorch.metrics.codebook import CodebookUsage, compression_ratio
 from magvit2_pytorch.metrics.quality import block_edges, psnr, temporal_consistency
+from magvit2_pytorch.pipelines.fingerprint import fingerprint
 from magvit2_pytorch.pipelines.inference import reconstruct_clip
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.presets import recipe
@@ -232,7 +233,7 @@ def sharpen_demo(
     flicker, the error of frame differences over their energy.
     """
     before = VideoTokenizer.from_pretrained(folder / "tokenizer").eval()
-    tokenizer = VideoTokenizer.from_pretrained(folder / "tokenizer")
+    tokenizer = VideoTokenizer.from_pretrained(folder / "tokenizer", codes_of=fingerprint(before))
     folder = folder / "sharp"
     train_demo(tokenizer, paths, folder, minutes, **(SHARP | options))
     after = VideoTokenizer.from_pretrained(folder / "tokenizer").eval()

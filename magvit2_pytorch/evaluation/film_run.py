@@ -121,14 +121,14 @@ def _generator(values: Mapping[str, Any]) -> Iterator[str]:
 
 def _super_resolution(values: Mapping[str, Any]) -> Iterator[str]:
     for name in values.get("pictures", ()):
-        yield f"![Original, bicubic, super-resolution](super_resolution/{name})"
+        yield f"![Original, bicubic interpolation, decoded at this size](super_resolution/{name})"
 
 
 def _scenes(values: Mapping[str, Any]) -> Iterator[str]:
     yield f"Names with `after` begin with the last {values['prompt_frames']} frames of a shot,"
     yield "decoded. The .json beside a scene has the seed that makes it again."
     yield from ("", "![One scene a row, frames evenly spaced](scenes/scenes.png)", "")
-    for name in (*values["scenes"], *values.get("upscaled", ())):
+    for name in values["scenes"]:
         yield f"- [{name}](scenes/{name})"
 
 
@@ -143,9 +143,7 @@ class Stage(NamedTuple):
 
 
 STAGES = {
-    "cut": Stage(
-        film_stages.cut, ("size", "upscaler_preset", "grey", "min_frames", "preset"), "Shots", _cut
-    ),
+    "cut": Stage(film_stages.cut, ("size", "scale", "grey", "min_frames", "preset"), "Shots", _cut),
     "tokenizer": Stage(film_stages.train_tokenizer, ("preset", "seed"), "Tokenizer", _tokenizer),
     "codes": Stage(film_stages.tokenize, ("views",), "Codes", _codes),
     "generator": Stage(
@@ -153,7 +151,7 @@ STAGES = {
     ),
     "super_resolution": Stage(
         film_stages.train_super_resolution,
-        ("no_super_resolution",),
+        (),
         "Super-resolution",
         _super_resolution,
     ),

@@ -1,14 +1,15 @@
 """Stages from a film to new scenes; each can be done again."""
 
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
 from magvit2_pytorch.codes.codes_dataset import CodesDataset
 from magvit2_pytorch.codes.views import View, parse_views
+from magvit2_pytorch.convert.inflate import inflate_into
 from magvit2_pytorch.data.clips import ClipSpec
 from magvit2_pytorch.data.datasets import VideoDataset
 from magvit2_pytorch.evaluation.clip_choice import ClipChoice
@@ -23,6 +24,8 @@ from magvit2_pytorch.evaluation.generator_run import (
 )
 from magvit2_pytorch.generators.generator import load_generator
 from magvit2_pytorch.generators.sampling import Sampling
+from magvit2_pytorch.layers.resample import BicubicUpsample
+from magvit2_pytorch.media.frames import to_uint8
 from magvit2_pytorch.media.images import write_grid
 from magvit2_pytorch.media.shots import (
     FrameMeasures,
@@ -33,19 +36,16 @@ from magvit2_pytorch.media.shots import (
     write_table,
 )
 from magvit2_pytorch.media.video_reader import VideoFile
-from magvit2_pytorch.pipelines.files import upscale_file
-from magvit2_pytorch.pipelines.fingerprint import TokenizerId
+from magvit2_pytorch.metrics.quality import psnr
+from magvit2_pytorch.pipelines.fingerprint import TokenizerId, fingerprint
 from magvit2_pytorch.pipelines.generation import empty_prompt, generate_films, read_prompt
+from magvit2_pytorch.pipelines.inference import reconstruct_clip
 from magvit2_pytorch.pipelines.media_file import frame_size
-from magvit2_pytorch.super_resolution import SR_PRESETS, SuperResolution
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.presets import recipe
-from magvit2_pytorch.training.super_resolution_task import (
-    SuperResolutionTrainer,
-    SuperResolutionTrainingConfig,
-)
 from magvit2_pytorch.training.tokenizer_task import VideoTokenizerTrainer
-from magvit2_pytorch.training.tracking import read_log
+from magvit2_pytorch.training.training_config import TrainingConfig
+from magvit2_pytorch.types import VALUE_RANGE
 
 GAP_FRAMES = 8
 """Frames between those that the tokenizer trains on and those that are held out."""
@@ -111,20 +111,7 @@ def train_tokenizer(work: FilmWork, folder: Path) -> dict[str, Any]:
     tokenizer = VideoTokenizer.from_preset(options.preset, **model)
     training = recipe(options.preset) | timed_run(folder, options.minutes_of("tokenizer"))
     training |= {"seed": options.seed} | work.tokenizer_options.get("training", {})
-    scale = options.size / min(tokenizer.config.height_and_width)
-    whole = ClipSpec(
-        num_frames=held,
-        image_size=work.frame_size(tokenizer.space_factor),
-        channels=tokenizer.config.channels,
-        flip=training.get("flip", False),
-    )
-    # Crops of frames of the size that is tokenized.
-    crops = replace(
-        whole,
-        image_size=tokenizer.config.image_size,
-        random_scale=(scale, scale) if scale > 1 else None,
-    )
-    dataset, tails = shot_clips(work, (crops, whole), folder / "frames")
+    dataset, tails = shot_clips(work, work.clip_specs(tokenizer), folder / "frames")
     trainer = VideoTokenizerTrainer(tokenizer, dataset=dataset, valid_dataset=tails, **training)
     trainer.train(resume="auto")
     choice = ClipChoice(
@@ -215,41 +202,73 @@ def train_generator_of_film(work: FilmWork, folder: Path) -> dict[str, Any]:
 
 
 def train_super_resolution(work: FilmWork, folder: Path) -> dict[str, Any]:
-    """Trains super-resolution of the decoded shots, if the film is large enough."""
+    """Trains a decoder that draws the shots larger, if the film is large enough."""
     options, rows = work.options, min(work.figures("cut")["size"])
     high = options.size * options.scale
-    if options.no_super_resolution or rows < high:
+    if options.scale == 1 or rows < high:
         reason = f": the film has {rows} rows, and {high} are needed" if rows < high else ""
         return {"sentence": f"left out{reason}", "trained": False}
     torch.manual_seed(options.seed)
-    model = SR_PRESETS.model(options.upscaler_preset)
-    upscaler = SuperResolution(**model, channels=work.tokenizer.config.channels)
-    training = SR_PRESETS.training(options.upscaler_preset)
-    training |= timed_run(folder, options.minutes_of("super_resolution"))
-    training |= dict(short_side=high, crop=min(training["crop"], high), seed=options.seed)
-    training |= work.upscaler_options.get("training", {})
-    specs = SuperResolutionTrainingConfig(**training).clip_specs(upscaler.config, "videos")
+    tokenizer = enlarged(work.tokenizer, options.scale)
+    training = recipe(options.preset) | timed_run(folder, options.minutes_of("super_resolution"))
+    training |= {"seed": options.seed} | work.tokenizer_options.get("training", {})
+    training["freeze_encoder"] = True
+    # A quarter of the rate of the tokenizer, whose weights it begins with.
+    training["learning_rate"] = TrainingConfig(**work.training).learning_rate / 4
+    specs = work.clip_specs(tokenizer, options.scale)
     dataset, tails = shot_clips(work, specs, folder / "frames")
-    trainer = SuperResolutionTrainer(
-        work.tokenizer, upscaler, dataset=dataset, valid_dataset=tails, **training
-    )
+    trainer = VideoTokenizerTrainer(tokenizer, dataset=dataset, valid_dataset=tails, **training)
     trainer.train(resume="auto")
-    measured = [line for line in read_log(trainer.tracking.path) if "valid/psnr" in line][-1]
-    ours, bicubic = measured["valid/psnr"], measured["valid/bicubic_psnr"]
+    bicubic, ours = measure_enlarged(work, tails, folder / "frames.png")
     return {
-        "sentence": f"{ours:.2f} dB of decoded tails at {high} rows, bicubic {bicubic:.2f} dB, "
-        f"after {trainer.step} steps",
+        "sentence": f"{ours:.2f} dB on held-out tails at {high} rows after {trainer.step} steps, "
+        f"the tokenizer's frames enlarged by bicubic interpolation {bicubic:.2f} dB",
         "trained": True,
         "psnr": ours,
         "bicubic_psnr": bicubic,
         "steps": trainer.step,
-        "pictures": [f"step-{trainer.step}-clip-0.png"],
+        "pictures": ["frames.png"],
     }
+
+
+@torch.no_grad()
+def measure_enlarged(work: FilmWork, tails: VideoDataset, picture: Path) -> tuple[float, float]:
+    """Mean PSNR in dB of tails decoded and enlarged, by bicubic interpolation and as trained.
+
+    `picture` shows frames of the first: original, bicubic, as trained.
+    """
+    tokenizer, scale, values = work.trained("super_resolution"), work.options.scale, []
+    for number in range(min(len(tails), 4 * MAX_SHOWN)):
+        large = tails[number][None].to(tokenizer.device)
+        small, _ = reconstruct_clip(work.tokenizer, F.avg_pool3d(large, (1, scale, scale)))
+        recons = [BicubicUpsample(scale)(small)[0], reconstruct_clip(tokenizer, large)[0]]
+        recons = [recon.clamp(*VALUE_RANGE) for recon in recons]
+        values.append([float(psnr(recon, large)) for recon in recons])
+        if not number:
+            every = -(-large.shape[2] // 3)
+            write_grid(picture, [list(to_uint8(video[0])[::every]) for video in (large, *recons)])
+    bicubic, ours = torch.tensor(values).mean(0).tolist()
+    return bicubic, ours
+
+
+def enlarged(tokenizer: VideoTokenizer, scale: int) -> VideoTokenizer:
+    """A tokenizer with the same codes, of frames `scale` times as large."""
+    (time, space), sides = tokenizer.config.patch, tokenizer.config.height_and_width
+    options = tokenizer.config.to_dict() | dict(
+        patch_size=(time, space * scale),
+        image_size=tuple(side * scale for side in sides),
+        codes_of=fingerprint(tokenizer),
+    )
+    larger = VideoTokenizer(**options)
+    inflate_into(larger, tokenizer)
+    return larger
 
 
 def make_scenes(work: FilmWork, folder: Path) -> dict[str, Any]:
     """Generates new scenes, half of them from the ends of shots."""
-    options, tokenizer = work.options, work.tokenizer
+    options, scale, tokenizer = work.options, 1, work.tokenizer
+    if work.figures("super_resolution")["trained"]:
+        scale, tokenizer = options.scale, work.trained("super_resolution")
     generator = load_generator(work.folder / "generator" / "generator").to(tokenizer.device)
     record = {"tokenizer": str(TokenizerId.of(tokenizer)), "film": work.film.name}
     shots = list(work.shots.items())
@@ -270,16 +289,15 @@ def make_scenes(work: FilmWork, folder: Path) -> dict[str, Any]:
         if name in prompts:
             shift = VideoFile(prompts[name]).num_frames - work.clip_frames
             prompt = read_prompt(
-                tokenizer, prompts[name], None, options.size, view=View(shift=shift)
+                tokenizer, prompts[name], None, options.size * scale, view=View(shift=shift)
             )
         else:
-            prompt = empty_prompt(tokenizer, *work.frame_size(tokenizer.space_factor))
+            prompt = empty_prompt(tokenizer, *work.frame_size(tokenizer, scale))
         generate_films(
             generator, tokenizer, [path], prompt, prompt.num_frames + num_frames,
             sampling=Sampling(seed=options.seed, top_p=TOP_P), first_sample=number, fps=fps,
             record=record,
         )  # fmt: skip
-    upscaled = _upscale(work, folder, scenes)
     rows = []
     for scene in scenes:
         video = VideoFile(folder / scene)
@@ -292,20 +310,6 @@ def make_scenes(work: FilmWork, folder: Path) -> dict[str, Any]:
         "sentence": f"{len(scenes)} scenes of {num_frames} new frames, "
         f"{len(prompts)} from ends of shots",
         "scenes": scenes,
-        "upscaled": upscaled,
         "num_prompts": len(prompts),
         "prompt_frames": work.clip_frames,
     }
-
-
-def _upscale(work: FilmWork, folder: Path, scenes: list[str]) -> list[str]:
-    """Writes each scene enlarged, if there is super-resolution; returns the names."""
-    if not work.figures("super_resolution")["trained"]:
-        return []
-    source = work.folder / "super_resolution" / "upscaler"
-    upscaler = SuperResolution.from_pretrained(source).to(work.tokenizer.device)
-    names = [scene.replace(".mp4", f"-x{upscaler.scale}.mp4") for scene in scenes]
-    for scene, name in zip(scenes, names, strict=True):
-        if not (folder / name).exists():
-            upscale_file(upscaler, folder / scene, folder / name)
-    return names

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -12,11 +12,11 @@ import torch
 from magvit2_pytorch.atomic import replacing
 from magvit2_pytorch.codes.views import parse_views
 from magvit2_pytorch.config import check_at_least_one
+from magvit2_pytorch.data.clips import ClipSpec
 from magvit2_pytorch.evaluation.generator_run import VIEWS
 from magvit2_pytorch.generators.generator import GENERATOR_PRESETS
 from magvit2_pytorch.media.shots import ShotRules
 from magvit2_pytorch.pipelines.media_file import frame_size
-from magvit2_pytorch.super_resolution import SR_PRESETS
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.presets import preset, recipe
 
@@ -42,10 +42,8 @@ class FilmOptions:
     """Time to train super-resolution instead of its share."""
     size: int = 128
     """Short side of the frames that are tokenized, in pixels."""
-    upscaler_preset: str = "x2-small"
-    """Preset of super-resolution, and its recipe."""
-    no_super_resolution: bool = False
-    """Leave super-resolution out."""
+    scale: Literal[1, 2, 4] = 2
+    """Pixels of a scene to the side of one that is tokenized; 1 leaves super-resolution out."""
     grey: Literal["auto", "yes", "no"] = "auto"
     """One channel (yes) or three (no); auto looks for colour."""
     min_frames: int | None = None
@@ -69,8 +67,9 @@ class FilmOptions:
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}: give a number above 0")
         check_at_least_one(size=self.size, scenes=self.scenes)
+        if self.scale not in (1, 2, 4):
+            raise ValueError(f"scale is {self.scale}: use 1, 2 or 4")
         # Unknown names raise errors.
-        SR_PRESETS[self.upscaler_preset]
         GENERATOR_PRESETS[self.generator_preset]
         parse_views(self.views)
         image_size = preset(self.preset)["image_size"]
@@ -79,11 +78,6 @@ class FilmOptions:
                 f"size is {self.size}: {self.preset} trains on crops of {image_size} pixels, so "
                 "give as many or more"
             )
-
-    @property
-    def scale(self) -> int:
-        """Factor of super-resolution."""
-        return SR_PRESETS.model(self.upscaler_preset)["scale"]
 
     def minutes_of(self, stage: str) -> float:
         own = getattr(self, f"{stage}_minutes")
@@ -101,7 +95,6 @@ class FilmWork:
     # Changes of the presets' options, under "model" and "training".
     tokenizer_options: dict[str, dict[str, Any]] = field(default_factory=dict)
     generator_options: dict[str, dict[str, Any]] = field(default_factory=dict)
-    upscaler_options: dict[str, dict[str, Any]] = field(default_factory=dict)
     say: Callable[[str], object] = print
 
     @property
@@ -122,19 +115,40 @@ class FilmWork:
     @cached_property
     def tokenizer(self) -> VideoTokenizer:
         """The trained tokenizer."""
+        return self.trained("tokenizer")
+
+    def trained(self, stage: str) -> VideoTokenizer:
+        """The tokenizer that a stage has trained."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        return VideoTokenizer.from_pretrained(self.folder / "tokenizer" / "tokenizer").to(device)
+        return VideoTokenizer.from_pretrained(self.folder / stage / "tokenizer").to(device)
 
     @property
     def num_valid_latents(self) -> int:
         """Latent frames within a held-out tail."""
         return max(1, (self.clip_frames - 1) // self.tokenizer.time_factor)
 
-    def frame_size(self, space_factor: int) -> tuple[int, int]:
-        """Height and width of tokenized frames, cut to multiples of a factor."""
+    def frame_size(self, tokenizer: VideoTokenizer, scale: int = 1) -> tuple[int, int]:
+        """Height and width of its frames, `scale` times the size that codes are made of."""
+        factor = tokenizer.space_factor // scale
         sides = frame_size(*self.figures("cut")["size"], self.options.size)
-        height, width = (max(space_factor, side // space_factor * space_factor) for side in sides)
+        height, width = (max(factor, side // factor * factor) * scale for side in sides)
         return height, width
+
+    def clip_specs(self, tokenizer: VideoTokenizer, scale: int = 1) -> tuple[ClipSpec, ClipSpec]:
+        """Formats of clips to train on, which are crops of frames, and of held-out tails."""
+        times = self.options.size * scale / min(tokenizer.config.height_and_width)
+        whole = ClipSpec(
+            num_frames=self.clip_frames,
+            image_size=self.frame_size(tokenizer, scale),
+            channels=tokenizer.config.channels,
+            flip=self.training.get("flip", False),
+        )
+        crops = replace(
+            whole,
+            image_size=tokenizer.config.image_size,
+            random_scale=(times, times) if times > 1 else None,
+        )
+        return crops, whole
 
     def figures(self, stage: str) -> dict[str, Any]:
         """The figures of a stage that is done."""

@@ -12,6 +12,7 @@ from magvit2_pytorch.cli.main import main
 from magvit2_pytorch.evaluation import demo_run as demo
 from magvit2_pytorch.evaluation import generator_run
 from magvit2_pytorch.media.video_reader import VideoFile
+from magvit2_pytorch.pipelines.fingerprint import fingerprint
 from magvit2_pytorch.training.tracking import read_log
 from tests.data.clip_files import make_video
 
@@ -117,6 +118,7 @@ def test_a_sharper_decoder_of_the_same_codes(videos, tmp_path, capsys, monkeypat
     tokenizers = [VideoTokenizer.from_pretrained(x / "tokenizer") for x in (out, out / "sharp")]
     codes = [tokenizer.eval().tokenize(video) for tokenizer in tokenizers]
     assert torch.equal(*codes)
+    assert tokenizers[1].config.codes_of == fingerprint(tokenizers[0])
     assert main([*words, "--sharp_minutes", "0"]) == 2
 
 

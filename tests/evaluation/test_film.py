@@ -16,7 +16,7 @@ from magvit2_pytorch.training.trainer import Trainer
 from tests.data.clip_files import make_video
 
 SIZE = (32, 48)
-TOKENIZER_STEPS, GENERATOR_STEPS, UPSCALER_STEPS = 5, 4, 3
+TOKENIZER_STEPS, GENERATOR_STEPS = 5, 4
 GENERATOR = dict(
     model=dict(dim=16, depth=1, heads=2),
     training=dict(num_train_steps=GENERATOR_STEPS, crop=(2, 2), num_latent_frames=2),
@@ -48,16 +48,13 @@ def film(tmp_path_factory):
 
 
 def work_of(film, folder, lines=None, **options):
-    defaults = dict(
-        preset="tiny", size=16, scenes=2, seconds=0.5, views="shift:2", upscaler_preset="x2-tiny"
-    )
+    defaults = dict(preset="tiny", size=16, scenes=2, seconds=0.5, views="shift:2")
     return FilmWork(
         film,
         folder,
         FilmOptions(**(defaults | options)),
         tokenizer_options={"training": {"num_train_steps": TOKENIZER_STEPS}},
         generator_options=GENERATOR,
-        upscaler_options={"training": {"num_train_steps": UPSCALER_STEPS}},
         say=(lines if lines is not None else []).append,
     )
 
@@ -135,7 +132,7 @@ def test_each_stage_goes_on_and_none_is_repeated(done, film):
     assert figures["cut"]["figures"]["channels"] == 1
     assert figures["tokenizer"]["figures"]["steps"] == TOKENIZER_STEPS
     assert figures["generator"]["figures"]["steps"] == GENERATOR_STEPS
-    assert figures["super_resolution"]["figures"]["steps"] == UPSCALER_STEPS
+    assert figures["super_resolution"]["figures"]["steps"] == TOKENIZER_STEPS
     assert figures["codes"]["figures"]["num_files"] == 4
     said = [line for line in printed if "done before" in line]
     assert [line.split(":")[0] for line in said] == list(STAGES)[:-1]
@@ -166,13 +163,11 @@ def test_the_page_shows_files_that_exist(done):
 def test_scenes_begin_with_a_tail_and_from_nothing(done):
     folder, _, _ = done
     names = sorted(path.stem for path in (folder / "scenes").glob("*.mp4"))
-    assert names == ["after-0000000", "after-0000000-x2", "scene-1", "scene-1-x2"]
-    video = VideoFile(folder / "scenes" / "after-0000000.mp4")
-    # Nine frames of the prompt, and half a second.
-    assert (video.num_frames, video.height, video.width) == (9 + 6, 16, 24)
-    assert VideoFile(folder / "scenes" / "scene-1.mp4").num_frames == 6
-    large = VideoFile(folder / "scenes" / "after-0000000-x2.mp4")
-    assert (large.num_frames, large.height, large.width) == (9 + 6, 32, 48)
+    assert names == ["after-0000000", "scene-1"]
+    videos = [VideoFile(folder / "scenes" / f"{name}.mp4") for name in names]
+    # Nine frames of the prompt, and half a second, at twice the tokenized size.
+    assert [video.num_frames for video in videos] == [9 + 6, 6]
+    assert {(video.height, video.width) for video in videos} == {(32, 48)}
     record = json.loads((folder / "scenes" / "after-0000000.json").read_text())
     assert record["top_p"] == 0.9
     assert (record["prompt_frames"], record["film"]) == (9, "grey.mp4")
@@ -191,7 +186,7 @@ def test_other_settings_are_refused(done, film):
 
 def test_the_command_goes_on_with_a_run(done, film, capsys):
     words = "--preset tiny --size 16 --scenes 2 --seconds 0.5 --views shift:2"
-    words = [*words.split(), "--upscaler_preset", "x2-tiny", "--minutes", "3"]
+    words = [*words.split(), "--minutes", "3"]
     assert main(["film", str(film), "-o", str(done[0]), *words]) == 0
     said = capsys.readouterr().out
     assert said.count("done before") == len(STAGES)
@@ -202,7 +197,7 @@ def test_the_command_goes_on_with_a_run(done, film, capsys):
 def test_the_command_does_a_film_in_colour_in_seconds(tmp_path, capsys):
     path = make_video(tmp_path / "a.mp4", height=32, width=48, fps=12, frames=pictures(grey=False))
     words = ["film", str(path), "-o", str(tmp_path / "out"), "--preset", "tiny", "--size", "16"]
-    words += ["--minutes", "0.02", "--scenes", "1", "--seconds", "0.2", "--no_super_resolution"]
+    words += ["--minutes", "0.02", "--scenes", "1", "--seconds", "0.2", "--scale", "1"]
     assert main(words) == 0
     said = capsys.readouterr().out
     assert "the film is in colour" in said
@@ -217,7 +212,7 @@ def test_the_command_does_a_film_in_colour_in_seconds(tmp_path, capsys):
         (["no.mp4"], "there is no file no.mp4"),
         (["{film}", "--minutes", "0"], "minutes is 0"),
         (["{film}", "--size", "32"], "small trains on crops of 64 pixels"),
-        (["{film}", "--upscaler_preset", "x3"], "x2-small"),
+        (["{film}", "--scale", "3"], "scale"),
         (["{film}", "--min_frames", "200", "--size", "64"], "no shot of 200 frames or more"),
         (["{film}", "--min_frames", "20", "--size", "64"], "a shot needs 42"),
         (["{film}", "--cut", "-1"], "cut is -1"),
