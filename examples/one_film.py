@@ -2,8 +2,9 @@
 
 python examples/one_film.py path/to/film.mp4 out --minutes 45
 
-Shots are found, a tokenizer, a generator and super-resolution are trained on them, and new scenes
-are drawn. The same call again goes on where the last one stopped. out/film.md shows all results.
+Shots are found, a tokenizer, a generator and a decoder of larger frames are trained on them, and
+new scenes are drawn. The same call again goes on where the last one stopped. out/film.md shows all
+results.
 """
 
 import argparse

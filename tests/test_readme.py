@@ -58,6 +58,8 @@ SMALLER_COMMANDS = {
     "--size 720": "--size 32",
     "--size 128": "--size 16",
     "--max_duration_s 900": "--num_train_steps 2",
+    '"[4, 8]" --model.image_size 128': "2 --model.image_size 32",
+    "--max_duration_s 300": "--num_train_steps 2",
     "--seconds 8": "--frames 20",
     "--preset x2-small --minutes 5": "--preset x2-tiny --num_train_steps 2 --batch_size 1 "
     "--crop 16 --short_side 16",
@@ -111,7 +113,7 @@ COMMANDS = [
     line
     for page in PAGES
     for block in blocks("bash", page)
-    for line in block.splitlines()
+    for line in block.replace("\\\n", "").splitlines()
     if line.startswith("magvit2")
 ]
 
@@ -151,7 +153,7 @@ def test_python_blocks_run_in_order(here, monkeypatch, page, number):
 @pytest.mark.usefixtures("without_tracing", "without_type_checks")  # as users run it
 def test_the_command_lines_run(here, monkeypatch, capsys):
     monkeypatch.chdir(here)
-    assert len(COMMANDS) == 37
+    assert len(COMMANDS) == 40
     for command in dict.fromkeys(COMMANDS):
         line = reduced(command, SMALLER_COMMANDS)
         assert main(shlex.split(line)[1:]) == 0, capsys.readouterr().err

@@ -121,7 +121,7 @@ def film(film: str, /, *, output: str, options: "FilmOptions", rules: "ShotRules
       tokenizer/         a tokenizer of this film, its report and curves
       codes/             codes of the shots, and of mirrored and shifted views
       generator/         a generator of these codes, its report and curves
-      super_resolution/  super-resolution of decoded frames
+      super_resolution/  a decoder of the same codes that draws larger frames
       scenes/            new scenes, from the ends of shots and from nothing
       film.md            a page with the pictures and figures of all stages
 

@@ -30,13 +30,15 @@ def decode(
 ) -> int:
     """Decodes code files to videos and images.
 
-    The output has the size and frame rate of the original. A video may have any length: frames are
+    The output has the size and frame rate of the original, or the larger size of a tokenizer that
+    was trained to draw its codes larger. A video may have any length: frames are
     computed while earlier ones are written. An interrupted command leaves no partial file. Files
     that cannot be used are named and skipped; the exit status is 1 if none could be used.
 
     Args:
         codes: Files that `magvit2 tokenize` wrote, and folders of them.
-        model: Folder of the tokenizer that made them, or of its run, or hf://OWNER/NAME.
+        model: Folder of the tokenizer that made them, or of one that began with it and a frozen
+            encoder, or of its run, or hf://OWNER/NAME.
         force: Decode codes of another tokenizer too, if its codebook and strides are the same.
     """
     find_tokenizer(model)
@@ -60,8 +62,10 @@ def decode(
 
     def work(job: Job, on_frames: FrameCallback) -> str:
         codes, video = read_codes(job.source)
-        decode_file(tokenizer, codes, video, job.target, on_frames=on_frames, **options)
-        return f"{frame_count(video.num_frames)}, {video.width} x {video.height}"
+        height, width = decode_file(
+            tokenizer, codes, video, job.target, on_frames=on_frames, **options
+        )
+        return f"{frame_count(video.num_frames)}, {width} x {height}"
 
     return run_jobs(jobs, work)
 

@@ -39,7 +39,7 @@ class FilmOptions:
     generator_minutes: float | None = None
     """Time to train the generator instead of its share."""
     super_resolution_minutes: float | None = None
-    """Time to train super-resolution instead of its share."""
+    """Time to train the decoder of larger frames instead of its share."""
     size: int = 128
     """Short side of the frames that are tokenized, in pixels."""
     scale: Literal[1, 2, 4] = 2

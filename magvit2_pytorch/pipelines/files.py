@@ -126,8 +126,8 @@ def decode_file(
     tokenizer_id: TokenizerId | None = None,
     force: bool = False,
     on_frames: FrameCallback | None = None,
-) -> None:
-    """Decodes codes to a file, with frame times and colour tags.
+) -> tuple[int, int]:
+    """Decodes codes to a file, with frame times and colour tags; returns height and width.
 
     Frames are as large as those that were tokenized, or larger as the tokenizer's patches are.
     Raises `TokenizerMismatch` (a `ValueError`) if another tokenizer made the codes, unless `force`
@@ -155,6 +155,7 @@ def decode_file(
     with background_writer(media_writer(out_path, video.kind, video.fps, **options)) as write:
         for frames in decoded_frames(tokenizer, codes, video, inference, on_frames):
             write(frames)
+    return video.height, video.width
 
 
 def reconstruct_file(

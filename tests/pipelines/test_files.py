@@ -395,8 +395,9 @@ def test_an_enlarged_tokenizer_decodes_the_codes_of_the_small_one(tmp_path):
     large = VideoTokenizer(**(options | dict(codes_of=video.header.fingerprint))).eval()
     inflate_into(large, small)
     out = tmp_path / "out.mkv"
-    decode_file(large, codes, video, out)
+    size = decode_file(large, codes, video, out)
     file = VideoFile(out)
+    assert size == (file.height, file.width)
     assert (file.num_frames, file.height, file.width) == (5, 2 * video.height, 2 * video.width)
     with pytest.raises(TokenizerMismatch):
         decode_file(VideoTokenizer(**options), codes, video, out)
