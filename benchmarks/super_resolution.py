@@ -28,6 +28,7 @@ from magvit2_pytorch import (
     VideoTokenizerTrainer,
     recipe,
 )
+from magvit2_pytorch.convert.inflate import enlarged
 from magvit2_pytorch.data.clips import ClipSpec
 from magvit2_pytorch.data.datasets import VideoDataset
 from magvit2_pytorch.evaluation.demo_run import (
@@ -38,7 +39,6 @@ from magvit2_pytorch.evaluation.demo_run import (
     held_out_clips,
     unique_names,
 )
-from magvit2_pytorch.evaluation.film_stages import enlarged
 from magvit2_pytorch.evaluation.generator_run import timed_run
 from magvit2_pytorch.losses.perceptual import build_perceptual
 from magvit2_pytorch.media.frames import to_uint8

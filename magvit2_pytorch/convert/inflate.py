@@ -17,6 +17,23 @@ from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.tokenizer_config import INFLATABLE, TokenizerConfig
 
 
+def enlarged(tokenizer: VideoTokenizer, scale: int, codes_of: str | None = None) -> VideoTokenizer:
+    """A tokenizer of frames `scale` times as large with the same codes, to train its decoder.
+
+    Its patches are larger by `scale`, and its weights those of `inflate_into`. `codes_of` is the
+    fingerprint of `tokenizer`, so that its stored codes and generators are accepted.
+    """
+    (time, space), sides = tokenizer.config.patch, tokenizer.config.height_and_width
+    options = tokenizer.config.to_dict() | dict(
+        patch_size=(time, space * scale),
+        image_size=tuple(side * scale for side in sides),
+        codes_of=codes_of,
+    )
+    larger = VideoTokenizer(**options)
+    inflate_into(larger, tokenizer)
+    return larger
+
+
 @torch.no_grad()
 def inflate_into(tokenizer: VideoTokenizer, source: VideoTokenizer) -> None:
     """Initializes `tokenizer` from `source`, which has the same layers and compresses less.
@@ -53,7 +70,7 @@ def inflate_into(tokenizer: VideoTokenizer, source: VideoTokenizer) -> None:
         if inflated[name].shape != target.shape:
             raise ValueError(
                 f"{name} is {tuple(weight.shape)} in the tokenizer to start from, and cannot "
-                f"become {tuple(target.shape)}: sizes may differ only along time"
+                f"become {tuple(target.shape)}: besides patches, sizes may differ only along time"
             )
     if weights:
         raise ValueError(
@@ -106,7 +123,7 @@ def _enlargers(
     """Functions for the convolutions that read and draw larger patches, by module name."""
     config, size = tokenizer.config, theirs.patch[1]
     scale = config.patch[1] // size
-    if scale == 1:
+    if scale < 2 or size * scale != config.patch[1]:
         return {}
     matrix = enlarged_patch(size, scale, config.lapped_patches)
     sides = dict(p=size, q=size, c=config.channels)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from magvit2_pytorch.codes.codes_dataset import CodesDataset
 from magvit2_pytorch.codes.views import View, parse_views
-from magvit2_pytorch.convert.inflate import inflate_into
+from magvit2_pytorch.convert.inflate import enlarged
 from magvit2_pytorch.data.clips import ClipSpec
 from magvit2_pytorch.data.datasets import VideoDataset
 from magvit2_pytorch.evaluation.clip_choice import ClipChoice
@@ -209,7 +209,7 @@ def train_super_resolution(work: FilmWork, folder: Path) -> dict[str, Any]:
         reason = f": the film has {rows} rows, and {high} are needed" if rows < high else ""
         return {"sentence": f"left out{reason}", "trained": False}
     torch.manual_seed(options.seed)
-    tokenizer = enlarged(work.tokenizer, options.scale)
+    tokenizer = enlarged(work.tokenizer, options.scale, fingerprint(work.tokenizer))
     training = recipe(options.preset) | timed_run(folder, options.minutes_of("super_resolution"))
     training |= {"seed": options.seed} | work.tokenizer_options.get("training", {})
     training["freeze_encoder"] = True
@@ -249,19 +249,6 @@ def measure_enlarged(work: FilmWork, tails: VideoDataset, picture: Path) -> tupl
             write_grid(picture, [list(to_uint8(video[0])[::every]) for video in (large, *recons)])
     bicubic, ours = torch.tensor(values).mean(0).tolist()
     return bicubic, ours
-
-
-def enlarged(tokenizer: VideoTokenizer, scale: int) -> VideoTokenizer:
-    """A tokenizer with the same codes, of frames `scale` times as large."""
-    (time, space), sides = tokenizer.config.patch, tokenizer.config.height_and_width
-    options = tokenizer.config.to_dict() | dict(
-        patch_size=(time, space * scale),
-        image_size=tuple(side * scale for side in sides),
-        codes_of=fingerprint(tokenizer),
-    )
-    larger = VideoTokenizer(**options)
-    inflate_into(larger, tokenizer)
-    return larger
 
 
 def make_scenes(work: FilmWork, folder: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from magvit2_pytorch import VideoTokenizer
 from magvit2_pytorch.convert.conversion import tokenizer_from_state
-from magvit2_pytorch.convert.inflate import inflate_into
+from magvit2_pytorch.convert.inflate import enlarged, inflate_into
 from magvit2_pytorch.layers.resample import BicubicUpsample, LappedFilter, enlarged_patch
 from magvit2_pytorch.tokenizer.presets import magvit2_options
 from magvit2_pytorch.tokenizer.tokenizer_config import INFLATABLE, TokenizerConfig
@@ -102,32 +102,26 @@ def test_blocks_of_frames_are_inflated_too():
 
 
 ENDS = {
-    "no patches": (dict(), dict(patch_size=2)),
-    "patches": (dict(patch_size=2), dict(patch_size=4)),
-    "four times": (dict(patch_size=(2, 2)), dict(patch_size=(2, 8))),
-    "lapped": (
-        dict(patch_size=4, lapped_patches=True),
-        dict(patch_size=8, lapped_patches=True),
-    ),
-    "first frame apart": (
-        dict(patch_size=(2, 2), separate_first_frame_encoding=True),
-        dict(patch_size=(2, 4), separate_first_frame_encoding=True),
-    ),
+    "no patches": dict(),
+    "replicate": dict(pad_mode="replicate"),
+    "patches": dict(patch_size=2),
+    "lapped": dict(patch_size=4, lapped_patches=True),
+    "first frame apart": dict(patch_size=(2, 2), separate_first_frame_encoding=True),
 }
-"""Ends of a tokenizer, and of one that draws its frames larger."""
+"""Ends of tokenizers."""
 
 
+@pytest.mark.parametrize("scale", [2, 4])
 @pytest.mark.parametrize("ends", ENDS)
 @torch.no_grad()
-def test_larger_patches_have_the_codes_of_smaller_frames(ends):
+def test_larger_patches_have_the_codes_of_smaller_frames(ends, scale):
     torch.manual_seed(0)
     common = dict(init_dim=8, layers=("residual", "compress_space"), codebook_size=64)
-    small, large = (
-        VideoTokenizer(**common, **options, image_size=32).eval() for options in ENDS[ends]
-    )
-    inflate_into(large, small)
-    scale = large.space_factor // small.space_factor
-    video = random_video(5, (32, 48))
+    small = VideoTokenizer(**common, **ENDS[ends], image_size=8).eval()
+    large = enlarged(small, scale).eval()
+    side = large.space_factor
+    assert (side, large.config.image_size) == (scale * small.space_factor, (8 * scale, 8 * scale))
+    video = random_video(5, (2 * side, 3 * side))
     frames = F.avg_pool3d(video, (1, scale, scale))
     torch.testing.assert_close(large.encode(video), small.encode(frames), atol=1e-5, rtol=0)
     quantized, _ = small.quantize(small.encode(frames))
@@ -190,6 +184,7 @@ def test_the_weights_are_its_own():
         (dict(layers=("magvit2_residual", "compress_space")), r"compression in space \(2, here 4"),
         (dict(layers=("compress_space", "compress_space")), "no encoder.layers.1"),
         (dict(kernel_size=(1, 5, 5)), "cannot become .* differ only along time"),
+        (dict(patch_size=2, layers=("magvit2_encoder_residual", "compress_space")), "no encoder"),
         (dict(separate_first_frame_encoding=True), "differs in separate_first_frame_encoding"),
     ],
 )

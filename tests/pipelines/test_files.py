@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from magvit2_pytorch import VideoTokenizer
-from magvit2_pytorch.convert.inflate import inflate_into
+from magvit2_pytorch.convert.inflate import enlarged
 from magvit2_pytorch.functional import pad_space
 from magvit2_pytorch.media.frames import to_float, to_uint8
 from magvit2_pytorch.media.images import read_image, write_image
@@ -391,16 +391,14 @@ def test_an_enlarged_tokenizer_decodes_the_codes_of_the_small_one(tmp_path):
     torch.manual_seed(0)
     small = VideoTokenizer.from_preset("tiny").eval()
     codes, video = tokenize_file(small, clip(tmp_path, num_frames=5))
-    options = small.config.to_dict() | dict(patch_size=2, image_size=32)
-    large = VideoTokenizer(**(options | dict(codes_of=video.header.fingerprint))).eval()
-    inflate_into(large, small)
+    large = enlarged(small, 2, codes_of=video.header.fingerprint).eval()
     out = tmp_path / "out.mkv"
     size = decode_file(large, codes, video, out)
     file = VideoFile(out)
     assert size == (file.height, file.width)
     assert (file.num_frames, file.height, file.width) == (5, 2 * video.height, 2 * video.width)
     with pytest.raises(TokenizerMismatch):
-        decode_file(VideoTokenizer(**options), codes, video, out)
+        decode_file(enlarged(small, 2), codes, video, out)
 
 
 @pytest.fixture
