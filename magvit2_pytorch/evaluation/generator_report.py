@@ -1,6 +1,5 @@
 """Report of a generator on held-out ends of videos, with pictures."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -9,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from magvit2_pytorch.atomic import as_path, replacing
+from magvit2_pytorch.atomic import as_path, replace_json, replace_text
 from magvit2_pytorch.codes.code_header import CodedVideo
 from magvit2_pytorch.codes.code_windows import Stretch, split_in_time
 from magvit2_pytorch.codes.codes_dataset import CodesDataset
@@ -107,7 +106,8 @@ def evaluate_generator(
     for row, share in zip(rows, nearest_shares(first_frames, codes, train), strict=True):
         row["nearest_training_frame"] = share
     report = _summary(generator, rows, np.array(unigram_bits), networks, distances)
-    _write(report, folder)
+    replace_json(folder / "report.json", report)
+    replace_text(folder / "report.md", as_markdown(report))
     return report
 
 
@@ -128,14 +128,6 @@ def _likelihood(
         bits = exact_bits(generator, video, state)
         row |= {"bits": float(bits.mean()), "bits_of_latents": bits.mean(dim=(1, 2)).tolist()}
     return row
-
-
-def _write(report: Mapping[str, Any], folder: Path) -> None:
-    """Writes report.json and report.md."""
-    texts = {"report.json": json.dumps(report, indent=2) + "\n", "report.md": as_markdown(report)}
-    for file, text in texts.items():
-        with replacing(folder / file) as part:
-            part.write_text(text, encoding="utf-8")
 
 
 def _checked(
@@ -226,7 +218,7 @@ def _draw(films: Films, tokenizer: AnyTokenizer, folder: Path, name: str) -> str
     """Draws the last frame of each latent; returns the picture's name."""
     step = tokenizer.time_factor
     grid = [
-        list(to_uint8(films[kind][0, :, step - 1 :: step].clamp(-1, 1)))
+        to_uint8(films[kind][0, :, step - 1 :: step].clamp(-1, 1))
         for kind in PICTURE_FILMS
         if kind in films
     ]
@@ -346,9 +338,8 @@ def prediction_table(prediction: Mapping[str, Sequence[float]], digits: int = 2)
     A column for each latent frame, a row for each kind of continuation.
     """
     count = len(prediction.get("most_likely", ()))
-    lines = []
-    lines.append(f"| frames of latent | {' | '.join(str(n + 1) for n in range(count))} |")
-    lines.append("|---" * (count + 1) + "|")
+    numbers = " | ".join(str(n + 1) for n in range(count))
+    lines = [f"| frames of latent | {numbers} |", "|---" * (count + 1) + "|"]
     for name, title in TITLES.items():
         values = " | ".join(f"{value:.{digits}f}" for value in prediction.get(name, ()))
         lines.append(f"| {title} | {values} |")

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from magvit2_pytorch.atomic import as_path, replacing
+from magvit2_pytorch.atomic import as_path, replace_json, replacing
 from magvit2_pytorch.config import Options, Presets, keyword_signature
 from magvit2_pytorch.weights import default_file_mode
 
@@ -90,9 +90,7 @@ class Pretrained(ModelHubMixin):
         state = {name: value.contiguous() for name, value in self.state_dict().items()}
         with replacing(save_directory / WEIGHTS_FILE) as part, default_file_mode(part):
             save_file(state, part, metadata={"format": "pt"})
-        text = json.dumps(self.config.to_dict(), indent=2)
-        with replacing(save_directory / CONFIG_FILE) as part:
-            part.write_text(text + "\n", encoding="utf-8")
+        replace_json(save_directory / CONFIG_FILE, self.config.to_dict())
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any):

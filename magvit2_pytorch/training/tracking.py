@@ -21,7 +21,7 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from magvit2_pytorch.atomic import replacing
+from magvit2_pytorch.atomic import replace_json, replace_text
 from magvit2_pytorch.version import __version__
 
 PACKAGE = Path(__file__).parents[1]
@@ -118,8 +118,7 @@ class Tracking:
             if tracker.name == "wandb":
                 run["wandb_id"] = tracker.tracker.id
         run["starts"].append(start)
-        with replacing(self.folder / RUN_FILE) as part:
-            part.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+        replace_json(self.folder / RUN_FILE, run)
         self._is_open = True
 
     def _open_trackers(
@@ -211,8 +210,7 @@ class Tracking:
             with path.open("a", encoding="utf-8") as file:
                 file.writelines(moved)
         if "".join(remaining) != text:
-            with replacing(self.path) as part:
-                part.write_text("".join(remaining), encoding="utf-8")
+            replace_text(self.path, "".join(remaining))
 
 
 def read_log(path: Path) -> list[dict[str, float | int]]:
