@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -71,13 +70,6 @@ class Part(nn.Module):
         if dim_cond is None:
             return (self.source,)
         return (self.source, Port("cond", torch.float32, ("batch", dim_cond)))
-
-    def describe(self) -> dict[str, Any]:
-        """Inputs and outputs in plain JSON values."""
-        return {
-            "inputs": [port.describe() for port in self.inputs],
-            "outputs": [self.output.describe()],
-        }
 
     def example(self, shape: ExampleShape, seed: int = 0) -> tuple[Tensor, ...]:
         """Random inputs of this shape, on the CPU."""
@@ -215,10 +207,6 @@ class ProgramFormat(ABC):
                     f"{name} cannot be imported ({error}): "
                     "install the ONNX packages with pip install 'magvit2-pytorch[export]'"
                 ) from error
-
-    def versions(self) -> dict[str, str]:
-        """Versions of the packages."""
-        return {name: version(name) for name in self.packages}
 
     @abstractmethod
     def write(self, program: ExportedProgram, part: Part, path: Path) -> None:
