@@ -12,11 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from magvit2_pytorch.config import Presets, check_at_least_one
-from magvit2_pytorch.functional import check_range
 from magvit2_pytorch.quantizers import Quantized, build_quantizer
-from magvit2_pytorch.tokenizer.inputs import validate_video
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
-from magvit2_pytorch.tokenizer.pretrained import Pretrained
+from magvit2_pytorch.tokenizer.pretrained import PretrainedTokenizer
 from magvit2_pytorch.tokenizer_1d.patches import (
     Size,
     from_patches,
@@ -47,7 +45,7 @@ Videos = Video | Image | Sequence[Tensor]
 """Videos of one size, or a list of videos `c t h w` and images `c h w` of any sizes."""
 
 
-class Tokenizer1d(Pretrained, nn.Module):
+class Tokenizer1d(PretrainedTokenizer, nn.Module):
     """Transformer autoencoder with a token sequence of any length.
 
     Options are the fields of `Tokenizer1dConfig`, by keyword. Videos may have any number of frames
@@ -82,20 +80,6 @@ class Tokenizer1d(Pretrained, nn.Module):
         )
 
     # Sizes
-
-    @property
-    def codebook_size(self) -> int:
-        """Number of values of a token."""
-        return self.quantizer.codebook_size
-
-    @property
-    def num_codebooks(self) -> int:
-        return 1
-
-    @property
-    def digit_levels(self) -> tuple[int, ...]:
-        """Number of values of each digit of a code, as in `Quantizer`."""
-        return self.quantizer.digit_levels
 
     num_alone = 0
     """No frames have tokens of their own: every part begins alike."""
@@ -325,15 +309,6 @@ class Tokenizer1d(Pretrained, nn.Module):
         recon = self.decode_latents([quantized], [size])[0]
         recon = recon[:, :, 0] if video.ndim == 4 else recon
         return (codes, recon) if return_codes else recon
-
-    # Input checks
-
-    def prepare(self, video: Tensor, check_values: bool = True) -> Float[Tensor, "b c t h w"]:
-        """Checked video `b c t h w`; an image becomes one frame."""
-        video = validate_video(video, self.config.channels, 1)
-        if check_values and not video.is_meta:
-            check_range(video)
-        return video
 
     def _list(self, videos: Videos) -> list[Tensor]:
         """Checked videos `c t h w`."""
