@@ -25,16 +25,14 @@ from magvit2_pytorch.evaluation.generator_measures import (
     HeldOut,
     Unigram,
     adaptive_bits,
-    exact_bits,
     held_out_videos,
     nearest_shares,
     state_before,
 )
 from magvit2_pytorch.evaluation.measure import EvaluationNetworks
 from magvit2_pytorch.functional import pad_space
-from magvit2_pytorch.generators.autoregressive import AutoregressiveGenerator, GeneratorState
-from magvit2_pytorch.generators.generator import Generator
-from magvit2_pytorch.generators.masked import MaskedState
+from magvit2_pytorch.generators.autoregressive import AutoregressiveGenerator
+from magvit2_pytorch.generators.generator import Generator, State
 from magvit2_pytorch.media.frames import to_float, to_uint8
 from magvit2_pytorch.media.images import write_grid
 from magvit2_pytorch.media.video_reader import VideoFile
@@ -82,14 +80,12 @@ def evaluate_generator(
     distances = _checked(networks, tokenizer, codes, stretches, num_latents)
     progress.planned(Plan(num_inputs=len(stretches)))
     folder.mkdir(parents=True, exist_ok=True)
-    unigram = Unigram(codes, train, codes.codebook_size**codes.num_codebooks)
+    unigram = Unigram(codes, train)
     rows, unigram_bits, first_frames = [], [], []
     for stretch, video in zip(stretches, held_out_videos(codes, stretches), strict=True):
-        unigram_bits.append(
-            [unigram.bits(video.end, codes.num_codebooks, added) for added in ADDED_COUNTS]
-        )
+        unigram_bits.append([unigram.bits(video.end, added) for added in ADDED_COUNTS])
         state = state_before(generator, video)
-        row = _likelihood(generator, video, state, codes.num_codebooks)
+        row = _likelihood(generator, video, state)
         counts = min(num_latents, len(video.end)), num_samples
         films, correct = continuations(generator, tokenizer, video, state, *counts, inference)
         entry, like = codes.header(stretch.video), films["true codes"]
@@ -111,21 +107,16 @@ def evaluate_generator(
     return report
 
 
-def _likelihood(
-    generator: Generator,
-    video: HeldOut,
-    state: GeneratorState | MaskedState,
-    num_codebooks: int,
-) -> dict[str, Any]:
+def _likelihood(generator: Generator, video: HeldOut, state: State) -> dict[str, Any]:
     """Bits of a held-out code in the adaptive coder and the generator."""
     row = {
         "video": video.name,
-        "num_codes": video.end.numel() // num_codebooks,
+        "num_codes": video.end.shape[:3].numel(),
         "held_out_latents": len(video.end),
         "adaptive_coder": adaptive_bits(video, generator.config.levels),
     }
     if isinstance(generator, AutoregressiveGenerator):
-        bits = exact_bits(generator, video, state)
+        bits = generator.bits(video.end[None].to(generator.device), state=state)[0][0].cpu()
         row |= {"bits": float(bits.mean()), "bits_of_latents": bits.mean(dim=(1, 2)).tolist()}
     return row
 

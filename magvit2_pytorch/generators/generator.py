@@ -166,6 +166,10 @@ class ConditionTokens(nn.Module):
                 )
 
 
+State = Any
+"""State of a generator after earlier frames; each kind of generator has its own class."""
+
+
 class Generator(Pretrained, nn.Module, ABC):
     """A model of codes.
 
@@ -226,7 +230,7 @@ class Generator(Pretrained, nn.Module, ABC):
     ) -> dict[str, float]:
         """Numbers named by `measures`, of frames after the first `num_context`."""
 
-    # Frame by frame: each generator has a class of states
+    # Frame by frame
 
     @abstractmethod
     def begin(
@@ -235,21 +239,21 @@ class Generator(Pretrained, nn.Module, ABC):
         grid: Sequence[int],
         condition: GeneratorCondition | None = None,
         kept: Bool[Tensor, " b"] | None = None,
-    ) -> Any:
+    ) -> State:
         """The state before the first frame of `grid` (rows, columns)."""
 
     @abstractmethod
-    def read(self, codes: Int[Tensor, "b j y x *q"], state: Any) -> Any:
+    def read(self, codes: Int[Tensor, "b j y x *q"], state: State) -> State:
         """The state after given frames, such as those of a prompt."""
 
     @abstractmethod
     def next_frame(
         self,
-        state: Any,
+        state: State,
         sampling: Sampling = Sampling(),
         samples: Int[Tensor, " b"] | None = None,
-        guide: Any = None,
-    ) -> tuple[Int[Tensor, "b 1 y x *q"], Any, Any]:
+        guide: State | None = None,
+    ) -> tuple[Int[Tensor, "b 1 y x *q"], State, State | None]:
         """Draws the next frame; returns its codes and the states after it.
 
         `samples` are the samples' numbers, which choose their random draws; by default from 0.
@@ -258,8 +262,7 @@ class Generator(Pretrained, nn.Module, ABC):
 
     def angles_of(self, cells: Int[Tensor, "n 3"]) -> Float[Tensor, "n f"]:
         """Rotary angles of cells by frame, row and column."""
-        dtype = torch.promote_types(self.dtype, torch.float32)
-        return position_angles(cells, self.pairs, self.config.theta, dtype)
+        return position_angles(cells, self.pairs, self.config.theta, self.dtype)
 
 
 GENERATORS: Registry[type[Generator]] = Registry("generator")
