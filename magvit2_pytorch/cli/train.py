@@ -57,16 +57,8 @@ def train(
 ) -> int:
     """Trains a tokenizer on a folder of videos or images.
 
-    Defaults come from the preset and its recipe. A --config file overrides them, and typed options
-    override both. The output folder gets:
-
-      tokenizer/      the trained tokenizer, for --model of the other commands
-      config.yaml     all options of this run, for --config
-      checkpoints/    for --resume: a folder for each of the last saved steps, and the best
-      log.jsonl, run.json, curves.png, step-*.mp4 and .png: logs and samples
-
-    Ctrl-C saves a checkpoint and prints how to resume. For several GPUs or processes:
-    accelerate launch -m magvit2_pytorch train ...
+    The trained tokenizer, for --model of the other commands, is in the folder tokenizer/ of the
+    output.
     """
     if not as_path(data).exists():
         raise UserError(f"there is no {data}: DATA is a folder of {options.type}")
@@ -156,16 +148,8 @@ def train_generator(
 ) -> int:
     """Trains a generator on the codes of videos.
 
-    Defaults come from the preset and its recipe. A --config file overrides them, and typed options
-    override both. The end of each video is held out. The output folder gets:
-
-      generator/      the generator of the best validation, for --generator of other commands
-      config.yaml     all options of this run, for --config
-      checkpoints/    for --resume: a folder for each of the last saved steps, and the best
-      log.jsonl, run.json, curves.png: logs
-
-    Ctrl-C saves a checkpoint and prints how to resume. For several GPUs or processes:
-    accelerate launch -m magvit2_pytorch train-generator ...
+    The end of each video is held out. The generator of the best validation, for --generator of the
+    other commands, is in the folder generator/ of the output.
 
     Args:
         codes: Folder of code files or shards that `magvit2 tokenize` wrote.
@@ -237,17 +221,8 @@ def train_sr(
     """Trains super-resolution to enlarge what a tokenizer decodes.
 
     Training frames are resized, encoded and decoded by the frozen tokenizer, half of them from
-    codes with errors like a generator's, and compared with the frames before. Defaults come from
-    the preset and its recipe. A --config file overrides them, and typed options override both. The
-    output folder gets:
-
-      upscaler/       the trained network, for --model of `upscale` and --upscale of `generate`
-      config.yaml     all options of this run, for --config
-      checkpoints/    for --resume: a folder for each of the last saved steps, and the best
-      log.jsonl, run.json, curves.png, step-*.mp4 and .png: logs and samples
-
-    Ctrl-C saves a checkpoint and prints how to resume. For several GPUs or processes:
-    accelerate launch -m magvit2_pytorch train-sr ...
+    codes with errors like a generator's, and compared with the frames before. The trained network,
+    for --model of `upscale` and --upscale of `generate`, is in the folder upscaler/ of the output.
 
     Args:
         tokenizer: Folder of the tokenizer or of the run that trained it, or hf://OWNER/NAME;

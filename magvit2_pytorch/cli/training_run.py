@@ -28,6 +28,19 @@ FROM_OUTPUT = ("results_folder", "checkpoints_folder")
 OF_ONE_START = ("resume", "dry_run", "wandb", "minutes")
 """Options of a command that config.yaml leaves out: of one start, or of training too."""
 
+DESCRIPTION = """
+
+Defaults come from the preset and its recipe. A --config file overrides them, and typed options
+override both. The output folder also gets:
+
+  config.yaml     all options of this run, for --config
+  checkpoints/    for --resume: a folder for each of the last saved steps, and the best
+  log.jsonl, run.json, curves.png, and of frames step-*.mp4 and .png: logs and samples
+
+Ctrl-C saves a checkpoint and prints how to resume. For several GPUs or processes:
+accelerate launch -m magvit2_pytorch {command} ..."""
+"""End of each command's description."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
@@ -121,6 +134,7 @@ class TrainingCommand:
 
     def add_arguments(self, parser: ArgumentParser, args: Sequence[str]) -> None:
         """Adds all options, with defaults of the preset in sorted `args`."""
+        parser.description += DESCRIPTION.format(command=self.name)
         # A usage line with a hundred options would not be readable.
         parser.usage = (
             f"magvit2 {self.name} {self.usage} -o OUTPUT [--preset NAME] [--config FILE] [options]"
