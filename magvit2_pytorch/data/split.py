@@ -7,9 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from magvit2_pytorch.atomic import normalized, replace_json
+from magvit2_pytorch.atomic import AnyPath, as_path, normalized, replace_json
 from magvit2_pytorch.media.sources import Source
-from magvit2_pytorch.media.unusable import AnyPath, as_path
 from magvit2_pytorch.runtime import draw_names, keyed_seed
 from magvit2_pytorch.types import MediaKind
 

@@ -22,6 +22,7 @@ from accelerate import Accelerator
 from PIL import Image
 
 from magvit2_pytorch.atomic import replace_json, replace_text
+from magvit2_pytorch.config import flatten
 from magvit2_pytorch.version import __version__
 
 PACKAGE = Path(__file__).parents[1]
@@ -141,7 +142,11 @@ class Tracking:
                 text = "\n".join(f"    {line}" for line in lines)
                 tracker.tracker.add_text("run", text, start["step"])
             else:
-                tracker.store_init_configuration(_flatten(start))
+                plain = {
+                    name: value if isinstance(value, str | int | float) else json.dumps(value)
+                    for name, value in flatten(start, ".").items()
+                }
+                tracker.store_init_configuration(plain)
 
     def _close_unless_named(self, failed: bool = False) -> None:
         if self._named or not self._is_open:
@@ -217,18 +222,6 @@ def read_log(path: Path) -> list[dict[str, float | int]]:
     """Reads a log, without lines that a crash cut short."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return [line for line in map(_parse, lines) if line is not None]
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
-    """Flattens nested values to names like training.learning_rate."""
-    flat = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{name}.")
-        else:
-            is_plain = isinstance(value, str | int | float)
-            flat[f"{prefix}{name}"] = value if is_plain else json.dumps(value)
-    return flat
 
 
 def read_run(folder: Path) -> dict[str, Any]:
