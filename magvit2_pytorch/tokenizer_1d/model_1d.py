@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -209,14 +210,12 @@ class Tokenizer1d(PretrainedTokenizer, nn.Module):
     def _decode_list(self, codes: list[Tensor], sizes: list[Size]) -> list[Tensor]:
         keys = [(len(c), size) for c, size in zip(codes, sizes, strict=True)]
         lengths = [sum(b.length for b in self.config.decoded_layout(*key)) for key in keys]
-        videos: list[Tensor] = [torch.empty(0)] * len(keys)
+        videos: dict[int, Tensor] = {}
         for groups in group_packs(keys, lengths):
             latents = [self.decode_codes(torch.stack([codes[i] for i in g])) for g in groups]
             decoded = self.decode_latents(latents, [keys[group[0]][1] for group in groups])
-            for group, video in zip(groups, decoded, strict=True):
-                for number, one in zip(group, video, strict=True):
-                    videos[number] = one
-        return videos
+            videos |= zip(chain(*groups), chain(*decoded), strict=True)
+        return [videos[number] for number in range(len(keys))]
 
     def decode_from_code_indices(
         self, codes: TokenCodes, size: Size | None = None, num_frames: int | None = None
@@ -244,14 +243,13 @@ class Tokenizer1d(PretrainedTokenizer, nn.Module):
         lengths = [
             sum(b.length for b in self.config.layout(shape[1:], count)) for shape, count in keys
         ]
-        codes: list[Tensor] = [torch.empty(0)] * len(videos)
+        codes: dict[int, Tensor] = {}
         for groups in group_packs(keys, lengths):
             stacked = [torch.stack([videos[i] for i in group]) for group in groups]
             latents = self.encode(stacked, [counts[group[0]] for group in groups])
-            for group, latent in zip(groups, latents, strict=True):
-                for number, one in zip(group, self.quantize(latent).codes.flatten(1), strict=True):
-                    codes[number] = one
-        return codes
+            new = (self.quantize(latent).codes.flatten(1) for latent in latents)
+            codes |= zip(chain(*groups), chain(*new), strict=True)
+        return [codes[number] for number in range(len(keys))]
 
     def _prefixes(self, videos: list[Tensor]) -> Prefixes:
         """Codes of the configured length, to take the first ones from."""
