@@ -1,6 +1,7 @@
 """Files and folders that appear whole or not at all; hashes."""
 
 import hashlib
+import json
 import os
 import platform
 import re
@@ -11,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 # Of all common file systems.
 _MAX_NAME_BYTES = 255
@@ -69,6 +71,20 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             part.unlink()
+
+
+def replace_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a text file in UTF-8, atomically.
+
+    What UTF-8 lacks is escaped: names of files need not be valid text.
+    """
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def replace_json(path: str | os.PathLike, values: Any) -> None:
+    """Writes plain values as indented JSON, atomically."""
+    replace_text(path, json.dumps(values, indent=2) + "\n")
 
 
 def remove_abandoned(folder: str | os.PathLike) -> None:

@@ -139,6 +139,18 @@ def keyword_signature(constructor: Callable, options: type) -> Signature:
     return Signature([*own[1:], *keywords])  # without self
 
 
+def flatten(values: Mapping[str, Any], separator: str) -> dict[str, Any]:
+    """Nested values under joined names, such as training.learning_rate."""
+    flat = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            inner = flatten(value, separator)
+            flat |= {f"{name}{separator}{key}": inner[key] for key in inner}
+        else:
+            flat[name] = value
+    return flat
+
+
 def to_tuples(value: Any) -> Any:
     """Converts the lists of JSON and YAML to tuples, also inside dicts."""
     if isinstance(value, dict):

@@ -133,7 +133,7 @@ def generate(
         check_films(sampler, films)
     with user_errors():
         for path in films.prompt:
-            check_prompt(sampler, tokenizer, as_path(path), films, size)
+            check_prompt(tokenizer, as_path(path), films, size)
     upscaler = None if upscale is None else computing.load_upscaler(upscale, "--upscale")
     common = dict(
         sampling=sampling,
@@ -172,11 +172,7 @@ def check_films(generator: "Generator", films: GenerationOptions) -> None:
 
 
 def check_prompt(
-    generator: "Generator",
-    tokenizer: "VideoTokenizer",
-    path: Path,
-    films: GenerationOptions,
-    size: int | None,
+    tokenizer: "VideoTokenizer", path: Path, films: GenerationOptions, size: int | None
 ) -> None:
     """Raises `ValueError` if a prompt cannot be read or completed."""
     from magvit2_pytorch.pipelines.completion import read_clip, visible_codes, visible_pixels

@@ -120,6 +120,11 @@ Model = Annotated[str, "Folder of the tokenizer or of the run that trained it, o
 UPSCALER_HELP = "Folder of the super-resolution or of the run that trained it, or hf://OWNER/NAME."
 UpscalerModel = Annotated[str, UPSCALER_HELP]
 GeneratorModel = Annotated[str, "Folder of the generator, or of the run that trained it."]
+TrainingData = Annotated[
+    str,
+    "Folder of media files, searched recursively; or a .txt list, a .csv table with a column "
+    "`path`, or one video.",
+]
 ReportFolder = Annotated[str, "Folder for the report."]
 Inputs = Annotated[list[str], "Video and image files, and folders of them."]
 MediaOutput = Annotated[

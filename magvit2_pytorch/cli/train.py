@@ -1,11 +1,13 @@
 """`magvit2 train`, `train-generator` and `train-sr`: train a model of each kind."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from magvit2_pytorch.atomic import as_path
 from magvit2_pytorch.cli.options import (
     Model,
+    TrainingData,
     UsageError,
     UserError,
     find_tokenizer,
@@ -46,7 +48,7 @@ class RunOptions(TrainOptions):
 
 
 def train(
-    data: str,
+    data: TrainingData,
     /,
     *,
     preset: str = "small",
@@ -56,22 +58,11 @@ def train(
 ) -> int:
     """Trains a tokenizer on a folder of videos or images.
 
-    Defaults come from the preset and its recipe. A --config file overrides them, and typed options
-    override both. The output folder gets:
-
-      tokenizer/      the trained tokenizer, for --model of the other commands
-      config.yaml     all options of this run, for --config
-      checkpoints/    for --resume: a folder for each of the last saved steps, and the best
-      log.jsonl, run.json, curves.png, step-*.mp4 and .png: logs and samples
-
-    Ctrl-C saves a checkpoint and prints how to resume. For several GPUs or processes:
-    accelerate launch -m magvit2_pytorch train ...
-
-    Args:
-        data: Folder of media files, searched recursively; or a .txt list, a .csv table with a
-            column `path`, or one video.
+    The trained tokenizer, for --model of the other commands, is in the folder tokenizer/ of the
+    output.
     """
-    _check_data(data, options.type)
+    if not as_path(data).exists():
+        raise UserError(f"there is no {data}: DATA is a folder of {options.type}")
     images = options.images
     if images is not None and not as_path(images).exists():
         raise UserError(f"there is no {images}: --images is a folder of images")
@@ -100,13 +91,7 @@ def train(
         dataset_type=options.type,
         image_folder=images,
     )
-    run = dict(data=data, preset=preset)
-    return run_training(trainer, options, "tokenizer", model.to_dict(), training, **run)
-
-
-def _check_data(data: str, kind: str) -> None:
-    if not as_path(data).exists():
-        raise UserError(f"there is no {data}: DATA is a folder of {kind}")
+    return run_training(trainer, options, data=data, preset=preset)
 
 
 def _start_from(tokenizer: "VideoTokenizer | Tokenizer1d", source: str) -> None:
@@ -176,16 +161,8 @@ def train_generator(
 ) -> int:
     """Trains a generator on the codes of videos.
 
-    Defaults come from the preset and its recipe. A --config file overrides them, and typed options
-    override both. The end of each video is held out. The output folder gets:
-
-      generator/      the generator of the best validation, for --generator of other commands
-      config.yaml     all options of this run, for --config
-      checkpoints/    for --resume: a folder for each of the last saved steps, and the best
-      log.jsonl, run.json, curves.png: logs
-
-    Ctrl-C saves a checkpoint and prints how to resume. For several GPUs or processes:
-    accelerate launch -m magvit2_pytorch train-generator ...
+    The end of each video is held out. The generator of the best validation, for --generator of the
+    other commands, is in the folder generator/ of the output.
 
     Args:
         codes: Folder of code files or shards that `magvit2 tokenize` wrote.
@@ -207,8 +184,7 @@ def train_generator(
         GeneratorTrainer, generator, training=training, dataset_folder=codes
     )
     shown = {name: value for name, value in model.items() if name != "kind"}
-    run = dict(codes=codes, preset=preset)
-    return run_training(trainer, options, "generator", shown, training, **run)
+    return run_training(trainer, options, model=shown, codes=codes, preset=preset)
 
 
 FROM_CODES = (
@@ -227,11 +203,7 @@ def _generator_kind(name: str) -> ModelKind:
     config, skip = GENERATORS[kind].config_class, FROM_OUTPUT + FROM_CODES
     # A configuration needs the codes: what is read are its options.
     return ModelKind(
-        GENERATOR_PRESETS,
-        config,
-        GeneratorTrainingConfig,
-        skip,
-        lambda values: {"kind": kind, **values},
+        GENERATOR_PRESETS, config, GeneratorTrainingConfig, skip, partial(dict, kind=kind)
     )
 
 
@@ -250,7 +222,7 @@ class UpscalerRunOptions(TrainOptions):
 
 
 def train_sr(
-    data: str,
+    data: TrainingData,
     /,
     *,
     tokenizer: Model,
@@ -262,25 +234,15 @@ def train_sr(
     """Trains super-resolution to enlarge what a tokenizer decodes.
 
     Training frames are resized, encoded and decoded by the frozen tokenizer, half of them from
-    codes with errors like a generator's, and compared with the frames before. Defaults come from
-    the preset and its recipe. A --config file overrides them, and typed options override both. The
-    output folder gets:
-
-      upscaler/       the trained network, for --model of `upscale` and --upscale of `generate`
-      config.yaml     all options of this run, for --config
-      checkpoints/    for --resume: a folder for each of the last saved steps, and the best
-      log.jsonl, run.json, curves.png, step-*.mp4 and .png: logs and samples
-
-    Ctrl-C saves a checkpoint and prints how to resume. For several GPUs or processes:
-    accelerate launch -m magvit2_pytorch train-sr ...
+    codes with errors like a generator's, and compared with the frames before. The trained network,
+    for --model of `upscale` and --upscale of `generate`, is in the folder upscaler/ of the output.
 
     Args:
-        data: Folder of media files, searched recursively; or a .txt list, a .csv table with a
-            column `path`, or one video.
         tokenizer: Folder of the tokenizer or of the run that trained it, or hf://OWNER/NAME;
             --model means the same.
     """
-    _check_data(data, options.type)
+    if not as_path(data).exists():
+        raise UserError(f"there is no {data}: DATA is a folder of {options.type}")
     options.find_checkpoint()
     frozen, _ = load_tokenizer(tokenizer, "cpu")
     import torch
@@ -299,9 +261,8 @@ def train_sr(
         dataset_folder=data,
         dataset_type=options.type,
     )
-    run = dict(data=data, tokenizer=tokenizer, preset=preset)
     skip = _upscaler_kind(preset).skip
-    return run_training(trainer, options, "upscaler", model.to_dict(), training, skip, **run)
+    return run_training(trainer, options, skip, data=data, tokenizer=tokenizer, preset=preset)
 
 
 def _upscaler_kind(_name: str) -> ModelKind:

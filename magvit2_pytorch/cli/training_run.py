@@ -28,6 +28,19 @@ FROM_OUTPUT = ("results_folder", "checkpoints_folder")
 OF_ONE_START = ("resume", "dry_run", "wandb", "minutes")
 """Options of a command that config.yaml leaves out: of one start, or of training too."""
 
+DESCRIPTION = """
+
+Defaults come from the preset and its recipe. A --config file overrides them, and typed options
+override both. The output folder also gets:
+
+  config.yaml     all options of this run, for --config
+  checkpoints/    for --resume: a folder for each of the last saved steps, and the best
+  log.jsonl, run.json, curves.png, and of frames step-*.mp4 and .png: logs and samples
+
+Ctrl-C saves a checkpoint and prints how to resume. For several GPUs or processes:
+accelerate launch -m magvit2_pytorch {command} ..."""
+"""End of each command's description."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
@@ -121,6 +134,7 @@ class TrainingCommand:
 
     def add_arguments(self, parser: ArgumentParser, args: Sequence[str]) -> None:
         """Adds all options, with defaults of the preset in sorted `args`."""
+        parser.description += DESCRIPTION.format(command=self.name)
         # A usage line with a hundred options would not be readable.
         parser.usage = (
             f"magvit2 {self.name} {self.usage} -o OUTPUT [--preset NAME] [--config FILE] [options]"
@@ -214,21 +228,19 @@ def _preset_in(file: str) -> str | None:
 def run_training(
     trainer: "Trainer",
     options: TrainOptions,
-    result: str,
-    model: dict[str, Any],
-    training: "LoopConfig",
     skip: Sequence[str] = FROM_OUTPUT,
+    model: dict[str, Any] | None = None,
     **others: Any,
 ) -> int:
-    """Trains into the folder `result`, or does a dry run.
+    """Trains, or does a dry run.
 
-    Writes the options of model, training (but for `skip`) and command (`others` and those that do
-    not say how to run it) in the form of a preset, for --config. Raises `UserError` where training
-    cannot go on.
+    Writes the options of model (by default all), training (but for `skip`) and command (`others`
+    and those that do not say how to run it) in the form of a preset, for --config. Raises
+    `UserError` where training cannot go on.
     """
     import yaml
 
-    from magvit2_pytorch.atomic import replacing
+    from magvit2_pytorch.atomic import replace_text
     from magvit2_pytorch.training.dry_run import dry_run
     from magvit2_pytorch.training.optimization import NonFiniteTraining
     from magvit2_pytorch.training.processes import LostProcess
@@ -239,16 +251,16 @@ def run_training(
             echo(dry_run(trainer))
         return 0
     if trainer.accelerator.is_main_process:
-        values = {n: v for n, v in training.to_dict().items() if n not in skip}
+        model = trainer.task.describe() if model is None else model
+        values = {n: v for n, v in trainer.config.to_dict().items() if n not in skip}
         command = {n: v for n, v in vars(options).items() if n not in OF_ONE_START}
         sections = others | command | {"model": model, "training": values}
-        with replacing(folder / CONFIG_FILE) as part:
-            text = yaml.safe_dump(sections, sort_keys=False, allow_unicode=True)
-            part.write_text(text, encoding="utf-8")
+        text = yaml.safe_dump(sections, sort_keys=False, allow_unicode=True)
+        replace_text(folder / CONFIG_FILE, text)
     parameters = sum(p.numel() for p in trainer.task.model.parameters())
     echo(f"Training {parameters:,} parameters on {trainer.accelerator.device}, into {folder}/")
     errors = user_errors((NonFiniteTraining, LostProcess))
     with errors, trainer.trackers(run_name=folder.name):
         trainer.train()
-    echo(f"Trained {trainer.step} steps. Wrote {folder / result}/")
+    echo(f"Trained {trainer.step} steps. Wrote {folder / trainer.task.saved_as}/")
     return 0

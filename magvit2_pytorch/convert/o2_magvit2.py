@@ -118,11 +118,10 @@ def config(state: Tensors, source: str = "", bit_order: BitOrder | None = None) 
     is_video = has_time(state)
     init_dim, channels = _dims(state, FIRST_CONV)
     num_levels = 1 + _count(state, "encoder.conv_downsample_blocks.conv_downsample_{}")
-    first_convs = [
-        f"encoder.res_blocks.res_block_{level}.res_block_{level}_0.conv_0"
+    widths = [
+        _dims(state, f"encoder.res_blocks.res_block_{level}.res_block_{level}_0.conv_0")[0]
         for level in range(num_levels)
     ]
-    widths = [_dims(state, conv)[0] for conv in first_convs]
     bits, _ = _dims(state, "encoder.conv_last")
     num_units = _count(state, "encoder.res_blocks.res_block_final.res_block_final_{}")
     num_decoder_units = _count(state, "decoder.res_blocks.res_block_pre.res_block_pre_{}")
@@ -293,9 +292,7 @@ def _check_blur(state: Tensors, dims: list[int], num_axes: int) -> None:
         expected = expected[..., None] * taps
     for number, dim in enumerate(dims[:-1]):
         name = f"res_blocks.{number}.blur.filt"
-        blur = state.get(name)
-        if blur is None:
-            continue
+        blur = state.get(name, expected.expand(dim, 1, *expected.shape))
         if blur.shape != (dim, 1, *expected.shape) or not bool((blur.float() == expected).all()):
             raise ValueError(
                 f"{name} of the discriminator is not the filter [1, 2, 1] / 4, the only one that "

@@ -7,9 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from magvit2_pytorch.atomic import normalized, replacing
+from magvit2_pytorch.atomic import AnyPath, as_path, normalized, replace_json
 from magvit2_pytorch.media.sources import Source
-from magvit2_pytorch.media.unusable import AnyPath, as_path
 from magvit2_pytorch.runtime import draw_names, keyed_seed
 from magvit2_pytorch.types import MediaKind
 
@@ -121,8 +120,7 @@ def write_held_out(folder: Path, names: HeldOut) -> None:
             merged[kind] = dict(sorted((merged.get(kind, {}) | new).items()))
         else:
             merged[kind] = sorted({*merged.get(kind, ()), *new})
-    with replacing(folder / HELD_OUT_FILE) as part:
-        part.write_text(json.dumps(merged, indent=2) + "\n", encoding="utf-8")
+    replace_json(folder / HELD_OUT_FILE, merged)
 
 
 def read_held_out(folder: Path) -> HeldOut:

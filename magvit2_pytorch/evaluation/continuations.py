@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 
 from magvit2_pytorch.evaluation.generator_measures import HeldOut
-from magvit2_pytorch.generators.autoregressive import GeneratorState
-from magvit2_pytorch.generators.generator import Generator
-from magvit2_pytorch.generators.masked import MaskedState
+from magvit2_pytorch.generators.generator import Generator, State
 from magvit2_pytorch.generators.sampling import Sampling
 from magvit2_pytorch.losses.perceptual import PerceptualLoss
 from magvit2_pytorch.metrics.fvd import I3D
@@ -60,7 +58,7 @@ def continuations(
     generator: Generator,
     tokenizer: AnyTokenizer,
     video: HeldOut,
-    state: GeneratorState | MaskedState,
+    state: State,
     num_latents: int = 2,
     num_samples: int = 4,
     inference: Inference = Inference(),
@@ -108,7 +106,7 @@ def _decoded_before(
 
 def _continue(
     generator: Generator,
-    state: GeneratorState | MaskedState,
+    state: State,
     num_latents: int,
     sampling: Sampling,
     number: int,

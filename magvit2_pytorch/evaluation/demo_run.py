@@ -201,7 +201,7 @@ def run_demo(
         pair = torch.cat((real, recon), dim=1)
         write_video(folder / f"{name}.mp4", pair, fps=fps)
         shown = [0, len(real) // 2, len(real) - 1]
-        write_grid(folder / f"{name}.png", [list(real[shown]), list(recon[shown])])
+        write_grid(folder / f"{name}.png", [real[shown], recon[shown]])
     codebook = usage.compute()
     metrics = {
         "mean_psnr_db": round(sum(r["psnr_db"] for r in results) / len(results), 3),
@@ -240,10 +240,10 @@ def sharpen_demo(
     figures = {"before": [], "after": []}
     for name, clip in zip(unique_names(paths), held_out_clips(paths), strict=True):
         shown = [0, len(clip[0]) // 2, len(clip[0]) - 1]
-        rows = [list(to_uint8(clip)[shown])]
+        rows = [to_uint8(clip)[shown]]
         for side, model in zip(figures, (before, after), strict=True):
             recon = reconstruct_clip(model, clip[None])[0].clamp(-1, 1)
-            rows.append(list(to_uint8(recon[0])[shown]))
+            rows.append(to_uint8(recon[0])[shown])
             error, energy = temporal_consistency(recon, clip[None])
             values = {
                 "psnr_db": psnr(recon, clip[None]),

@@ -12,12 +12,12 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from magvit2_pytorch.atomic import normalized
+from magvit2_pytorch.atomic import AnyPath, as_path, normalized
 from magvit2_pytorch.data.clips import ClipSpec, choose_clip, choose_window, crop, resolve_range
 from magvit2_pytorch.data.split import ADDED_IMAGES, HeldOut, split_media, split_names
 from magvit2_pytorch.evaluation.clip_choice import ClipChoice
 from magvit2_pytorch.media.sources import SUFFIXES, Source, find_media
-from magvit2_pytorch.media.unusable import AnyPath, UnusableMedia, as_path, decoding_errors
+from magvit2_pytorch.media.unusable import UnusableMedia, decoding_errors
 from magvit2_pytorch.media.video_reader import VideoFile
 from magvit2_pytorch.pipelines.media_file import media_kind, open_media, resized_size
 from magvit2_pytorch.runtime import keyed_seed

@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import asdict
 from typing import Any
 
+from magvit2_pytorch.atomic import AnyPath, as_path
 from magvit2_pytorch.data.split import HeldOut
 from magvit2_pytorch.evaluation.clip_choice import ClipChoice
 from magvit2_pytorch.evaluation.evaluation_clips import (
@@ -29,7 +30,7 @@ from magvit2_pytorch.evaluation.report import FORMAT, FORMAT_VERSION, summarize,
 from magvit2_pytorch.evaluation.report_picture import Example, write_pictures, write_token_curve
 from magvit2_pytorch.media.frames import to_uint8
 from magvit2_pytorch.media.sources import Source, check_not_output
-from magvit2_pytorch.media.unusable import AnyPath, as_path, printable
+from magvit2_pytorch.media.unusable import printable
 from magvit2_pytorch.pipelines.corpus import OUT_OF_MEMORY
 from magvit2_pytorch.pipelines.fingerprint import TokenizerId, check_supports_files
 from magvit2_pytorch.pipelines.inference import Inference

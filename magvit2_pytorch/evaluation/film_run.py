@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from magvit2_pytorch.atomic import remove_abandoned, replacing
+from magvit2_pytorch.atomic import remove_abandoned, replace_text
 from magvit2_pytorch.codes.code_header import file_state
 from magvit2_pytorch.evaluation import film_stages
 from magvit2_pytorch.evaluation.film_work import SHARES, FilmWork, read_record, write_record
@@ -70,10 +70,7 @@ def _do_stage(work: FilmWork, name: str) -> dict[str, Any]:
 def write_page(folder: Path, film: str, figures: Mapping[str, Mapping[str, Any]]) -> Path:
     """Writes the page of all stages, with links to their files."""
     path = folder / PAGE
-    with replacing(path) as part:
-        # Names of files need not be valid text.
-        text = "\n".join(_lines(folder, film, figures)) + "\n"
-        part.write_text(text, encoding="utf-8", errors="backslashreplace")
+    replace_text(path, "\n".join(_lines(folder, film, figures)) + "\n")
     return path
 
 

@@ -81,23 +81,21 @@ def cut(work: FilmWork, folder: Path) -> dict[str, Any]:
             f"{table}; --still 0 keeps pictures without motion, a larger --cut joins shots"
         )
     full = VideoFile(work.film, channels=1 if grey else 3)
-    height, width = frame_size(
-        full.height, full.width, min(min(full.height, full.width), options.size * options.scale)
-    )
-    write_shots(full, used, folder / "shots", (height, width))
+    short_side = min(full.height, full.width, options.size * options.scale)
+    size = frame_size(full.height, full.width, short_side)
+    write_shots(full, used, folder / "shots", size)
     shown = used[:: -(-len(used) // (4 * MAX_SHOWN))]
     middles = full.read([(shot.start + shot.stop) // 2 for shot in shown], (72, 128))
-    write_grid(folder / "shots.png", [list(row) for row in middles.split(MAX_SHOWN)])
+    write_grid(folder / "shots.png", middles.split(MAX_SHOWN))
     seconds = sum(shot.num_frames for shot in used) / film.fps
-    total = len(measures) / film.fps
     left_out = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items()) if kind != "shot")
     return {
-        "sentence": f"{len(used)} shots, {seconds:.0f} s of {total:.0f} s; "
+        "sentence": f"{len(used)} shots, {seconds:.0f} s of {len(measures) / film.fps:.0f} s; "
         f"left out: {left_out or 'nothing'}; the film is {'grey' if grey else 'in colour'}",
         "channels": 1 if grey else 3,
         "num_frames": len(measures),
         "fps": film.fps,
-        "size": [height, width],
+        "size": list(size),
         "parts": dict(counts),
         "min_frames": min_frames,
     }
@@ -111,14 +109,13 @@ def train_tokenizer(work: FilmWork, folder: Path) -> dict[str, Any]:
     tokenizer = VideoTokenizer.from_preset(options.preset, **model)
     training = recipe(options.preset) | timed_run(folder, options.minutes_of("tokenizer"))
     training |= {"seed": options.seed} | work.tokenizer_options.get("training", {})
-    dataset, tails = shot_clips(work, work.clip_specs(tokenizer), folder / "frames")
-    trainer = VideoTokenizerTrainer(tokenizer, dataset=dataset, valid_dataset=tails, **training)
+    clips = shot_clips(work, work.clip_specs(tokenizer), folder / "frames")
+    trainer = VideoTokenizerTrainer(tokenizer, **clips, **training)
     trainer.train(resume="auto")
     choice = ClipChoice(
         num_frames=held, size=options.size, frame_range=(-held, None), max_clips=4 * MAX_SHOWN
     )
-    tokenizer = VideoTokenizer.from_pretrained(folder / "tokenizer").to(trainer.accelerator.device)
-    report = Evaluation(tokenizer, list(work.shots.values()), choice).run(folder / "report")
+    report = Evaluation(work.tokenizer, list(work.shots.values()), choice).run(folder / "report")
     decibels = report["videos"]["metrics"]["psnr"]["mean"]
     return {
         "sentence": f"{decibels:.2f} dB on held-out tails after {trainer.step} steps",
@@ -131,8 +128,8 @@ def train_tokenizer(work: FilmWork, folder: Path) -> dict[str, Any]:
 
 def shot_clips(
     work: FilmWork, specs: tuple[ClipSpec, ClipSpec], cache: Path
-) -> tuple[VideoDataset, VideoDataset]:
-    """Clips of the shots to train on, and their held-out tails."""
+) -> dict[str, VideoDataset]:
+    """Clips of the shots to train on, and their held-out tails, for a trainer."""
     paths, held = list(work.shots.values()), work.clip_frames
     dataset = VideoDataset(
         paths,
@@ -143,7 +140,8 @@ def shot_clips(
         cache_dir=cache,
         cache_max_gb=CACHE_GB,
     )
-    return dataset, VideoDataset(paths, specs[1], train=False, frame_range=(-held, None))
+    tails = VideoDataset(paths, specs[1], train=False, frame_range=(-held, None))
+    return dict(dataset=dataset, valid_dataset=tails)
 
 
 def tokenize(work: FilmWork, folder: Path) -> dict[str, Any]:
@@ -191,13 +189,12 @@ def train_generator_of_film(work: FilmWork, folder: Path) -> dict[str, Any]:
         max_videos=MAX_SHOWN // 2,
         **held_out,
     )
-    pictures = [row["picture"] for row in report["videos"]]
     return {
         "sentence": f"{psnr_sentence(report)}; {trainer.step} steps",
         "steps": trainer.step,
         "bits": report.get("bits"),
         "prediction": report["prediction"],
-        "pictures": pictures,
+        "pictures": [row["picture"] for row in report["videos"]],
     }
 
 
@@ -215,11 +212,10 @@ def train_super_resolution(work: FilmWork, folder: Path) -> dict[str, Any]:
     training["freeze_encoder"] = True
     # A quarter of the rate of the tokenizer, whose weights it begins with.
     training["learning_rate"] = TrainingConfig(**work.training).learning_rate / 4
-    specs = work.clip_specs(tokenizer, options.scale)
-    dataset, tails = shot_clips(work, specs, folder / "frames")
-    trainer = VideoTokenizerTrainer(tokenizer, dataset=dataset, valid_dataset=tails, **training)
+    clips = shot_clips(work, work.clip_specs(tokenizer, options.scale), folder / "frames")
+    trainer = VideoTokenizerTrainer(tokenizer, **clips, **training)
     trainer.train(resume="auto")
-    bicubic, ours = measure_enlarged(work, tails, folder / "frames.png")
+    bicubic, ours = measure_enlarged(work, clips["valid_dataset"], folder / "frames.png")
     return {
         "sentence": f"{ours:.2f} dB on held-out tails at {high} rows after {trainer.step} steps, "
         f"the tokenizer's frames enlarged by bicubic interpolation {bicubic:.2f} dB",
@@ -258,28 +254,23 @@ def make_scenes(work: FilmWork, folder: Path) -> dict[str, Any]:
         scale, tokenizer = options.scale, work.trained("super_resolution")
     generator = load_generator(work.folder / "generator" / "generator").to(tokenizer.device)
     record = {"tokenizer": str(TokenizerId.of(tokenizer)), "film": work.film.name}
-    shots = list(work.shots.items())
+    shots = list(work.shots.values())
     num_prompts = min(options.scenes // 2 or 1, len(shots))
-    prompts = {
-        f"after-{name}": path
-        for name, path in (shots[i * len(shots) // num_prompts] for i in range(num_prompts))
-    }
+    prompts = [shots[i * len(shots) // num_prompts] for i in range(num_prompts)]
     fps = work.figures("cut")["fps"]
     num_frames = max(1, round(options.seconds * fps))
     scenes = []
     for number in range(options.scenes):
-        name = list(prompts)[number] if number < len(prompts) else f"scene-{number}"
-        path = folder / f"{name}.mp4"
+        shot = prompts[number] if number < num_prompts else None
+        path = folder / (f"scene-{number}.mp4" if shot is None else f"after-{shot.name}")
         scenes.append(path.name)
         if path.exists():
             continue
-        if name in prompts:
-            shift = VideoFile(prompts[name]).num_frames - work.clip_frames
-            prompt = read_prompt(
-                tokenizer, prompts[name], None, options.size * scale, view=View(shift=shift)
-            )
-        else:
+        if shot is None:
             prompt = empty_prompt(tokenizer, *work.frame_size(tokenizer, scale))
+        else:
+            tail = View(shift=VideoFile(shot).num_frames - work.clip_frames)
+            prompt = read_prompt(tokenizer, shot, None, options.size * scale, view=tail)
         generate_films(
             generator, tokenizer, [path], prompt, prompt.num_frames + num_frames,
             sampling=Sampling(seed=options.seed, top_p=TOP_P), first_sample=number, fps=fps,
@@ -289,14 +280,13 @@ def make_scenes(work: FilmWork, folder: Path) -> dict[str, Any]:
     for scene in scenes:
         video = VideoFile(folder / scene)
         last = video.num_frames - 1
-        rows.append(list(video.read([round(i * last / (MAX_SHOWN - 1)) for i in range(MAX_SHOWN)])))
-    size = min(row[0].shape for row in rows)
-    rows = [[frame[: size[0], : size[1]] for frame in row] for row in rows]
-    write_grid(folder / "scenes.png", rows)
+        rows.append(video.read([round(i * last / (MAX_SHOWN - 1)) for i in range(MAX_SHOWN)]))
+    height, width = min(row.shape[1:3] for row in rows)
+    write_grid(folder / "scenes.png", [row[:, :height, :width] for row in rows])
     return {
         "sentence": f"{len(scenes)} scenes of {num_frames} new frames, "
-        f"{len(prompts)} from ends of shots",
+        f"{num_prompts} from ends of shots",
         "scenes": scenes,
-        "num_prompts": len(prompts),
+        "num_prompts": num_prompts,
         "prompt_frames": work.clip_frames,
     }

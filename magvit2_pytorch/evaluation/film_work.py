@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from magvit2_pytorch.atomic import replacing
+from magvit2_pytorch.atomic import replace_json
 from magvit2_pytorch.codes.views import parse_views
 from magvit2_pytorch.config import check_at_least_one
 from magvit2_pytorch.data.clips import ClipSpec
@@ -166,6 +166,4 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 def write_record(folder: Path, settings: dict[str, Any], figures: dict[str, Any] | None) -> None:
     """Writes the record of a stage atomically."""
-    with replacing(folder / RECORD) as part:
-        text = json.dumps({"settings": settings, "figures": figures}, indent=2) + "\n"
-        part.write_text(text, encoding="utf-8")
+    replace_json(folder / RECORD, {"settings": settings, "figures": figures})

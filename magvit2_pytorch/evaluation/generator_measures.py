@@ -7,16 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from magvit2_pytorch.codes.code_model import CodeModel, modeled_levels, split_digits
 from magvit2_pytorch.codes.code_windows import Stretch, read_grid
 from magvit2_pytorch.codes.codes_dataset import CodesDataset
 from magvit2_pytorch.codes.views import is_view
-from magvit2_pytorch.generators.autoregressive import AutoregressiveGenerator, GeneratorState
-from magvit2_pytorch.generators.generator import Generator
-from magvit2_pytorch.generators.masked import MaskedState
+from magvit2_pytorch.generators.generator import Generator, State
 
 ADDED_COUNTS = [10.0**exponent for exponent in range(-6, 3)]
 """Counts that are added to those of every code; the best is taken, which favours the unigram."""
@@ -48,43 +46,32 @@ def held_out_videos(codes: CodesDataset, stretches: Sequence[Stretch]) -> Iterat
         yield HeldOut(name, grid, max(stretch.start, 1), (entry.height, entry.width))
 
 
-def state_before(generator: Generator, video: HeldOut) -> GeneratorState | MaskedState:
+def state_before(generator: Generator, video: HeldOut) -> State:
     """The generator's state before the held-out end."""
     codes = video.codes[:, : video.start].to(generator.device)
     return generator.read(codes, generator.begin(1, codes.shape[2:4]))
 
 
-@torch.no_grad()
-def exact_bits(
-    generator: AutoregressiveGenerator, video: HeldOut, state: GeneratorState
-) -> Float[Tensor, "j y x"]:
-    """Exact bits of each held-out code; `state` is that before it."""
-    bits, _ = generator.bits(video.end[None].to(generator.device), state=state)
-    return bits[0].cpu()
-
-
 class Unigram:
     """Model of codes by their frequencies in the training part."""
 
-    def __init__(self, codes: CodesDataset, stretches: Sequence[Stretch], size: int):
-        self.counts, self.size = Counter(), size
+    def __init__(self, codes: CodesDataset, stretches: Sequence[Stretch]):
+        self.counts, self.size = Counter(), codes.codebook_size**codes.num_codebooks
         for stretch in stretches:
             if not is_view(codes.paths[stretch.video]):
-                grid = read_grid(codes, *stretch)
-                self.counts.update(_positions(grid, codes.num_codebooks))
+                self.counts.update(_positions(read_grid(codes, *stretch)))
 
-    def bits(self, codes: Int[Tensor, "j y x *q"], num_codebooks: int, added: float) -> float:
+    def bits(self, codes: Int[Tensor, "j y x *q"], added: float) -> float:
         """Mean bits of codes, with `added` to the count of every code."""
-        positions = _positions(codes, num_codebooks)
+        positions = _positions(codes)
         total = self.counts.total() + added * self.size
         counts = (self.counts[position] + added for position in positions)
         return sum(-math.log2(count / total) for count in counts) / len(positions)
 
 
-def _positions(codes: Tensor, num_codebooks: int) -> list:
-    if num_codebooks == 1:
-        return codes.flatten().tolist()
-    return list(map(tuple, codes.flatten(0, -2).tolist()))
+def _positions(codes: Int[Tensor, "j y x *q"]) -> list:
+    rows = codes.flatten(0, 2).tolist()
+    return rows if codes.ndim == 3 else list(map(tuple, rows))
 
 
 def adaptive_bits(video: HeldOut, levels: tuple[tuple[int, ...], ...]) -> float:

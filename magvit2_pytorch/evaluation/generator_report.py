@@ -1,6 +1,5 @@
 """Report of a generator on held-out ends of videos, with pictures."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -9,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from magvit2_pytorch.atomic import as_path, replacing
+from magvit2_pytorch.atomic import as_path, replace_json, replace_text
 from magvit2_pytorch.codes.code_header import CodedVideo
 from magvit2_pytorch.codes.code_windows import Stretch, split_in_time
 from magvit2_pytorch.codes.codes_dataset import CodesDataset
@@ -26,16 +25,14 @@ from magvit2_pytorch.evaluation.generator_measures import (
     HeldOut,
     Unigram,
     adaptive_bits,
-    exact_bits,
     held_out_videos,
     nearest_shares,
     state_before,
 )
 from magvit2_pytorch.evaluation.measure import EvaluationNetworks
 from magvit2_pytorch.functional import pad_space
-from magvit2_pytorch.generators.autoregressive import AutoregressiveGenerator, GeneratorState
-from magvit2_pytorch.generators.generator import Generator
-from magvit2_pytorch.generators.masked import MaskedState
+from magvit2_pytorch.generators.autoregressive import AutoregressiveGenerator
+from magvit2_pytorch.generators.generator import Generator, State
 from magvit2_pytorch.media.frames import to_float, to_uint8
 from magvit2_pytorch.media.images import write_grid
 from magvit2_pytorch.media.video_reader import VideoFile
@@ -83,14 +80,12 @@ def evaluate_generator(
     distances = _checked(networks, tokenizer, codes, stretches, num_latents)
     progress.planned(Plan(num_inputs=len(stretches)))
     folder.mkdir(parents=True, exist_ok=True)
-    unigram = Unigram(codes, train, codes.codebook_size**codes.num_codebooks)
+    unigram = Unigram(codes, train)
     rows, unigram_bits, first_frames = [], [], []
     for stretch, video in zip(stretches, held_out_videos(codes, stretches), strict=True):
-        unigram_bits.append(
-            [unigram.bits(video.end, codes.num_codebooks, added) for added in ADDED_COUNTS]
-        )
+        unigram_bits.append([unigram.bits(video.end, added) for added in ADDED_COUNTS])
         state = state_before(generator, video)
-        row = _likelihood(generator, video, state, codes.num_codebooks)
+        row = _likelihood(generator, video, state)
         counts = min(num_latents, len(video.end)), num_samples
         films, correct = continuations(generator, tokenizer, video, state, *counts, inference)
         entry, like = codes.header(stretch.video), films["true codes"]
@@ -107,35 +102,23 @@ def evaluate_generator(
     for row, share in zip(rows, nearest_shares(first_frames, codes, train), strict=True):
         row["nearest_training_frame"] = share
     report = _summary(generator, rows, np.array(unigram_bits), networks, distances)
-    _write(report, folder)
+    replace_json(folder / "report.json", report)
+    replace_text(folder / "report.md", as_markdown(report))
     return report
 
 
-def _likelihood(
-    generator: Generator,
-    video: HeldOut,
-    state: GeneratorState | MaskedState,
-    num_codebooks: int,
-) -> dict[str, Any]:
+def _likelihood(generator: Generator, video: HeldOut, state: State) -> dict[str, Any]:
     """Bits of a held-out code in the adaptive coder and the generator."""
     row = {
         "video": video.name,
-        "num_codes": video.end.numel() // num_codebooks,
+        "num_codes": video.end.shape[:3].numel(),
         "held_out_latents": len(video.end),
         "adaptive_coder": adaptive_bits(video, generator.config.levels),
     }
     if isinstance(generator, AutoregressiveGenerator):
-        bits = exact_bits(generator, video, state)
+        bits = generator.bits(video.end[None].to(generator.device), state=state)[0][0].cpu()
         row |= {"bits": float(bits.mean()), "bits_of_latents": bits.mean(dim=(1, 2)).tolist()}
     return row
-
-
-def _write(report: Mapping[str, Any], folder: Path) -> None:
-    """Writes report.json and report.md."""
-    texts = {"report.json": json.dumps(report, indent=2) + "\n", "report.md": as_markdown(report)}
-    for file, text in texts.items():
-        with replacing(folder / file) as part:
-            part.write_text(text, encoding="utf-8")
 
 
 def _checked(
@@ -226,7 +209,7 @@ def _draw(films: Films, tokenizer: AnyTokenizer, folder: Path, name: str) -> str
     """Draws the last frame of each latent; returns the picture's name."""
     step = tokenizer.time_factor
     grid = [
-        list(to_uint8(films[kind][0, :, step - 1 :: step].clamp(-1, 1)))
+        to_uint8(films[kind][0, :, step - 1 :: step].clamp(-1, 1))
         for kind in PICTURE_FILMS
         if kind in films
     ]
@@ -346,9 +329,8 @@ def prediction_table(prediction: Mapping[str, Sequence[float]], digits: int = 2)
     A column for each latent frame, a row for each kind of continuation.
     """
     count = len(prediction.get("most_likely", ()))
-    lines = []
-    lines.append(f"| frames of latent | {' | '.join(str(n + 1) for n in range(count))} |")
-    lines.append("|---" * (count + 1) + "|")
+    numbers = " | ".join(str(n + 1) for n in range(count))
+    lines = [f"| frames of latent | {numbers} |", "|---" * (count + 1) + "|"]
     for name, title in TITLES.items():
         values = " | ".join(f"{value:.{digits}f}" for value in prediction.get(name, ()))
         lines.append(f"| {title} | {values} |")

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from magvit2_pytorch.atomic import as_path, remove_abandoned, replacing
+from magvit2_pytorch.config import flatten
 from magvit2_pytorch.weights import default_file_mode
 
 LINES_FILE = "clips.jsonl"
@@ -132,7 +133,7 @@ def _check_header(path: Path, header: dict[str, Any]) -> int:
         is_journal = False
     if not is_journal:
         raise EvaluationError(f"{path} was not written by an evaluation: choose another folder")
-    old, new = _flatten(before), _flatten(header)
+    old, new = (flatten(values, " ") for values in (before, json.loads(json.dumps(header))))
     differ = [
         f"{name} {_short(old.get(name))}, not {_short(new.get(name))}"
         for name in sorted({*old, *new})
@@ -150,15 +151,3 @@ def _short(value: Any) -> str:
     """A value as text; hashes are abbreviated."""
     is_hash = isinstance(value, str) and len(value) == 64
     return value[:12] if is_hash else str(value)
-
-
-def _flatten(values: dict[str, Any]) -> dict[str, Any]:
-    """Nested settings as a flat dictionary of JSON values."""
-    values = json.loads(json.dumps(values))
-    flat = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= {f"{name} {key}": inner for key, inner in _flatten(value).items()}
-        else:
-            flat[name] = value
-    return flat

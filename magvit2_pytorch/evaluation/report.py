@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from magvit2_pytorch.atomic import replacing
+from magvit2_pytorch.atomic import replace_text
 from magvit2_pytorch.evaluation.journal import LINES_FILE, EvaluationError
 from magvit2_pytorch.evaluation.measure import EvaluationNetworks, Totals
 from magvit2_pytorch.evaluation.report_text import ROWS, as_markdown
@@ -164,7 +164,5 @@ def _not_measured(is_continuous: bool, networks: EvaluationNetworks) -> dict[str
 def write_report(folder: Path, report: dict[str, Any], pictures: Sequence[str]) -> None:
     """Writes report.json and report.md, each atomically."""
     text = json.dumps(report, indent=2, allow_nan=False) + "\n"
-    for name, contents in (("report.json", text), ("report.md", as_markdown(report, pictures))):
-        with replacing(folder / name) as part:
-            # File names need not be valid text.
-            part.write_text(contents, encoding="utf-8", errors="backslashreplace")
+    replace_text(folder / "report.json", text)
+    replace_text(folder / "report.md", as_markdown(report, pictures))

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from magvit2_pytorch.generators.cell_order import (
@@ -29,7 +29,6 @@ from magvit2_pytorch.generators.generator import (
 )
 from magvit2_pytorch.generators.sampling import Sampling, cell_noise
 from magvit2_pytorch.layers.arithmetic import Linear
-from magvit2_pytorch.layers.rotary import position_angles
 from magvit2_pytorch.layers.transformer import (
     Attend,
     Memory,
@@ -151,37 +150,18 @@ class AutoregressiveGenerator(Generator):
 
     # State
 
-    def begin(
-        self,
-        batch: int,
-        grid: Sequence[int],
-        condition: GeneratorCondition | None = None,
-        kept: Bool[Tensor, " b"] | None = None,
-    ) -> GeneratorState:
-        """The state before the first frame of `grid` (rows, columns)."""
+    def begin(self, batch, grid, condition=None, kept=None) -> GeneratorState:
         self.check_grid(grid)
         recent = self.code_space.unknown(batch, NUM_RECENT, *grid, device=self.device)
         return GeneratorState(0, recent, self.conditions(batch, condition, kept))
 
     @torch.no_grad()
     def read(self, codes: Int[Tensor, "b j y x *q"], state: GeneratorState) -> GeneratorState:
-        """The state after given frames, such as those of a prompt."""
         for frame in self.code_space.check(codes).split(1, dim=1):
             _, state = self._advance(self.code_space.to_digits(frame), state)
         return state
 
-    def next_frame(
-        self,
-        state: GeneratorState,
-        sampling: Sampling = Sampling(),
-        samples: Int[Tensor, " b"] | None = None,
-        guide: GeneratorState | None = None,
-    ) -> tuple[Int[Tensor, "b 1 y x *q"], GeneratorState, GeneratorState | None]:
-        """Draws the next frame; returns its codes and the states after it.
-
-        `samples` are the samples' numbers, which choose their random draws; by default from 0.
-        `guide` is the state without condition for classifier-free guidance: it sees the same codes.
-        """
+    def next_frame(self, state, sampling=Sampling(), samples=None, guide=None):
         if samples is None:
             samples = torch.arange(len(state.recent), device=self.device)
         order = self.order_of(state.recent.shape[2:4])
@@ -269,11 +249,10 @@ class AutoregressiveGenerator(Generator):
         if self.tokens is not None:
             x = x + self.tokens(places[:, 2]).to(x.dtype)
         state = self._forget(state, cells.start, order)
-        positions = places + torch.tensor((state.num_frames, 0, 0), device=self.device)
         angles = None
         if self.config.positions == "rotary":
-            dtype = torch.promote_types(self.dtype, torch.float32)
-            angles = position_angles(positions, self.pairs, self.config.theta, dtype)
+            done = torch.tensor((state.num_frames, 0, 0), device=self.device)
+            angles = self.angles_of(places + done)
         attend = self._attend(state, cells, order)
         x, past = self.transformer(x, angles, attend, state.past or None, state.condition)
         if not torch.is_grad_enabled():

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from magvit2_pytorch.config import Options, Presets, Registry
 from magvit2_pytorch.generators.code_head import CodeHead, HeadName
 from magvit2_pytorch.generators.code_space import CodeSpace
+from magvit2_pytorch.generators.sampling import Sampling
 from magvit2_pytorch.layers.arithmetic import Linear
-from magvit2_pytorch.layers.rotary import axis_pairs
+from magvit2_pytorch.layers.rotary import axis_pairs, position_angles
 from magvit2_pytorch.layers.transformer import Transformer, TransformerSize
 from magvit2_pytorch.tokenizer.pretrained import CONFIG_FILE, Pretrained
 
@@ -165,6 +166,10 @@ class ConditionTokens(nn.Module):
                 )
 
 
+State = Any
+"""State of a generator after earlier frames; each kind of generator has its own class."""
+
+
 class Generator(Pretrained, nn.Module, ABC):
     """A model of codes.
 
@@ -224,6 +229,40 @@ class Generator(Pretrained, nn.Module, ABC):
         condition: GeneratorCondition | None = None,
     ) -> dict[str, float]:
         """Numbers named by `measures`, of frames after the first `num_context`."""
+
+    # Frame by frame
+
+    @abstractmethod
+    def begin(
+        self,
+        batch: int,
+        grid: Sequence[int],
+        condition: GeneratorCondition | None = None,
+        kept: Bool[Tensor, " b"] | None = None,
+    ) -> State:
+        """The state before the first frame of `grid` (rows, columns)."""
+
+    @abstractmethod
+    def read(self, codes: Int[Tensor, "b j y x *q"], state: State) -> State:
+        """The state after given frames, such as those of a prompt."""
+
+    @abstractmethod
+    def next_frame(
+        self,
+        state: State,
+        sampling: Sampling = Sampling(),
+        samples: Int[Tensor, " b"] | None = None,
+        guide: State | None = None,
+    ) -> tuple[Int[Tensor, "b 1 y x *q"], State, State | None]:
+        """Draws the next frame; returns its codes and the states after it.
+
+        `samples` are the samples' numbers, which choose their random draws; by default from 0.
+        `guide` is the state without condition for classifier-free guidance: it sees the same codes.
+        """
+
+    def angles_of(self, cells: Int[Tensor, "n 3"]) -> Float[Tensor, "n f"]:
+        """Rotary angles of cells by frame, row and column."""
+        return position_angles(cells, self.pairs, self.config.theta, self.dtype)
 
 
 GENERATORS: Registry[type[Generator]] = Registry("generator")

@@ -21,7 +21,6 @@ from magvit2_pytorch.generators.mask_schedule import (
 from magvit2_pytorch.generators.sampling import Sampling
 from magvit2_pytorch.generators.tasks import TASKS, draw_tasks, task_number
 from magvit2_pytorch.layers.arithmetic import Conv3d
-from magvit2_pytorch.layers.rotary import position_angles
 from magvit2_pytorch.layers.transformer import attend_all
 
 MEASURED_RATIOS = (1.0, 0.75, 0.5, 0.25)
@@ -207,34 +206,20 @@ class MaskedGenerator(Generator):
 
     # Frame by frame
 
-    def begin(
-        self,
-        batch: int,
-        grid: Sequence[int],
-        condition: GeneratorCondition | None = None,
-        kept: Bool[Tensor, " b"] | None = None,
-    ) -> MaskedState:
-        """The state before the first frame of `grid` (rows, columns)."""
+    def begin(self, batch, grid, condition=None, kept=None) -> MaskedState:
         books = () if self.code_space.num_codebooks == 1 else (self.code_space.num_codebooks,)
         none = torch.zeros(batch, 0, *grid, *books, dtype=torch.long, device=self.device)
         return MaskedState(0, none, none, self.conditions(batch, condition, kept))
 
     def read(self, codes: Int[Tensor, "b j y x *q"], state: MaskedState) -> MaskedState:
-        """The state after given frames, such as those of a prompt."""
         return self._after(self.code_space.check(codes), state)._replace(ahead=codes[:, :0])
 
     @torch.no_grad()
-    def next_frame(
-        self,
-        state: MaskedState,
-        sampling: Sampling = Sampling(),
-        samples: Int[Tensor, " b"] | None = None,
-        guide: MaskedState | None = None,
-    ) -> tuple[Int[Tensor, "b 1 y x *q"], MaskedState, MaskedState | None]:
-        """The next frame, and the state after it.
+    def next_frame(self, state, sampling=Sampling(), samples=None, guide=None):
+        """As in `Generator`.
 
         The first `window` frames are generated together; then `next_frames` at a time, given those
-        before them. Arguments are those of `AutoregressiveGenerator.next_frame`.
+        before them.
         """
         if not state.ahead.shape[1]:
             state = state._replace(ahead=self._next_frames(state, sampling, samples, guide))
@@ -289,15 +274,10 @@ class MaskedGenerator(Generator):
         first = frames + (0 if starts is None else starts[:, None]) == 0
         x = x + torch.where(first[..., None, None, None], self.first_frame.to(x.dtype), 0)
         x = torch.cat((self.task_tokens(task)[:, None].to(x.dtype), x.flatten(1, 3)), dim=1)
-        angles = self._angles(digits.shape[1:4])
+        cells = grid_cells(tuple(digits.shape[1:4]), self.device)
+        # The task's token, like the first cell, is at 0.
+        angles = self.angles_of(torch.cat((torch.zeros_like(cells[:1]), cells)))
         return self.transformer(x, angles, attend_all, None, tokens)[0][:, 1:]
-
-    def _angles(self, grid: Sequence[int]) -> Float[Tensor, "n f"]:
-        """Rotary angles of the task's token, 0, and of all cells."""
-        cells = grid_cells(tuple(grid), self.device)
-        positions = torch.cat((torch.zeros_like(cells[:1]), cells))
-        dtype = torch.promote_types(self.dtype, torch.float32)
-        return position_angles(positions, self.pairs, self.config.theta, dtype)
 
     def _task(self, name: str, batch: int) -> Int[Tensor, " b"]:
         return torch.full((batch,), task_number(name), device=self.device)

@@ -101,58 +101,24 @@ TASKS: Registry[Callable[[TaskVideo], Bool[Tensor, "t h w"]]] = Registry("task")
 """Visible pixels of each task. A task's number is its place here."""
 
 
-@TASKS.register("unconditional")
-def _unconditional(video: TaskVideo) -> Tensor:
-    """Nothing is given; a class or text may be."""
-    return video.frames()
-
-
-@TASKS.register("frame_prediction")
-def _frame_prediction(video: TaskVideo) -> Tensor:
-    """The first frames are given."""
-    return video.frames(*range(video.given))
-
-
-@TASKS.register("interpolation")
-def _interpolation(video: TaskVideo) -> Tensor:
-    """The first and the last frame are given."""
-    return video.frames(0, -1)
-
-
-@TASKS.register("outpainting_horizontal")
-def _outpainting_horizontal(video: TaskVideo) -> Tensor:
-    """The middle half of the columns is given."""
-    return video.box(columns=0.5)
-
-
-@TASKS.register("outpainting_vertical")
-def _outpainting_vertical(video: TaskVideo) -> Tensor:
-    """The middle half of the rows is given."""
-    return video.box(rows=0.5)
-
-
-@TASKS.register("outpainting_central")
-def _outpainting_central(video: TaskVideo) -> Tensor:
-    """The middle half of rows and columns is given."""
-    return video.box(rows=0.5, columns=0.5)
-
-
-@TASKS.register("outpainting_dynamic")
-def _outpainting_dynamic(video: TaskVideo) -> Tensor:
-    """A strip of half the columns, moving right, is given."""
-    return video.box(columns=0.5, moving=True)
-
-
-@TASKS.register("inpainting_central")
-def _inpainting_central(video: TaskVideo) -> Tensor:
-    """All but the middle half of rows and columns is given."""
-    return ~video.box(rows=0.5, columns=0.5)
-
-
-@TASKS.register("inpainting_dynamic")
-def _inpainting_dynamic(video: TaskVideo) -> Tensor:
-    """All but a box of half the sides, moving right, is given."""
-    return ~video.box(rows=0.5, columns=0.5, moving=True)
+_VISIBLE: dict[str, Callable[[TaskVideo], Tensor]] = {
+    # Nothing is given; a class or text may be.
+    "unconditional": lambda video: video.frames(),
+    # The first frames.
+    "frame_prediction": lambda video: video.frames(*range(video.given)),
+    # The first and the last frame.
+    "interpolation": lambda video: video.frames(0, -1),
+    # The middle half of columns, rows, or both; or a strip of half the columns, moving right.
+    "outpainting_horizontal": lambda video: video.box(columns=0.5),
+    "outpainting_vertical": lambda video: video.box(rows=0.5),
+    "outpainting_central": lambda video: video.box(rows=0.5, columns=0.5),
+    "outpainting_dynamic": lambda video: video.box(columns=0.5, moving=True),
+    # All but the middle half of rows and columns; or but a box of half the sides, moving right.
+    "inpainting_central": lambda video: ~video.box(rows=0.5, columns=0.5),
+    "inpainting_dynamic": lambda video: ~video.box(rows=0.5, columns=0.5, moving=True),
+}
+for _name, _visible_pixels in _VISIBLE.items():
+    TASKS.register(_name)(_visible_pixels)
 
 
 def task_number(name: str) -> int:

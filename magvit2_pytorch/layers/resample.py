@@ -16,26 +16,25 @@ from magvit2_pytorch.layers.stateful import Chain, ReceptiveField, StatefulLayer
 from magvit2_pytorch.types import Context, Past
 
 
-class SpaceToDepth(StatefulLayer):
+class BlockLayer(StatefulLayer):
+    """Base of layers with blocks of `time` x `space` x `space` pixels."""
+
+    def __init__(self, time: int = 1, space: int = 1):
+        super().__init__()
+        self.time, self.space = time, space
+        self.block = dict(r=time, p=space, q=space)
+
+
+class SpaceToDepth(BlockLayer):
     """Blocks of `time` x `space` x `space` pixels to channels; inverts `DepthToSpace`.
 
     The first frame of a video is repeated to fill a block: 1 + k * time frames become 1 + k.
     """
 
-    def __init__(self, time: int = 1, space: int = 1):
-        super().__init__()
-        self.time, self.space = time, space
-
     def forward(self, x, past: Past = None, context: Context = Context()):
         if past is None and self.time > 1:
             x = torch.cat((x[:, :, :1].expand(-1, -1, self.time - 1, -1, -1), x), dim=2)
-        x = rearrange(
-            x,
-            "b c (t r) (h p) (w q) -> b t h w (r p q c)",
-            r=self.time,
-            p=self.space,
-            q=self.space,
-        )
+        x = rearrange(x, "b c (t r) (h p) (w q) -> b t h w (r p q c)", **self.block)
         return rearrange(x, "b t h w c -> b c t h w"), ()
 
     @property
@@ -43,7 +42,7 @@ class SpaceToDepth(StatefulLayer):
         return ReceptiveField(Fraction(self.space), align=self.space)
 
 
-class DepthToSpace(StatefulLayer):
+class DepthToSpace(BlockLayer):
     """Channels to blocks of `time` x `space` x `space` pixels.
 
     The first `time - 1` frames of a video are dropped. The first latent has one frame, each later
@@ -52,19 +51,9 @@ class DepthToSpace(StatefulLayer):
     MAGVIT-v2 (arXiv 2310.05737), upsampler.
     """
 
-    def __init__(self, time: int = 1, space: int = 1):
-        super().__init__()
-        self.time, self.space = time, space
-
     def forward(self, x, past: Past = None, context: Context = Context()):
         # One copy, directly into channels-last memory, which the next convolution reads fastest.
-        x = rearrange(
-            x,
-            "b (r p q c) t h w -> b (t r) (h p) (w q) c",
-            r=self.time,
-            p=self.space,
-            q=self.space,
-        )
+        x = rearrange(x, "b (r p q c) t h w -> b (t r) (h p) (w q) c", **self.block)
         x = rearrange(x, "b t h w c -> b c t h w")
         return x[:, :, self.time - 1 :] if past is None else x, ()
 
@@ -139,6 +128,7 @@ class LappedFilter(StatefulLayer):
         super().__init__()
         check_lapped(period)
         self.period = period
+        self.receptive_field = ReceptiveField(halo=Fraction(period - 1), align=period)
         # No buffer, as it is no state; in double precision, to be rounded to that of the input.
         inverse = lapped_matrix(period).T
         self.matrix = torch.kron(inverse, inverse)
@@ -153,10 +143,6 @@ class LappedFilter(StatefulLayer):
         x = linear(x, self.matrix.to(x), None)
         x = rearrange(x, "b c t i j (p q) -> b c t (i p) (j q)", **sides)
         return x[..., half:-half, half:-half], ()
-
-    @property
-    def receptive_field(self) -> ReceptiveField:
-        return ReceptiveField(halo=Fraction(self.period - 1), align=self.period)
 
 
 def space_downsample(dim: int, dim_out: int, pad_mode: PadMode = "constant") -> StatefulLayer:
@@ -185,6 +171,8 @@ def upsample(
 class RepeatFirstFrame(StatefulLayer):
     """Puts `num` copies of the first frame in front of a video."""
 
+    receptive_field = ReceptiveField()
+
     def __init__(self, num: int):
         super().__init__()
         self.num = num
@@ -194,13 +182,11 @@ class RepeatFirstFrame(StatefulLayer):
             x = torch.cat((x[:, :, :1].expand(-1, -1, self.num, -1, -1), x), dim=2)
         return x, ()
 
-    @property
-    def receptive_field(self) -> ReceptiveField:
-        return ReceptiveField()
-
 
 class DropFirstFrames(StatefulLayer):
     """Drops the first `num` frames of a video; undoes `RepeatFirstFrame`."""
+
+    receptive_field = ReceptiveField()
 
     def __init__(self, num: int):
         super().__init__()
@@ -208,10 +194,6 @@ class DropFirstFrames(StatefulLayer):
 
     def forward(self, x, past: Past = None, context: Context = Context()):
         return x[:, :, self.num :] if past is None else x, ()
-
-    @property
-    def receptive_field(self) -> ReceptiveField:
-        return ReceptiveField()
 
 
 class EndPaddedDownsample(CausalConv3d):
@@ -228,17 +210,12 @@ class EndPaddedDownsample(CausalConv3d):
         return super().forward(F.pad(x, (0, 1, 0, 1)), past, context)
 
 
-class NearestUpsample(StatefulLayer):
+class NearestUpsample(BlockLayer):
     """Repeats every frame `time` times, every row and column `space` times."""
-
-    def __init__(self, time: int = 1, space: int = 1):
-        super().__init__()
-        self.time, self.space = time, space
 
     def forward(self, x, past: Past = None, context: Context = Context()):
         # One copy, directly into channels-last memory, as in `DepthToSpace`.
-        sizes = dict(r=self.time, p=self.space, q=self.space)
-        x = repeat(x, "b c t h w -> b (t r) (h p) (w q) c", **sizes)
+        x = repeat(x, "b c t h w -> b (t r) (h p) (w q) c", **self.block)
         return rearrange(x, "b t h w c -> b c t h w"), ()
 
     @property
@@ -256,15 +233,12 @@ class BicubicUpsample(StatefulLayer):
     def __init__(self, scale: int):
         super().__init__()
         self.scale = scale
+        self.receptive_field = ReceptiveField(Fraction(1, scale), Fraction(2))
 
     def forward(self, x, past: Past = None, context: Context = Context()):
         frames = rearrange(x, "b c t h w -> (b t) c h w")
         out = F.interpolate(frames, scale_factor=self.scale, mode="bicubic")
         return rearrange(out, "(b t) c h w -> b c t h w", b=len(x)), ()
-
-    @property
-    def receptive_field(self) -> ReceptiveField:
-        return ReceptiveField(Fraction(1, self.scale), Fraction(2))
 
 
 class LinearTimeUpsample(StatefulLayer):
@@ -275,6 +249,8 @@ class LinearTimeUpsample(StatefulLayer):
     are interpolated by themselves, so they need no others. Of each chunk the last output waits
     for the next one, or for the end of the video. Source: VidTok 1.1 (arXiv 2412.13061).
     """
+
+    receptive_field = ReceptiveField()
 
     def __init__(self, num_first: int = 1):
         super().__init__()
@@ -290,10 +266,6 @@ class LinearTimeUpsample(StatefulLayer):
         frames = torch.cat((past, x), dim=2)
         parts.append(self._interpolate(frames, starts, ends=context.last))
         return torch.cat(parts, dim=2), () if context.last else own_copy(frames[:, :, -1:])
-
-    @property
-    def receptive_field(self) -> ReceptiveField:
-        return ReceptiveField()
 
     def _interpolate(
         self, x: Float[Tensor, "b c t h w"], starts: bool, ends: bool
@@ -313,6 +285,8 @@ class TimeAverage(StatefulLayer):
     k * 2 frames give k, with one frame in front as `CausalConv3d` pads it.
     """
 
+    receptive_field = ReceptiveField()
+
     def __init__(self, pad_mode: PadMode = "constant"):
         super().__init__()
         self.zero_start = pad_mode == "constant"
@@ -323,10 +297,6 @@ class TimeAverage(StatefulLayer):
         x = torch.cat((past, x), dim=2)
         out = (x[:, :, :-2:2] + x[:, :, 1:-1:2] + x[:, :, 2::2]) / 3
         return out, () if context.last else own_copy(x[:, :, -1:])
-
-    @property
-    def receptive_field(self) -> ReceptiveField:
-        return ReceptiveField()
 
 
 class Mix(StatefulLayer):
@@ -340,6 +310,7 @@ class Mix(StatefulLayer):
     def __init__(self, layer: StatefulLayer, conv: StatefulLayer):
         super().__init__()
         self.layer, self.conv = layer, conv
+        self.receptive_field = conv.receptive_field
         self.mix_factor = nn.Parameter(torch.tensor([2.0]))
 
     def forward(self, x, past: Past = None, context: Context = Context()):
@@ -349,7 +320,3 @@ class Mix(StatefulLayer):
         # The half-precision type of autocast, if any, is that of the convolution.
         weight = self.mix_factor.sigmoid().to(conv.dtype)
         return conv.lerp(out.to(conv.dtype), weight), (past, conv_past)
-
-    @property
-    def receptive_field(self) -> ReceptiveField | None:
-        return self.conv.receptive_field

@@ -63,11 +63,13 @@ def position_angles(
     """Angles of positions along axes with so many channel pairs each.
 
     Positions may lie between cells and be as large as those of hours of video: angles are computed
-    in float64. Frequencies of an axis fall from 1 to nearly 1 / `theta`.
+    in float64, and given in `dtype` or at least float32. Frequencies of an axis fall from 1 to
+    nearly 1 / `theta`.
     """
     angles = []
     for axis, count in enumerate(pairs):
         exponents = torch.arange(count, device=positions.device, dtype=torch.float64) / count
         angles.append(positions[..., axis, None].double() * theta**-exponents)
     # Whole turns would cost float32 its digits.
-    return torch.cat(angles, dim=-1).remainder(2 * torch.pi).to(dtype)
+    turns = torch.cat(angles, dim=-1).remainder(2 * torch.pi)
+    return turns.to(torch.promote_types(dtype, torch.float32))

@@ -6,6 +6,7 @@ Keys and values of earlier tokens go in and come out. What a token sees is decid
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from einops import rearrange
@@ -79,11 +80,7 @@ def attend_causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def attend_masked(mask: Tensor) -> Attend:
     """Each token sees by a mask, bool or added to scores."""
-
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-
-    return attend
+    return partial(F.scaled_dot_product_attention, attn_mask=mask)
 
 
 Span = tuple[int, int]
@@ -96,14 +93,17 @@ def attend_spans(pairs: Sequence[tuple[Span, Span]]) -> Attend:
     Pairs of equal lengths share one call: a call costs as much as the work of some dozen tokens,
     and a mask over all pairs would cost the square of the sum of their lengths.
     """
+    queries, keys = zip(*pairs, strict=True)
+    num_queries = [stop - start for start, stop in queries]
     groups: dict[tuple[int, int], list[int]] = {}
-    for number, (queries, keys) in enumerate(pairs):
-        lengths = (queries[1] - queries[0], keys[1] - keys[0])
-        groups.setdefault(lengths, []).append(number)
+    for number, (start, stop) in enumerate(keys):
+        groups.setdefault((num_queries[number], stop - start), []).append(number)
 
-    num_queries = [stop - start for (start, stop), _ in pairs]
-    keys = [span for _, span in pairs]
-    overlap = keys != [span for span, _ in pairs]
+    def cut(x: Tensor) -> Sequence[Tensor]:
+        # By a split if possible: the gradient of a slice is as large as `x`.
+        if keys == queries:
+            return x.split(num_queries, dim=2)
+        return [x[:, :, start:stop] for start, stop in keys]
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         dtype = half_precision(q)
@@ -111,7 +111,7 @@ def attend_spans(pairs: Sequence[tuple[Span, Span]]) -> Attend:
             with torch.autocast("cpu", enabled=False):
                 return attend(q.float(), k.float(), v.float()).to(dtype)
         q_parts = q.split(num_queries, dim=2)
-        k_parts, v_parts = (_cut(x, keys, num_queries, overlap) for x in (k, v))
+        k_parts, v_parts = cut(k), cut(v)
         outs: list[Tensor] = list(q_parts)
         for numbers in groups.values():
             stacked = (
@@ -124,18 +124,6 @@ def attend_spans(pairs: Sequence[tuple[Span, Span]]) -> Attend:
         return torch.cat(outs, dim=2)
 
     return attend
-
-
-def _cut(
-    x: Tensor, spans: Sequence[Span], lengths: Sequence[int], overlap: bool
-) -> Sequence[Tensor]:
-    """Parts of keys or values, by a split if possible.
-
-    The gradient of a slice is as large as `x`.
-    """
-    if not overlap:
-        return x.split(lengths, dim=2)
-    return [x[:, :, start:stop] for start, stop in spans]
 
 
 Rotation = tuple[Float[Tensor, "*batch 1 n f"], Float[Tensor, "*batch 1 n f"]]
@@ -176,12 +164,10 @@ class GatedFeedForward(nn.Module):
     With GELU it is GEGLU, with SiLU SwiGLU, which takes a third of the activation's time on a CPU.
     """
 
-    def __init__(
-        self, dim: int, expansion: int = 4, activation: Callable[[Tensor], Tensor] = F.gelu
-    ):
+    def __init__(self, dim: int, activation: Callable[[Tensor], Tensor] = F.gelu):
         super().__init__()
         self.activation = activation
-        dim_inner = dim * expansion * 2 // 3
+        dim_inner = dim * 8 // 3
         self.to_inner = Linear(dim, dim_inner * 2)
         self.to_out = Linear(dim_inner, dim)
 
@@ -226,9 +212,8 @@ class SelfAttention(nn.Module):
         k, v = present
         shared = self.heads // self.kv_heads
         if shared > 1:
-            out = attend(q, k.repeat_interleave(shared, 1), v.repeat_interleave(shared, 1))
-        else:
-            out = attend(q, k, v)
+            k, v = k.repeat_interleave(shared, 1), v.repeat_interleave(shared, 1)
+        out = attend(q, k, v)
         return self.to_out(rearrange(out, "b g n d -> b n (g d)")), present
 
 

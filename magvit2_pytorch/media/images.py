@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from magvit2_pytorch.atomic import replacing
+from magvit2_pytorch.atomic import AnyPath, as_path, replacing
 from magvit2_pytorch.media.frames import (
     Orientation,
     as_channels,
@@ -21,13 +21,7 @@ from magvit2_pytorch.media.frames import (
     resize_array,
     to_uint8,
 )
-from magvit2_pytorch.media.unusable import (
-    AnyPath,
-    as_path,
-    check_regular_file,
-    decoding_errors,
-    printable,
-)
+from magvit2_pytorch.media.unusable import check_regular_file, decoding_errors, printable
 
 Picture = Float[Tensor, "c h w"] | UInt8[Tensor, "h w c"]
 """Floats in [-1, 1], channels first, or bytes, channels last."""

@@ -11,7 +11,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from magvit2_pytorch.media.unusable import AnyPath, as_path, printable
+from magvit2_pytorch.atomic import AnyPath, as_path
+from magvit2_pytorch.media.unusable import printable
 from magvit2_pytorch.types import MediaKind
 
 VIDEO_SUFFIXES = (

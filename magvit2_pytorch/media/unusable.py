@@ -10,9 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from magvit2_pytorch.atomic import AnyPath as AnyPath
-from magvit2_pytorch.atomic import as_path as as_path
-
 
 def printable(path: str | os.PathLike) -> str:
     """A path as text that can be printed, whatever its bytes."""

@@ -14,11 +14,12 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from magvit2_pytorch.atomic import AnyPath, as_path
 from magvit2_pytorch.config import check_at_least_one
 from magvit2_pytorch.media.container import decode, decode_all, demux, first_frame, open_video
 from magvit2_pytorch.media.frame_index import FrameIndex, build_index
 from magvit2_pytorch.media.frames import Crop, Display, FrameToArray, check_channels
-from magvit2_pytorch.media.unusable import AnyPath, UnusableMedia, as_path, decoding_errors
+from magvit2_pytorch.media.unusable import UnusableMedia, decoding_errors
 from magvit2_pytorch.types import Frames
 
 # Decoding on costs less than a new seek up to about this many frames (h264, 720p).

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from magvit2_pytorch.atomic import replacing
+from magvit2_pytorch.atomic import AnyPath, as_path, replacing
 from magvit2_pytorch.media.audio import AudioTrack
 from magvit2_pytorch.media.container import as_fraction
 from magvit2_pytorch.media.frames import (
@@ -23,7 +23,6 @@ from magvit2_pytorch.media.frames import (
     square_size,
     to_uint8,
 )
-from magvit2_pytorch.media.unusable import AnyPath, as_path
 from magvit2_pytorch.types import Frames
 
 WRITABLE = (".mp4", ".mov", ".m4v", ".mkv", ".gif")

@@ -27,7 +27,7 @@ import torch
 
 from magvit2_pytorch.atomic import as_path, normalized, remove_abandoned, replacing
 from magvit2_pytorch.codes.code_file import CodeFile, DamagedCodes, ShardName, ShardWriter
-from magvit2_pytorch.codes.code_header import CodedVideo, CodeHeader, VideoCodes, file_state
+from magvit2_pytorch.codes.code_header import CodedVideo, CodeHeader, file_state
 from magvit2_pytorch.codes.views import View
 from magvit2_pytorch.functional import NotFinite
 from magvit2_pytorch.media.unusable import UnusableMedia
@@ -207,15 +207,15 @@ def tokenize_corpus(
     writer = ShardWriter(corpus.folder, ShardName(run, rank, 0), max_shard_bytes)
     try:
         for path, (file, view) in todo.items():
-            state = file_state(file)
-            on_frames = partial(progress.frames, path)
-            result = _try_tokenize(tokenizer, file, on_frames=on_frames, view=view, **options)
-            reason = result if isinstance(result, str) else None
-            if reason is not None:
+            state, reason = file_state(file), None
+            each = dict(view=view, on_frames=partial(progress.frames, path))
+            try:
+                codes, video = tokenize_file(tokenizer, file, **each, **options)
+            except (UnusableMedia, NotFinite, *OUT_OF_MEMORY) as error:
+                reason = _reason(error)
                 report.failed.append(Failure(path, reason, state, size, inference.precision))
                 corpus.add_failure(run, rank, report.failed[-1])
             else:
-                codes, video = result
                 written = writer.add(codes, replace(video, source=path))
                 report.num_done += 1
                 if written:
@@ -287,15 +287,8 @@ def _is_intact(stored: Stored, progress: FileProgress) -> bool:
     return True
 
 
-def _try_tokenize(
-    tokenizer: AnyTokenizer, file: Path, **options: Any
-) -> tuple[VideoCodes, CodedVideo] | str:
-    """Codes and metadata of a file, or the reason of failure."""
-    try:
-        return tokenize_file(tokenizer, file, **options)
-    except UnusableMedia as error:
-        return error.reason
-    except NotFinite as error:
-        return str(error)
-    except OUT_OF_MEMORY as error:
+def _reason(error: Exception) -> str:
+    """Why a file failed."""
+    if isinstance(error, OUT_OF_MEMORY):
         return f"is too large for the memory ({type(error).__name__}): try a smaller size"
+    return error.reason if isinstance(error, UnusableMedia) else str(error)

@@ -6,11 +6,10 @@ Batch, length and size of a program are dynamic.
 import logging
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -67,17 +66,9 @@ class Part(nn.Module):
     @property
     def inputs(self) -> tuple[Port, ...]:
         """Inputs of `forward` in order; the condition, if any, is last."""
-        dim_cond = self.tokenizer.config.dim_cond
-        if dim_cond is None:
-            return (self.source,)
-        return (self.source, Port("cond", torch.float32, ("batch", dim_cond)))
-
-    def describe(self) -> dict[str, Any]:
-        """Inputs and outputs in plain JSON values."""
-        return {
-            "inputs": [port.describe() for port in self.inputs],
-            "outputs": [self.output.describe()],
-        }
+        dim = self.tokenizer.config.dim_cond
+        cond = () if dim is None else (Port("cond", torch.float32, ("batch", dim)),)
+        return (self.source, *cond)
 
     def example(self, shape: ExampleShape, seed: int = 0) -> tuple[Tensor, ...]:
         """Random inputs of this shape, on the CPU."""
@@ -92,20 +83,16 @@ class Part(nn.Module):
             "rows": rows,
             "columns": columns,
         }
-        generator = torch.Generator().manual_seed(seed)
-        return tuple(
-            self._random(port, [sizes.get(axis, axis) for axis in port.axes], generator)
-            for port in self.inputs
-        )
-
-    def _random(
-        self, port: Port, shape: Sequence[int], generator: torch.Generator
-    ) -> Shaped[Tensor, "..."]:
-        if port.dtype == torch.int64:
-            return torch.randint(self.tokenizer.codebook_size, shape, generator=generator)
-        if port.name == "video":
-            return torch.empty(shape).uniform_(*VALUE_RANGE, generator=generator)
-        return torch.randn(shape, generator=generator)
+        draws, tensors = dict(generator=torch.Generator().manual_seed(seed)), []
+        for port in self.inputs:
+            size = [sizes.get(axis, axis) for axis in port.axes]
+            if port.dtype == torch.int64:
+                tensors.append(torch.randint(self.tokenizer.codebook_size, size, **draws))
+            elif port.name == "video":
+                tensors.append(torch.empty(size).uniform_(*VALUE_RANGE, **draws))
+            else:
+                tensors.append(torch.randn(size, **draws))
+        return tuple(tensors)
 
 
 class Encode(Part):
@@ -176,12 +163,9 @@ def trace(part: Part, example: tuple[Tensor, ...]) -> ExportedProgram:
     from torch.fx.experimental import _config
 
     sizes = [{axis: Dim.DYNAMIC(min=1) for axis in port.dynamic_axes} for port in part.inputs]
-    hook = part.register_forward_pre_hook(_sizes_from_one)
-    try:
-        with torch.no_grad(), _config.patch(backed_size_oblivious=True):
-            program = torch.export.export(part, example, dynamic_shapes=tuple(sizes), strict=False)
-    finally:
-        hook.remove()
+    checks = part.register_forward_pre_hook(_sizes_from_one)
+    with checks, torch.no_grad(), _config.patch(backed_size_oblivious=True):
+        program = torch.export.export(part, example, dynamic_shapes=tuple(sizes), strict=False)
     program._guards_code = [guard for guard in program._guards_code if " == " in guard]
     return program
 
@@ -215,10 +199,6 @@ class ProgramFormat(ABC):
                     f"{name} cannot be imported ({error}): "
                     "install the ONNX packages with pip install 'magvit2-pytorch[export]'"
                 ) from error
-
-    def versions(self) -> dict[str, str]:
-        """Versions of the packages."""
-        return {name: version(name) for name in self.packages}
 
     @abstractmethod
     def write(self, program: ExportedProgram, part: Part, path: Path) -> None:
@@ -307,14 +287,11 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
 def _quiet() -> Iterator[None]:
     """Hides torch's messages about its own internals."""
     logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            # About channels-last weights, which are written completely.
-            warnings.filterwarnings("ignore", "No complete tensor found", UserWarning)
-            # About weights that torch maps from a file without copying; nothing writes to them.
-            warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
-            yield
-    finally:
-        logger.setLevel(level)
+    with ExitStack() as stack, warnings.catch_warnings():
+        stack.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.ERROR)
+        # About channels-last weights, which are written completely.
+        warnings.filterwarnings("ignore", "No complete tensor found", UserWarning)
+        # About weights that torch maps from a file without copying; nothing writes to them.
+        warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
+        yield

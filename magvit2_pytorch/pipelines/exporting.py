@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -89,13 +90,17 @@ def export_tokenizer(
     with TemporaryDirectory(dir=folder, prefix=".part-") as unfinished:
         for part in (make_part(tokenizer, name) for name in parts):
             files = {f"{part.name}.{name}": FORMATS[name] for name in formats}
-            description["programs"][part.name] = part.describe() | {"files": list(files)}
+            description["programs"][part.name] = {
+                "inputs": [port.describe() for port in part.inputs],
+                "outputs": [part.output.describe()],
+                "files": list(files),
+            }
             program = trace(part, part.example(TRACED_SHAPE))
             for file, kind in files.items():
                 path = Path(unfinished, file)
                 kind.write(program, part, path)
                 agreements[file] = compare(part, kind.load(path), file)
-                description["versions"] |= kind.versions()
+                description["versions"] |= {name: version(name) for name in kind.packages}
         text = json.dumps(description, indent=2)
         Path(unfinished, EXPORT_FILE).write_text(text + "\n", encoding="utf-8")
         # An ONNX file may refer to a weights file by name, so that all files move together.

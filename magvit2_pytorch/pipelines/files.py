@@ -8,7 +8,7 @@ are padded by repeating the last row, column and frame, and cropped to the true 
 """
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -81,13 +81,12 @@ def tokenize_file(
     stream = inference.encode_stream(tokenizer)
     device = inference.frames_device(tokenizer)
     # One block for all codes: small ones that stay, between freed chunks, fragment the heap.
-    expected = codes_shape(
-        tokenizer, media.num_frames, media.height, media.width, inference.num_tokens
-    )
+    expected = codes_shape(tokenizer, media, inference.num_tokens)
     codes = torch.empty(expected, dtype=torch.int64)
     num_frames = num_latents = 0
     _report(on_frames, 0, media.num_frames)
-    frame_chunks = _chunks(tokenizer, media, inference)
+    factors = tokenizer.time_factor, tokenizer.num_alone
+    frame_chunks = chunks(media.frames, inference.chunk_frames, *factors)
     with prefetch(frame_chunks) as prefetched:
         for frames in prefetched:
             new = stream.push_padded(_as_video(frames, device)).codes[0]
@@ -141,7 +140,7 @@ def decode_file(
     # A tokenizer that was enlarged draws frames of the codes of a smaller one.
     scale = tokenizer.space_factor // video.header.space_factor
     video = replace(video, height=video.height * scale, width=video.width * scale)
-    expected = codes_shape(tokenizer, video.num_frames, video.height, video.width)
+    expected = codes_shape(tokenizer, video)
     if isinstance(tokenizer, Tokenizer1d):  # parts have any number of tokens, but the same one
         num_parts = -(-video.num_frames // tokenizer.time_factor)
         expected = (max(video.shape[0] // num_parts, 1) * num_parts,)
@@ -177,7 +176,8 @@ def reconstruct_file(
     check_supports_files(tokenizer, needs_codes=False)
     media = open_media(path, tokenizer.config.channels, size, square_pixels=False)
     check_writable(out_path, media.kind)
-    frame_chunks = _chunks(tokenizer, media, inference)
+    factors = tokenizer.time_factor, tokenizer.num_alone
+    frame_chunks = chunks(media.frames, inference.chunk_frames, *factors)
     options = dict(audio_from=path, display=media.display, durations=media.durations)
     writer = media_writer(out_path, media.kind, media.fps, **options)
     psnr, num_frames, device = StreamedPsnr(), 0, inference.frames_device(tokenizer)
@@ -258,14 +258,6 @@ def _code_parts(
         yield codes[start:stop]
 
 
-def _chunks(
-    tokenizer: AnyTokenizer, media: Media, inference: Inference
-) -> Generator[Frames, None, None]:
-    """Chunks to encode; the first also has the frames that stand alone."""
-    factors = tokenizer.time_factor, tokenizer.num_alone
-    return chunks(media.frames, inference.chunk_frames, *factors)
-
-
 def code_header(
     tokenizer: AnyTokenizer,
     *,
@@ -290,16 +282,13 @@ def code_header(
 
 
 def codes_shape(
-    tokenizer: AnyTokenizer,
-    num_frames: int,
-    height: int,
-    width: int,
-    num_tokens: int | str | None = None,
+    tokenizer: AnyTokenizer, video: Media | CodedVideo, num_tokens: int | str | None = None
 ) -> tuple[int, ...]:
     """Shape of the codes of a video of any size.
 
     `num_tokens` are those of each part of a video, for a 1-D tokenizer.
     """
+    num_frames, height, width = video.num_frames, video.height, video.width
     if isinstance(tokenizer, Tokenizer1d):
         num_parts = -(-num_frames // tokenizer.time_factor)
         size = (min(num_frames, tokenizer.time_factor), height, width)

@@ -3,7 +3,6 @@
 They are decoded as codes come, in constant memory.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -14,7 +13,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from magvit2_pytorch.atomic import replacing
+from magvit2_pytorch.atomic import replace_json
 from magvit2_pytorch.codes.views import View
 from magvit2_pytorch.functional import pad_space
 from magvit2_pytorch.generators.generator import Generator, GeneratorCondition
@@ -182,7 +181,8 @@ def generate_films(
         "library_version": __version__,
     }
     for number, path in enumerate(paths, first_sample):
-        _write_record(path, {"sample": number} | values | (record or {}))
+        # The options that make the film again.
+        replace_json(path.with_suffix(".json"), {"sample": number} | values | (record or {}))
 
 
 def _decoded(
@@ -204,12 +204,6 @@ def _decoded(
             continue
         video = video[..., : prompt.height, : prompt.width].clamp(*VALUE_RANGE)
         yield video if enlarge is None else enlarge.push(video).clamp(*VALUE_RANGE)
-
-
-def _write_record(film: Path, values: dict[str, Any]) -> None:
-    """Writes the options that make a film again beside it."""
-    with replacing(film.with_suffix(".json")) as part:
-        part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def _side_by_side(

@@ -102,17 +102,18 @@ class CompressSpec(LayerSpec):
         dim_out = self.dim_out or options.doubled(grid.dim)
         return Grid(dim_out, grid.time * self.time, grid.space * self.space)
 
+    def build(self, grid: Grid, options: LayerOptions) -> tuple[StatefulLayer, StatefulLayer]:
+        dim_out = self.after(grid, options).dim
+        downsample = space_downsample if self.space > 1 else time_downsample
+        down = downsample(grid.dim, dim_out, options.pad_mode)
+        return down, upsample(dim_out, grid.dim, self.time, self.space)
+
 
 @register_layer("compress_space")
 class CompressSpaceSpec(CompressSpec):
     """Halve height and width; `dim_out` channels, by default twice as many."""
 
     space = 2
-
-    def build(self, grid: Grid, options: LayerOptions) -> tuple[StatefulLayer, StatefulLayer]:
-        dim_out = self.after(grid, options).dim
-        down = space_downsample(grid.dim, dim_out, options.pad_mode)
-        return down, upsample(dim_out, grid.dim, space=2)
 
 
 @register_layer("compress_time")
@@ -121,11 +122,6 @@ class CompressTimeSpec(CompressSpec):
 
     time = 2
     one_frame_start = True
-
-    def build(self, grid: Grid, options: LayerOptions) -> tuple[StatefulLayer, StatefulLayer]:
-        dim_out = self.after(grid, options).dim
-        down = time_downsample(grid.dim, dim_out, options.pad_mode)
-        return down, upsample(dim_out, grid.dim, time=2)
 
 
 @register_layer("attend_space")

@@ -7,22 +7,22 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from magvit2_pytorch.config import check_at_least_one
-from magvit2_pytorch.functional import check_finite, check_range, pad_frames, padded_num_frames
+from magvit2_pytorch.functional import check_finite, pad_frames, padded_num_frames
 from magvit2_pytorch.layers.arithmetic import Linear
 from magvit2_pytorch.layers.stateful import Residual
 from magvit2_pytorch.quantizers import Quantized, build_quantizer
 from magvit2_pytorch.runtime import compile_in_place
 from magvit2_pytorch.tokenizer.build import build_encoder_decoder
-from magvit2_pytorch.tokenizer.inputs import check_cond, check_size, unflatten_codes, validate_video
+from magvit2_pytorch.tokenizer.inputs import check_cond, check_size, unflatten_codes
 from magvit2_pytorch.tokenizer.presets import PRESETS
-from magvit2_pytorch.tokenizer.pretrained import Pretrained
+from magvit2_pytorch.tokenizer.pretrained import PretrainedTokenizer
 from magvit2_pytorch.tokenizer.streaming import DecodeStream, EncodeStream
 from magvit2_pytorch.tokenizer.tiling import TileSize, in_tiles
 from magvit2_pytorch.tokenizer.tokenizer_config import TokenizerConfig
 from magvit2_pytorch.types import Codes, Condition, Context, Image, Latents, Past, Precision, Video
 
 
-class VideoTokenizer(Pretrained, nn.Module):
+class VideoTokenizer(PretrainedTokenizer, nn.Module):
     """Causal 3D convolutional autoencoder with discrete (or continuous) latents.
 
     Options are the fields of `TokenizerConfig`, by keyword. Video is `b c t h w` in [-1, 1]; an
@@ -57,20 +57,6 @@ class VideoTokenizer(Pretrained, nn.Module):
         self.to(memory_format=torch.channels_last_3d)
 
     # Sizes
-
-    @property
-    def codebook_size(self) -> int | None:
-        """Number of codes in one codebook; None if latents are continuous."""
-        return self.quantizer.codebook_size
-
-    @property
-    def num_codebooks(self) -> int:
-        return self.quantizer.num_codebooks
-
-    @property
-    def digit_levels(self) -> tuple[int, ...] | None:
-        """Number of values of each digit of a code, as in `Quantizer`."""
-        return self.quantizer.digit_levels
 
     @property
     def bits_per_pixel(self) -> float | None:
@@ -297,13 +283,6 @@ class VideoTokenizer(Pretrained, nn.Module):
         recon = self.decode_chunk(quantized, None, cond, last=True)[0][:, :, : frames.shape[2]]
         recon = recon[:, :, 0] if video.ndim == 4 else recon
         return (codes, recon) if return_codes else recon
-
-    def prepare(self, video: Tensor, check_values: bool = True) -> Video:
-        """Checked video `b c t h w`; an image becomes one frame."""
-        video = validate_video(video, self.config.channels, self.space_factor)
-        if check_values and not video.is_meta:
-            check_range(video)
-        return video
 
     def _check_finite(self, x: Tensor, name: str) -> None:
         if not (self.training and torch.is_grad_enabled()):

@@ -8,12 +8,16 @@ from typing import Any, ClassVar
 
 import torch
 from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
+from torch import Tensor
 
-from magvit2_pytorch.atomic import as_path, replacing
+from magvit2_pytorch.atomic import as_path, replace_json, replacing
 from magvit2_pytorch.config import Options, Presets, keyword_signature
-from magvit2_pytorch.weights import default_file_mode
+from magvit2_pytorch.functional import check_range
+from magvit2_pytorch.quantizers.quantizer import Quantizer
+from magvit2_pytorch.tokenizer.inputs import validate_video
+from magvit2_pytorch.types import Video
+from magvit2_pytorch.weights import default_file_mode, read_tensors
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -90,9 +94,7 @@ class Pretrained(ModelHubMixin):
         state = {name: value.contiguous() for name, value in self.state_dict().items()}
         with replacing(save_directory / WEIGHTS_FILE) as part, default_file_mode(part):
             save_file(state, part, metadata={"format": "pt"})
-        text = json.dumps(self.config.to_dict(), indent=2)
-        with replacing(save_directory / CONFIG_FILE) as part:
-            part.write_text(text + "\n", encoding="utf-8")
+        replace_json(save_directory / CONFIG_FILE, self.config.to_dict())
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any):
@@ -146,10 +148,7 @@ class Pretrained(ModelHubMixin):
                 token=token,
             )
         model = cls(**options)
-        try:
-            state = load_file(weights)
-        except SafetensorError as error:
-            raise ValueError(f"{weights} is damaged or not a safetensors file: {error}") from error
+        state = read_tensors(weights, f"a {WEIGHTS_FILE} of save_pretrained")
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
@@ -161,3 +160,32 @@ class Pretrained(ModelHubMixin):
         summary = cls.__doc__.splitlines()[0]
         names = dict(summary=summary, module=cls.__module__, name=cls.__name__)
         return ModelCard(CARD.format(tag=self.tag, **names))
+
+
+class PretrainedTokenizer(Pretrained):
+    """Base of tokenizers: the codes of their quantizer, and the check of videos."""
+
+    quantizer: Quantizer
+    space_factor: int
+
+    @property
+    def codebook_size(self) -> int | None:
+        """Number of codes in one codebook; None if latents are continuous."""
+        return self.quantizer.codebook_size
+
+    @property
+    def num_codebooks(self) -> int:
+        """Codes per position, each from its own codebook."""
+        return self.quantizer.num_codebooks
+
+    @property
+    def digit_levels(self) -> tuple[int, ...] | None:
+        """Number of values of each digit of a code, as in `Quantizer`."""
+        return self.quantizer.digit_levels
+
+    def prepare(self, video: Tensor, check_values: bool = True) -> Video:
+        """Checked video `b c t h w`; an image becomes one frame."""
+        video = validate_video(video, self.config.channels, self.space_factor)
+        if check_values and not video.is_meta:
+            check_range(video)
+        return video

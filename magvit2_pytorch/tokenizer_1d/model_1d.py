@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from magvit2_pytorch.config import Presets, check_at_least_one
-from magvit2_pytorch.functional import check_range
 from magvit2_pytorch.quantizers import Quantized, build_quantizer
-from magvit2_pytorch.tokenizer.inputs import validate_video
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
-from magvit2_pytorch.tokenizer.pretrained import Pretrained
+from magvit2_pytorch.tokenizer.pretrained import PretrainedTokenizer
 from magvit2_pytorch.tokenizer_1d.patches import (
     Size,
     from_patches,
@@ -47,7 +46,7 @@ Videos = Video | Image | Sequence[Tensor]
 """Videos of one size, or a list of videos `c t h w` and images `c h w` of any sizes."""
 
 
-class Tokenizer1d(Pretrained, nn.Module):
+class Tokenizer1d(PretrainedTokenizer, nn.Module):
     """Transformer autoencoder with a token sequence of any length.
 
     Options are the fields of `Tokenizer1dConfig`, by keyword. Videos may have any number of frames
@@ -82,20 +81,6 @@ class Tokenizer1d(Pretrained, nn.Module):
         )
 
     # Sizes
-
-    @property
-    def codebook_size(self) -> int:
-        """Number of values of a token."""
-        return self.quantizer.codebook_size
-
-    @property
-    def num_codebooks(self) -> int:
-        return 1
-
-    @property
-    def digit_levels(self) -> tuple[int, ...]:
-        """Number of values of each digit of a code, as in `Quantizer`."""
-        return self.quantizer.digit_levels
 
     num_alone = 0
     """No frames have tokens of their own: every part begins alike."""
@@ -225,14 +210,12 @@ class Tokenizer1d(Pretrained, nn.Module):
     def _decode_list(self, codes: list[Tensor], sizes: list[Size]) -> list[Tensor]:
         keys = [(len(c), size) for c, size in zip(codes, sizes, strict=True)]
         lengths = [sum(b.length for b in self.config.decoded_layout(*key)) for key in keys]
-        videos: list[Tensor] = [torch.empty(0)] * len(keys)
+        videos: dict[int, Tensor] = {}
         for groups in group_packs(keys, lengths):
             latents = [self.decode_codes(torch.stack([codes[i] for i in g])) for g in groups]
             decoded = self.decode_latents(latents, [keys[group[0]][1] for group in groups])
-            for group, video in zip(groups, decoded, strict=True):
-                for number, one in zip(group, video, strict=True):
-                    videos[number] = one
-        return videos
+            videos |= zip(chain(*groups), chain(*decoded), strict=True)
+        return [videos[number] for number in range(len(keys))]
 
     def decode_from_code_indices(
         self, codes: TokenCodes, size: Size | None = None, num_frames: int | None = None
@@ -260,14 +243,13 @@ class Tokenizer1d(Pretrained, nn.Module):
         lengths = [
             sum(b.length for b in self.config.layout(shape[1:], count)) for shape, count in keys
         ]
-        codes: list[Tensor] = [torch.empty(0)] * len(videos)
+        codes: dict[int, Tensor] = {}
         for groups in group_packs(keys, lengths):
             stacked = [torch.stack([videos[i] for i in group]) for group in groups]
             latents = self.encode(stacked, [counts[group[0]] for group in groups])
-            for group, latent in zip(groups, latents, strict=True):
-                for number, one in zip(group, self.quantize(latent).codes.flatten(1), strict=True):
-                    codes[number] = one
-        return codes
+            new = (self.quantize(latent).codes.flatten(1) for latent in latents)
+            codes |= zip(chain(*groups), chain(*new), strict=True)
+        return [codes[number] for number in range(len(keys))]
 
     def _prefixes(self, videos: list[Tensor]) -> Prefixes:
         """Codes of the configured length, to take the first ones from."""
@@ -325,15 +307,6 @@ class Tokenizer1d(Pretrained, nn.Module):
         recon = self.decode_latents([quantized], [size])[0]
         recon = recon[:, :, 0] if video.ndim == 4 else recon
         return (codes, recon) if return_codes else recon
-
-    # Input checks
-
-    def prepare(self, video: Tensor, check_values: bool = True) -> Float[Tensor, "b c t h w"]:
-        """Checked video `b c t h w`; an image becomes one frame."""
-        video = validate_video(video, self.config.channels, 1)
-        if check_values and not video.is_meta:
-            check_range(video)
-        return video
 
     def _list(self, videos: Videos) -> list[Tensor]:
         """Checked videos `c t h w`."""

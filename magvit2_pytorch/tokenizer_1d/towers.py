@@ -111,8 +111,7 @@ class Tower(nn.Module, ABC):
 
     def _angles(self, block: Block, like: Tensor) -> Float[Tensor, "m f"]:
         positions = block.positions(self.anchored).to(like.device)
-        dtype = torch.promote_types(like.dtype, torch.float32)
-        return position_angles(positions, self.pairs, self.theta, dtype)
+        return position_angles(positions, self.pairs, self.theta, like.dtype)
 
     def _positions(self, block: Block) -> Float[Tensor, "n c"]:
         features = position_features(block.grid, block.num_frames or block.grid[0])

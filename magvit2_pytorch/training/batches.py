@@ -205,12 +205,9 @@ def _split_items(dataset: Clips, config: TrainingConfig) -> tuple[Clips, Clips]:
     number = num_clips(dataset)
     if number is None:
         raise ValueError("a dataset without a length cannot be split: give a valid_dataset")
-    indices = list(range(number))
-    if len(indices) < 2:
-        raise ValueError(
-            f"the dataset has {len(indices)} item(s): give two or more, or a valid_dataset"
-        )
-    train, valid = split_files(indices, config.valid_frac, config.random_split_seed)
+    if number < 2:
+        raise ValueError(f"the dataset has {number} item(s): give two or more, or a valid_dataset")
+    train, valid = split_files(range(number), config.valid_frac, config.random_split_seed)
     return Subset(dataset, train), Subset(dataset, valid)
 
 

@@ -203,26 +203,20 @@ class Checkpoints:
             remove_folder(path)
         return self.path(step)
 
-    def best_value(self) -> float | None:
-        """Validation value of the best checkpoint; None if there is none."""
-        return self._best_validation(self.best.name)
-
-    def best_step(self) -> int | None:
-        """Step of the best checkpoint; None if there is none."""
-        return self._best_validation("step")
-
-    def _best_validation(self, name: str) -> Any:
+    def best_validation(self) -> dict[str, Any]:
+        """Step and validation value of the best checkpoint; empty without one."""
+        path = intact_folder(self.folder / BEST) / VALIDATION_FILE
         try:
-            text = (intact_folder(self.folder / BEST) / VALIDATION_FILE).read_text(encoding="utf-8")
-            return json.loads(text)[name]
-        except (FileNotFoundError, ValueError, KeyError):
-            return None
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return {}
 
     def keep_if_best(
         self, value: float, tensors: dict[str, Tensor], values: dict[str, Any]
     ) -> None:
         """Saves this state as the best if its value is; never NaN."""
-        earlier, sign = self.best_value(), 1 if self.best.goal == "max" else -1
+        earlier = self.best_validation().get(self.best.name)
+        sign = 1 if self.best.goal == "max" else -1
         if not (sign * value > float("-inf") if earlier is None else sign * (value - earlier) > 0):
             return
         step = values["step"]

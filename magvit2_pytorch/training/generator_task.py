@@ -139,7 +139,11 @@ class GeneratorTask(PretrainedTask):
     def step(self, batch: CodeWindow, micro: MicroStep) -> Measured:
         draws = micro.generator
         kept = torch.rand(len(batch.codes), generator=draws) < 1 - self.config.condition_dropout
-        context = self._corrupted(batch.codes, draws)
+        context = None
+        if self.config.corruption:
+            # A generator learns to go on from small errors, as its own are. Source: bitwise
+            # self-correction of Infinity (arXiv 2412.04431).
+            context = self.model.code_space.corrupted(batch.codes, self.config.corruption, draws)
         with autocast(batch.codes.device, self.config.precision):
             loss, terms = micro.modules["generator"](
                 batch.codes,
@@ -156,16 +160,6 @@ class GeneratorTask(PretrainedTask):
     def _condition(self, labels: Int[Tensor, " b"]) -> GeneratorCondition:
         return GeneratorCondition(classes=labels if self.model.config.classes else None)
 
-    def _corrupted(self, codes: Tensor, draws: torch.Generator) -> Tensor | None:
-        """Codes to see, some of whose digits are off by one level.
-
-        A generator then learns to go on from small errors, as its own are. Source: bitwise
-        self-correction of Infinity (arXiv 2412.04431).
-        """
-        if not self.config.corruption:
-            return None
-        return self.model.code_space.corrupted(codes, self.config.corruption, draws)
-
     # Measuring
 
     def sizes(self, batch: CodeWindow) -> dict[str, int]:
@@ -178,7 +172,7 @@ class GeneratorTask(PretrainedTask):
         accelerator = self.accelerator
         limit = accelerator.num_processes if quick else self.config.num_valid_clips
         stretches = stretches[:limit][accelerator.process_index :: accelerator.num_processes]
-        sums: dict[str, Tensor] = {}
+        sums = {name: torch.zeros(2, dtype=torch.float64) for name in model.measures}
         for stretch in stretches:
             first = max(0, stretch.start - CONTEXT_LATENTS)
             grid = read_grid(codes, stretch.video, first, stretch.stop)[None]
@@ -191,12 +185,10 @@ class GeneratorTask(PretrainedTask):
             )
             count = grid[:, num_context:].shape[:4].numel()
             for name, value in measured.items():
-                both = torch.tensor([value * count, count], dtype=torch.float64)
-                sums[name] = sums.get(name, torch.zeros(2, dtype=torch.float64)) + both
+                sums[name] += torch.tensor([value * count, count], dtype=torch.float64)
         values = {}
-        for name in model.measures:
-            total = sums.get(name, torch.zeros(2, dtype=torch.float64)).float()
-            total = accelerator.reduce(total.to(accelerator.device), reduction="sum")
+        for name, total in sums.items():
+            total = accelerator.reduce(total.float().to(accelerator.device), reduction="sum")
             values[f"valid/{name}"] = float(total[0] / total[1])
         return Validation(values, {})
 

@@ -166,8 +166,7 @@ class SequenceTask(ClipTask):
         """One backward pass through the tokenizer for the losses of all networks."""
         out: PackOutput = micro.modules["tokenizer"](pack)
         num_clips = sum(len(group.clips) for group in pack)
-        total, terms, weights, proxies, errors = 0.0, {}, {}, [], []
-        latent_loss: Tensor | float = 0.0
+        total, terms, proxies, errors = 0.0, {}, [], []
         for group, recon in zip(pack, out.recons, strict=True):
             leaf = recon.detach().float().requires_grad_()
             part = Reconstruction(leaf, out.latents, out.codes, out.quantizer_terms)
@@ -178,15 +177,15 @@ class SequenceTask(ClipTask):
             gradient = torch.autograd.grad(loss.recon_loss, leaf)[0]
             proxies.append((recon.float() * gradient).sum() * share)
             total = total + share * loss.total
-            latent_loss, weights = loss.latent_loss, loss.weights
             for name, term in loss.terms.items():
                 terms[name] = terms.get(name, 0.0) + share * term.detach()
         reference = torch.stack(proxies).sum()
         adversarial, measured = self._adversarial(pack, out.recons, reference, micro)
-        micro.backward(reference + adversarial + latent_loss, value=total)
+        # The loss of the latents is that of the whole pack, in each group's.
+        micro.backward(reference + adversarial + loss.latent_loss, value=total)
         if self._usage is not None:
             self._usage.update(out.codes)
-        weights = {f"weight/{name}": weight for name, weight in weights.items()}
+        weights = {f"weight/{name}": weight for name, weight in loss.weights.items()}
         return {"loss": total, "mse": torch.stack(errors).sum()} | terms | weights | measured
 
     def _adversarial(
@@ -296,8 +295,4 @@ class Tokenizer1dTrainer(TaskTrainer):
         super().__init__(task, config, accelerate_kwargs)
 
     tokenizer = property(attrgetter("task.model"), doc="The tokenizer in training.")
-
-    @property
-    def ema_tokenizer(self) -> Tokenizer1d:
-        """The tokenizer to use and save: averaged weights, in eval mode."""
-        return self.averaged_model
+    ema_tokenizer = property(attrgetter("averaged_model"), doc="The one to use: averaged weights.")

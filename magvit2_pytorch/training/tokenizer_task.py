@@ -262,11 +262,7 @@ class VideoTokenizerTrainer(TaskTrainer):
         doc="Forward pass of training, in its wrapper for several processes.",
     )
     optimizers = property(attrgetter("optimization.optimizers"), doc="Those of the tokenizer.")
-
-    @property
-    def ema_tokenizer(self) -> VideoTokenizer:
-        """The tokenizer to use and save: averaged weights, in eval mode."""
-        return self.averaged_model
+    ema_tokenizer = property(attrgetter("averaged_model"), doc="The one to use: averaged weights.")
 
     def tokenize(self, video: Video | Image) -> Codes:
         """Codes of a video or image from the averaged tokenizer."""

@@ -21,7 +21,8 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from magvit2_pytorch.atomic import replacing
+from magvit2_pytorch.atomic import replace_json, replace_text
+from magvit2_pytorch.config import flatten
 from magvit2_pytorch.version import __version__
 
 PACKAGE = Path(__file__).parents[1]
@@ -118,8 +119,7 @@ class Tracking:
             if tracker.name == "wandb":
                 run["wandb_id"] = tracker.tracker.id
         run["starts"].append(start)
-        with replacing(self.folder / RUN_FILE) as part:
-            part.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+        replace_json(self.folder / RUN_FILE, run)
         self._is_open = True
 
     def _open_trackers(
@@ -142,7 +142,11 @@ class Tracking:
                 text = "\n".join(f"    {line}" for line in lines)
                 tracker.tracker.add_text("run", text, start["step"])
             else:
-                tracker.store_init_configuration(_flatten(start))
+                plain = {
+                    name: value if isinstance(value, str | int | float) else json.dumps(value)
+                    for name, value in flatten(start, ".").items()
+                }
+                tracker.store_init_configuration(plain)
 
     def _close_unless_named(self, failed: bool = False) -> None:
         if self._named or not self._is_open:
@@ -211,26 +215,13 @@ class Tracking:
             with path.open("a", encoding="utf-8") as file:
                 file.writelines(moved)
         if "".join(remaining) != text:
-            with replacing(self.path) as part:
-                part.write_text("".join(remaining), encoding="utf-8")
+            replace_text(self.path, "".join(remaining))
 
 
 def read_log(path: Path) -> list[dict[str, float | int]]:
     """Reads a log, without lines that a crash cut short."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return [line for line in map(_parse, lines) if line is not None]
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
-    """Flattens nested values to names like training.learning_rate."""
-    flat = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{name}.")
-        else:
-            is_plain = isinstance(value, str | int | float)
-            flat[f"{prefix}{name}"] = value if is_plain else json.dumps(value)
-    return flat
 
 
 def read_run(folder: Path) -> dict[str, Any]:

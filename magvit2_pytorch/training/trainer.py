@@ -265,7 +265,7 @@ class Trainer:
 
     def _best_model(self) -> nn.Module:
         """The averaged model of the best validation."""
-        model, step = self.averaged_model, self.checkpoints.best_step()
+        model, step = self.averaged_model, self.checkpoints.best_validation().get("step")
         if step in (None, self.step):
             return model
         model = copy.deepcopy(model)

@@ -101,7 +101,7 @@ def write_examples(
         num_frames = len(clips[0])
         shown = torch.linspace(0, num_frames - 1, min(num_frames, FRAMES_IN_GRID)).long()
         path = folder / f"{name}-{number}.png"
-        write_grid(path, [list(clip[shown]) for clip in clips])
+        write_grid(path, [clip[shown] for clip in clips])
         if num_frames > 1:
             path = path.with_suffix(".mp4")
             write_video(path, torch.cat(clips, dim=2), fps=fps or 8.0)

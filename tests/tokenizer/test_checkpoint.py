@@ -77,7 +77,7 @@ def test_a_damaged_file_is_named(tmp_path, kept):
     build("residual").save_pretrained(tmp_path)
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:kept])
-    with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
+    with pytest.raises(ValueError, match=r"model\.safetensors is (damaged|empty)"):
         VideoTokenizer.from_pretrained(tmp_path)
 
 

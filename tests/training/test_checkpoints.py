@@ -113,7 +113,7 @@ def test_killed_between_any_two_steps_of_saving(tmp_path):
             assert_whole(path)
         assert assert_whole(left.choose("auto")) == max(left.steps())
         # The best one is whole too, and is what it says it is.
-        assert left.best_value() in (10.0, 20.0, 30.0)
+        assert left.best_validation()[left.best.name] in (10.0, 20.0, 30.0)
         assert_whole(folder / "best")
         left.save(*state_of(4))
         left.keep_if_best(40.0, *state_of(4))

@@ -113,10 +113,9 @@ def test_the_validation_is_the_exact_mean_of_held_out_codes(corpus, tmp_path):
 
 
 def test_corruption_moves_a_share_of_the_digits_that_are_seen(corpus, tmp_path):
-    task = training(corpus, tmp_path, corruption=0.1).task
+    space = training(corpus, tmp_path).task.model.code_space
     codes = torch.randint(1024, (8, 4, 16, 16))
-    seen = task._corrupted(codes, torch.Generator().manual_seed(0))
-    space = task.model.code_space
+    seen = space.corrupted(codes, 0.1, torch.Generator().manual_seed(0))
     moved = (space.to_digits(seen) - space.to_digits(codes)).abs()
     assert moved.max() == 1
     # Half of the moves of a bit would leave its range.
