@@ -18,9 +18,10 @@ from magvit2_pytorch.tokenizer.tokenizer_config import INFLATABLE, TokenizerConf
 
 
 def enlarged(tokenizer: VideoTokenizer, scale: int, codes_of: str | None = None) -> VideoTokenizer:
-    """A tokenizer of frames `scale` times as large with the same codes, to train its decoder.
+    """A tokenizer with the same codes, of frames `scale` times as large.
 
-    Its patches are larger by `scale`, and its weights those of `inflate_into`. `codes_of` is the
+    Its patches are larger by `scale`, and its weights those of `inflate_into`; its decoder is to be
+    trained, with `freeze_encoder`. `codes_of` is the
     fingerprint of `tokenizer`, so that its stored codes and generators are accepted.
     """
     (time, space), sides = tokenizer.config.patch, tokenizer.config.height_and_width
@@ -120,7 +121,7 @@ def _patch_conv_resizers(tokenizer: nn.Module) -> dict[str, Callable[[Tensor, Te
 def _enlargers(
     tokenizer: VideoTokenizer, theirs: TokenizerConfig, next_to_patches: Iterable[str]
 ) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Functions for the convolutions that read and draw larger patches, by module name."""
+    """Functions that enlarge convolutions next to patches, by module name."""
     config, size = tokenizer.config, theirs.patch[1]
     scale = config.patch[1] // size
     if scale < 2 or size * scale != config.patch[1]:

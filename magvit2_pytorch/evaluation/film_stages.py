@@ -129,7 +129,7 @@ def train_tokenizer(work: FilmWork, folder: Path) -> dict[str, Any]:
 def shot_clips(
     work: FilmWork, specs: tuple[ClipSpec, ClipSpec], cache: Path
 ) -> dict[str, VideoDataset]:
-    """Clips of the shots to train on, and their held-out tails, for a trainer."""
+    """Clips of the shots and their held-out tails, for a trainer."""
     paths, held = list(work.shots.values()), work.clip_frames
     dataset = VideoDataset(
         paths,
@@ -199,7 +199,7 @@ def train_generator_of_film(work: FilmWork, folder: Path) -> dict[str, Any]:
 
 
 def train_super_resolution(work: FilmWork, folder: Path) -> dict[str, Any]:
-    """Trains a decoder that draws the shots larger, if the film is large enough."""
+    """Trains a decoder of larger frames, if the film has them."""
     options, rows = work.options, min(work.figures("cut")["size"])
     high = options.size * options.scale
     if options.scale == 1 or rows < high:
@@ -229,7 +229,7 @@ def train_super_resolution(work: FilmWork, folder: Path) -> dict[str, Any]:
 
 @torch.no_grad()
 def measure_enlarged(work: FilmWork, tails: VideoDataset, picture: Path) -> tuple[float, float]:
-    """Mean PSNR in dB of tails decoded and enlarged, by bicubic interpolation and as trained.
+    """Mean PSNR in dB of enlarged tails: by bicubic interpolation, as trained.
 
     `picture` shows frames of the first: original, bicubic, as trained.
     """

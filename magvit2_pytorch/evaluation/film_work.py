@@ -128,14 +128,14 @@ class FilmWork:
         return max(1, (self.clip_frames - 1) // self.tokenizer.time_factor)
 
     def frame_size(self, tokenizer: VideoTokenizer, scale: int = 1) -> tuple[int, int]:
-        """Height and width of its frames, `scale` times the size that codes are made of."""
+        """Height and width of `scale` times the frames that are tokenized."""
         factor = tokenizer.space_factor // scale
         sides = frame_size(*self.figures("cut")["size"], self.options.size)
         height, width = (max(factor, side // factor * factor) * scale for side in sides)
         return height, width
 
     def clip_specs(self, tokenizer: VideoTokenizer, scale: int = 1) -> tuple[ClipSpec, ClipSpec]:
-        """Formats of clips to train on, which are crops of frames, and of held-out tails."""
+        """Formats of training clips, which are crops, and of held-out tails."""
         times = self.options.size * scale / min(tokenizer.config.height_and_width)
         whole = ClipSpec(
             num_frames=self.clip_frames,

@@ -91,7 +91,7 @@ def check_lapped(period: int) -> None:
 
 
 def enlarged_patch(size: int, scale: int, lapped: bool) -> Float[Tensor, "q p"]:
-    """Matrix from the `size` pixels along a side of a patch to `scale` times as many.
+    """Matrix from `size` pixels along a patch to `scale` times as many.
 
     It is bicubic enlargement of the patch by itself, or, `lapped`, of what it draws through a
     `LappedFilter`, without the part that lies outside of what the large patch can draw.

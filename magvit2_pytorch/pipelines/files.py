@@ -126,9 +126,9 @@ def decode_file(
     force: bool = False,
     on_frames: FrameCallback | None = None,
 ) -> tuple[int, int]:
-    """Decodes codes to a file, with frame times and colour tags; returns height and width.
+    """Decodes codes to a file, with frame times and colour tags.
 
-    Frames are as large as those that were tokenized, or larger as the tokenizer's patches are.
+    Returns the height and width of frames. They are as large as those that were tokenized, or larger as the tokenizer's patches are.
     Raises `TokenizerMismatch` (a `ValueError`) if another tokenizer made the codes, unless `force`
     is given, and `ValueError` if the suffix of `out_path` does not fit the kind of file, or the
     codes do not fit their metadata.

@@ -51,7 +51,7 @@ def weights_hash(module: nn.Module, prefix: str = "") -> str:
 
 
 def decodes(tokenizer: AnyTokenizer, tokenizer_id: TokenizerId, fingerprint: str) -> bool:
-    """Whether it decodes the codes of the tokenizer with this fingerprint."""
+    """True if it decodes codes of the tokenizer with this fingerprint."""
     codes_of = None if isinstance(tokenizer, Tokenizer1d) else tokenizer.config.codes_of
     return fingerprint in (tokenizer_id.fingerprint, codes_of)
 
@@ -80,7 +80,7 @@ def check_supports_files(tokenizer: AnyTokenizer, needs_codes: bool) -> None:
 def check_same_tokenizer(
     tokenizer: AnyTokenizer, tokenizer_id: TokenizerId, video: CodedVideo, force: bool = False
 ) -> None:
-    """Raises `TokenizerMismatch` unless this tokenizer decodes codes of the one that made these.
+    """Raises `TokenizerMismatch` unless this tokenizer decodes the codes.
 
     `force` allows another fingerprint, if codebook and strides are the same.
     """

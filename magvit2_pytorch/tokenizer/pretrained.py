@@ -163,7 +163,7 @@ class Pretrained(ModelHubMixin):
 
 
 class PretrainedTokenizer(Pretrained):
-    """Base of tokenizers: the codes of their quantizer, and the check of videos."""
+    """Base of tokenizers: codes of their quantizer, check of videos."""
 
     quantizer: Quantizer
     space_factor: int
