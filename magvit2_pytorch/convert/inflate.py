@@ -21,8 +21,8 @@ def enlarged(tokenizer: VideoTokenizer, scale: int, codes_of: str | None = None)
     """A tokenizer with the same codes, of frames `scale` times as large.
 
     Its patches are larger by `scale`, and its weights those of `inflate_into`; its decoder is to be
-    trained, with `freeze_encoder`. `codes_of` is the
-    fingerprint of `tokenizer`, so that its stored codes and generators are accepted.
+    trained, with `freeze_encoder`. `codes_of` is the fingerprint of `tokenizer`, so that its stored
+    codes and generators are accepted.
     """
     (time, space), sides = tokenizer.config.patch, tokenizer.config.height_and_width
     options = tokenizer.config.to_dict() | dict(

@@ -128,10 +128,10 @@ def decode_file(
 ) -> tuple[int, int]:
     """Decodes codes to a file, with frame times and colour tags.
 
-    Returns the height and width of frames. They are as large as those that were tokenized, or larger as the tokenizer's patches are.
-    Raises `TokenizerMismatch` (a `ValueError`) if another tokenizer made the codes, unless `force`
-    is given, and `ValueError` if the suffix of `out_path` does not fit the kind of file, or the
-    codes do not fit their metadata.
+    Returns the height and width of frames. They are as large as those that were tokenized, or
+    larger as the tokenizer's patches are. Raises `TokenizerMismatch` (a `ValueError`) if another
+    tokenizer made the codes, unless `force` is given, and `ValueError` if the suffix of `out_path`
+    does not fit the kind of file, or the codes do not fit their metadata.
     """
     check_writable(out_path, video.kind)
     check_supports_files(tokenizer, needs_codes=True)
