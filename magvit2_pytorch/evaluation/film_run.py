@@ -61,7 +61,9 @@ def _do_stage(work: FilmWork, name: str) -> dict[str, Any]:
     work.say(f"{name}: started{minutes}")
     started = time.monotonic()
     figures = STAGES[name].do(work, folder)
-    figures["elapsed_s"] = round(time.monotonic() - started, 1)
+    # A training that was interrupted knows its time before that.
+    elapsed_s = max(time.monotonic() - started, figures.get("trained_s", 0.0))
+    figures["elapsed_s"] = round(elapsed_s, 1)
     write_record(folder, settings, figures)
     work.say(f"{name}: {figures['sentence']}")
     return figures

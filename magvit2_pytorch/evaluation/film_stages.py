@@ -121,6 +121,7 @@ def train_tokenizer(work: FilmWork, folder: Path) -> dict[str, Any]:
         "sentence": f"{decibels:.2f} dB on held-out tails after {trainer.step} steps",
         "psnr": decibels,
         "steps": trainer.step,
+        "trained_s": round(trainer.elapsed_s, 1),
         "parameters": sum(p.numel() for p in tokenizer.parameters()),
         "bits_per_pixel": tokenizer.bits_per_pixel,
     }
@@ -192,6 +193,7 @@ def train_generator_of_film(work: FilmWork, folder: Path) -> dict[str, Any]:
     return {
         "sentence": f"{psnr_sentence(report)}; {trainer.step} steps",
         "steps": trainer.step,
+        "trained_s": round(trainer.elapsed_s, 1),
         "bits": report.get("bits"),
         "prediction": report["prediction"],
         "pictures": [row["picture"] for row in report["videos"]],
@@ -223,6 +225,7 @@ def train_super_resolution(work: FilmWork, folder: Path) -> dict[str, Any]:
         "psnr": ours,
         "bicubic_psnr": bicubic,
         "steps": trainer.step,
+        "trained_s": round(trainer.elapsed_s, 1),
         "pictures": ["frames.png"],
     }
 

@@ -134,6 +134,9 @@ def test_each_stage_goes_on_and_none_is_repeated(done, film):
     assert figures["generator"]["figures"]["steps"] == GENERATOR_STEPS
     assert figures["super_resolution"]["figures"]["steps"] == TOKENIZER_STEPS
     assert figures["codes"]["figures"]["num_files"] == 4
+    for name in ("tokenizer", "generator", "super_resolution"):
+        values = figures[name]["figures"]
+        assert values["elapsed_s"] >= values["trained_s"] > 0
     said = [line for line in printed if "done before" in line]
     assert [line.split(":")[0] for line in said] == list(STAGES)[:-1]
     log = (folder / "tokenizer" / "log.jsonl").read_text()
