@@ -171,6 +171,19 @@ def test_counts_go_on(make_trainer):
     assert [o.skips.total for o in trainer.optimizations.values()] == [5, 7]
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_nothing_of_the_file_stays_in_memory(make_trainer, optimizer):
+    """Moments that are views of the mapped file keep all of it, also after it is removed."""
+    make_trainer("run", num_train_steps=2, optimizer=optimizer).train()
+    trainer = make_trainer("run", num_train_steps=3, optimizer=optimizer)
+    trainer.resume("latest")
+    states = [state for x in trainer.optimizers for state in x.state.values()]
+    tensors = [*trainer.tokenizer.state_dict().values(), *trainer.ema.state_dict().values()]
+    tensors += [value for state in states for value in state.values()]
+    assert states
+    assert all(value.untyped_storage().nbytes() == value.nbytes for value in tensors)
+
+
 def test_what_no_checkpoint_is(make_trainer):
     trainer = make_trainer()
     trainer.results_folder.mkdir(parents=True, exist_ok=True)
