@@ -1,9 +1,11 @@
 """Memory of the devices, processes, compilation, and seeds computed from a key."""
 
 import hashlib
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -24,6 +26,12 @@ def peak_memory(device: torch.device) -> int:
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # On Linux, `ru_maxrss` includes the peak of the process that started this one.
+        found = re.search(r"^VmHWM:\s*(\d+) kB$", status.read_text(), re.MULTILINE)
+        if found:
+            return int(found[1]) * 1024
     try:
         import resource
     except ImportError:

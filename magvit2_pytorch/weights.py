@@ -1,6 +1,7 @@
-"""Tensor files: reads them without executing code, and checks names and shapes."""
+"""Tensor files: reads them without executing code, writes them, and checks names and shapes."""
 
 import errno
+import json
 import os
 import re
 import warnings
@@ -71,6 +72,46 @@ def read_checkpoint_file(path: str | Path, accepted: str) -> tuple[Tensors, dict
             f": give {accepted}"
         )
     return tensors, beside
+
+
+DTYPES = {
+    torch.bool: "BOOL",
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.int16: "I16",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int32: "I32",
+    torch.float32: "F32",
+    torch.complex64: "C64",
+    torch.float64: "F64",
+    torch.int64: "I64",
+}
+"""Names of safetensors, in the order of a file from its end."""
+
+
+def write_tensors(tensors: Tensors, path: str | Path) -> None:
+    """Writes a safetensors file, copying one tensor at a time.
+
+    The bytes are those of `safetensors.torch.save_file`, which takes contiguous tensors only: a
+    copy of all channels-last ones at once, on their device.
+    """
+    rank = {dtype: -number for number, dtype in enumerate(DTYPES)}
+    ordered = sorted(tensors.items(), key=lambda item: (rank[item[1].dtype], item[0]))
+    header, start = {}, 0
+    for name, tensor in ordered:
+        stop = start + tensor.nbytes
+        entry = dict(dtype=DTYPES[tensor.dtype], shape=list(tensor.shape))
+        header[name] = entry | dict(data_offsets=[start, stop])
+        start = stop
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, tensor in ordered:
+            file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
 
 
 @contextmanager

@@ -256,6 +256,63 @@ def test_memory_is_told_without_what_torch_takes(load):
     assert measured.beyond_torch == "400 MB"
 
 
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+@LINUX
+def test_live_tensors_are_told_apart(load):
+    training_memory = load("training_memory")
+    weight, batch = torch.ones(50, 50, requires_grad=True), torch.ones(50, 50)
+    held = {"weights": [weight], "batch": [batch]}
+    with (
+        training_memory.Census(held, [weight]) as census,
+        torch.autograd.graph.saved_tensors_hooks(census.pack, lambda tensor: tensor),
+    ):
+        (batch @ weight).exp().sum().backward()
+    size = weight.nbytes
+    # At most: the exponentials, which backward needs, and the gradient of the product.
+    assert (census.at_peak["weights"], census.at_peak["batch"]) == (size, size)
+    assert census.at_peak["kept for backward"] == size
+    assert size <= census.at_peak["for a moment"] < 2 * size
+    assert census.at_peak.total() == 2 * size + census.peak
+    assert census.live == size  # the weight's gradient
+
+
+@LINUX
+def test_the_peak_of_a_step_has_parts(load, monkeypatch, tmp_path, capsys):
+    training_memory = load("training_memory")
+
+    def build(name, folder):
+        video = torch.rand(2, 3, 5, 16, 16)
+        options = dict(results_folder=folder, checkpoints_folder=f"{folder}/c", batch_size=2)
+        data = dict(dataset=list(video), valid_dataset=list(video))
+        return VideoTokenizerTrainer(VideoTokenizer.from_preset("tiny"), **data, **options), video
+
+    monkeypatch.setattr(training_memory, "build", build)
+    training_memory.explain("tiny")
+    lines = capsys.readouterr().out.splitlines()
+    names = [line.strip().split("  ")[0] for line in lines[1:]]
+    assert names[:5] == ["torch and other imports", "weights", "averages", "moments", "batch"]
+    assert names[-4:] == ["workspace", "slack of malloc", "code read later", "sum"]
+
+
+@LINUX
+def test_threads_of_a_command_are_told_apart(load, monkeypatch, tmp_path, capsys):
+    command_shares = load("command_shares")
+    make_video(tmp_path / "bunny.mp4", num_frames=20, height=32, width=48)
+    monkeypatch.setattr(command_shares, "demo_clips", lambda: [tmp_path / "bunny.mp4"])
+    VideoTokenizer.from_preset("tiny").save_pretrained(tmp_path / "model")
+    words = ["--model", str(tmp_path / "model"), "--heights", "36", "--num_frames", "18"]
+    monkeypatch.setattr(sys, "argv", ["command_shares.py", *words])
+    command_shares.main()
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[3].rstrip(":") for line in lines[::4]] == ["tokenize", "reconstruct"]
+    seconds = {(number // 4, line[0]): float(line[1]) for number, line in enumerate(lines)
+               if line[0] in ("decoding", "computing", "writing")}  # fmt: skip
+    assert len(seconds) == 6
+    assert seconds[1, "computing"] > 0
+
+
 def test_tables_hold_a_row_for_each_result(load):
     ablations, baselines = load("ablations"), load("baselines")
     result = dict(parameters=5_900_000, bits_per_pixel=0.07, steps=3, psnr_db={"a": 20.0})

@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 
 from magvit2_pytorch.codes.code_file import write_codes
 from magvit2_pytorch.discriminators.models import FrameDiscriminator, save_discriminator
+from magvit2_pytorch.tokenizer.tiling import MemoryTracker
 from magvit2_pytorch.training.checkpoints import save_state
-from magvit2_pytorch.weights import abbreviate, mismatches, read_tensors
+from magvit2_pytorch.weights import DTYPES, abbreviate, mismatches, read_tensors, write_tensors
 from tests.codes.test_code_file import VIDEO, codes_for
 from tests.conftest import build
 
@@ -53,6 +54,33 @@ def test_an_older_way_to_pickle_is_no_reason_to_warn(tmp_path):
 def test_safetensors(tmp_path):
     save_file(STATE, tmp_path / "weights.safetensors")
     assert_state(read_tensors(tmp_path / "weights.safetensors", ACCEPTED))
+
+
+def kernels(count):
+    """In channels-last memory, which the format has not."""
+    kernels = torch.randn(count, 8, 4, 3, 3, 3).unbind()
+    return [kernel.contiguous(memory_format=torch.channels_last_3d) for kernel in kernels]
+
+
+def test_what_is_written_is_what_safetensors_writes(tmp_path):
+    tensors = {f"{len(DTYPES) - i}": torch.randn(5).to(dtype) for i, dtype in enumerate(DTYPES)}
+    tensors |= {"kernel": kernels(1)[0], "größe": torch.randn(3, 2).T, "empty": torch.ones(0, 3)}
+    tensors |= {"parameter": torch.nn.Parameter(torch.ones(2)), "count": torch.tensor(7)}
+    write_tensors(tensors, tmp_path / "ours")
+    save_file({name: x.detach().contiguous() for name, x in tensors.items()}, tmp_path / "theirs")
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
+    write_tensors({}, tmp_path / "ours")
+    save_file({}, tmp_path / "theirs")
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
+
+
+def test_a_checkpoint_copies_one_tensor_at_a_time(tmp_path):
+    tensors = {str(number): kernel for number, kernel in enumerate(kernels(6))}
+    sizes = [tensor.nbytes for tensor in tensors.values()]
+    with MemoryTracker() as tracker:
+        save_state(tmp_path / "state", tensors, {})
+    # The tensors themselves are seen too.
+    assert sum(sizes) < tracker.peak <= sum(sizes) + max(sizes)
 
 
 def test_no_tensors_are_no_tensors(tmp_path):

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from magvit2_pytorch.atomic import (
@@ -18,7 +18,7 @@ from magvit2_pytorch.atomic import (
     sha256_of,
 )
 from magvit2_pytorch.training.task import Best, Task
-from magvit2_pytorch.weights import default_file_mode
+from magvit2_pytorch.weights import write_tensors
 
 STATE_FILE = "state.json"
 TENSORS_FILE = "tensors.safetensors"
@@ -47,15 +47,13 @@ class DamagedCheckpoint(ValueError):
 
 def save_state(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
     """Writes a checkpoint atomically; raises `CheckpointNotSaved` if it cannot be written."""
-    tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     num_bytes = sum(tensor.nbytes for tensor in tensors.values())
     try:
         with replacing_folder(folder) as part:
             free = shutil.disk_usage(part).free
             if free < num_bytes:
                 raise OSError(f"its disk has {free / 1e6:,.1f} MB free")
-            with default_file_mode(part / TENSORS_FILE):
-                save_file(tensors, part / TENSORS_FILE)
+            write_tensors(tensors, part / TENSORS_FILE)
             text = json.dumps(values, indent=2) + "\n"
             (part / STATE_FILE).write_text(text, encoding="utf-8")
             lines = [_checksum(part / name) for name in (TENSORS_FILE, STATE_FILE)]

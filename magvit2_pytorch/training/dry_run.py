@@ -244,6 +244,9 @@ def _held_memory(trainer: Trainer) -> dict[str, int]:
     def weights(module: nn.Module) -> int:
         return sum(parameter.nbytes for parameter in module.parameters())
 
+    def gradients(module: nn.Module) -> int:
+        return sum(p.nbytes for p in module.parameters() if p.requires_grad)
+
     def moments(optimization: Optimization) -> int:
         states = (optimizer.state_dict()["state"] for optimizer in optimization.optimizers)
         return sum(x.nbytes for x in tree_leaves(list(states)) if isinstance(x, Tensor))
@@ -251,12 +254,13 @@ def _held_memory(trainer: Trainer) -> dict[str, int]:
     main, *others = trainer.optimizations.values()
     held = {
         "weights": weights(main.module),
-        "gradients": weights(main.module),
+        "gradients": gradients(main.module),
         "moments": moments(main),
         "average": weights(trainer.ema.ema_model),
     }
     for other in others:
-        held[other.name.replace("_", " ")] = 2 * weights(other.module) + moments(other)
+        module = other.module
+        held[other.name.replace("_", " ")] = weights(module) + gradients(module) + moments(other)
     return held | {name: weights(module) for name, module in trainer.task.frozen.items()}
 
 

@@ -164,7 +164,8 @@ def restore_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], prefix: 
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in select_prefix(tensors, prefix).items():
         index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
+        # Views of a mapped file would keep all of it in memory and on the disk.
+        state.setdefault(int(index), {})[name] = value.clone()
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 

@@ -38,7 +38,7 @@ def save_in_a_loop(folder: Path, first: int, done) -> None:
 CALLS = {
     os: ("replace", "fsync", "link", "unlink", "rmdir"),
     Path: ("mkdir", "write_bytes", "write_text"),
-    state_module: ("save_file",),
+    state_module: ("write_tensors",),
 }
 """Calls that change the disk and are not atomic together with the next one."""
 

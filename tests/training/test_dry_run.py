@@ -6,10 +6,13 @@ import random
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -233,6 +236,22 @@ def test_the_plan_says_what_is(make_trainer, written):
         "4 validations",
     ):
         assert shown in str(plan)
+
+
+def test_frozen_weights_have_no_gradients_in_memory(make_trainer):
+    trainer = make_trainer(freeze_encoder=True)
+    held, model = trainer.dry_run().held_memory, trainer.tokenizer
+    frozen = [*model.encoder.parameters(), *model.quantizer.parameters()]
+    assert held["weights"] - held["gradients"] == sum(p.nbytes for p in frozen) > 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others have no better record")
+def test_the_peak_is_that_of_this_process_alone():
+    """The kernel's usual record includes the peak of the process that started this one."""
+    large = torch.ones(100_000_000)
+    code = "from magvit2_pytorch.runtime import *; print(peak_memory(torch.device('cpu')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 5e7 < int(done.stdout) < psutil.Process().memory_info().rss - large.nbytes / 4
 
 
 def test_continuous_latents_are_no_tokens(make_trainer):

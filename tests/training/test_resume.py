@@ -1,7 +1,10 @@
 """Resuming: choice of the checkpoint, changed options, and refusal without side effects."""
 
+import gc
 import json
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -169,6 +172,18 @@ def test_counts_go_on(make_trainer):
     trainer = make_trainer("run", **ONE)
     trainer.resume("latest")
     assert [o.skips.total for o in trainer.optimizations.values()] == [5, 7]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_the_file_does_not_stay_mapped(make_trainer, optimizer):
+    """One moment that is a view of it keeps all of it, also after it is removed."""
+    make_trainer("run", num_train_steps=2, optimizer=optimizer).train()
+    trainer = make_trainer("run", num_train_steps=3, optimizer=optimizer)
+    folder = trainer.resume("latest")
+    gc.collect()
+    assert str(folder) not in Path("/proc/self/maps").read_text()
+    assert all(x.state for x in trainer.optimizers)
 
 
 def test_what_no_checkpoint_is(make_trainer):
