@@ -1,4 +1,4 @@
-"""Tensor files: reads them without executing code, writes them, and checks names and shapes."""
+"""Tensor files, read without executing code, and checks of their tensors."""
 
 import errno
 import json
