@@ -19,7 +19,7 @@ in benchmarks/.venv-upstream for the next time.
 import argparse
 import sys
 
-from conv_peak import conv_peak
+from conv_peak import DTYPES, conv_peak
 from side_by_side import OURS, environment, take_turns
 
 OTHER = "magvit2-pytorch 0.5.1"
@@ -61,14 +61,13 @@ def main():
         for frames in args.frames
         for precision in args.precisions
     ]
-    peak = conv_peak()
+    peak = conv_peak(dtypes={name: DTYPES[name] for name in args.precisions})
     cells = take_turns(pythons, "upstream_worker.py", [task(*case) for case in cases], args.rounds)
 
     for name in pythons:
         print(f"{name}: {cells[name, task(*cases[0])].parameters / 1e6:.1f} M parameters")
-    print(
-        f"convolution peak: {peak['fp32'] / 1e12:.2f} TFLOP/s fp32, {peak['bf16'] / 1e12:.2f} bf16"
-    )
+    peaks = ", ".join(f"{value / 1e12:.2f} {name}" for name, value in peak.items())
+    print(f"convolution peak in TFLOP/s: {peaks}")
     columns = ["", "size", "frames", "precision", "here", "frames/s", "of peak", OTHER, "faster"]
     columns += ["than its fp32", "memory here", "there", "beyond torch here", "there"]
     print("\n| " + " | ".join(columns) + " |\n" + "| --- " * len(columns) + "|")
