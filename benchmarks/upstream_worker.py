@@ -142,10 +142,10 @@ def flops_of(tokenizer, video, name: str) -> float:
         FlopCounterMode(display=False) as counter,
         torch.no_grad(),
     ):
-        # Not `encode`, which looks at the values, and fake tensors have none.
+        # Not `encode` and `decode`, which look at the values: fake tensors have none.
         latents, _ = tokenizer.encode_chunk(fake.from_tensor(video), last=True)
         encoding = counter.get_total_flops()
-        tokenizer.decode(latents)
+        tokenizer.decode_chunk(latents, last=True)
     return encoding if name == "encode" else counter.get_total_flops() - encoding
 
 

@@ -249,6 +249,21 @@ def test_ways_differ(load):
         TrainingConfig(**way)
 
 
+def test_operations_beside_the_other_library_are_counted(load):
+    """Twice the videos, twice the operations, and more than those of the maps at the pixels."""
+    tokenizer = VideoTokenizer(
+        image_size=16, init_dim=8, layers=("compress_space",), codebook_size=16,
+        separate_first_frame_encoding=True, input_conv_kernel_size=1, output_conv_kernel_size=1,
+    ).eval()  # fmt: skip
+    worker, one = load("upstream_worker"), torch.rand(1, 3, 1, 16, 16)
+    for name in ("encode", "decode"):
+        single, double = (
+            worker.flops_of(tokenizer, one.repeat(batch, 1, 1, 1, 1), name) for batch in (1, 2)
+        )
+        assert double == 2 * single
+        assert single > 2 * 16 * 16 * 3 * 8
+
+
 def test_memory_is_told_without_what_torch_takes(load):
     measured = load("side_by_side").Measured(peak_mb=[900.0, 1000.0, 5000.0])
     assert (measured.memory, measured.beyond_torch) == ("1000 MB", "")
