@@ -31,8 +31,8 @@ def decode(
     """Decodes code files to videos and images.
 
     The output has the size and frame rate of the original, or the larger size of a tokenizer that
-    was trained to draw its codes larger. A video may have any length: frames are
-    computed while earlier ones are written. An interrupted command leaves no partial file. Files
+    was trained to draw its codes larger. A video may have any length: frames are computed while
+    earlier ones are written. An interrupted command leaves no partial file. Files
     that cannot be used are named and skipped; the exit status is 1 if none could be used.
 
     Args:

@@ -77,7 +77,7 @@ def train(
 
     torch.manual_seed(training.seed)
     is_sequence = isinstance(model, Tokenizer1dConfig)
-    if start is not None and training.freeze_encoder:
+    if start is not None and training.freeze_encoder and not is_sequence:
         model = replace(model, codes_of=_codes_of(start))
     with user_errors(to=UsageError):
         tokenizer = (Tokenizer1d if is_sequence else VideoTokenizer).from_config(model)

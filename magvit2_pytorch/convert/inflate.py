@@ -89,10 +89,7 @@ def _check_compatible(ours: TokenizerConfig, theirs: TokenizerConfig) -> None:
         for field in fields(ours)
         if getattr(theirs, field.name) != getattr(ours, field.name) and field.metadata != INFLATABLE
     ]
-    # Pixels of larger patches beside those of the patches there.
-    times = ours.patch[1] // theirs.patch[1]
-    enlarged = theirs.patch[1] * times == ours.patch[1]
-    if ours.space_factor != theirs.space_factor * (times if enlarged else 1):
+    if ours.space_factor != theirs.space_factor * _patch_scale(ours, theirs):
         factors = f"({theirs.space_factor}, here {ours.space_factor})"
         differences.append(f"compression in space {factors}")
     if differences:
@@ -102,6 +99,12 @@ def _check_compatible(ours: TokenizerConfig, theirs: TokenizerConfig) -> None:
             "separate_first_frame_encoding: images train only the convolutions of the first frame, "
             "so there is nothing to inflate for the others"
         )
+
+
+def _patch_scale(ours: TokenizerConfig, theirs: TokenizerConfig) -> int:
+    """Pixels of our patches to one of theirs; 1 if no whole number fits."""
+    scale, rest = divmod(ours.patch[1], theirs.patch[1])
+    return 1 if rest else scale
 
 
 def _patch_conv_resizers(tokenizer: nn.Module) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
@@ -123,8 +126,8 @@ def _enlargers(
 ) -> dict[str, Callable[[Tensor], Tensor]]:
     """Functions that enlarge convolutions next to patches, by module name."""
     config, size = tokenizer.config, theirs.patch[1]
-    scale = config.patch[1] // size
-    if scale < 2 or size * scale != config.patch[1]:
+    scale = _patch_scale(config, theirs)
+    if scale == 1:
         return {}
     matrix = enlarged_patch(size, scale, config.lapped_patches)
     sides = dict(p=size, q=size, c=config.channels)
