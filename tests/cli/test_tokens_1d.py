@@ -35,15 +35,16 @@ def model_1d(tmp_path_factory):
     return folder
 
 
-def test_training_by_preset(run, tmp_path, model_1d):
+@pytest.mark.parametrize("freeze", ["false", "true"])
+def test_training_by_preset(run, tmp_path, model_1d, freeze):
     data = tmp_path / "data"
     data.mkdir()
     for name in ("a", "b"):
         make_video(data / f"{name}.mp4", 9, 32, 32)
     out = tmp_path / "run"
     words = ("train", data, "-o", out, "--preset", "tiny-1d", "--init_from", model_1d)
-    status, said, _ = run(*words, *MODEL, *TRAINING)
-    assert status == 0
+    status, said, err = run(*words, *MODEL, *TRAINING, "--freeze_encoder", freeze)
+    assert status == 0, err
     assert "Trained 1 steps" in said
     tokenizer, start = (Tokenizer1d.from_pretrained(f) for f in (out / "tokenizer", model_1d))
     assert tokenizer.config == start.config
