@@ -262,5 +262,7 @@ def run_training(
     errors = user_errors((NonFiniteTraining, LostProcess))
     with errors, trainer.trackers(run_name=folder.name):
         trainer.train()
-    echo(f"Trained {trainer.step} steps. Wrote {folder / trainer.task.saved_as}/")
+    name, best = trainer.task.best.name, trainer.checkpoints.best_validation()
+    shown = f", {name} {best[name]:.2f} at step {best['step']}" if name in best else ""
+    echo(f"Trained {trainer.step} steps{shown}. Wrote {folder / trainer.task.saved_as}/")
     return 0

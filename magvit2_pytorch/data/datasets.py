@@ -55,6 +55,8 @@ class MediaDataset(Dataset, ABC):
     kind: MediaKind
     takes_epoch = True
     """Tells loaders that keys may be (epoch, number)."""
+    always_in_range = True
+    """Values lie in [-1, 1], even if those of a bright clip happen to lie in [0, 1]."""
 
     def __init__(self, source: Source, spec: ClipSpec, *, train: bool, seed: int):
         self.paths: list[Path] = find_media(source, self.kind)

@@ -144,3 +144,17 @@ def share_of_clips(
     number = min(total, max_clips)
     for index in range(rank, number, world_size):
         yield clips[index * total // number if spread else index]
+
+
+class FirstClips(Dataset):
+    """The first clips of a data set, read once, so that none is ever cropped in another way."""
+
+    def __init__(self, clips: Clips, number: int):
+        self.clips = list(share_of_clips(clips, number))
+        self.always_in_range = isinstance(clips, MediaDataset)
+
+    def __getitem__(self, number: int) -> Tensor:
+        return self.clips[number]
+
+    def __len__(self) -> int:
+        return len(self.clips)

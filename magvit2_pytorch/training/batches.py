@@ -25,6 +25,7 @@ from magvit2_pytorch.data.split import (
     split_names,
 )
 from magvit2_pytorch.data.user_clips import (
+    FirstClips,
     StreamedClips,
     num_clips,
     share_of_clips,
@@ -99,12 +100,16 @@ def open_datasets(
                 "the tubelet to the ClipSpec of your VideoDataset, or cut your own clips"
             )
         clips, valid = user_clips(dataset), user_clips(valid_dataset)
+        if config.overfit_clips is not None:
+            return (FirstClips(clips, config.overfit_clips),) * 2, {}
         return (_split_items(clips, config) if valid is None else (clips, valid)), {}
 
     kind = MEDIA_KINDS[dataset_type]
     spec, valid_spec = specs or (clip_spec(config, tokenizer, kind),) * 2
     written = (config.results_folder, config.checkpoints_folder, config.cache_dir)
     paths = find_media(source, kind, outputs=[folder for folder in written if folder])
+    if config.overfit_clips is not None:
+        return (FirstClips(_open(kind, paths, spec, config), config.overfit_clips),) * 2, {}
     if valid_dataset is not None:
         train, valid, held_out = _open(kind, paths, spec, config), user_clips(valid_dataset), {}
         if isinstance(valid, MediaDataset):
@@ -247,14 +252,13 @@ def training_batches(
 
 def _check_values(batch: Tensor, dataset: Clips) -> None:
     check_range(batch)
-    # Our own datasets return values in [-1, 1], even if a bright clip happens to be in [0, 1].
-    if not isinstance(dataset, MediaDataset) and (mistake := range_warning(batch)):
+    if not getattr(dataset, "always_in_range", False) and (mistake := range_warning(batch)):
         raise ValueError(mistake)
 
 
 def check_clips(clips: Clips | None, name: str, model: VideoTokenizer | SuperResolution) -> None:
     """Tries the first items of a data set; errors name it."""
-    if clips is None or isinstance(clips, MediaDataset):
+    if clips is None or getattr(clips, "always_in_range", False):
         return
     try:
         first = list(share_of_clips(clips, NUM_TRIED))

@@ -128,6 +128,9 @@ class TrainingConfig(LoopConfig):
     """Fraction of files held out for validation; at least one file."""
     num_valid_clips: int = 16
     """Maximum number of held-out clips in a validation."""
+    overfit_clips: int | None = None
+    """Train on the first so many clips alone, each always cropped in the same way, and validate on
+    them: a check that this model and these options can learn anything. None trains on all."""
     num_latent_statistics_clips: int = 256
     """Maximum number of training clips on which the statistics of continuous latents are measured
     at the end, for `normalize_latents`; 0 measures none."""
@@ -154,7 +157,9 @@ class TrainingConfig(LoopConfig):
             object.__setattr__(self, "tubelet", tuple(map(int, sides)))
         if not 0 < self.image_frac < 1:
             raise ValueError(f"image_frac is {self.image_frac}: it must lie between 0 and 1")
-        check_at_least_one(image_batch_size=self.image_batch_size)
+        check_at_least_one(
+            image_batch_size=self.image_batch_size, overfit_clips=self.overfit_clips
+        )
         if not 0 < self.valid_frac < 1:
             raise ValueError(f"valid_frac is {self.valid_frac}: it must lie between 0 and 1")
         RECONSTRUCTION_LOSSES[self.reconstruction_loss]
