@@ -57,6 +57,8 @@ SMALLER_COMMANDS = {
     "export run": "export run --part decode",
     "--size 720": "--size 32",
     "--size 128": "--size 16",
+    "[128, 224]": "[16, 32]",
+    "--max_duration_s 240": "--num_train_steps 2 --num_frames 5",
     "--max_duration_s 900": "--num_train_steps 2",
     '"[4, 8]" --model.image_size 128': "2 --model.image_size 32",
     "--max_duration_s 300": "--num_train_steps 2",
@@ -153,7 +155,7 @@ def test_python_blocks_run_in_order(here, monkeypatch, page, number):
 @pytest.mark.usefixtures("without_tracing", "without_type_checks")  # as users run it
 def test_the_command_lines_run(here, monkeypatch, capsys):
     monkeypatch.chdir(here)
-    assert len(COMMANDS) == 40
+    assert len(COMMANDS) == 41
     for command in dict.fromkeys(COMMANDS):
         line = reduced(command, SMALLER_COMMANDS)
         assert main(shlex.split(line)[1:]) == 0, capsys.readouterr().err

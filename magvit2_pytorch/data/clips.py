@@ -47,6 +47,9 @@ class ClipSpec(Options):
     random_scale: tuple[float | int, float | int] | None = None
     """In training, first enlarges the frame by a random factor from this range (at least 1), so
     that the crop shows a part of it."""
+    color_jitter_frac: float | int = 0.0
+    """Fraction of training clips in other colours: with random contrast, saturation and brightness,
+    and with red, green and blue in a random order."""
     tubelet: tuple[int, int, int] | None = None
     """In training, a random part of the clip of this many frames, rows and columns takes the place
     of the clip."""
@@ -70,6 +73,10 @@ class ClipSpec(Options):
                     f"random_scale is {self.random_scale}: give (low, high), both at least 1; "
                     "a smaller frame does not cover the crop"
                 )
+        if not 0 <= self.color_jitter_frac <= 1:
+            raise ValueError(
+                f"color_jitter_frac is {self.color_jitter_frac}: give a fraction from 0 to 1"
+            )
         if self.tubelet is not None:
             check_tubelet(self.tubelet, (self.num_frames, *self.size))
 

@@ -25,6 +25,7 @@ from magvit2_pytorch.data.clips import (
     covering_size,
     crop,
 )
+from magvit2_pytorch.data.color_jitter import choose_colors
 from magvit2_pytorch.data.workers import record_file
 from magvit2_pytorch.media.frames import resize_array, to_float
 from magvit2_pytorch.media.images import read_image
@@ -94,6 +95,13 @@ class MediaDataset(Dataset, ABC):
             if item is not None:
                 return item
         return self._first_usable(number)
+
+    def _choose_colors(self, rng: random.Random | None) -> Callable[[Tensor], Tensor]:
+        """Other colours for the spec's fraction of training clips, the same for the rest."""
+        fraction = self.spec.color_jitter_frac
+        if rng is None or not fraction or rng.random() >= fraction:
+            return lambda clip: clip
+        return choose_colors(self.spec.channels, rng)
 
     def _first_usable(self, number: int) -> Tensor:
         """Example of the first usable file; raises `ValueError` if there is none."""
@@ -171,7 +179,7 @@ class VideoDataset(MediaDataset):
     def _load(self, path: Path, number: int, rng: random.Random | None) -> Float[Tensor, "c t h w"]:
         file = _get_or_make(self._files, path, lambda: VideoFile(path, self.spec.channels))
         window = _window(path, file.height, file.width, self.spec, rng)
-        part = choose_part(self.spec, rng)
+        part, recolor = choose_part(self.spec, rng), self._choose_colors(rng)
         cached = None
         if self.cache is not None:
             largest = self.spec.random_scale[1] if self.train and self.spec.random_scale else 1.0
@@ -189,7 +197,7 @@ class VideoDataset(MediaDataset):
         while frames is None:
             frames = file.try_read(choose(file), window.size)
             file = file if frames is not None else file.fallback
-        return to_float(crop(frames, part.within(window), part.size))
+        return recolor(to_float(crop(frames, part.within(window), part.size)))
 
 
 class ImageDataset(MediaDataset):
@@ -209,9 +217,9 @@ class ImageDataset(MediaDataset):
     def _load(self, path: Path, number: int, rng: random.Random | None) -> Float[Tensor, "c h w"]:
         picture = read_image(path, self.spec.channels)
         window = _window(path, *picture.shape[:2], self.spec, rng)
-        part = choose_part(self.spec, rng)
+        part, recolor = choose_part(self.spec, rng), self._choose_colors(rng)
         resized = picture.new_tensor(resize_array(picture.numpy(), window.size))
-        return to_float(crop(resized[None], part.within(window), part.size)[0])
+        return recolor(to_float(crop(resized[None], part.within(window), part.size)[0]))
 
 
 def _window(

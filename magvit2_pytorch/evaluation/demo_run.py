@@ -116,12 +116,15 @@ def train_demo(
 ) -> VideoTokenizerTrainer:
     """Trains by the recipe of `small` on all but the last frames."""
     training = recipe("small") | timed_run(folder, minutes)
-    training |= dict(log_every_step=20, checkpoint_every_step=NEVER) | options
+    # Long runs have a curve of held-out frames too.
+    training |= dict(log_every_step=20, checkpoint_every_step=NEVER, validate_every_step=1_000)
+    training |= options
     spec = ClipSpec(
         num_frames=training["num_frames"],
         image_size=tokenizer.config.image_size,
         flip=training["flip"],
         random_scale=training["random_scale"],
+        color_jitter_frac=training["color_jitter_frac"],
     )
     dataset = VideoDataset(
         list(paths),

@@ -68,6 +68,7 @@ def clip_spec(
         channels=model.channels,
         flip=config.flip,
         random_scale=config.random_scale,
+        color_jitter_frac=config.color_jitter_frac,
         tubelet=tubelet and (tubelet if kind == "video" else (1, *tubelet[1:])),
     )
 

@@ -112,6 +112,9 @@ class TrainingConfig(LoopConfig):
     random_scale: tuple[float, float] | None = None
     """Range of a random factor, at least 1, by which frames are enlarged before they are cropped;
     (2, 2) trains on crops of half the short side."""
+    color_jitter_frac: float = 0.0
+    """Fraction of training clips in other colours: with random contrast, saturation and brightness,
+    and with red, green and blue in a random order."""
     tubelet: tuple[int, int, int] | str | None = None
     """Train on random parts of clips of this many frames, rows and columns, such as 5x64x64: one
     for each clip, for tokenizer and discriminators. Validation is on whole clips. The delays
@@ -157,9 +160,7 @@ class TrainingConfig(LoopConfig):
             object.__setattr__(self, "tubelet", tuple(map(int, sides)))
         if not 0 < self.image_frac < 1:
             raise ValueError(f"image_frac is {self.image_frac}: it must lie between 0 and 1")
-        check_at_least_one(
-            image_batch_size=self.image_batch_size, overfit_clips=self.overfit_clips
-        )
+        check_at_least_one(image_batch_size=self.image_batch_size, overfit_clips=self.overfit_clips)
         if not 0 < self.valid_frac < 1:
             raise ValueError(f"valid_frac is {self.valid_frac}: it must lie between 0 and 1")
         RECONSTRUCTION_LOSSES[self.reconstruction_loss]
