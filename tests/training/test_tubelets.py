@@ -1,6 +1,7 @@
 """Tubelets: random spatio-temporal parts of clips as training examples."""
 
 import random
+from dataclasses import fields
 
 import pytest
 import torch
@@ -146,3 +147,13 @@ def test_the_options_of_a_tubelet_go_through_files():
     assert TrainingConfig(tubelet="5x64x32").to_dict()["tubelet"] == [5, 64, 32]
     spec = ClipSpec(tubelet=(5, 64, 32))
     assert ClipSpec.from_dict(spec.to_dict() | {"tubelet": [5, 64, 32]}) == spec
+
+
+def test_the_options_of_clips_reach_the_clips(make_trainer, videos):
+    """All that training and clips have in common, in the data set that the trainer opens."""
+    options = dict(num_frames=5, fps=25.0, flip=True, random_scale=(1.0, 1.5), tubelet=(1, 8, 8))
+    options |= dict(color_jitter_frac=0.5)
+    trainer = make_trainer(dataset=None, dataset_folder=videos, **options)
+    names = [{field.name for field in fields(config)} for config in (ClipSpec, TrainingConfig)]
+    assert names[0] & names[1] == {*options, "frame_stride"}
+    assert {name: getattr(trainer.data.spec, name) for name in options} == options
