@@ -263,6 +263,6 @@ def run_training(
     with errors, trainer.trackers(run_name=folder.name):
         trainer.train()
     name, best = trainer.task.best.name, trainer.checkpoints.best_validation()
-    shown = f", {name} {best[name]:.2f} at step {best['step']}" if name in best else ""
+    shown = f", best {name} {best[name]:.2f} at step {best['step']}" if name in best else ""
     echo(f"Trained {trainer.step} steps{shown}. Wrote {folder / trainer.task.saved_as}/")
     return 0

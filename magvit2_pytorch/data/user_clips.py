@@ -147,7 +147,10 @@ def share_of_clips(
 
 
 class FirstClips(Dataset):
-    """The first clips of a data set, read once, so that none is ever cropped in another way."""
+    """The first clips of a data set, each read once.
+
+    A later reading could crop a clip in another way.
+    """
 
     def __init__(self, clips: Clips, number: int):
         self.clips = list(share_of_clips(clips, number))

@@ -29,7 +29,9 @@ from magvit2_pytorch.pipelines.fingerprint import fingerprint
 from magvit2_pytorch.pipelines.inference import reconstruct_clip
 from magvit2_pytorch.tokenizer.model import VideoTokenizer
 from magvit2_pytorch.tokenizer.presets import recipe
+from magvit2_pytorch.training.batches import clip_spec
 from magvit2_pytorch.training.tokenizer_task import VideoTokenizerTrainer
+from magvit2_pytorch.training.training_config import TrainingConfig
 from magvit2_pytorch.types import Video
 
 SHORT_SIDE = 128
@@ -119,17 +121,11 @@ def train_demo(
     # Long runs have a curve of held-out frames too.
     training |= dict(log_every_step=20, checkpoint_every_step=NEVER, validate_every_step=1_000)
     training |= options
-    spec = ClipSpec(
-        num_frames=training["num_frames"],
-        image_size=tokenizer.config.image_size,
-        flip=training["flip"],
-        random_scale=training["random_scale"],
-        color_jitter_frac=training["color_jitter_frac"],
-    )
+    config = TrainingConfig.from_dict(training)
     dataset = VideoDataset(
         list(paths),
-        spec,
-        seed=training.get("seed", 42),
+        clip_spec(config, tokenizer.config, "video"),
+        seed=config.seed,
         clips_per_video=64,
         frame_range=(None, -(HELD_OUT_FRAMES + GAP_FRAMES)),
         cache_dir=folder / "frames",

@@ -88,7 +88,8 @@ def open_datasets(
     A folder is split by file, a dataset with a length by item; of a single video the end is held
     out. The record has the names of the held-out files of a folder under `record`, by default
     their kind. `specs` are formats of training and held-out clips, by default that of the
-    tokenizer. Raises `ValueError` or `FileNotFoundError` if there is no data, or both kinds.
+    tokenizer. With `overfit_clips` nothing is held out: the first clips are both. Raises
+    `ValueError` or `FileNotFoundError` if there is no data, or both kinds.
     """
     if (dataset is None) == (source is None):
         raise ValueError("give either dataset_folder (a folder of media) or dataset")

@@ -133,7 +133,8 @@ class TrainingConfig(LoopConfig):
     """Maximum number of held-out clips in a validation."""
     overfit_clips: int | None = None
     """Train on the first so many clips alone, each always cropped in the same way, and validate on
-    them: a check that this model and these options can learn anything. None trains on all."""
+    them, not on held-out clips: a check that this model and these options can learn. None trains
+    on all."""
     num_latent_statistics_clips: int = 256
     """Maximum number of training clips on which the statistics of continuous latents are measured
     at the end, for `normalize_latents`; 0 measures none."""
