@@ -2,24 +2,27 @@ r"""Reconstruction first, then discriminators: what becomes of PSNR and of sharp
 
     python benchmarks/adversarial.py --weights WEIGHTS --judge OTHER_WEIGHTS
     python benchmarks/adversarial.py --judge OTHER_WEIGHTS --start demo/tokenizer --minutes 6 \
-        --ways "decoder error alone" "decoder frame gan"
+        --ways "decoder error alone" "decoder frame gan" --blend 0.5 0.75
 
 Trains the `small` preset on the demo's clips for its error alone, then goes on from there for
 the same number of steps in several ways, and measures held-out clips on the way: PSNR, the
 distance in the features of a judge that no way was trained with (both files are such as
 `magvit2_pytorch.losses.PerceptualLoss` reads), block edges (`metrics.block_edges`) and flicker (the
-error of frame differences over their energy). Pictures lie in the output folder; comparison.png
-has all ways' ends below each other.
+error of frame differences over their energy). With --blend, weights part of the way from the start
+to the end are measured too. Pictures lie in the output folder; comparison.png has all ways' ends
+below each other.
 """
 
 import argparse
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from equal_time import markdown
 
 from magvit2_pytorch import VideoTokenizer, VideoTokenizerTrainer
-from magvit2_pytorch.data import ClipSpec, VideoDataset, to_uint8, write_grid
+from magvit2_pytorch.data import VideoDataset, to_uint8, write_grid
 from magvit2_pytorch.evaluation.demo_run import (
     GAP_FRAMES,
     HELD_OUT_FRAMES,
@@ -30,7 +33,9 @@ from magvit2_pytorch.evaluation.demo_run import (
 from magvit2_pytorch.losses import build_perceptual
 from magvit2_pytorch.metrics import block_edges, psnr, temporal_consistency
 from magvit2_pytorch.tokenizer.presets import recipe
+from magvit2_pytorch.training.batches import clip_spec
 from magvit2_pytorch.training.tracking import read_log
+from magvit2_pytorch.training.training_config import TrainingConfig
 
 GAN = dict(
     adaptive_adversarial_weight=True,
@@ -78,18 +83,11 @@ WAYS = {
 }
 
 
-def clips() -> VideoDataset:
+def clips(tokenizer: VideoTokenizer, training: dict[str, Any]) -> VideoDataset:
     """Random clips of the frames that are not held out, by the preset's recipe."""
-    options = recipe("small")
-    spec = ClipSpec(
-        num_frames=options["num_frames"],
-        image_size=64,
-        flip=options["flip"],
-        random_scale=(2.0, 2.0),
-    )
-    return VideoDataset(
-        demo_clips(), spec, clips_per_video=64, frame_range=(None, -HELD_OUT_FRAMES - GAP_FRAMES)
-    )
+    spec = clip_spec(TrainingConfig.from_dict(training), tokenizer.config, "video")
+    frame_range = (None, -HELD_OUT_FRAMES - GAP_FRAMES)
+    return VideoDataset(demo_clips(), spec, clips_per_video=64, frame_range=frame_range)
 
 
 class WatchedTrainer(VideoTokenizerTrainer):
@@ -106,13 +104,14 @@ class WatchedTrainer(VideoTokenizerTrainer):
             " ".join(f"{line[n]:.2f}" for n in line if n.endswith(f"_{side}_logit"))
             for side in ("real", "fake")
         ]
-        print(
-            f"| {self.name} | {self.step} | {figures['psnr']:.2f} | {figures['perceptual']:.4f} | "
-            f"{figures['block_edges']:.2f} | {figures['flicker']:.3f} | "
-            f"{logits[0]} | {logits[1]} | {1 / line['steps_per_s']:.2f} |",
-            flush=True,
-        )
+        print_row(self.name, self.step, figures, *logits, f"{1 / line['steps_per_s']:.2f}")
         return {f"valid/{key}": value for key, value in figures.items()}
+
+
+def print_row(name: str, step: int | str, figures: dict[str, float], *rest: str) -> None:
+    values = (f"{value:.3f}" for value in figures.values())
+    cells = [name, step, *values, *(rest or ("", "", ""))]
+    print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
 def build_trainer(tokenizer: VideoTokenizer, folder: Path, **options) -> WatchedTrainer:
@@ -122,11 +121,12 @@ def build_trainer(tokenizer: VideoTokenizer, folder: Path, **options) -> Watched
         results_folder=str(folder),
         checkpoints_folder=str(folder / "checkpoints"),
     )
+    training |= options
     return WatchedTrainer(
         tokenizer,
-        dataset=clips(),
+        dataset=clips(tokenizer, training),
         valid_dataset=held_out_clips(demo_clips()),
-        **(training | options),
+        **training,
     )
 
 
@@ -148,6 +148,14 @@ def measure(tokenizer: VideoTokenizer, perceptual: torch.nn.Module, picture: Pat
             row.append(shown(video))
     write_grid(picture, rows)
     return {name: sum(figures) / len(figures) for name, figures in values.items()}
+
+
+def blended(first: Path, last: Path, share: float) -> VideoTokenizer:
+    """Weights so much of the way from one tokenizer to another."""
+    start, end = (VideoTokenizer.from_pretrained(folder) for folder in (first, last))
+    for weight, target in zip(start.parameters(), end.parameters(), strict=True):
+        weight.data.lerp_(target.data, share)
+    return start
 
 
 @torch.no_grad()
@@ -177,9 +185,9 @@ def main():
     parser.add_argument("--every", type=int, default=50, help="steps between two rows")
     parser.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=tuple(WAYS))
     parser.add_argument(
-        "--adversarial_weight", type=float, help="of each discriminator, in place of the way's own"
+        "--training", type=json.loads, default={}, help="options in place of each way's own"
     )
-    parser.add_argument("--batch_size", type=int, default=recipe("small")["batch_size"])
+    parser.add_argument("--blend", type=float, nargs="+", default=(), help="shares of the way")
     parser.add_argument("--output", type=Path, default=Path("adversarial"))
     args = parser.parse_args()
     perceptual = build_perceptual(args.judge)
@@ -193,14 +201,9 @@ def main():
     if not first.exists():
         torch.manual_seed(0)
         options = dict(num_train_steps=args.first_steps, validate_every_step=args.first_steps)
-        options |= dict(batch_size=args.batch_size)
         trainer = build_trainer(VideoTokenizer.from_preset("small"), start, **options)
         trainer.watch("before", perceptual, args.output)
         trainer.train()
-    weights = {}
-    if args.adversarial_weight is not None:
-        names = ("frame", "multiscale")
-        weights = {f"{name}_adversarial_weight": args.adversarial_weight for name in names}
     limits = dict(num_train_steps=args.steps, validate_every_step=args.every)
     if args.minutes is not None:
         limits = dict(num_train_steps=1_000_000, max_duration_s=args.minutes * 60)
@@ -211,12 +214,15 @@ def main():
         trainer = build_trainer(
             VideoTokenizer.from_pretrained(first),
             folder,
-            batch_size=args.batch_size,
             perceptual_weights=args.weights,
-            **(limits | dict(learning_rate=SHARP["learning_rate"]) | WAYS[way] | weights),
+            **(limits | dict(learning_rate=SHARP["learning_rate"]) | WAYS[way] | args.training),
         )
         trainer.watch(way, perceptual, args.output)
         trainer.train()
+        for share in args.blend:
+            tokenizer = blended(first, folder / "tokenizer", share)
+            picture = args.output / f"{folder.name}-{share:g}.png"
+            print_row(f"{way}, {share:g} of the way", "", measure(tokenizer, perceptual, picture))
     write_comparison(args.output / "comparison.png", [first, *(f / "tokenizer" for f in folders)])
 
 
