@@ -17,7 +17,7 @@ def reflected(position, size):
     return position
 
 
-def one_line(line, taps):
+def one_line(line, taps, stride):
     """The definition, a value at a time."""
     if len(line) == 1:
         return line
@@ -26,14 +26,14 @@ def one_line(line, taps):
         sum(
             tap * line[reflected(start + k - before, len(line))] for k, tap in enumerate(taps)
         ) / sum(taps)
-        for start in range(0, len(line), 2)
+        for start in range(0, len(line), stride)
     ]  # fmt: skip
 
 
-def looped(x, taps):
+def looped(x, taps, stride):
     for axis in range(2, x.ndim):
         lines = x.movedim(axis, -1)
-        done = [one_line(line.tolist(), taps) for line in lines.flatten(0, -2)]
+        done = [one_line(line.tolist(), taps, stride) for line in lines.flatten(0, -2)]
         x = torch.tensor(done, dtype=x.dtype).unflatten(0, lines.shape[:-1]).movedim(-1, axis)
     return x
 
@@ -57,11 +57,12 @@ def layouts(x):
 
 @pytest.mark.parametrize("taps", TAPS.values(), ids=str)
 @pytest.mark.parametrize("length", LENGTHS)
-def test_it_is_the_filter_written_out(taps, length):
+@pytest.mark.parametrize("stride", [1, 2])
+def test_it_is_the_filter_written_out(taps, length, stride):
     for shape in [(2, 3, length), (1, 2, length, 3), (2, 3, 4, length, 5), (2, 1, 1, 2, length)]:
         x = torch.randn(shape, dtype=torch.float64)
-        out = BlurPool(len(taps))(x)
-        torch.testing.assert_close(out, looped(x, taps), atol=1e-12, rtol=0)
+        out = BlurPool(len(taps), stride)(x)
+        torch.testing.assert_close(out, looped(x, taps, stride), atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("size", itertools.product([2, 5, 8], repeat=3), ids=str)
@@ -87,6 +88,7 @@ def test_the_layout_of_memory_is_kept(num_taps):
 def test_one_tap_is_plain_subsampling():
     x = torch.randn(2, 3, 5, 4, 1)
     assert torch.equal(BlurPool(1)(x), x[:, :, ::2, ::2, ::2])
+    assert torch.equal(BlurPool(1, stride=1)(x), x)
 
 
 @pytest.mark.parametrize("num_taps", [1, 2, 3, 4, 7])

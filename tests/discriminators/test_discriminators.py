@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
+from magvit2_pytorch.discriminators.discriminator import gather_frames
 from magvit2_pytorch.discriminators.models import (
+    DETAIL_GAIN,
     FrameDiscriminator,
     MultiScaleDiscriminator,
     VideoDiscriminator,
@@ -22,6 +25,45 @@ def test_frames_are_judged_one_by_one():
     torch.testing.assert_close(together.logits[0], logits, atol=1e-12, rtol=0)
     for x, *parts in zip(together.features, *(j.features for j in apart), strict=True):
         torch.testing.assert_close(x, torch.cat(parts, dim=2), atol=1e-12, rtol=0)
+
+
+def test_details_are_frames_less_their_blur():
+    """Beside a dense convolution; half precision is for the network alone."""
+    discriminator = FrameDiscriminator(**SMALL, num_frames=3, detail_taps=5).double()
+    video = random_video(4, (9, 8), batch=2, dtype=torch.float64)
+    picks = discriminator.pick(video)
+    row = torch.tensor([1, 4, 6, 4, 1], dtype=torch.float64) / 16
+    frames = gather_frames(video, *picks).movedim(1, 2).reshape(-1, 1, 9, 8)
+    blurred = F.conv2d(F.pad(frames, (2,) * 4, mode="reflect"), (row[:, None] * row)[None, None])
+    details = DETAIL_GAIN * (frames - blurred).reshape(2, 3, 3, 9, 8).movedim(1, 2)
+    torch.testing.assert_close(discriminator.views(video, picks)[0], details, atol=1e-12, rtol=0)
+    discriminator, video = discriminator.float(), video.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        (view,) = discriminator.views(video, picks)
+    torch.testing.assert_close(view, details.float(), atol=1e-5, rtol=0)
+
+
+def test_details_have_neither_colour_nor_shading():
+    """A constant and a slope over the frame change no logit; texture does."""
+    discriminator = FrameDiscriminator(**SMALL, detail_taps=5).double()
+    video = random_video(1, (12, 12), dtype=torch.float64)
+    picks = discriminator.pick(video)
+    colour = torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64).view(3, 1, 1, 1)
+    slope = torch.linspace(-0.5, 0.5, 12, dtype=torch.float64)
+
+    def inside(video):
+        # Reflection at the border makes an edge of a slope.
+        return discriminator.views(video, picks)[0][..., 2:-2, 2:-2]
+
+    torch.testing.assert_close(inside(video + colour + slope), inside(video), atol=1e-12, rtol=0)
+    logits = [discriminator(discriminator.views(x, picks)).logits[0] for x in (video, video * 0.5)]
+    assert not torch.allclose(*logits)
+
+
+@pytest.mark.parametrize("detail_taps", [0, 1, 4])
+def test_details_need_a_blur_about_the_pixel(detail_taps):
+    with pytest.raises(ValueError, match="use an odd number from 3, such as 9"):
+        FrameDiscriminator(**SMALL, detail_taps=detail_taps)
 
 
 def test_a_clip_is_more_than_its_frames():

@@ -13,6 +13,7 @@ OPTIONS = [
     ("frame", dict()),
     ("frame", dict(num_frames=3, head="patch", channels=1)),
     ("frame", dict(head="fixed", input_size=(16, 24), blur_taps=1)),
+    ("frame", dict(detail_taps=5)),
     ("video", dict(dim_mults=(2, 1, 3), block_order="paper")),
     ("video", dict(num_frames=4, stride=2, head="patch", blur_taps=4, channels=4)),
     ("video", dict(head="fixed", input_size=(9, 16, 24), dim_mults=(1, 1))),
