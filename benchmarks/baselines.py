@@ -2,12 +2,13 @@
 
     python benchmarks/baselines.py --minutes 4.5 -o baselines
     python benchmarks/baselines.py --minutes 4.5 -o baselines --only fsq per-frame
+    python benchmarks/baselines.py --minutes 60 -o baselines --only fsq o2 --parallel 2
 
 Everyone trains for the same time on the same machine and the same clips, those of `magvit2 demo`
 (17 x 64 x 64 crops of frames with a short side of 128 pixels, half of them mirrored, in batches of
 four), in bf16 where the machine is fast at it, and codes and decodes the same held-out frames at
 full size. Held-out PSNR over time is kept with each result; rows that are there already are not
-trained again.
+trained again. With --parallel, each of so many rows at once has one core.
 
 - fsq, lfq: the `small` preset by its recipe.
 - per-frame: as large, with the same quantizer and recipe, without time: 16 x 16 pixels of one frame
@@ -47,7 +48,7 @@ from demo_training import (
     write_held_out,
     write_training_frames,
 )
-from equal_time import markdown, read_results, run_missing
+from equal_time import markdown, pin, read_results, run_missing
 from side_by_side import HERE, environment
 from torch import nn
 
@@ -201,13 +202,19 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=ROWS, default=ROWS)
     parser.add_argument("--learning_rate", type=float, help="in place of the recipe's, of our rows")
     parser.add_argument("--upstream_python", help="an interpreter that has magvit2-pytorch 0.5.1")
+    parser.add_argument("--parallel", type=int, default=1, help="rows at once, each on a core")
     parser.add_argument("-o", "--output", type=Path, default=Path("baselines"))
     parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
+    parser.add_argument("--core", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    # Results of other lengths of training lie elsewhere and are not mixed with these.
+    if args.core is not None:
+        pin(args.core)
+    # Results of other lengths of training and numbers of cores are not mixed with these.
     rate = args.learning_rate
     output = args.output.resolve() / (
-        f"{args.minutes:g}-minutes" + (f"-rate-{rate:g}" if rate else "")
+        f"{args.minutes:g}-minutes"
+        + (f"-rate-{rate:g}" if rate else "")
+        + (f"-{args.parallel}-at-once" if args.parallel > 1 else "")
     )
     if args.row in OURS:
         result = train_ours(args.row, output / args.row, args.minutes, rate)
@@ -224,9 +231,11 @@ def main() -> int:
     def command(name: str, core: int | None) -> list[str]:
         words = [sys.executable, __file__, "--row", name, "--minutes", str(args.minutes)]
         words += ["-o", str(args.output), *(["--learning_rate", str(rate)] if rate else [])]
+        words += ["--parallel", str(args.parallel)]
+        words += [] if core is None else ["--core", str(core)]
         return words + (["--upstream_python", python] if name in THEIRS else [])
 
-    failed = run_missing(output, args.only, command)
+    failed = run_missing(output, args.only, command, args.parallel)
     print(table(read_results(output, ROWS)))
     return 1 if failed else 0
 
