@@ -47,8 +47,8 @@ class FrameDiscriminator(Discriminator):
 
     With `detail_taps`, an odd number, it sees `DETAIL_GAIN` times what a binomial blur of so many
     taps takes from a frame: it judges texture, and leaves colour and shading to the reconstruction
-    loss. Steps of the second stage then cost less PSNR, flicker and block edges, at a smaller
-    perceptual distance (benchmarks/LOG.md, section 31).
+    loss. With a decoder that was trained before, pictures then had a smaller perceptual distance,
+    less flicker and fewer block edges at equal PSNR (benchmarks/LOG.md, section 31).
     """
 
     def __init__(
