@@ -44,7 +44,7 @@ def test_details_are_frames_less_their_blur():
 
 
 def test_details_have_neither_colour_nor_shading():
-    """A constant and a slope over the frame change no logit; texture does."""
+    """A constant and a slope change no detail inside a frame; contrast changes the logits."""
     discriminator = FrameDiscriminator(**SMALL, detail_taps=5).double()
     video = random_video(1, (12, 12), dtype=torch.float64)
     picks = discriminator.pick(video)
