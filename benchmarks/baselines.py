@@ -6,9 +6,10 @@
 
 Everyone trains for the same time on the same machine and the same clips, those of `magvit2 demo`
 (17 x 64 x 64 crops of frames with a short side of 128 pixels, half of them mirrored, in batches of
-four), in bf16 where the machine is fast at it, and codes and decodes the same held-out frames at
-full size. Held-out PSNR over time is kept with each result; rows that are there already are not
-trained again. With --parallel, each of so many rows at once has one core.
+four; without the recipe's new colours), in bf16 where the machine is fast at it, and codes and
+decodes the same held-out frames at full size. Held-out PSNR over time is kept with each result;
+rows that are there already are not trained again. With --parallel, each of so many rows at once
+has one core.
 
 - fsq, lfq: the `small` preset by its recipe.
 - per-frame: as large, with the same quantizer and recipe, without time: 16 x 16 pixels of one frame
